@@ -1,0 +1,29 @@
+"""Distribution `nnunetv2`: a fork takes the name, so it replaces upstream in its environment.
+
+    pip install -c constraints.txt -e ".[openvino,test]"
+"""
+
+from setuptools import find_packages, setup
+
+COMMANDS = (
+    "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "train", "refit_class_head", "predict",
+    "predict_from_modelfolder", "evaluate_folder", "evaluate_simple", "find_best_configuration", "ensemble",
+    "determine_postprocessing", "apply_postprocessing", "export_model_to_zip", "install_pretrained_model_from_zip",
+    "accumulate_crossval_results", "plot_overlay_pngs",
+)
+
+setup(
+    name="nnunetv2",
+    version="2.8.1+pancreas.1",
+    description="nnU-Net v2 fork with a classification head and fast inference, for pancreas CT",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["nnunetv2*", "dynamic_network_architectures*"]),
+    install_requires=[
+        "torch>=2.1.2,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
+        "SimpleITK>=2.2.1", "blosc2>=3.0.0", "tqdm", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
+        "connected-components-3d",
+    ],
+    extras_require={"openvino": ["openvino>=2025.0"], "test": ["pytest", "hypothesis"]},
+    entry_points={"console_scripts": [f"nnUNetv2_{command} = nnunetv2.cli:{command}" for command in COMMANDS]},
+)
