@@ -5,12 +5,14 @@
 
 from setuptools import find_packages, setup
 
-COMMANDS = (
-    "extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess", "train", "refit_class_head", "predict",
-    "predict_from_modelfolder", "evaluate_folder", "evaluate_simple", "find_best_configuration", "ensemble",
-    "determine_postprocessing", "apply_postprocessing", "export_model_to_zip", "install_pretrained_model_from_zip",
-    "accumulate_crossval_results", "plot_overlay_pngs",
-)
+COMMANDS = {
+    "planning": ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess"),
+    "training": ("train", "refit_class_head"),
+    "inference": ("predict", "predict_from_modelfolder"),
+    "results": ("evaluate_folder", "evaluate_simple", "find_best_configuration", "accumulate_crossval_results", "ensemble",
+                "determine_postprocessing", "apply_postprocessing", "export_model_to_zip", "install_pretrained_model_from_zip",
+                "plot_overlay_pngs"),
+}
 
 setup(
     name="nnunetv2",
@@ -25,5 +27,6 @@ setup(
         "connected-components-3d",
     ],
     extras_require={"openvino": ["openvino>=2025.0"], "test": ["pytest", "hypothesis"]},
-    entry_points={"console_scripts": [f"nnUNetv2_{command} = nnunetv2.cli:{command}" for command in COMMANDS]},
+    entry_points={"console_scripts": [
+        f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
 )

@@ -1,0 +1,58 @@
+"""What the commands share: parsers that show an example, errors as one line, devices checked before use."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+
+def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Parser of `nnUNetv2_<command>` whose help ends with a command line to copy."""
+    return argparse.ArgumentParser(
+        prog=f"nnUNetv2_{command}", description=description, epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run(function: Callable[..., int | None], *args, **kwargs) -> None:
+    """Call `function`; an error about the user's input ends the process with its message, any other with its traceback.
+
+    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status.
+    """
+    try:
+        status = function(*args, **kwargs)
+    except (FileNotFoundError, FileExistsError, ValueError, NotImplementedError) as error:
+        if os.environ.get("nnUNet_debug"):
+            raise
+        sys.exit(f"error: {error}")
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def default_device() -> str:
+    """Default of every `-device` flag: $nnUNet_device, else cuda as upstream."""
+    return os.environ.get("nnUNet_device", "cuda")
+
+
+def device_from_name(name: str):
+    """torch.device for `-device`; a device this machine lacks is refused here, not by the first tensor."""
+    if name not in ("cuda", "cpu", "mps"):
+        sys.exit(f"error: -device {name}: choose cuda, cpu or mps (pick a card with CUDA_VISIBLE_DEVICES)")
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: -device cuda: no CUDA device is visible here; use -device cpu, or check nvidia-smi")
+    if name == "mps" and not torch.backends.mps.is_available():
+        sys.exit("error: -device mps: not available on this machine; use -device cpu")
+    return torch.device(name)
+
+
+def fold(value: str) -> int | str:
+    """A fold is an index into splits_final.json or the word `all`."""
+    return value if value == "all" else int(value)
+
+
+def model_folder(args: argparse.Namespace) -> str:
+    """nnUNet_results/Dataset/Trainer__Plans__configuration from the flags -d -tr -p -c."""
+    from nnunetv2.utilities.dataset_files import get_output_folder
+
+    return str(get_output_folder(args.d, args.tr, args.p, args.c))

@@ -1,0 +1,73 @@
+"""Commands that predict."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from nnunetv2.cli.common import default_device, device_from_name, fold, make_parser, model_folder, run
+
+
+def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", required=True, help="folder of images, each CASE_0000.nii.gz and so on by channel")
+    parser.add_argument("-o", required=True, help="folder for masks, and for the class csv files if the model classifies")
+    parser.add_argument("-f", nargs="+", type=fold, default=(0, 1, 2, 3, 4), help="folds to ensemble; default: 0 1 2 3 4")
+    parser.add_argument("-step_size", type=float, default=None, help="tile step as a fraction of the patch; default 0.5")
+    parser.add_argument("--disable_tta", action="store_true", help="no mirroring; same as --tta 1")
+    parser.add_argument("--verbose", action="store_true", help="say more")
+    parser.add_argument("--save_probabilities", action="store_true", help="also write softmax volumes (.npz) for ensembling")
+    parser.add_argument("--continue_prediction", action="store_true", help="keep masks that are already there")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint name")
+    parser.add_argument("-npp", type=int, default=1, help="cases to preprocess ahead")
+    parser.add_argument("-nps", type=int, default=1, help="exports that may run beside the network")
+    parser.add_argument("-prev_stage_predictions", default=None, help="folder with predictions of the previous cascade stage")
+    parser.add_argument("-num_parts", type=int, default=1, help="split the cases over this many machines")
+    parser.add_argument("-part_id", type=int, default=0, help="which part this machine does, from 0")
+    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
+    parser.add_argument("--not_on_device", action="store_true", help="keep the accumulated logits in main memory")
+    fast = parser.add_argument_group("speed (fork)")
+    fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
+                      help="exact: upstream's result; half: the same in half precision; fast: coarse ROI, one half-precision pass, no TTA")
+    fast.add_argument("--precision", choices=("fp32", "half"), default=None, help="override the mode's precision")
+    fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")
+    fast.add_argument("--tiling", choices=("windows", "whole"), default=None, help="override: windows, or a case at its exact size where it fits")
+    fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or a box from a coarse pass")
+    fast.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="network engine; auto: OpenVINO on the CPU if installed")
+
+
+def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Namespace], str]) -> None:
+    if args.disable_tta and args.tta not in (None, 1):
+        sys.exit(f"error: --disable_tta and --tta {args.tta} contradict each other")
+    device = device_from_name(args.device)
+    from nnunetv2.inference.predict_from_raw_data import run_prediction
+
+    def go() -> int | None:
+        return run_prediction(
+            args.i, args.o, findmodel_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode, precision=args.precision,
+            tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine,
+            tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
+            num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
+            folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,
+            device=device, perform_everything_on_device=not args.not_on_device, verbose=args.verbose,
+            allow_tqdm=not args.disable_progress_bar)
+
+    run(go)
+
+
+def predict(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser("predict", "Segment (and classify) a folder of images with a trained model of $nnUNet_results.",
+                     "nnUNetv2_predict -i imagesTs -o out -d 777 -c 3d_fullres -p nnUNetResEncUNetMPlans -f 0 --mode fast")
+    parser.add_argument("-d", required=True, help="dataset id or name")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
+    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
+    parser.add_argument("-c", required=True, help="configuration")
+    _add_predict_flags(parser)
+    _predict(parser.parse_args(argv), model_folder)
+
+
+def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser("predict_from_modelfolder", "The same with the model's folder given; needs no environment variables.",
+                     "nnUNetv2_predict_from_modelfolder -i imagesTs -o out -m nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres -f 0")
+    parser.add_argument("-m", required=True, help="folder that holds plans.json, dataset.json and fold_X")
+    _add_predict_flags(parser)
+    _predict(parser.parse_args(argv), lambda args: args.m)
