@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# The main job: a folder of pancreas CTs in; masks, subtypes, metrics, figures, submission and report out.
+#
+#   bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, under 20 minutes
+#   bash experiments/run_fold0.sh --data data --name MYTEAM         the quiz's data on a GPU (16 GB are enough)
+#   bash experiments/run_fold0.sh --data data --epochs 50 --fast    fewer epochs, coarse-to-fine inference
+#   bash experiments/run_fold0.sh --data data --from train          train again, keep what came before
+#
+# Options: --data DIR --name NAME --out DIR --epochs N --iterations N --device cuda|cpu|mps --fast --from STAGE --no-venv
+# A rerun after a kill goes on where it stopped. Stages: data convert plan preprocess train refit predict_validation
+# predict_test metrics figures gallery submission record report.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+DATA=""; NAME=""; OUT="results/fold0"; EPOCHS=""; ITERATIONS=""; DEVICE=""; MODE="exact"; FROM=""; VENV=""
+usage() { sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        --data) need "$@"; DATA="$2"; shift 2 ;;
+        --name) need "$@"; NAME="$2"; shift 2 ;;
+        --out) need "$@"; OUT="$2"; shift 2 ;;
+        --epochs) need "$@"; EPOCHS="$2"; shift 2 ;;
+        --iterations) need "$@"; ITERATIONS="$2"; shift 2 ;;
+        --device) need "$@"; DEVICE="$2"; shift 2 ;;
+        --from) need "$@"; FROM="$2"; shift 2 ;;
+        --fast) MODE="fast"; shift ;;
+        --no-venv) VENV="--no-venv"; shift ;;
+        -h|--help) usage; exit 0 ;;
+        *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
+    esac
+done
+
+# shellcheck source=experiments/setup_env.sh
+source experiments/setup_env.sh $VENV
+START=$(date +%s)
+mkdir -p "$OUT/work"
+OUT="$(cd "$OUT" && pwd)"; WORK="$OUT/work"
+export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
+DATASET=Dataset777_PancreasCT; PLANS=nnUNetResEncUNetMPlans; CONFIG=3d_fullres; TRAINER=nnUNetTrainer
+PREPROCESSED="$nnUNet_preprocessed/$DATASET"; MODEL="$nnUNet_results/$DATASET/${TRAINER}__${PLANS}__${CONFIG}"
+[[ -n "$DEVICE" ]] || DEVICE="$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")')"
+
+stage() {  # stage NAME "OUTPUT ..." [--key ... | --input_folder DIR] -- COMMAND...
+    local name="$1"; shift
+    python experiments/stage.py --work "$WORK" --name "$name" "$@"
+}
+[[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
+
+SYNTHETIC=()
+[[ -n "$DATA" || ! -d data ]] || DATA=data
+if [[ -z "$DATA" ]]; then
+    DATA="$WORK/synthetic_data"; SYNTHETIC=(--synthetic)
+    echo "NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS."
+    NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-10}"; ITERATIONS="${ITERATIONS:-30}"; VAL_ITERATIONS=4
+    stage data --outputs "$DATA" -- python data_prep/make_phantom.py --preset demo --out "$DATA"
+else
+    [[ -d "$DATA" ]] || { echo "error: --data $DATA is not a folder" >&2; exit 2; }
+    DATA="$(cd "$DATA" && pwd)"
+    NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS=50
+fi
+
+stage convert --outputs "$nnUNet_raw/$DATASET" --input_folder "$DATA" -- \
+    python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
+stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \
+    nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp
+stage preprocess --outputs "$PREPROCESSED/nnUNetPlans_$CONFIG" -- \
+    nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$CONFIG"
+stage train --outputs "$MODEL/fold_0" -- \
+    nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
+    --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS"
+stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \
+    nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE"
+predict() {  # predict NAME IMAGES
+    stage "predict_$1" --outputs "$OUT/predictions/$1" -- \
+        nnUNetv2_predict -i "$2" -o "$OUT/predictions/$1" -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" \
+        -device "$DEVICE" --mode "$MODE" --continue_prediction
+}
+python data_prep/split_view.py --raw "$nnUNet_raw/$DATASET" --out "$WORK/validation"
+predict validation "$WORK/validation/images"
+predict test "$nnUNet_raw/$DATASET/imagesTs"
+
+stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
+    python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
+    --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$nnUNet_raw/$DATASET/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"

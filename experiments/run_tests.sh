@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All tests: units, the whole pipeline on small synthetic CTs, and conformance with the published nnU-Net (reduced set).
+#
+#   bash experiments/run_tests.sh                      everything
+#   bash experiments/run_tests.sh tests/data_prep      one room (arguments go to pytest)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/setup_env.sh
+source experiments/setup_env.sh
+if [[ $# -gt 0 ]]; then
+    exec python -m pytest "$@"
+fi
+python -m pytest -m "not conformance"
+bash experiments/run_conformance.sh --reduced

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Set up the Python environment; does nothing when it is already set up.
+#
+#   bash experiments/setup_env.sh              .venv in the repository, pinned by constraints.txt (about 2 minutes)
+#   bash experiments/setup_env.sh --no-venv    into the environment that is active now (Colab, Kaggle, conda)
+#
+# PYTHON=python3.11 chooses the interpreter. Sourced by the other scripts: `source experiments/setup_env.sh [--no-venv]`.
+set -euo pipefail
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="${PYTHON:-python3}"
+
+if [[ "${1:-}" != "--no-venv" ]]; then
+    [[ -x "$REPO/.venv/bin/python" ]] || "$PYTHON" -m venv "$REPO/.venv"
+    # shellcheck disable=SC1091
+    source "$REPO/.venv/bin/activate"
+fi
+python -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"error: Python 3.10 or newer is needed, this is {sys.version}")'
+
+# One stamp a content of setup.py and constraints.txt: an edit of either installs again.
+stamp="$(python -c 'import sys; print(sys.prefix)')/.nnunetv2-$(cat "$REPO/setup.py" "$REPO/constraints.txt" <(echo "$REPO") | sha256sum | cut -c1-16)"
+if [[ ! -e "$stamp" ]]; then
+    echo "[environment] installing into $(python -c 'import sys; print(sys.prefix)')"
+    if [[ "${1:-}" == "--no-venv" ]] && python -c 'import torch' 2>/dev/null; then
+        # A hosted notebook's torch fits its driver: keep it, pin the rest loosely.
+        python -m pip install -q -e "$REPO[openvino,test]"
+    else
+        # torch first and alone, so that no other package draws in another build of it.
+        python -m pip install -q -c "$REPO/constraints.txt" torch
+        python -m pip install -q -c "$REPO/constraints.txt" -e "$REPO[openvino,test]"
+    fi
+    touch "$stamp"
+fi
