@@ -1,0 +1,209 @@
+"""Make synthetic abdominal CTs with a pancreas and a lesion of one of three subtypes, laid out as the quiz's data.
+
+    python data_prep/make_phantom.py OUT --preset smoke            # 6 + 3 + 2 tiny cases, seconds
+    python data_prep/make_phantom.py OUT --preset demo             # 63 + 18 + 12 coarse cases, the README's default
+    python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
+    python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
+
+    OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
+    OUT/test/quiz_NNN_0000.nii.gz                                   image only
+    OUT/test_truth/                                                 what the test set must not show: masks, subtype_results.csv
+    OUT/SYNTHETIC.json                                              how it was made; says that these are no patients
+
+A case depends on preset, seed, split and its place in the split alone, so a killed run goes on where it stopped and the
+number of processes changes nothing.
+"""
+
+import argparse
+import csv
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.phantom_anatomy import Abdomen, Canvas
+from data_prep.phantom_lesion import paint_lesion
+from nnunetv2.utilities.files import atomic_write, load_json, save_json
+
+SPLITS = ("train", "validation", "test")
+PROPORTIONS = {"train": (62, 106, 84), "validation": (9, 15, 12), "test": (18, 30, 24)}  # the quiz's; its test set is unknown
+ALMOST_ONE = 1.0000152587890625  # what 1 becomes in most of the quiz's masks after a scaled 16-bit round trip
+
+
+@dataclass(frozen=True)
+class Preset:
+    shape: tuple[int, int, int]  # voxels (z, y, x); each case varies by `vary`
+    spacing: tuple[float, float, float]  # mm (z, y, x)
+    cases: tuple[int, int, int]  # train, validation, test
+    supersample: int  # painted this much finer, then averaged: partial volume
+    noise_hu: float
+    radius_mm: tuple[float, float] = (9.5, 17.0)  # lesion, about 3 to 25 ml
+    vary: float = 0.05
+
+
+PRESETS = {
+    "smoke": Preset((24, 24, 32), (5.0, 3.75, 4.1), (6, 3, 2), 2, 10.0),
+    "demo": Preset((40, 36, 52), (3.0, 2.5, 2.5), (63, 18, 12), 2, 12.0),
+    "quiz": Preset((59, 117, 180), (2.0, 0.7305, 0.7305), (63, 18, 12), 1, 22.0),
+    "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    split: str
+    subtype: int
+    index: int  # within its split
+
+
+def share_out(total: int, weights: tuple[int, ...]) -> list[int]:
+    """Split `total` by `weights`, largest remainders first; at least one each where total allows."""
+    exact = [total * w / sum(weights) for w in weights]
+    counts = [max(int(e), 1) if total >= len(weights) else int(e) for e in exact]
+    while sum(counts) != total:
+        step = 1 if sum(counts) < total else -1
+        counts[int(np.argmax([step * (e - c) for e, c in zip(exact, counts)]))] += step
+    return counts
+
+
+def list_cases(counts: tuple[int, int, int], seed: int) -> list[Case]:
+    """All cases, numbered in an order that tells neither split nor subtype."""
+    drawn = [(split, subtype) for split, total in zip(SPLITS, counts)
+             for subtype, n in enumerate(share_out(total, PROPORTIONS[split])) for _ in range(n)]
+    numbers = np.random.default_rng([seed, len(drawn)]).permutation(len(drawn)) + 1
+    cases, used = [], dict.fromkeys(SPLITS, 0)
+    for (split, subtype), number in zip(drawn, numbers):
+        name = f"quiz_{number:03d}" if split == "test" else f"quiz_{subtype}_{number:03d}"
+        cases.append(Case(name, split, subtype, used[split]))
+        used[split] += 1
+    return cases
+
+
+def case_files(out: Path, case: Case) -> tuple[Path, Path]:
+    """Image and mask; the test set's masks lie apart."""
+    if case.split == "test":
+        return out / "test" / f"{case.name}_0000.nii.gz", out / "test_truth" / f"{case.name}.nii.gz"
+    folder = out / case.split / f"subtype{case.subtype}"
+    return folder / f"{case.name}_0000.nii.gz", folder / f"{case.name}.nii.gz"
+
+
+def ct_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Noise of unit variance with the mid-frequency hump of filtered back-projection: no lowest frequencies, none at Nyquist."""
+    white = rng.standard_normal(shape).astype(np.float32)
+    noise = gaussian_filter(white, (0.35, 0.6, 0.6)) - 0.7 * gaussian_filter(white, (0.8, 1.7, 1.7))
+    return noise / noise.std()
+
+
+def block_mean(volume: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return volume
+    z, y, x = (n // factor for n in volume.shape)
+    return volume.reshape(z, factor, y, factor, x, factor).mean((1, 3, 5))
+
+
+def render(preset: Preset, subtype: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One patient: image (HU, float32), labels (uint8), both (z, y, x), and spacing (z, y, x) in mm."""
+    spacing = np.array(preset.spacing)
+    shape = [int(round(n * f)) for n, f in zip(preset.shape, 1 + rng.uniform(-preset.vary, preset.vary, 3))]
+    fine = preset.supersample
+    canvas = Canvas([n * fine for n in shape], spacing / fine, centre=rng.normal(0, 2.0, 3))
+    abdomen = Abdomen(canvas, rng)
+    abdomen.paint()
+    lesion = paint_lesion(abdomen, subtype, rng, preset.radius_mm)
+    region, distance = abdomen.pancreas
+    labels = np.zeros(canvas.hu.shape, np.uint8)
+    labels[region][distance < 0] = 1
+    labels[lesion.region][lesion.distance < 0] = 2
+    image = gaussian_filter(block_mean(canvas.hu, fine), 0.45)  # the scanner's own blur
+    image += preset.noise_hu * rng.uniform(0.8, 1.25) * ct_noise(image.shape, rng)
+    shares = np.stack([block_mean((labels == k).astype(np.float32), fine) for k in range(3)])
+    return np.clip(image, -1024, 3071), shares.argmax(0).astype(np.uint8), spacing
+
+
+def place_in_world(array: np.ndarray, spacing: np.ndarray, index: int, rng: np.random.Generator) -> sitk.Image:
+    """Volume as an image; one case in 12 is stored turned by 180 degrees in-plane, one in 6 is oblique."""
+    direction = np.eye(3)
+    if index % 12 == 5:
+        array, direction = array[:, ::-1, ::-1], np.diag([-1.0, -1.0, 1.0])
+    elif index % 6 == 2:
+        a, b = np.deg2rad(rng.uniform(-9, 9, 2))
+        tilt = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+        roll = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+        direction = tilt @ roll
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(spacing[::-1].tolist())
+    image.SetDirection(direction.ravel().tolist())
+    image.SetOrigin(rng.uniform(-200, 200, 3).round(3).tolist())
+    return image
+
+
+def write_case(out: Path, preset_name: str, seed: int, case: Case) -> None:
+    """Render and write one case; image and mask share one geometry. Nothing is done where both files stand."""
+    image_file, mask_file = case_files(out, case)
+    if image_file.is_file() and mask_file.is_file():
+        return
+    rng = np.random.default_rng([seed, list(PRESETS).index(preset_name), SPLITS.index(case.split), case.index])
+    image, labels, spacing = render(PRESETS[preset_name], case.subtype, rng)
+    voxels = image.astype(np.float64) if case.index % 16 == 9 else np.rint(image).astype(np.int16)
+    values = np.array([0, ALMOST_ONE, 2], np.float32)[labels] if case.index % 4 else labels
+    world = rng.bit_generator.state
+    for array, file in ((voxels, image_file), (values, mask_file)):
+        rng.bit_generator.state = world
+        with atomic_write(file) as temporary:
+            sitk.WriteImage(place_in_world(array, spacing, case.index, rng), str(temporary), useCompression=True, compressionLevel=1)
+
+
+def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, counts: tuple[int, int, int] | None = None,
+                 processes: int | None = None) -> list[Case]:
+    """Write the data set into `out`, skipping the cases that stand; `counts` = (train, validation, test) overrides the preset's.
+
+    Raises ValueError when `out` holds a data set made with other settings.
+    """
+    out = Path(out)
+    counts = tuple(counts or PRESETS[preset].cases)
+    made_with = {"synthetic": True, "note": "Computer-generated phantoms, not patients.", "preset": preset, "seed": seed,
+                 "cases": list(counts), "settings": asdict(PRESETS[preset])}
+    manifest = out / "SYNTHETIC.json"
+    made_with["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in made_with["settings"].items()}
+    if manifest.is_file() and load_json(manifest) != made_with:
+        raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
+    save_json(made_with, manifest)
+    cases = list_cases(counts, seed)
+    processes = processes or min(os.cpu_count() or 1, 8)
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [pool.submit(write_case, out, preset, seed, case) for case in cases]
+        for job in tqdm(jobs, desc=f"SYNTHETIC {preset}", unit="case"):
+            job.result()
+    with atomic_write(out / "test_truth" / "subtype_results.csv") as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["Names", "Subtype"])
+        rows.writerows([f"{c.name}.nii.gz", c.subtype] for c in sorted(cases, key=lambda c: c.name) if c.split == "test")
+    return cases
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder to fill; cases that stand there are kept")
+    parser.add_argument("--preset", choices=PRESETS, default="demo")
+    parser.add_argument("--seed", type=int, default=0)
+    for split, place in zip(SPLITS, range(3)):
+        parser.add_argument(f"--{split}", type=int, metavar="N", help=f"number of {split} cases instead of the preset's")
+    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    args = parser.parse_args(arguments)
+    asked = (args.train, args.validation, args.test)
+    counts = tuple(p if a is None else a for a, p in zip(asked, PRESETS[args.preset].cases))
+    cases = make_phantom(args.out, args.preset, args.seed, counts, args.processes)
+    print(f"{len(cases)} SYNTHETIC cases in {args.out}")
+
+
+if __name__ == "__main__":
+    main()
