@@ -1,0 +1,41 @@
+"""Whether two images lie on the same voxel grid, judged in world space.
+
+Headers of channels exported one by one differ in the last digits, so exact comparison refuses good data; comparing
+origin, spacing and direction each with a tolerance of its own says little about voxels. What counts is how far apart the
+two grids put the same voxel: the distance is largest at a corner, so the corners decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+
+MAX_SHIFT = 0.1  # of the finest spacing; far above rounding in headers, far below what moves a label to the next voxel
+
+
+def corner_shift(a: Mapping, b: Mapping, shape: Sequence[int]) -> float:
+    """Largest world distance, mm, between where `a` and `b` put the same corner of an array of `shape` (array order).
+
+    `a` and `b` hold SimpleITK's spacing, origin and direction (x first). inf when their dimensions differ.
+    """
+    if len(a["spacing"]) != len(b["spacing"]):
+        return float("inf")
+    size = np.array(shape[::-1][:len(a["spacing"])])  # x first
+    corners = np.array(list(product(*((0, n - 1) for n in size)))).T  # (dims, 2**dims)
+    return float(np.linalg.norm(_to_world(a, corners) - _to_world(b, corners), axis=0).max())
+
+
+def _to_world(geometry: Mapping, index: np.ndarray) -> np.ndarray:
+    dims = len(geometry["spacing"])
+    direction = np.reshape(geometry["direction"], (dims, dims))
+    return direction @ (index * np.reshape(geometry["spacing"], (dims, 1))) + np.reshape(geometry["origin"], (dims, 1))
+
+
+def same_grid(a: Mapping, b: Mapping, shape: Sequence[int]) -> bool:
+    """True when no corner differs by more than MAX_SHIFT of the finest spacing."""
+    return corner_shift(a, b, shape) <= MAX_SHIFT * min(a["spacing"])
+
+
+def describe(geometry: Mapping) -> str:
+    """Spacing, origin and direction on one line, for messages."""
+    return ", ".join(f"{key} {tuple(round(value, 6) for value in geometry[key])}" for key in ("spacing", "origin", "direction"))

@@ -1,0 +1,59 @@
+"""Where things lie: the files of a case, `CASE_0000.nii.gz`, ... one a channel, with its label `CASE.nii.gz`; model folders."""
+
+import os
+import re
+from pathlib import Path
+
+from nnunetv2 import paths
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+
+def get_output_folder(dataset_name_or_id: int | str, trainer_name: str = "nnUNetTrainer", plans_identifier: str = "nnUNetPlans",
+                      configuration: str = "3d_fullres", fold: int | str | None = None) -> Path:
+    """nnUNet_results/Dataset/Trainer__Plans__configuration, and its fold_X when `fold` is given."""
+    folder = paths.nnUNet_results / maybe_convert_to_dataset_name(dataset_name_or_id) / f"{trainer_name}__{plans_identifier}__{configuration}"
+    return folder if fold is None else folder / f"fold_{fold}"
+
+
+def create_lists_from_splitted_dataset_folder(folder: str | os.PathLike, file_ending: str) -> list[list[str]]:
+    """The image files of each case in `folder`, channels in order, cases sorted by name; [] for an empty folder."""
+    return list(_channels_by_case(Path(folder), file_ending).values())
+
+
+def get_filenames_of_train_images_and_targets(raw_folder: str | os.PathLike, dataset_json: dict) -> dict[str, dict]:
+    """`{case: {"images": [one path a channel], "label": path}}` of the training cases, sorted by name.
+
+    Files come from imagesTr and labelsTr, or from the key `dataset` of dataset.json, whose paths may hold environment
+    variables and may be relative to `raw_folder`. Whether the files exist is for the integrity check to say.
+    """
+    raw_folder = Path(raw_folder)
+    if "dataset" in dataset_json:
+        def resolve(path: str) -> str:
+            return os.path.abspath(raw_folder / os.path.expandvars(path))
+
+        return {case: {"images": [resolve(path) for path in files["images"]], "label": resolve(files["label"])}
+                for case, files in dataset_json["dataset"].items()}
+    ending = dataset_json["file_ending"]
+    return {case: {"images": images, "label": str(raw_folder / "labelsTr" / f"{case}{ending}")}
+            for case, images in _channels_by_case(raw_folder / "imagesTr", ending).items()}
+
+
+def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder.")
+    pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
+    cases: dict[str, dict[int, str]] = {}
+    unnamed = []
+    for file in sorted(folder.iterdir()):
+        if file.name.startswith(".") or not file.name.endswith(file_ending):  # half-written and foreign files
+            continue
+        if match := pattern.fullmatch(file.name):
+            cases.setdefault(match["case"], {})[int(match["channel"])] = str(file)
+        else:
+            unnamed.append(file.name)
+    gaps = {case: sorted(channels) for case, channels in cases.items() if sorted(channels) != list(range(len(channels)))}
+    problems = [f"no channel number in {name}; rename it to {name.removesuffix(file_ending)}_0000{file_ending}" for name in unnamed]
+    problems += [f"{case} has channels {channels}; they must run from 0 without a gap" for case, channels in gaps.items()]
+    if problems:
+        raise ValueError(f"{len(problems)} image(s) in {folder} cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+    return {case: [channels[i] for i in range(len(channels))] for case, channels in sorted(cases.items())}

@@ -1,0 +1,117 @@
+"""What dataset.json's `labels` mean: classes or overlapping regions, the ignore label, and how outputs become a label map."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+Region = int | tuple[int, ...]
+Array = np.ndarray | torch.Tensor
+
+
+class LabelManager:
+    """Labels of one dataset.
+
+    `label_dict` maps names to an integer label or, for region-based training, to a list of labels; `background` must be
+    0 and `ignore`, optional, the highest label. With regions the network has one sigmoid channel a region, and
+    `regions_class_order[i]` is the label that region i paints into the label map, later regions over earlier ones.
+    Without regions it has one softmax channel a label.
+    """
+
+    def __init__(self, label_dict: dict[str, int | Sequence[int]], regions_class_order: Sequence[int] | None,
+                 force_use_labels: bool = False, inference_nonlin: Callable[[torch.Tensor], torch.Tensor] | None = None):
+        if label_dict.get("background") not in (0, "0"):
+            raise ValueError(f"dataset.json, labels: 'background' must be 0, found {label_dict.get('background')!r}.")
+        self.label_dict = label_dict
+        self.regions_class_order = regions_class_order
+        self.ignore_label: int | None = label_dict.get("ignore")
+        definitions = [tuple(value) if isinstance(value, (list, tuple)) else int(value)
+                       for name, value in label_dict.items() if name != "ignore"]
+        self.all_labels: list[int] = sorted({int(label) for value in definitions for label in (value if isinstance(value, tuple) else (value,))})
+        self.has_regions = not force_use_labels and any(isinstance(value, tuple) and len(value) > 1 for value in definitions)
+        self.all_regions: list[Region] | None = self.filter_background(definitions) if self.has_regions else None
+        if self.ignore_label is not None and (not isinstance(self.ignore_label, int) or self.ignore_label != self.all_labels[-1] + 1):
+            raise ValueError(f"dataset.json, labels: 'ignore' is {self.ignore_label!r}; it must be the highest label, {self.all_labels[-1] + 1} here.")
+        if self.has_regions and len(regions_class_order or ()) != len(self.all_regions):
+            raise ValueError(f"dataset.json has {len(self.all_regions)} foreground regions but regions_class_order {regions_class_order}; "
+                             "it needs one label a region.")
+        self.inference_nonlin = inference_nonlin or (torch.sigmoid if self.has_regions else partial(torch.softmax, dim=0))
+
+    @property
+    def has_ignore_label(self) -> bool:
+        return self.ignore_label is not None
+
+    @property
+    def foreground_labels(self) -> list[int]:
+        return self.filter_background(self.all_labels)
+
+    @property
+    def foreground_regions(self) -> list[Region]:
+        return self.filter_background(self.all_regions or [])
+
+    @property
+    def num_segmentation_heads(self) -> int:
+        """Channels of the network's segmentation output."""
+        return len(self.foreground_regions) if self.has_regions else len(self.all_labels)
+
+    @staticmethod
+    def filter_background(classes_or_regions: Sequence[Region]) -> list[Region]:
+        """Leaves out label 0 and regions made of 0 alone."""
+        return [item for item in classes_or_regions if (set(item) != {0} if isinstance(item, (tuple, list)) else item != 0)]
+
+    def apply_inference_nonlin(self, logits: Array) -> torch.Tensor:
+        """(C, Z, Y, X) logits -> float32 probabilities; computed in float32 whatever comes in."""
+        with torch.no_grad():
+            return self.inference_nonlin(torch.as_tensor(logits).float())
+
+    @torch.inference_mode()
+    def convert_probabilities_to_segmentation(self, probabilities: Array) -> Array:
+        """(C, Z, Y, X) -> (Z, Y, X) label map of the same kind, array or tensor.
+
+        Without regions the first of equal maxima wins, and logits serve as well as probabilities. The label map is uint8
+        up to label 255, else int16.
+        """
+        if len(probabilities) != self.num_segmentation_heads:
+            raise ValueError(f"Got {len(probabilities)} channels for {self.num_segmentation_heads} segmentation heads "
+                             f"(shape {tuple(probabilities.shape)}; expected channels first).")
+        tensor = torch.as_tensor(probabilities)
+        painted = self.regions_class_order if self.has_regions else self.all_labels
+        dtype = torch.uint8 if max(painted) < 256 else torch.int16
+        if self.has_regions:
+            segmentation = torch.zeros(tensor.shape[1:], dtype=dtype, device=tensor.device)
+            for probability, label in zip(tensor, self.regions_class_order):
+                segmentation[probability > 0.5] = label
+        else:
+            segmentation = tensor.max(0).indices.to(dtype)  # torch.argmax(0) gives the same, far slower on CPU
+        return segmentation.numpy() if isinstance(probabilities, np.ndarray) else segmentation
+
+    def convert_logits_to_segmentation(self, logits: Array) -> Array:
+        """As convert_probabilities_to_segmentation, from logits."""
+        if not self.has_regions:
+            return self.convert_probabilities_to_segmentation(logits)
+        probabilities = self.apply_inference_nonlin(logits)
+        return self.convert_probabilities_to_segmentation(probabilities.numpy() if isinstance(logits, np.ndarray) else probabilities)
+
+    def revert_cropping_on_probabilities(self, probabilities: Array, bbox: Sequence[Sequence[int]], original_shape: Sequence[int]) -> Array:
+        """Paste (C, *crop) probabilities into (C, *original_shape) at `bbox` ([[from, to) per axis]); outside is background.
+
+        For probabilities only: the fill, 1 for background and 0 elsewhere, means nothing to logits.
+        """
+        shape = (len(probabilities), *original_shape)
+        if isinstance(probabilities, np.ndarray):
+            full = np.zeros(shape, dtype=probabilities.dtype)
+        else:
+            full = probabilities.new_zeros(shape)
+        if not self.has_regions:
+            full[0] = 1
+        full[(slice(None), *(slice(start, end) for start, end in bbox))] = probabilities
+        return full
+
+
+def determine_num_input_channels(plans_manager, configuration_manager, dataset_json: dict) -> int:
+    """Image channels, plus one a foreground label when the configuration refines a previous stage's segmentation."""
+    n_channels = len(dataset_json["channel_names"])
+    if configuration_manager.previous_stage_name is None:
+        return n_channels
+    return n_channels + len(plans_manager.get_label_manager(dataset_json).foreground_labels)

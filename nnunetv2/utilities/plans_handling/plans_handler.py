@@ -1,0 +1,189 @@
+"""Plans as objects: PlansManager holds a plans.json, ConfigurationManager one of its configurations, inheritance resolved."""
+
+import os
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name
+from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+
+class ConfigurationManager:
+    """One configuration (`2d`, `3d_fullres`, ...). Sizes and spacings are in the plans' transposed axis order, mm."""
+
+    def __init__(self, configuration: dict):
+        if "architecture" not in configuration:
+            raise ValueError("These plans have no key 'architecture'; they stem from nnU-Net before 2.4. Plan the dataset again.")
+        self.configuration = configuration
+
+    def __repr__(self) -> str:
+        return repr(self.configuration)
+
+    @property
+    def data_identifier(self) -> str:
+        """Folder of the preprocessed cases; configurations that share it share the data."""
+        return self.configuration["data_identifier"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.configuration["batch_size"]
+
+    @property
+    def patch_size(self) -> list[int]:
+        return self.configuration["patch_size"]
+
+    @property
+    def median_image_size_in_voxels(self) -> list[float]:
+        return self.configuration["median_image_size_in_voxels"]
+
+    @property
+    def spacing(self) -> list[float]:
+        return self.configuration["spacing"]
+
+    @property
+    def normalization_schemes(self) -> list[str]:
+        """One name a channel."""
+        return self.configuration["normalization_schemes"]
+
+    @property
+    def use_mask_for_norm(self) -> list[bool]:
+        return self.configuration["use_mask_for_norm"]
+
+    @property
+    def batch_dice(self) -> bool:
+        return self.configuration["batch_dice"]
+
+    @property
+    def network_arch_class_name(self) -> str:
+        return self.configuration["architecture"]["network_class_name"]
+
+    @property
+    def network_arch_init_kwargs(self) -> dict[str, Any]:
+        return self.configuration["architecture"]["arch_kwargs"]
+
+    @property
+    def network_arch_init_kwargs_req_import(self) -> list[str]:
+        """Names of the keyword arguments whose value is an import path."""
+        return self.configuration["architecture"]["_kw_requires_import"]
+
+    @property
+    def pool_op_kernel_sizes(self) -> list[list[int]]:
+        """Stride a stage, (1, 1, 1) first."""
+        return self.network_arch_init_kwargs["strides"]
+
+    @property
+    def class_head(self) -> dict[str, Any] | None:
+        """Description of the classification head; None for plain segmentation. Upstream's reader never looks at it."""
+        return self.configuration["architecture"].get("class_head")
+
+    @property
+    def previous_stage_name(self) -> str | None:
+        return self.configuration.get("previous_stage")
+
+    @property
+    def next_stage_names(self) -> list[str] | None:
+        names = self.configuration.get("next_stage")
+        return [names] if isinstance(names, str) else names
+
+    @property
+    def preprocessor_name(self) -> str:
+        return self.configuration["preprocessor_name"]
+
+    @cached_property
+    def preprocessor_class(self) -> type:
+        from nnunetv2.preprocessing.preprocessors import preprocessor_by_name  # preprocessors read plans: a cycle at module level
+
+        return preprocessor_by_name(self.preprocessor_name)
+
+    @cached_property
+    def resampling_fn_data(self) -> Callable:
+        return self._resampling_fn("resampling_fn_data")
+
+    @cached_property
+    def resampling_fn_seg(self) -> Callable:
+        return self._resampling_fn("resampling_fn_seg")
+
+    @cached_property
+    def resampling_fn_probabilities(self) -> Callable:
+        return self._resampling_fn("resampling_fn_probabilities")
+
+    def _resampling_fn(self, key: str) -> Callable:
+        from nnunetv2.preprocessing.resampling import resampling_fn_by_name  # not needed, and slow to import, where nothing is resampled
+
+        return partial(resampling_fn_by_name(self.configuration[key]), **self.configuration[f"{key}_kwargs"])
+
+
+class PlansManager:
+    """A plans.json: what all its configurations share, and access to each of them."""
+
+    def __init__(self, plans_file_or_dict: str | os.PathLike | dict):
+        self.plans = plans_file_or_dict if isinstance(plans_file_or_dict, dict) else load_json(plans_file_or_dict)
+
+    def __repr__(self) -> str:
+        return repr(self.plans)
+
+    def get_configuration(self, configuration_name: str) -> ConfigurationManager:
+        """Configuration with its ancestors' values filled in; its own take precedence. ValueError for unknown names and cycles."""
+        chain: list[str] = []
+        name: str | None = configuration_name
+        while name is not None:
+            if name not in self.plans["configurations"]:
+                raise ValueError(f"Plans {self.plans_name} have no configuration {name!r} (asked for {configuration_name!r}); "
+                                 f"available: {', '.join(self.available_configurations)}.")
+            if name in chain:
+                raise ValueError(f"Plans {self.plans_name}: configurations inherit from each other in a circle: {' -> '.join([*chain, name])}.")
+            chain.append(name)
+            name = self.plans["configurations"][name].get("inherits_from")
+        merged: dict[str, Any] = {}
+        for name in reversed(chain):
+            merged |= self.plans["configurations"][name]
+        return ConfigurationManager(merged)
+
+    @property
+    def available_configurations(self) -> list[str]:
+        return list(self.plans["configurations"])
+
+    @property
+    def dataset_name(self) -> str:
+        return self.plans["dataset_name"]
+
+    @property
+    def plans_name(self) -> str:
+        return self.plans["plans_name"]
+
+    @property
+    def original_median_spacing_after_transp(self) -> list[float]:
+        return self.plans["original_median_spacing_after_transp"]
+
+    @property
+    def original_median_shape_after_transp(self) -> list[int]:
+        return self.plans["original_median_shape_after_transp"]
+
+    @property
+    def transpose_forward(self) -> list[int]:
+        """Axis order of arrays read from disk -> axis order of the plans, as numpy's transpose takes it."""
+        return self.plans["transpose_forward"]
+
+    @property
+    def transpose_backward(self) -> list[int]:
+        return self.plans["transpose_backward"]
+
+    @property
+    def foreground_intensity_properties_per_channel(self) -> dict[str, dict[str, float]]:
+        return self.plans["foreground_intensity_properties_per_channel"]
+
+    @property
+    def experiment_planner_name(self) -> str:
+        return self.plans["experiment_planner_used"]
+
+    @property
+    def image_reader_writer_class(self) -> type:
+        return reader_writer_by_name(self.plans["image_reader_writer"])
+
+    def get_label_manager(self, dataset_json: dict, **kwargs) -> LabelManager:
+        name = self.plans.get("label_manager", "LabelManager")
+        if name != "LabelManager":
+            raise ValueError(f"Plans {self.plans_name} ask for label manager {name!r}; this fork has LabelManager only.")
+        return LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"), **kwargs)
