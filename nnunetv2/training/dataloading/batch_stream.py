@@ -1,0 +1,68 @@
+"""One ordered stream of training and validation batches, made by worker processes ahead of time."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nnunetv2.training.dataloading.patch_batches import PatchBatches
+
+Request = tuple[str, int, int]  # split, epoch, iteration
+
+
+def augmentation_workers(device: torch.device) -> int:
+    """`nnUNet_n_proc_DA` if set (0 = in the training process), else the usable cores (half of them on CPU), at most 12."""
+    value = os.environ.get("nnUNet_n_proc_DA")
+    if value is not None:
+        if not value.isdigit():
+            raise ValueError(f"nnUNet_n_proc_DA={value!r} is not a whole number >= 0. export nnUNet_n_proc_DA=4")
+        return int(value)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(12, max(1, cores // 2 if device.type == "cpu" else cores))
+
+
+def training_requests(first_epoch: int, epochs: int, iterations: int, val_iterations: int) -> Iterator[Request]:
+    """Every batch of the training in order: per epoch the training batches, then the validation batches."""
+    for epoch in range(first_epoch, epochs):
+        yield from (("train", epoch, iteration) for iteration in range(iterations))
+        yield from (("val", epoch, iteration) for iteration in range(val_iterations))
+
+
+class _Batches(Dataset):
+    """Map from request to batch, as DataLoader wants it."""
+
+    def __init__(self, splits: Mapping[str, PatchBatches]):
+        self.splits = splits
+
+    def __getitem__(self, request: Request) -> dict:
+        split, epoch, iteration = request
+        return self.splits[split].batch(epoch, iteration)
+
+
+class BatchStream:
+    """Iterator over the batches of `requests`, in their order. An error inside a worker is raised here with its traceback."""
+
+    def __init__(self, splits: Mapping[str, PatchBatches], requests: Iterable[Request], workers: int, pin_memory: bool = False):
+        # spawn: a forked copy of a process that holds CUDA, OpenMP or blosc2 threads may hang
+        options = {"multiprocessing_context": "spawn", "prefetch_factor": 3} if workers else {}
+        loader = DataLoader(_Batches(splits), batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options)
+        self._iterator = iter(loader)
+
+    def __iter__(self) -> "BatchStream":
+        return self
+
+    def __next__(self) -> dict:
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and "Caught" not in str(error):  # it was killed: there is no traceback
+                raise RuntimeError(
+                    f"{error}\nA data loading process was ended from outside, mostly for want of memory or of shared memory "
+                    "(docker: --shm-size). Free some, or lower nnUNet_n_proc_DA; nnUNet_n_proc_DA=0 loads in the training process.",
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """End the workers."""
+        self._iterator = iter(())

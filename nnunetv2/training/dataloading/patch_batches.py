@@ -1,0 +1,145 @@
+"""Batches of augmented patches, each a pure function of (seed, fold, split, epoch, iteration).
+
+Nothing is carried from one batch to the next, so a resumed training, one with another number of workers and one spread
+over several GPUs (each takes its positions of the same batch) all see the same patches.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+from nnunetv2.preprocessing.case_store import load_case
+from nnunetv2.training.augmentation import PatchAugmentation
+from nnunetv2.training.dataloading.patch_location import Label, draw_foreground_voxels, draw_lower_corner, is_forced_foreground
+
+SPLIT_WORDS = {"train": 0, "val": 1}  # part of the seed, so that both splits draw differently
+FOLD_ALL_WORD = 2**31  # stands for fold "all" in the seed
+MIN_LESION_VOXELS = 27  # 3 x 3 x 3; a smaller sliver at the patch's edge shows no texture to classify
+
+
+@dataclass(frozen=True)
+class ClassSampling:
+    """How the class task takes part in sampling. Without one: no labels, no lesion, upstream's draw."""
+
+    labels: Mapping[str, int] = field(default_factory=dict)  # case -> class index; a case that is missing is unknown (-1)
+    lesion_labels: tuple[int, ...] = ()
+    # Share of the forced-foreground patches centred on the lesion when the case holds one; the rest is drawn uniformly
+    # among the case's labels. The share of forced patches itself stays nnU-Net's.
+    lesion_share: float = 0.0
+    balanced: bool = False  # every class drawn equally often; only instead of class weights, never with them
+
+    def case_probabilities(self, cases: Sequence[str]) -> np.ndarray | None:
+        """Probability of each case (sums to 1), or None for uniform. Unknown cases count as a class of their own."""
+        if not self.balanced:
+            return None
+        classes = np.array([self.labels.get(case, -1) for case in cases])
+        _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        return 1 / (counts[inverse] * len(counts))
+
+
+@dataclass(frozen=True)
+class PatchBatches:
+    """Draws batches from the preprocessed cases of one split. `batch(epoch, iteration)` returns, for B = len(positions),
+
+    data (B, C, *patch) float32, target (B, 1 or regions, *patch) or a list of them, full resolution first, class_target
+    (B,) int64 (-1 unknown), has_lesion (B,) bool, keys (B names).
+    """
+
+    folder: Path
+    cases: tuple[str, ...]
+    split: str  # "train" or "val"
+    seed: int
+    fold: int | str
+    patch_size: tuple[int, ...]
+    batch_size: int  # over all GPUs
+    positions: tuple[int, ...]  # which samples of the batch this process makes
+    target_transforms: ComposeTransforms | None  # for patches without augmentation
+    augmentation: PatchAugmentation | None = None
+    foreground_share: float = 0.33
+    ignore_key: Label | None = None  # class_locations key of all annotated voxels, when the dataset has an ignore label
+    class_sampling: ClassSampling = ClassSampling()
+
+    def batch(self, epoch: int, iteration: int) -> dict:
+        samples = [self._sample(epoch, iteration, position) for position in self.positions]
+        targets = [sample["segmentation"] for sample in samples]
+        return {
+            "data": torch.stack([sample["image"] for sample in samples]),
+            "target": [torch.stack(scale) for scale in zip(*targets)] if isinstance(targets[0], list) else torch.stack(targets),
+            "class_target": torch.tensor([sample["class"] for sample in samples], dtype=torch.int64),
+            "has_lesion": torch.tensor([sample["has_lesion"] for sample in samples]),
+            "keys": [sample["key"] for sample in samples],
+        }
+
+    def _sample(self, epoch: int, iteration: int, position: int) -> dict:
+        fold = self.fold if isinstance(self.fold, int) else FOLD_ALL_WORD
+        words = np.random.SeedSequence([self.seed, fold, SPLIT_WORDS[self.split], epoch, iteration, position])
+        rng = np.random.default_rng(words)
+        case = self.cases[rng.choice(len(self.cases), p=self.class_sampling.case_probabilities(self.cases))]
+        try:
+            with seeded_global_generators(int(words.generate_state(1)[0])):
+                return self._make_sample(case, rng, is_forced_foreground(position, self.batch_size, self.foreground_share))
+        except Exception as error:
+            raise RuntimeError(f"No patch from case {case!r} in {self.folder} (epoch {epoch}, iteration {iteration}): {error!r}. "
+                               "If its files are damaged, delete them and preprocess again.") from error
+
+    def _make_sample(self, case: str, rng: np.random.Generator, forced: bool) -> dict:
+        data, segmentation, properties = load_case(self.folder, case)
+        final_size = np.array(self.patch_size)
+        read_size, spatial = final_size, None
+        if self.augmentation is not None:
+            read_size = np.array(self.augmentation.geometry.initial_patch_size)
+            spatial = self.augmentation.draw_spatial()
+        flat = len(final_size) == 2  # a 2D patch is one slice of the volume
+        if flat:
+            final_size, read_size = np.array([1, *final_size]), np.array([1, *read_size])
+
+        voxels = self._centre_candidates(rng, forced, properties["class_locations"])
+        low = draw_lower_corner(rng, data.shape[1:], read_size, final_size, voxels)
+        if spatial is None:  # the middle of the box is all that is needed
+            low, read_size = low + read_size // 2 - final_size // 2, final_size
+
+        image = torch.from_numpy(read_box(data, low, read_size, 0).astype(np.float32, copy=False))
+        labels = torch.from_numpy(read_box(segmentation, low, read_size, -1).astype(np.int16, copy=False))
+        patch = {"image": image[:, 0], "segmentation": labels[:, 0]} if flat else {"image": image, "segmentation": labels}
+        if spatial is not None:
+            patch = self.augmentation.apply_spatial(patch, spatial)
+        lesion = torch.isin(patch["segmentation"][0], torch.tensor(self.class_sampling.lesion_labels, dtype=torch.int16))
+        finish = self.target_transforms if self.augmentation is None else self.augmentation.rest
+        return {**finish(**patch), "key": case, "class": self.class_sampling.labels.get(case, -1),
+                "has_lesion": int(lesion.sum()) >= MIN_LESION_VOXELS}
+
+    def _centre_candidates(self, rng: np.random.Generator, forced: bool, class_locations: Mapping) -> np.ndarray | None:
+        if forced:
+            return draw_foreground_voxels(rng, class_locations, self.ignore_key, self.class_sampling.lesion_labels,
+                                          self.class_sampling.lesion_share)
+        if self.ignore_key is not None and len(class_locations.get(self.ignore_key, ())) > 0:
+            return class_locations[self.ignore_key]  # a patch without any annotation teaches nothing
+        return None
+
+
+def read_box(array, low: np.ndarray, size: np.ndarray, fill: float) -> np.ndarray:
+    """Box (C, *size) of a lazily sliced array (C, Z, Y, X) from lower corner `low`; `fill` outside the array."""
+    shape = np.array(array.shape[1:])
+    start, stop = np.clip(low, 0, shape), np.clip(low + size, 0, shape)
+    box = np.full((array.shape[0], *size), fill, dtype=array.dtype)
+    inside = tuple(slice(a, b) for a, b in zip(start - low, stop - low))
+    box[(slice(None), *inside)] = array[(slice(None), *(slice(int(a), int(b)) for a, b in zip(start, stop)))]
+    return box
+
+
+@contextmanager
+def seeded_global_generators(seed: int) -> Iterator[None]:
+    """Seed numpy's and torch's global generators, which the transforms draw from, and give their old state back after."""
+    numpy_state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)

@@ -1,0 +1,53 @@
+"""Which cases train and which validate: `splits_final.json`, or nnU-Net's default 5 folds (Isensee et al. 2021)."""
+
+from pathlib import Path
+
+from sklearn.model_selection import KFold
+
+from nnunetv2.utilities.files import load_json, save_json
+
+SPLITS_FILE = "splits_final.json"
+
+
+def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> list[dict[str, list[str]]]:
+    """nnU-Net's shuffled k-fold of the sorted cases, the same for everyone."""
+    cases = sorted(cases)
+    if len(cases) < n_splits:
+        raise ValueError(f"{len(cases)} cases cannot be split into {n_splits} folds. Train fold 'all', or write a {SPLITS_FILE}.")
+    folds = KFold(n_splits, shuffle=True, random_state=seed).split(cases)
+    return [{"train": [cases[i] for i in train], "val": [cases[i] for i in val]} for train, val in folds]
+
+
+def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
+    """Sorted ids of all preprocessed training cases, without those that dataset.json holds out (`"holdout"`)."""
+    dataset_json = load_json(preprocessed_dataset_folder / "dataset.json")
+    ending = dataset_json["file_ending"]
+    folder = preprocessed_dataset_folder / "gt_segmentations"
+    cases = {path.name.removesuffix(ending) for path in folder.glob(f"*{ending}")} - set(dataset_json.get("holdout", []))
+    if not cases:
+        raise FileNotFoundError(f"{folder} holds no '*{ending}' to train on. Run nnUNetv2_plan_and_preprocess first.")
+    return sorted(cases)
+
+
+def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tuple[list[str], list[str]]:
+    """(training ids, validation ids) of `fold`, both sorted.
+
+    Fold "all" trains on every case that is not held out and monitors the same. Otherwise the existing `splits_final.json`
+    counts; without one the default 5 folds are written there first.
+    """
+    folder = Path(preprocessed_dataset_folder)
+    if fold == "all":
+        return trainable_cases(folder), trainable_cases(folder)
+    path = folder / SPLITS_FILE
+    if not path.is_file():
+        save_json(default_splits(trainable_cases(folder)), path)
+    splits = load_json(path)
+    if not isinstance(fold, int) or not 0 <= fold < len(splits):
+        raise ValueError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
+    train, val = sorted(splits[fold]["train"]), sorted(splits[fold]["val"])
+    both = sorted(set(train) & set(val))
+    if both:
+        raise ValueError(f"{path}, fold {fold}: cases that both train and validate: {both}. Take each out of one list.")
+    if not train:
+        raise ValueError(f"{path}, fold {fold} has no training cases.")
+    return train, val
