@@ -1,0 +1,103 @@
+"""Run every comparison with upstream nnU-Net, print the table and write results/conformance.json.
+
+    bash experiments/run_conformance.sh            # builds the reference environment first
+    python -m tests.conformance.run --only network loss --reduced
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nnunetv2.utilities.files import atomic_write
+from tests.conformance.bench import REPOSITORY, Bench, Row, reference_python
+
+ROOMS = ["planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands"]
+
+
+def run_check(check, bench: Bench) -> list[Row]:
+    """Rows of one check; an exception becomes a failed row, so that one broken room does not hide the others."""
+    rows = []
+    try:
+        for row in check(bench):
+            rows.append(row)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        text = str(error).strip().splitlines() or [""]
+        rows.append(Row(check.__name__, "error", "", f"{type(error).__name__}: {text[-1][:160]}", "runs", False, where))
+    return rows
+
+
+def checks_of(room: str) -> list:
+    return importlib.import_module(f"tests.conformance.check_{room}").CHECKS
+
+
+def print_table(rooms: dict[str, list[Row]]) -> None:
+    width = min(74, max(len(row.what) for rows in rooms.values() for row in rows))
+    for room, rows in rooms.items():
+        print(f"\n{room}: {sum(r.passed for r in rows)} of {len(rows)} pass")
+        for row in rows:
+            mark = "pass" if row.passed else "FAIL"
+            print(f"  {mark}  {row.what[:width]:{width}}  {row.difference[:60]:>20}  ({row.bound})  {row.note}")
+            if not row.passed:
+                print(f"        ours {row.ours}\n        upstream {row.upstream}")
+
+
+def hardware() -> str:
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+                 platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {platform.platform()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=ROOMS, default=ROOMS, help="rooms to compare; default: all")
+    parser.add_argument("--reduced", action="store_true", help="fewer and smaller cases, about a minute")
+    parser.add_argument("--real-cts", help="folder of real CTs (*_0000.nii.gz); default: $CONFORMANCE_REAL_CTS")
+    parser.add_argument("--out", default=REPOSITORY / "results/conformance.json", type=Path)
+    parser.add_argument("--keep", type=Path, help="work in this folder and keep it; default: a temporary one")
+    args = parser.parse_args()
+    if not reference_python().exists():
+        sys.exit(f"{reference_python()} is missing: run `bash experiments/run_conformance.sh`, or set NNUNET_UPSTREAM_PYTHON")
+    if args.real_cts:
+        os.environ["CONFORMANCE_REAL_CTS"] = args.real_cts
+    folder = args.keep or Path(tempfile.mkdtemp(prefix="conformance_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    bench, start = Bench(folder, args.reduced), time.monotonic()
+    rooms: dict[str, list[Row]] = {}
+    for room in tqdm(args.only, desc="rooms", disable=None):
+        try:
+            checks = checks_of(room)
+        except ImportError as error:
+            rooms[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
+            continue
+        rooms[room] = [row for check in tqdm(checks, desc=room, leave=False, disable=None) for row in run_check(check, bench)]
+    bench.upstream.close()
+    if not args.keep:
+        shutil.rmtree(folder)
+    print_table(rooms)
+    rows = [row for group in rooms.values() for row in group]
+    passed, seconds = sum(r.passed for r in rows), time.monotonic() - start
+    with atomic_write(args.out) as temporary:
+        temporary.write_text(json.dumps({
+            "command": "bash experiments/run_conformance.sh " + " ".join(sys.argv[1:]), "hardware": hardware(),
+            "upstream": "nnunetv2 2.8.1", "reduced": args.reduced, "seconds": round(seconds, 1), "passed": passed,
+            "total": len(rows), "rows": [{"room": room, **row.as_json()} for room, group in rooms.items() for row in group],
+        }, indent=1) + "\n")
+    print(f"\n{passed} of {len(rows)} rows pass, {seconds:.0f} s; {args.out}")
+    return int(passed < len(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
