@@ -1,0 +1,1 @@
+"""From files to masks and classes. `predict_from_raw_data` is the way in."""

@@ -1,0 +1,110 @@
+"""One class decision per case, the same for validation during training, the refit of the head and prediction.
+
+A case that fits goes through the network whole, at its exact size padded only to what the strides divide, because the head
+pools over whole lesions and was calibrated on whole cases. A larger one is seen in windows, and each window counts as much
+as the lesion in it. Probabilities, not logits, are averaged: over mirrored views, over windows, over folds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.sliding_window_prediction import pad_centred, predict_windows, whole_volume_tile, window_slicers
+
+WHOLE_CASE_PATCHES = 3  # a case of up to this many training patches of voxels goes through whole; ResEnc M in fp16: < 6 GiB
+VIEWS_AS_IS: tuple[tuple[int, ...], ...] = ((),)
+
+
+@dataclass
+class ClassEvidence:
+    """Collects what windows say about the class; a `WindowObserver`.
+
+    lesion_channels: channels of the segmentation whose softmax adds up to the lesion; channel 0 is background.
+    """
+
+    lesion_channels: Sequence[int]
+    _values: list[Tensor] = field(default_factory=list)  # (n,) a window
+    _masses: list[tuple[float, float]] = field(default_factory=list)  # lesion, foreground: voxels
+
+    def add(self, seg_logits: Tensor, class_logits: Tensor) -> None:
+        """seg_logits (S, *spatial) of one window and class_logits (V, n) of its V views."""
+        self.add_values(seg_logits, class_logits.float().softmax(1).mean(0))
+
+    def add_values(self, seg_logits: Tensor, values: Tensor) -> None:
+        """Values (n,) to be averaged, weighted by the lesion in seg_logits (S, *spatial)."""
+        mass = seg_logits.float().softmax(0).flatten(1).sum(1).tolist()  # (S,)
+        self._masses.append((sum(mass[channel] for channel in self.lesion_channels), sum(mass[1:])))
+        self._values.append(values.cpu())
+
+    def mean(self) -> Tensor | None:
+        """(n,), weighted by lesion mass; by foreground where there is less than a voxel of lesion; evenly without either.
+
+        None if no window gave anything.
+        """
+        if not self._values:
+            return None
+        lesion, foreground = torch.tensor(self._masses, dtype=torch.float64).T
+        weights = next((w for w in (lesion, foreground) if w.sum() >= 1), torch.ones_like(lesion))
+        return (torch.stack(self._values).double() * weights[:, None]).sum(0) / weights.sum()
+
+
+def fits_whole(shape: Sequence[int], patch_size: Sequence[int], divisor: Sequence[int]) -> bool:
+    """Whether a case of `shape` (D, H, W) may go through a network trained on `patch_size` at once.
+
+    A 2D network sees slices, never a case.
+    """
+    if len(patch_size) < len(shape):
+        return False
+    return prod(whole_volume_tile(shape, divisor)) <= WHOLE_CASE_PATCHES * prod(patch_size)
+
+
+def classify_case(
+    engine: Engine,
+    data: Tensor,
+    patch_size: Sequence[int],
+    divisor: Sequence[int],
+    lesion_channels: Sequence[int],
+    views: Sequence[tuple[int, ...]] = VIEWS_AS_IS,
+    tile_step_size: float = 0.5,
+) -> np.ndarray | None:
+    """Class probabilities (n,) float64 of preprocessed `data` (C, D, H, W); None if the network has no class head."""
+    evidence = ClassEvidence(lesion_channels)
+    whole = fits_whole(data.shape[1:], patch_size, divisor)
+    tile = whole_volume_tile(data.shape, divisor) if whole else tuple(patch_size)
+    predict_windows(engine, data, tile, tile_step_size, views, gaussian=not whole, observer=evidence)
+    mean = evidence.mean()
+    return None if mean is None else mean.numpy()
+
+
+@torch.inference_mode()
+def case_class_features(
+    network: nn.Module,
+    data: Tensor,
+    patch_size: Sequence[int],
+    divisor: Sequence[int],
+    lesion_channels: Sequence[int],
+    device: torch.device,
+    tile_step_size: float = 0.5,
+) -> Tensor:
+    """The head's pooled features (F,) float32 of a whole case, seen as `classify_case` sees it; for the refit of the head.
+
+    `network.class_features(x)` gives them for x (1, C, *spatial); `network` is in eval mode and on `device`. Windows are
+    averaged by lesion mass, which is what pooling over the whole lesion would do for means.
+    """
+    if fits_whole(data.shape[1:], patch_size, divisor):
+        padded, _ = pad_centred(data, whole_volume_tile(data.shape, divisor))
+        return network.class_features(padded[None].to(device))[0].float().cpu()
+    padded, _ = pad_centred(data, patch_size)
+    evidence = ClassEvidence(lesion_channels)
+    for slicer in window_slicers(padded.shape[1:], patch_size, tile_step_size):
+        x = padded[slicer][None].to(device)
+        seg_logits, _ = network(x)
+        if isinstance(seg_logits, (list, tuple)):
+            seg_logits = seg_logits[0]
+        evidence.add_values(seg_logits[0], network.class_features(x)[0].float())
+    return evidence.mean().float()

@@ -1,0 +1,150 @@
+"""One preprocessed case -> logits and class probabilities, by whatever way the mode chooses."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunetv2.inference.case_classification import VIEWS_AS_IS, ClassEvidence, classify_case, fits_whole
+from nnunetv2.inference.coarse_roi import Box, predict_in_roi
+from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
+COARSE_STEP = 1.0  # windows of the coarse pass only have to find, not to delineate
+
+
+@dataclass(frozen=True)
+class NetworkGeometry:
+    """What prediction has to know of the network: sizes in voxels of the plans' spacing, spacing in mm (D, H, W)."""
+
+    patch_size: tuple[int, ...]
+    divisor: tuple[int, ...]  # product of the strides of each axis
+    spacing: tuple[float, ...]
+    mirror_axes: tuple[int, ...] | None  # axes mirrored in training, counted from the first spatial axis
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """logits (S, *box) on the CPU, the box they fill in a volume of `shape`, class probabilities (n,) or None."""
+
+    logits: Tensor
+    box: Box
+    shape: tuple[int, ...]
+    class_probabilities: np.ndarray | None
+
+    def full_logits(self, has_regions: bool) -> Tensor:
+        """(S, *shape): certain background outside the box."""
+        if tuple(self.logits.shape[1:]) == self.shape:
+            return self.logits
+        full = self.logits.new_full((len(self.logits), *self.shape), -OUTSIDE_LOGIT)
+        if not has_regions:
+            full[0] = OUTSIDE_LOGIT
+        full[(slice(None), *self.box)] = self.logits
+        return full
+
+
+class CasePredictor:
+    """Runs the folds' engines over one case after another; results do not depend on the order of cases.
+
+    lesion_channels: channels that decide the class; None without a class head. on_device: accumulate logits on the engines'
+    device; where its memory does not hold them, main memory does.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        geometry: NetworkGeometry,
+        mode: InferenceMode,
+        label_manager: LabelManager,
+        lesion_channels: Sequence[int] | None,
+        device: torch.device = torch.device("cpu"),
+        on_device: bool = True,
+        gaussian: bool = True,
+        progress: bool = False,
+    ) -> None:
+        self.engines, self.geometry, self.mode = engines, geometry, mode
+        self.label_manager, self.lesion_channels = label_manager, lesion_channels
+        self.results_device = device if on_device and device.type == "cuda" else torch.device("cpu")
+        self.gaussian, self.progress = gaussian, progress
+        self.views = mirror_views(geometry.mirror_axes, mode.tta)
+
+    def __call__(self, data: Tensor) -> CasePrediction:
+        """data (C, D, H, W) float32. A case without any foreground in half precision is repeated in fp32, with a warning."""
+        prediction = self._predict(self.engines, data)
+        if any(engine.half for engine in self.engines) and not self._foreground(prediction.logits).any():
+            warnings.warn("Half precision finds no foreground in this case; it is repeated in fp32.", stacklevel=2)
+            prediction = self._predict([engine.in_full_precision() for engine in self.engines], data)
+        return prediction
+
+    def _predict(self, engines: Sequence[Engine], data: Tensor) -> CasePrediction:
+        shape = tuple(data.shape[1:])
+        nothing_to_crop = np.prod(shape) <= np.prod(self.geometry.patch_size)
+        if self.mode.roi == "none" or nothing_to_crop:
+            box = tuple(slice(0, n) for n in shape)
+            logits, class_probabilities = self._predict_volume(engines, data)
+        else:
+            (logits, class_probabilities), box = predict_in_roi(
+                coarse_mask=lambda coarse: self._foreground(self._coarse_logits(engines, coarse)),
+                fine=lambda part: self._predict_volume(engines, part),
+                foreground_of=lambda prediction: self._foreground(prediction[0]),
+                data=data,
+                spacing=self.geometry.spacing,
+            )
+        return CasePrediction(logits, box, shape, class_probabilities)
+
+    def _foreground(self, logits: Tensor) -> np.ndarray:
+        """Boolean (D, H, W). With regions any channel above probability 1/2 is foreground, else any above background."""
+        threshold = 0 if self.label_manager.has_regions else logits[0]
+        foreground = torch.zeros(logits.shape[1:], dtype=torch.bool)
+        for channel in logits if self.label_manager.has_regions else logits[1:]:
+            foreground |= channel > threshold
+        return foreground.numpy()
+
+    def _coarse_logits(self, engines: Sequence[Engine], data: Tensor) -> Tensor:
+        """One unmirrored pass of the first fold."""
+        return self._windows(engines[0], data, VIEWS_AS_IS, COARSE_STEP, whole=self._fits(data))
+
+    def _fits(self, data: Tensor) -> bool:
+        return fits_whole(data.shape[1:], self.geometry.patch_size, self.geometry.divisor)
+
+    def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], step: float, whole: bool,
+                 observer: ClassEvidence | None = None) -> Tensor:
+        tile = whole_volume_tile(data.shape, self.geometry.divisor) if whole else self.geometry.patch_size
+        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=self.gaussian and not whole,
+                         observer=observer, progress=self.progress)
+        try:
+            return predict_windows(engine, data, results_device=self.results_device, **arguments).cpu()
+        except torch.OutOfMemoryError:
+            if self.results_device.type == "cpu":
+                raise
+        warnings.warn("The device's memory does not hold this case's logits; they are accumulated in main memory.", stacklevel=2)
+        torch.cuda.empty_cache()
+        return predict_windows(engine, data, **arguments)
+
+    def _predict_volume(self, engines: Sequence[Engine], data: Tensor) -> tuple[Tensor, np.ndarray | None]:
+        """Mean over folds: logits (S, D, H, W) and class probabilities.
+
+        The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
+        otherwise from one more pass over the whole case.
+        """
+        fits = self._fits(data)
+        whole = fits and self.mode.tiling == "whole"
+        logits: Tensor | None = None
+        probabilities = []
+        for engine in engines:
+            evidence = None if self.lesion_channels is None or whole != fits else ClassEvidence(self.lesion_channels)
+            fold_logits = self._windows(engine, data, self.views, self.mode.tile_step_size, whole, evidence)
+            logits = fold_logits if logits is None else logits.add_(fold_logits)
+            if evidence is not None:
+                probabilities.append(evidence.mean().numpy())
+            elif self.lesion_channels is not None:
+                probabilities.append(classify_case(engine, data, self.geometry.patch_size, self.geometry.divisor, self.lesion_channels))
+        if len(engines) > 1:
+            logits /= len(engines)
+        return logits, np.mean(probabilities, axis=0) if probabilities else None

@@ -1,0 +1,107 @@
+"""What runs the network: torch on any device, OpenVINO on CPUs.
+
+An engine maps a batch (B, C, D, H, W) float32 to `(seg_logits (B, S, D, H, W), class_logits (B, n) or None)`, both float32.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+CHOICES = ("auto", "torch", "openvino")
+
+
+class Engine(Protocol):
+    """`half`: it computes in half precision. `batch_size`: how many windows it wants at once."""
+
+    name: str
+    half: bool
+    batch_size: int
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+    def in_full_precision(self) -> "Engine": ...
+
+
+def _is_alive(seg_logits: Tensor, class_logits: Tensor | None) -> bool:
+    """False for NaN, infinity or logits that are the same everywhere (all zero is what a broken kernel returns)."""
+    low, high = seg_logits.aminmax()  # NaN propagates
+    finite = bool(low.isfinite() & high.isfinite()) and (class_logits is None or bool(class_logits.isfinite().all()))
+    return finite and bool(low < high)
+
+
+class HalfPrecisionGuard:
+    """Runs `half` and repeats in full precision, with a warning, each item of a batch that came out dead."""
+
+    half = True
+
+    def __init__(self, half: Engine) -> None:
+        self.fast = half
+        self.name = half.name
+        self._full: Engine | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.fast.batch_size
+
+    def in_full_precision(self) -> Engine:
+        if self._full is None:
+            self._full = self.fast.in_full_precision()
+        return self._full
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        seg_logits, class_logits = self.fast(x)
+        dead = [i for i in range(len(x)) if not _is_alive(seg_logits[i], None if class_logits is None else class_logits[i])]
+        if dead:
+            warnings.warn(f"{len(dead)} of {len(x)} half-precision outputs are NaN, infinite or constant; repeated in fp32.",
+                          stacklevel=2)
+        for i in dead:
+            full_seg, full_class = self.in_full_precision()(x[i : i + 1])
+            if not full_seg.isfinite().all():
+                raise FloatingPointError("The network gives NaN or infinity in fp32 too: its weights or the image hold such values.")
+            seg_logits[i] = full_seg[0]
+            if class_logits is not None:
+                class_logits[i] = full_class[0]
+        return seg_logits, class_logits
+
+
+def make_engine(
+    build_network: Callable[[], nn.Module],
+    device: torch.device,
+    half: bool,
+    wish: str = "auto",
+    input_channels: int = 1,
+    divisor: tuple[int, ...] = (1, 1, 1),
+    cached_model: Path | None = None,
+) -> Engine:
+    """The engine `wish` ("auto": OpenVINO on the CPU where it is installed, else torch), guarded if in half precision.
+
+    `build_network` is called only when the weights are needed: not when `cached_model`, the OpenVINO model's .xml beside the
+    checkpoint, is there. Where OpenVINO cannot serve, torch does, and a warning says why.
+    """
+    if wish not in CHOICES:
+        raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
+    engine: Engine | None = None
+    if wish != "torch":
+        if device.type != "cpu":
+            reason = None if wish == "auto" else f"it runs on the CPU and the device is {device.type}"
+        else:
+            try:
+                from nnunetv2.inference.engines.openvino_engine import OpenVINOEngine, load_or_convert
+
+                engine = OpenVINOEngine(load_or_convert(build_network, input_channels, divisor, cached_model), half)
+                reason = None
+            except ImportError as error:
+                reason = f"it is not installed ({error}); pip install openvino"
+            except RuntimeError as error:  # OpenVINO's conversion, compilation and our check all raise this
+                reason = f"the network cannot be converted: {error}"
+        if reason:
+            warnings.warn(f"OpenVINO is not used, torch is: {reason}.", stacklevel=2)
+    if engine is None:
+        from nnunetv2.inference.engines.torch_engine import TorchEngine
+
+        engine = TorchEngine(build_network(), device, half)
+    return HalfPrecisionGuard(engine) if engine.half else engine

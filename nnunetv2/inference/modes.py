@@ -1,0 +1,61 @@
+"""The table of inference modes: how much work a prediction is allowed to save, and on what."""
+
+from dataclasses import dataclass, fields, replace
+
+CHOICES = {
+    "precision": ("upstream", "fp32", "half"),
+    "tta": (1, 2, 4, 8),
+    "tiling": ("windows", "whole"),
+    "roi": ("none", "coarse"),
+}
+
+
+@dataclass(frozen=True)
+class InferenceMode:
+    """Levers of one prediction; the defaults give upstream's result.
+
+    precision: "upstream" is what nnU-Net does on that device (fp32 on CPU and MPS, fp16 autocast on CUDA); "fp32"; "half" is
+        fp16 on CUDA and MPS, bf16 on CPU.
+    tta: mirrored passes that are averaged; 8, 4, 2 mirror over the last 3, 2, 1 of the axes that training mirrored.
+    tiling: "windows" of the training patch, or "whole": a volume that fits goes through once at its exact size.
+    roi: "coarse" looks for the foreground on a coarse grid first and then segments only the box around it.
+    tile_step_size: distance of windows as a fraction of the patch, in (0, 1].
+    """
+
+    precision: str = "upstream"
+    tta: int = 8
+    tiling: str = "windows"
+    roi: str = "none"
+    tile_step_size: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(str, allowed))}.")
+        if not 0 < self.tile_step_size <= 1:
+            raise ValueError(f"tile_step_size is {self.tile_step_size}; it must lie in (0, 1].")
+
+    def half_on(self, device_type: str) -> bool:
+        """Whether the network runs in half precision on "cuda", "mps" or "cpu"."""
+        return self.precision == "half" or (self.precision == "upstream" and device_type == "cuda")
+
+
+MODES = {
+    "exact": InferenceMode(),
+    "half": InferenceMode(precision="half"),
+    "fast": InferenceMode(precision="half", tta=1, tiling="whole", roi="coarse"),
+}
+
+
+def inference_mode(name: str, **overrides: str | int | float | None) -> InferenceMode:
+    """Mode `name` with single levers replaced; an override of None leaves the mode's own value.
+
+    >>> inference_mode("fast", tta=2, roi=None).tta
+    2
+    """
+    if name not in MODES:
+        raise ValueError(f"mode is {name!r}; choose one of {', '.join(MODES)}.")
+    unknown = set(overrides) - {field.name for field in fields(InferenceMode)}
+    if unknown:
+        raise TypeError(f"An inference mode has no {', '.join(sorted(unknown))}.")
+    return replace(MODES[name], **{key: value for key, value in overrides.items() if value is not None})

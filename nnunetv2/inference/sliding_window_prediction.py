@@ -1,0 +1,179 @@
+"""A volume through the network in overlapping, Gaussian-weighted, mirrored windows.
+
+Positions, weights, the order of sums and the fp16 accumulators are nnU-Net's (Isensee et al., Nature Methods 2021), because
+the label map of a voxel between two classes depends on each of them. A volume that goes through whole is one window of its
+own size (`whole_volume_tile`), so there is a single loop for both.
+
+Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a 2D network that sees one slice at a time.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, combinations, islice, product
+from math import ceil, prod
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+from torch.nn.functional import pad
+from tqdm import tqdm
+
+from nnunetv2.inference.engines import Engine
+
+Slicer = tuple[slice | int, ...]  # (channels, D, H, W); D is an int for a 2D network
+GAUSSIAN_PEAK = 10  # as upstream: keeps fp16 products of small weights and logits above the smallest fp16 number
+
+
+class WindowObserver(Protocol):
+    """Told of every window: mean logits (S, d, h, w) and the class logits of its mirrored passes (V, n)."""
+
+    def add(self, seg_logits: Tensor, class_logits: Tensor) -> None: ...
+
+
+def compute_steps_for_sliding_window(
+    image_size: Sequence[int], tile_size: Sequence[int], tile_step_size: float
+) -> list[list[int]]:
+    """Start positions of the windows along each axis: at most tile * step apart, evenly spread from edge to edge."""
+    if any(size < tile for size, tile in zip(image_size, tile_size)):
+        raise ValueError(f"The image {tuple(image_size)} is smaller than the tile {tuple(tile_size)}; pad it first.")
+    if not 0 < tile_step_size <= 1:
+        raise ValueError(f"tile_step_size is {tile_step_size}; it must lie in (0, 1].")
+    starts = []
+    for size, tile in zip(image_size, tile_size):
+        count = ceil((size - tile) / (tile * tile_step_size)) + 1
+        starts.append(np.round(np.linspace(0, size - tile, count)).astype(int).tolist())
+    return starts
+
+
+@lru_cache(maxsize=2)
+def compute_gaussian(
+    tile_size: tuple[int, ...],
+    sigma_scale: float = 1 / 8,
+    value_scaling_factor: float = 1,
+    dtype: torch.dtype = torch.float16,
+    device: torch.device = torch.device("cpu"),
+) -> Tensor:
+    """Weight of each voxel of a tile, shape `tile_size`: Gaussian of sigma tile * `sigma_scale` around voxel tile // 2.
+
+    The peak is `value_scaling_factor`; what `dtype` rounds to 0 becomes its smallest positive weight, so that no voxel of
+    the volume is left without one. Built as an outer product, which is what a separable filter of a unit impulse gives.
+    """
+    weights = np.ones(())
+    for size in tile_size:
+        impulse = np.zeros(size)
+        impulse[size // 2] = 1
+        weights = np.multiply.outer(weights, gaussian_filter1d(impulse, size * sigma_scale, mode="constant"))
+    weights /= weights.max() / value_scaling_factor
+    gaussian = torch.from_numpy(weights).to(device=device, dtype=dtype)
+    gaussian[gaussian == 0] = gaussian[gaussian > 0].min()
+    return gaussian
+
+
+def mirror_views(allowed_axes: Sequence[int] | None, tta: int) -> list[tuple[int, ...]]:
+    """Axes flipped in each test-time view, identity first, then in upstream's order.
+
+    `allowed_axes` count the network's spatial axes from 0. `tta` views need log2(tta) axes; the last ones are taken (in a
+    transposed CT the in-plane axes), and no more views are made than the allowed axes give.
+    """
+    axes = sorted(allowed_axes or ())
+    axes = axes[max(0, len(axes) - int(np.log2(tta))):]
+    return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+
+
+def pad_centred(data: Tensor, size: Sequence[int]) -> tuple[Tensor, Slicer]:
+    """Zero-pad (C, *spatial) so that its last axes reach `size`; the odd voxel goes behind.
+
+    Returns the padded tensor and the slicer that reverts it. Axes already as large stay; without need no copy is made.
+    """
+    missing = [max(0, target - have) for target, have in zip(size, data.shape[-len(size):])]
+    before = [m // 2 for m in missing]
+    inner = tuple(slice(b, b + n) for b, n in zip(before, data.shape[-len(size):]))
+    slicer = (slice(None),) * (data.ndim - len(size)) + inner
+    if not any(missing):
+        return data, slicer
+    return pad(data, [n for b, m in reversed(list(zip(before, missing))) for n in (b, m - b)]), slicer
+
+
+def whole_volume_tile(shape: Sequence[int], divisor: Sequence[int]) -> tuple[int, ...]:
+    """The smallest tile that holds a volume of `shape` and that the network's strides (`divisor`) divide.
+
+    Where that would leave one voxel at the bottleneck, which instance normalisation cannot normalise, the last axis gets two.
+    """
+    steps = [max(1, ceil(size / d)) for size, d in zip(shape[-len(divisor):], divisor)]
+    if prod(steps) == 1:
+        steps[-1] = 2
+    return tuple(n * d for n, d in zip(steps, divisor))
+
+
+def window_slicers(image_size: Sequence[int], tile_size: Sequence[int], tile_step_size: float) -> list[Slicer]:
+    """Where each window lies in a (C, D, H, W) volume; with a 2D tile every slice is tiled by itself."""
+    flat = len(image_size) - len(tile_size)
+    slices: list[Sequence[int | slice]] = [range(size) for size in image_size[:flat]]
+    for starts, tile in zip(compute_steps_for_sliding_window(image_size[flat:], tile_size, tile_step_size), tile_size):
+        slices.append([slice(start, start + tile) for start in starts])
+    return [(slice(None), *window) for window in product(*slices)]
+
+
+def _batches(items: Iterator, size: int) -> Iterator[list]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+@torch.inference_mode()
+def predict_windows(
+    engine: Engine,
+    data: Tensor,
+    tile_size: Sequence[int],
+    tile_step_size: float = 0.5,
+    views: Sequence[tuple[int, ...]] = ((),),
+    gaussian: bool = True,
+    accumulate: torch.dtype = torch.float16,
+    results_device: torch.device = torch.device("cpu"),
+    observer: WindowObserver | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, on `results_device`.
+
+    A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
+    `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
+    is done again with fp32 accumulators. Windows and views share batches of `engine.batch_size`.
+    """
+    padded, inner = pad_centred(data.to(results_device), tile_size)
+    slicers = window_slicers(padded.shape[1:], tile_size, tile_step_size)
+    weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=results_device) if gaussian else 1
+    weight_sum = torch.zeros(padded.shape[1:], dtype=accumulate, device=results_device)
+    logits = window_sum = None
+    window_classes: list[Tensor] = []
+
+    bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
+    for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
+        x = torch.stack([padded[slicer].flip([a + 1 for a in axes]) for slicer, (_, axes) in batch])  # (B, C, d, h, w)
+        seg_logits, class_logits = engine(x)  # (B, S, d, h, w), (B, n) or None
+        for i, (slicer, (view, axes)) in enumerate(batch):
+            flipped_back = seg_logits[i].flip([a + 1 for a in axes]).to(results_device)
+            window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
+            if class_logits is not None:
+                window_classes.append(class_logits[i])
+            if view < len(views) - 1:
+                continue
+            window_sum /= len(views)
+            if observer is not None and window_classes:
+                observer.add(window_sum, torch.stack(window_classes))
+            if logits is None:
+                logits = torch.zeros((len(window_sum), *padded.shape[1:]), dtype=accumulate, device=results_device)
+            logits[slicer] += window_sum.mul_(weight)
+            weight_sum[slicer[1:]] += weight
+            window_classes = []
+            bar.update()
+    bar.close()
+    for channel in logits:  # by channel: no second volume of all channels
+        channel /= weight_sum
+    if accumulate == torch.float16 and not all(bool(channel.isfinite().all()) for channel in logits):
+        warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
+        del logits, weight_sum
+        return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, results_device,
+                               None, progress)
+    return logits[inner]
