@@ -1,0 +1,213 @@
+"""Class head: statistics of encoder features inside regions of the segmentation -> one class per volume.
+
+Shallow encoder stages keep the texture that tells lesion types apart, and a lesion fills a small part of the volume;
+global average pooling of the bottleneck loses both. So the features of several stages are pooled (weighted mean and
+standard deviation) over regions, each a soft mask from the segmentation's own probabilities, and described further by the
+size and shape of these masks. Regions are unions of labels, read as channels of the segmentation's softmax.
+
+Everything here runs in float32 without autocast: sums over a million voxels overflow float16.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STATISTICS = ("mean", "std")
+
+
+class RunningStandardiser(nn.Module):
+    """(x - mean) / std with running statistics, also in training: batch statistics are useless at batch size 2.
+
+    The statistics are the plain average of all rows so far, and an exponential one with horizon `horizon` rows after
+    that. They start as one pseudo-row of mean 0 and variance 1, so the first batches cannot blow up. Frozen in eval mode.
+    """
+
+    def __init__(self, n_features: int, horizon: float = 500.0, eps: float = 1e-6):
+        super().__init__()
+        self.horizon, self.eps = horizon, eps
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("variance", torch.ones(n_features))
+        self.register_buffer("count", torch.ones(()))
+
+    def forward(self, x: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """(B, F), weights (B,) in 0..1 of the rows in the statistics -> (B, F)."""
+        if self.training:
+            self._update(x.detach(), torch.ones_like(x[:, 0]) if row_weights is None else row_weights)
+        return (x - self.mean) * torch.rsqrt(self.variance + self.eps)
+
+    @torch.no_grad()
+    def _update(self, x: Tensor, row_weights: Tensor) -> None:
+        n = row_weights.sum()
+        shares = (row_weights / n.clamp_min(1e-6))[:, None]
+        batch_mean = (shares * x).sum(0)
+        batch_variance = (shares * (x - batch_mean).square()).sum(0)
+        rate = n / (self.count + n)
+        # variance of the mixture of two distributions with weights (1 - rate, rate)
+        self.variance.copy_((1 - rate) * self.variance + rate * batch_variance
+                            + rate * (1 - rate) * (batch_mean - self.mean).square())
+        self.mean.lerp_(batch_mean, rate)
+        self.count.copy_((self.count + n).clamp_max(self.horizon))
+
+
+class ClassHead(nn.Module):
+    """Pool -> standardise -> (hidden layer) -> dropout -> linear layer -> divide by the temperature (eval mode only).
+
+    The temperature is 1 until calibration sets it; training never sees it.
+
+    stage_channels, stage_strides: of every encoder stage, finest first; strides per axis, relative to the stage before.
+    n_labels: channels of the segmentation.
+    n_classes, lesion_labels: of the task; the head only carries `lesion_labels` for its users.
+    regions: name -> labels whose probabilities add up to the region's mask; None = the whole patch (no descriptors).
+    stages: encoder stages to pool, 0 = full resolution, -1 = bottleneck.
+    statistics: of "mean", "std", over the region, of every channel.
+    descriptors: add size and shape of every region mask, see `describe_masks`.
+    hidden: width of a hidden layer, 0 for none. dropout: probability, before the linear layer.
+    """
+
+    def __init__(self, stage_channels: Sequence[int], stage_strides: Sequence[Sequence[int]], n_labels: int, *,
+                 n_classes: int, lesion_labels: Sequence[int], regions: Mapping[str, Sequence[int] | None],
+                 stages: Sequence[int] = (0, 1, 2), statistics: Sequence[str] = STATISTICS, descriptors: bool = True,
+                 hidden: int = 0, dropout: float = 0.1):
+        super().__init__()
+        _check_configuration(regions, stages, statistics, len(stage_channels), n_labels)
+        self.lesion_labels = tuple(lesion_labels)
+        self.encoder_gradient = 1.0  # share of the class loss's gradient that reaches the encoder, 0..1
+        self.stages = [s % len(stage_channels) for s in stages]
+        # of every stage, relative to the input
+        self.stage_strides = [tuple(prod(axis) for axis in zip(*stage_strides[:s + 1])) for s in self.stages]
+        self.statistics = tuple(statistics)
+        self.region_labels = [list(range(n_labels)) if labels is None else list(labels) for labels in regions.values()]
+        self.described = [i for i, labels in enumerate(regions.values()) if descriptors and labels is not None]
+
+        n_axes = len(stage_strides[0])
+        per_region = len(statistics) * sum(stage_channels[s] for s in self.stages)
+        self.n_features = len(regions) * per_region + len(self.described) * (2 + n_axes)
+        self.standardiser = RunningStandardiser(self.n_features)
+        self.hidden = nn.Sequential(nn.Linear(self.n_features, hidden), nn.LeakyReLU(1e-2)) if hidden else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden or self.n_features, n_classes)
+        # all classes alike at the start, and no gradient into an encoder that has not learnt anything yet
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, skips: Sequence[Tensor], seg_logits: Tensor, teacher: Tensor | None = None,
+                teacher_weight: float = 0.0) -> Tensor:
+        """-> class logits (B, n_classes) float32; arguments as for `features`.
+
+        Rows in which a region is missing (a patch without lesion) do not count in the running statistics.
+        """
+        with torch.autocast(seg_logits.device.type, enabled=False):
+            masks = self._region_masks(seg_logits, teacher, teacher_weight)
+            complete = region_presence(masks).amin(1)  # (B,)
+            return self.classify(self._pool(skips, masks), complete)
+
+    def features(self, skips: Sequence[Tensor], seg_logits: Tensor, teacher: Tensor | None = None,
+                 teacher_weight: float = 0.0) -> Tensor:
+        """Pooled features (B, n_features) float32, not standardised.
+
+        skips: encoder features of every stage, finest first; seg_logits (B, n_labels, D, H, W), used without gradient;
+        teacher (B, 1, D, H, W): labels whose one-hot masks are mixed in with weight `teacher_weight`. Where it holds no
+        label of the segmentation (ignore label, -1) the network's own probabilities stand alone.
+
+        Order: by stage, statistic, region, channel; then the descriptors of each region.
+        A region of no mass gives zeros, one of less than a voxel fades towards them.
+        """
+        with torch.autocast(seg_logits.device.type, enabled=False):
+            return self._pool(skips, self._region_masks(seg_logits, teacher, teacher_weight))
+
+    def represent(self, features: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """What the linear layer sees, without dropout: standardised features, through the hidden layer if there is one."""
+        return self.hidden(self.standardiser(features, row_weights))
+
+    def classify(self, features: Tensor, row_weights: Tensor | None = None) -> Tensor:
+        """Pooled features (B, n_features) -> class logits (B, n_classes)."""
+        logits = self.classifier(self.dropout(self.represent(features, row_weights)))
+        return logits if self.training else logits / self.temperature
+
+    @torch.no_grad()
+    def _region_masks(self, seg_logits: Tensor, teacher: Tensor | None, teacher_weight: float) -> Tensor:
+        """Soft masks (B, R, D, H, W) in 0..1."""
+        probabilities = seg_logits.float().softmax(1)  # (B, L, D, H, W)
+        if teacher is not None and teacher_weight > 0:
+            labels = torch.arange(seg_logits.shape[1], device=teacher.device).view(1, -1, *[1] * (teacher.ndim - 2))
+            one_hot = (teacher == labels).float()
+            known = one_hot.sum(1, keepdim=True)
+            probabilities = torch.lerp(probabilities, one_hot, teacher_weight * known)
+        return torch.stack([probabilities[:, labels].sum(1) for labels in self.region_labels], dim=1)
+
+    def _pool(self, skips: Sequence[Tensor], masks: Tensor) -> Tensor:
+        presence = region_presence(masks)[:, :, None]  # (B, R, 1)
+        pooled = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_gradient > 0):
+            for stage, stride in zip(self.stages, self.stage_strides):
+                statistics = masked_statistics(skips[stage].float(), average_pool(masks, stride), self.statistics)
+                pooled += [(statistic * presence).flatten(1) for statistic in statistics]
+        features = torch.cat(pooled, dim=1)
+        if 0 < self.encoder_gradient < 1:  # same value, scaled gradient
+            features = features.detach() * (1 - self.encoder_gradient) + features * self.encoder_gradient
+        if self.described:
+            descriptors = (describe_masks(masks) * presence)[:, self.described]
+            features = torch.cat([features, descriptors.flatten(1)], dim=1)
+        return features
+
+
+def region_presence(masks: Tensor) -> Tensor:
+    """(B, R, D, H, W) -> (B, R): 1 from a mask mass of one voxel on, below that the mass itself."""
+    return masks.flatten(2).sum(2).clamp_max(1.0)
+
+
+def average_pool(masks: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Masks on the grid of an encoder stage: means over boxes of `stride`, which divides the grid."""
+    if prod(stride) == 1:
+        return masks
+    return (F.avg_pool3d if len(stride) == 3 else F.avg_pool2d)(masks, stride, stride)
+
+
+def masked_statistics(features: Tensor, masks: Tensor, statistics: Sequence[str] = STATISTICS) -> list[Tensor]:
+    """Weighted mean and standard deviation of every channel under every mask.
+
+    features (B, C, D, H, W), masks (B, R, D, H, W) >= 0 -> for each of `statistics` (B, R, C). Finite for empty masks.
+    """
+    weights = masks.flatten(2)  # (B, R, N)
+    weights = weights / weights.sum(2, keepdim=True).clamp_min(1e-6)
+    values = features.flatten(2).transpose(1, 2)  # (B, N, C)
+    mean = weights @ values
+    found = {"mean": mean}
+    if "std" in statistics:
+        variance = weights @ values.square() - mean.square()
+        found["std"] = variance.clamp_min(1e-6).sqrt()  # the floor keeps the root's gradient finite
+    return [found[name] for name in statistics]
+
+
+def describe_masks(masks: Tensor) -> Tensor:
+    """Size and shape of soft masks, (B, R, D, H, W) -> (B, R, 2 + axes), each as log(1 + x), so that ratios are linear.
+
+    Volume (voxels); surface (total variation: for a sharp mask the number of voxel faces on its border inside the
+    volume); extent along each axis (standard deviation of the mass in voxels). Voxels are alike in all cases, because
+    preprocessing resamples to one spacing. An empty mask gives zeros.
+    """
+    volume = masks.flatten(2).sum(2)  # (B, R)
+    surface = torch.zeros_like(volume)
+    extents = []
+    for axis in range(2, masks.ndim):
+        slices = masks.transpose(2, axis)
+        surface = surface + (slices[:, :, 1:] - slices[:, :, :-1]).abs().flatten(2).sum(2)
+        mass = slices.flatten(3).sum(3) / volume.clamp_min(1e-6)[:, :, None]  # (B, R, n), adds up to 1
+        position = torch.ones_like(mass).cumsum(2)
+        centre = (mass * position).sum(2, keepdim=True)
+        extents.append((mass * (position - centre).square()).sum(2).sqrt())
+    return torch.stack([volume, surface, *extents], dim=2).log1p()
+
+
+def _check_configuration(regions: Mapping, stages: Sequence[int], statistics: Sequence[str], n_stages: int, n_labels: int) -> None:
+    problems = [f"region {name!r} has labels {list(labels)}, the segmentation has 0..{n_labels - 1}"
+                for name, labels in regions.items() if labels is not None and not set(labels) <= set(range(n_labels))]
+    problems += [f"stage {s}, the encoder has {n_stages}" for s in stages if not -n_stages <= s < n_stages]
+    problems += [f"statistic {name!r}, known are {STATISTICS}" for name in statistics if name not in STATISTICS]
+    problems += [f"{name} is empty" for name, value in (("regions", regions), ("stages", stages), ("statistics", statistics)) if not value]
+    if problems:
+        raise ValueError("class_head in the plans does not fit the network: " + "; ".join(problems))
