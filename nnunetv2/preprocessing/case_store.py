@@ -1,0 +1,94 @@
+"""Preprocessed cases on disk, three files each: CASE.b2nd, CASE_seg.b2nd (blosc2 arrays) and CASE.pkl (properties)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+
+from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.utilities.files import atomic_write
+
+CHUNK_BYTES = 4 * 2**20  # unit of reading; a few chunks make a patch
+BLOCK_BYTES = 128 * 2**10  # unit of decompression; fits the L2 cache of a core
+
+# Compressed once and read many thousand times: LZ4HC packs slowly and unpacks at memory speed.
+_COMPRESSION = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+
+
+def _split(shape: Sequence[int], limit_bytes: int, itemsize: int) -> tuple[int, ...]:
+    """Halve the longest spatial axis of `shape` (C, Z, Y, X) until a single channel of it fits `limit_bytes`."""
+    part = [1, *shape[1:]]
+    while np.prod(part) * itemsize > limit_bytes and max(part) > 1:
+        longest = int(np.argmax(part))
+        part[longest] = (part[longest] + 1) // 2
+    return tuple(int(n) for n in part)
+
+
+def _write_array(array: np.ndarray, path: Path, patch_size: Sequence[int] | None) -> None:
+    if patch_size is None:
+        patch_size = array.shape[1:]
+    patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)  # 2D patches are read slice by slice
+    chunk = _split((1, *np.minimum(patch, array.shape[1:])), CHUNK_BYTES, array.itemsize)
+    block = _split(chunk, BLOCK_BYTES, array.itemsize)
+    with atomic_write(path) as temporary:
+        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunk, blocks=block,
+                       cparams=_COMPRESSION | {"filters": [blosc2.Filter.SHUFFLE]})
+
+
+def _paths(folder: str | os.PathLike, case: str) -> tuple[Path, Path, Path]:
+    folder = Path(folder)
+    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
+
+
+def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, folder: str | os.PathLike, case: str,
+              patch_size: Sequence[int] | None = None) -> None:
+    """Store a case so that `is_complete` holds only when all three files are whole.
+
+    Args:
+        data: (C, Z, Y, X), stored as float32.
+        seg: (1, Z, Y, X), stored as int16.
+        properties: plain containers, numbers and numpy arrays.
+        patch_size: of training, (Z, Y, X) or (Y, X); files are cut so that reading such a patch touches little else.
+    """
+    data_path, seg_path, properties_path = _paths(folder, case)
+    properties_path.unlink(missing_ok=True)  # it is written last: an interrupted rewrite must not look complete
+    _write_array(data.astype(np.float32, copy=False), data_path, patch_size)
+    _write_array(seg.astype(np.int16, copy=False), seg_path, patch_size)
+    save_pickle(properties, properties_path)
+
+
+def _open(path: Path) -> blosc2.NDArray:
+    mapping = {} if os.name == "nt" else {"mmap_mode": "r"}  # blosc2's memory maps fail on Windows
+    return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+
+
+def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blosc2.NDArray, dict]:
+    """(data, seg, properties) of a case; the arrays are opened, not read: slicing one reads the chunks it needs.
+
+    Raises:
+        FileNotFoundError: the case is not in `folder`, or not with all its files.
+    """
+    data_path, seg_path, properties_path = _paths(folder, case)
+    missing = [path.name for path in (data_path, seg_path, properties_path) if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)} of case {case}. Run nnUNetv2_preprocess again; it completes the folder.")
+    return _open(data_path), _open(seg_path), load_pickle(properties_path)
+
+
+def list_cases(folder: str | os.PathLike) -> list[str]:
+    """Names of the cases in `folder`, sorted. Half-written files (hidden) are no cases."""
+    return sorted(path.stem for path in Path(folder).glob("*.b2nd") if not path.name.startswith(".") and not path.stem.endswith("_seg"))
+
+
+def is_complete(folder: str | os.PathLike, case: str, newer_than: float = 0.0) -> bool:
+    """Whether all files of a case are there, whole, consistent, and not older than `newer_than` (seconds since the epoch)."""
+    data_path, seg_path, properties_path = _paths(folder, case)
+    try:
+        if properties_path.stat().st_mtime < newer_than:
+            return False
+        data, seg, properties = load_case(folder, case)
+    except (OSError, RuntimeError, ValueError):  # absent, or cut short (by a full disk or a copy that broke off)
+        return False
+    return data.shape[1:] == seg.shape[1:] and "spacing" in properties

@@ -1,0 +1,86 @@
+"""Intensity normalisation. The names in SCHEMES are the ones that plans files hold.
+
+Each function changes a float32 image (Z, Y, X) in place. `inside` is the mask (Z, Y, X) of the voxels that count, or None
+for all; `intensities` are the fingerprint's statistics of the channel over the foreground of the training cases.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+SMALLEST_SD = 1e-8  # a constant image is only centred
+
+
+def _ct(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+    """Clip to the 0.5 and 99.5 percentiles of the foreground of all training cases, then standardise with its mean and SD."""
+    np.clip(image, intensities["percentile_00_5"], intensities["percentile_99_5"], out=image)
+    image -= intensities["mean"]
+    image /= max(intensities["std"], SMALLEST_SD)
+
+
+def _z_score(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+    """Standardise with the image's own mean and SD. With a mask: over its voxels, and the others keep their zero."""
+    voxels = image if inside is None else image[inside]
+    if voxels.size == 0:
+        return
+    mean, sd = voxels.mean(), voxels.std()
+    if inside is None:
+        image -= mean
+        image /= max(sd, SMALLEST_SD)
+    else:
+        image[inside] = (voxels - mean) / max(sd, SMALLEST_SD)
+
+
+def _unchanged(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+    pass
+
+
+def _rescale_to_01(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+    """Minimum to 0, maximum to 1. A constant image becomes 0."""
+    image -= image.min()
+    image /= max(image.max(), SMALLEST_SD)
+
+
+def _rgb_to_01(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+    """0..255 to 0..1."""
+    low, high = image.min(), image.max()
+    if low < 0 or high > 255:
+        raise ValueError(f"RGBTo01Normalization expects values in 0..255, found {low:g}..{high:g}. Choose another channel name "
+                         "in dataset.json (for example 'zscore') and plan again.")
+    image /= 255.0
+
+
+SCHEMES: dict[str, Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]] = {
+    "CTNormalization": _ct,
+    "ZScoreNormalization": _z_score,
+    "NoNormalization": _unchanged,
+    "RescaleTo01Normalization": _rescale_to_01,
+    "RGBTo01Normalization": _rgb_to_01,
+}
+# Only these may be restricted to the non-zero mask (`use_mask_for_norm`): they leave the voxels outside of it at zero.
+MASKABLE_SCHEMES = frozenset({"ZScoreNormalization"})
+
+_SCHEME_OF_CHANNEL = {
+    "ct": "CTNormalization",
+    "nonorm": "NoNormalization",
+    "zscore": "ZScoreNormalization",
+    "rescale_to_0_1": "RescaleTo01Normalization",
+    "rgb_to_0_1": "RGBTo01Normalization",
+}
+
+
+def scheme_of_channel(channel_name: str) -> str:
+    """Name of the scheme for a channel of dataset.json's `channel_names`, upper or lower case; z-score for unknown names."""
+    return _SCHEME_OF_CHANNEL.get(channel_name.casefold(), "ZScoreNormalization")
+
+
+def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.ndarray, intensities: Mapping[str, float]) -> None:
+    """Normalise `image` (Z, Y, X) float32 in place. With `use_mask`, the voxels with seg >= 0 are the ones that count.
+
+    Raises:
+        ValueError: `scheme` is unknown.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"Unknown normalization scheme {scheme!r} in the plans. Known: {', '.join(SCHEMES)}.")
+    inside = seg >= 0 if use_mask and scheme in MASKABLE_SCHEMES else None
+    SCHEMES[scheme](image, inside, intensities)

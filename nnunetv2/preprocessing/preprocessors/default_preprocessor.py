@@ -1,0 +1,193 @@
+"""From raw cases to what the network sees: transpose, crop, normalise, resample. Arrays (C, Z, Y, X), spacings z, y, x in mm."""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2 import paths
+from nnunetv2.preprocessing.case_store import is_complete, save_case
+from nnunetv2.preprocessing.class_locations import sample_class_locations
+from nnunetv2.preprocessing.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.normalization import normalize
+from nnunetv2.preprocessing.parallel import in_processes
+from nnunetv2.preprocessing.resampling import compute_new_shape
+from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+
+class DefaultPreprocessor:
+    def __init__(self, verbose: bool = False):
+        self.verbose = verbose
+
+    def run_case(self, image_files: list[str], seg_file: str | None, plans_manager: PlansManager,
+                 configuration_manager: ConfigurationManager, dataset_json: dict | str) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Read and preprocess one case; see `run_case_npy`. `seg_file` is None for cases without a reference."""
+        reader = plans_manager.image_reader_writer_class()
+        data, properties = reader.read_images(image_files)
+        seg = None if seg_file is None else reader.read_seg(seg_file)[0]
+        return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
+
+    def run_case_npy(self, data: np.ndarray, seg: np.ndarray | None, properties: dict, plans_manager: PlansManager,
+                     configuration_manager: ConfigurationManager, dataset_json: dict | str) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Preprocess arrays as the reader gives them. The arguments stay as they are.
+
+        Args:
+            data: (C, Z, Y, X); seg: (1, Z, Y, X) or None; properties: at least "spacing".
+        Returns:
+            Data (C, z, y, x) float32 in the plans' axis order; segmentation (1, z, y, x) int8, or int16 with labels above
+            127, where -1 is outside the non-zero mask; properties with what undoes it all, and with "class_locations" if a
+            segmentation was given.
+        """
+        if not isinstance(dataset_json, dict):
+            dataset_json = load_json(dataset_json)
+        labels = plans_manager.get_label_manager(dataset_json)
+        has_reference = seg is not None
+        if has_reference:
+            seg = _checked_labels(seg, data.shape, labels)
+        axes = plans_manager.transpose_forward
+        data = data.transpose(0, *(axis + 1 for axis in axes))
+        if has_reference:
+            seg = seg.transpose(0, *(axis + 1 for axis in axes))
+        spacing = [properties["spacing"][axis] for axis in axes]
+
+        shape_before_cropping = data.shape[1:]
+        data, seg, box = crop_to_nonzero(data, seg)
+        target_spacing = list(configuration_manager.spacing)
+        if len(target_spacing) < 3:  # 2D plans leave the spacing between slices as it is
+            target_spacing = [spacing[0], *target_spacing]
+        new_shape = compute_new_shape(data.shape[1:], spacing, target_spacing)
+
+        data = _normalize_and_resample(data, seg[0], plans_manager, configuration_manager,
+                                       partial(configuration_manager.resampling_fn_data, new_shape=new_shape,
+                                               current_spacing=spacing, new_spacing=target_spacing))
+        properties = properties | {
+            "shape_before_cropping": shape_before_cropping,
+            "bbox_used_for_cropping": box,
+            "shape_after_cropping_and_before_resampling": seg.shape[1:],
+        }
+        seg = configuration_manager.resampling_fn_seg(seg, new_shape, spacing, target_spacing)
+        if self.verbose:
+            print(f"{properties['shape_after_cropping_and_before_resampling']} voxels of {spacing} mm -> {new_shape} of {target_spacing} mm")
+        if has_reference:
+            properties["class_locations"] = sample_class_locations(seg, _sampled_classes(labels))
+        return data, seg.astype(np.int16 if seg.max() > 127 else np.int8, copy=False), properties
+
+    def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int | None = None) -> None:
+        """Preprocess the training cases of a dataset into nnUNet_preprocessed/DATASET/<data_identifier>, and copy their references.
+
+        Cases that are done are kept: those whose three files are whole, made with the same settings, and not older than the
+        raw files. Files of cases that the dataset no longer has are removed.
+        """
+        dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+        raw, preprocessed = paths.nnUNet_raw / dataset_name, paths.nnUNet_preprocessed / dataset_name
+        plans_file = preprocessed / f"{plans_identifier}.json"
+        for path, remedy in ((raw, "Convert the data first."), (plans_file, "Run nnUNetv2_plan_experiment first.")):
+            if not path.exists():
+                raise FileNotFoundError(f"{path} does not exist. {remedy}")
+        plans_manager = PlansManager(plans_file)
+        configuration_manager = plans_manager.get_configuration(configuration_name)
+        dataset_json = load_json(preprocessed / "dataset.json")
+        cases = get_filenames_of_train_images_and_targets(raw, dataset_json)
+        _refuse_absent_files(cases)
+        _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"])
+
+        folder = preprocessed / configuration_manager.data_identifier
+        _prepare_folder(folder, cases, _recipe(plans_manager, configuration_manager, dataset_json))
+        pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json) for case, files in cases.items()
+                   if not is_complete(folder, case, newer_than=max(os.path.getmtime(f) for f in (*files["images"], files["label"])))}
+        print(f"{dataset_name} {configuration_name}: {len(cases) - len(pending)} of {len(cases)} cases are done already.")
+        in_processes(_run_and_save, pending, num_processes, f"Preprocessing {configuration_name}")
+
+
+def _run_and_save(preprocessor: DefaultPreprocessor, case: str, files: dict, folder: Path, plans_manager: PlansManager,
+                  configuration_manager: ConfigurationManager, dataset_json: dict) -> None:
+    data, seg, properties = preprocessor.run_case(files["images"], files["label"], plans_manager, configuration_manager, dataset_json)
+    save_case(data, seg, properties, folder, case, configuration_manager.patch_size)
+
+
+def _checked_labels(seg: np.ndarray, data_shape: tuple[int, ...], labels: LabelManager) -> np.ndarray:
+    """`seg` as int16, after a look at its shape and values."""
+    if seg.shape[1:] != data_shape[1:]:
+        raise ValueError(f"Image and segmentation differ in shape: {data_shape[1:]} and {seg.shape[1:]}. Run with --verify_dataset_integrity.")
+    known = [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]
+    whole = seg.astype(np.int16)
+    unknown = np.unique(seg[whole != seg]).tolist() or sorted(set(np.unique(whole).tolist()) - set(known))
+    if unknown:
+        raise ValueError(f"The segmentation holds the value(s) {unknown[:10]}; dataset.json knows the labels {known}. Correct one of them.")
+    return whole
+
+
+def _normalize_and_resample(data: np.ndarray, seg: np.ndarray, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
+                            resample: partial) -> np.ndarray:
+    """(C, Z, Y, X) -> (C, z, y, x) float32, a channel at a time, so that only one is held at both sizes.
+
+    Normalisation comes first: after resampling, the non-zero mask would no longer fit the image exactly.
+    """
+    n_channels = len(data)
+    schemes, use_mask = configuration_manager.normalization_schemes, configuration_manager.use_mask_for_norm
+    if len(schemes) != n_channels:
+        raise ValueError(f"The image has {n_channels} channel(s), the plans expect {len(schemes)}.")
+    out = np.empty((n_channels, *resample.keywords["new_shape"]), np.float32)
+    for i in range(n_channels):
+        channel = data[i].astype(np.float32, order="C")  # a copy, which is normalised in place
+        normalize(channel, schemes[i], use_mask[i], seg, plans_manager.foreground_intensity_properties_per_channel[str(i)])
+        resampled = resample(channel[None])
+        if n_channels == 1:
+            return resampled
+        out[i] = resampled[0]
+    return out
+
+
+def _sampled_classes(labels: LabelManager) -> list:
+    classes = list(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    if labels.has_ignore_label:
+        classes.append((-1, *labels.all_labels))  # all annotated voxels, for patches that need not hold foreground
+    return classes
+
+
+def _refuse_absent_files(cases: dict) -> None:
+    absent = [file for files in cases.values() for file in (*files["images"], files["label"]) if not os.path.isfile(file)]
+    if absent:
+        raise FileNotFoundError("These files of training cases are missing:\n" + "\n".join(absent))
+
+
+def _copy_references(cases: dict, folder: Path, file_ending: str) -> None:
+    """Copy the original segmentations, so that validation works where the raw data are not."""
+    for case, files in cases.items():
+        target = folder / f"{case}{file_ending}"
+        if not target.exists() or target.stat().st_mtime < os.path.getmtime(files["label"]):
+            with atomic_write(target) as temporary:
+                shutil.copyfile(files["label"], temporary)
+
+
+def _recipe(plans_manager: PlansManager, configuration_manager: ConfigurationManager, dataset_json: dict) -> dict:
+    """All settings that a preprocessed case depends on."""
+    settings = configuration_manager.configuration
+    keys = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
+            "resampling_fn_seg", "resampling_fn_seg_kwargs")
+    return {key: settings[key] for key in keys} | {
+        "transpose_forward": plans_manager.transpose_forward,
+        "foreground_intensity_properties_per_channel": plans_manager.foreground_intensity_properties_per_channel,
+        "image_reader_writer": plans_manager.plans["image_reader_writer"],
+        "labels": dataset_json["labels"],
+    }
+
+
+def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
+    """Empty `folder` if it was made with other settings, and remove from it what belongs to no case."""
+    recipe_file = folder.with_name(f"{folder.name}.recipe.json")  # beside it: upstream takes every file inside for part of a case
+    if folder.exists() and not (recipe_file.exists() and load_json(recipe_file) == recipe):
+        print(f"{folder.name} was made with other settings and is made anew.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(recipe, recipe_file)
+    expected = {f"{case}{ending}" for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl")}
+    for path in folder.iterdir():
+        if path.name not in expected:
+            path.unlink()
