@@ -9,7 +9,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tests.conformance.bench import Bench, Row, equal, within
 from tests.conformance.cases import GEOMETRIES
-from tests.conformance.check_planning import PLANNERS, prepare
+from tests.conformance.datasets import PLANNERS, prepare
 
 LOGIT_BOUND = 1e-5
 CLASS_HEAD = {"n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2], "pancreas": [1, 2], "patch": None},

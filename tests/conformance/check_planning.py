@@ -1,19 +1,16 @@
 """Rows: fingerprint and plans. Both sides plan the same data sets; every field of plans.json is compared."""
 
 import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 from tests.conformance.bench import Bench, Row, equal, within
-from tests.conformance.cases import FLIPPED, GEOMETRIES, OBLIQUE, CaseSpec, Geometry, fingerprint, random_geometries, write_dataset
-from tests.conformance.cases import write_dataset_json, write_image
+from tests.conformance.cases import FLIPPED, GEOMETRIES, OBLIQUE, CaseSpec, random_geometries, write_dataset
+from tests.conformance.datasets import PLANNERS, prepare
 
-PLANNERS = ["ExperimentPlanner", "nnUNetPlannerResEncM", "nnUNetPlannerResEncL", "nnUNetPlannerResEncXL"]
 HU_BOUND = 0.5  # for foreground intensities: an exact histogram may stand in for upstream's sampling
 FINGERPRINT_CASES = [
     CaseSpec((40, 50, 60), (2.0, 0.8, 0.8)),
@@ -43,22 +40,6 @@ def check_fingerprint(bench: Bench) -> Iterator[Row]:
             a, b = (np.array([f[channel][k] for k in fields]) for f in (mine, reference))
             note = "sampled alike" if np.array_equal(a, b) else "exact histogram of all foreground voxels instead of a sample"
             yield within(f"foreground intensities, {name}, channel {channel}", a, b, HU_BOUND, note=note)
-
-
-def prepare(bench: Bench, number: int, geometry: Geometry) -> str:
-    """A raw data set that carries `geometry`'s fingerprint on both sides; one small image lets planners find the reader."""
-    name = f"Dataset{number:03d}_Plan"
-    folder = bench.raw / name
-    if not folder.exists():
-        for channel in geometry.channels:
-            write_image(np.ones((4, 4, 4), np.float32), folder / f"imagesTr/case_000_{int(channel):04d}.nii.gz", (1, 1, 1))
-        write_image(np.ones((4, 4, 4), np.uint8), folder / "labelsTr/case_000.nii.gz", (1, 1, 1))
-        write_dataset_json(folder, geometry.channels, geometry.labels, len(geometry.shapes))
-        for side in (bench.ours, bench.theirs):
-            target = side / "preprocessed" / name
-            target.mkdir(parents=True)
-            (target / "dataset_fingerprint.json").write_text(json.dumps(fingerprint(geometry)))
-    return name
 
 
 def compare_plans(bench: Bench, number: int, what: str, planner: str, memory: float | None = None,
@@ -122,16 +103,6 @@ def check_replanning(bench: Bench) -> Iterator[Row]:
     yield equal("added configuration kept", kept.get("mine"), {"inherits_from": "3d_fullres", "batch_size": 5})
     copied = [json.loads((side / "preprocessed" / name / "splits_final.json").read_text()) for side in (bench.ours, bench.theirs)]
     yield equal("splits_final.json beside the raw data is taken over", *copied)
-
-
-def share_plans(bench: Bench, dataset: str, plans_name: str) -> dict[str, Any]:
-    """Give our side upstream's plans file of `dataset`, so that later rooms are compared on one plan."""
-    source = bench.theirs / "preprocessed" / dataset
-    target = bench.ours / "preprocessed" / dataset
-    target.mkdir(parents=True, exist_ok=True)
-    for file in (Path(f"{plans_name}.json"), Path("dataset_fingerprint.json")):
-        shutil.copyfile(source / file, target / file)
-    return json.loads((target / f"{plans_name}.json").read_text())
 
 
 CHECKS = [check_fingerprint, check_plans, check_plan_options, check_replanning]
