@@ -1,0 +1,103 @@
+"""What a training says about itself: a text log, one value a key and epoch, and progress.png.
+
+The keys and file names are upstream's, so its tools read them; the `class_*` keys are added when there is a class task.
+"""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nnunetv2.utilities.files import atomic_write
+
+SEGMENTATION_KEYS = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs",
+                     "epoch_start_timestamps", "epoch_end_timestamps")
+# class_ce: unweighted cross-entropy (nats); class_predicted, class_true: patches a class; class_alarm: 1 while it rings
+CLASS_KEYS = ("class_ce", "class_macro_f1", "class_predicted", "class_true", "class_alarm")
+EMA_DECAY = 0.9
+PLOT_INTERVAL = 15.0  # seconds; drawing takes about half of one, which short epochs would feel
+
+
+class TrainingLog:
+    """`values[key][epoch]`, plain numbers and lists, so that checkpoints stay loadable without running code.
+
+    Only the process with `active` writes files and prints.
+    """
+
+    def __init__(self, folder: Path, has_classes: bool, active: bool = True):
+        self.folder, self.active = folder, active
+        self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
+        self._file: Path | None = None
+        self._last_plot = 0.0
+
+    def print(self, *parts: Any) -> None:
+        """To the console and, with the time, into `training_log_*.txt`, a new one each start."""
+        if not self.active:
+            return
+        now = datetime.now()
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stamp = f"{now.year}_{now.month}_{now.day}_{now:%H_%M_%S}"
+            self._file = self.folder / f"training_log_{stamp}.txt"
+        text = " ".join(str(part) for part in parts)
+        print(text, flush=True)
+        with open(self._file, "a") as file:
+            file.write(f"{now}: {text}\n")
+
+    def log(self, key: str, value: float | list, epoch: int) -> None:
+        """Set the value of `epoch`, which must be the one after the last or a repeated one."""
+        values = self.values[key]
+        if not 0 <= epoch <= len(values):
+            raise ValueError(f"{key!r} has values of {len(values)} epochs; epoch {epoch} cannot be logged next.")
+        values[epoch:epoch + 1] = [value]
+        if key == "mean_fg_dice":
+            ema = self.values["ema_fg_dice"][epoch - 1] * EMA_DECAY + value * (1 - EMA_DECAY) if epoch else value
+            self.log("ema_fg_dice", ema, epoch)
+
+    def plot(self, force: bool = False) -> None:
+        """Draw progress.png, unless the last one is younger than PLOT_INTERVAL."""
+        if self.active and (force or time.monotonic() - self._last_plot > PLOT_INTERVAL):
+            draw_progress(self.values, self.folder / "progress.png")
+            self._last_plot = time.monotonic()
+
+
+def draw_progress(values: dict[str, list], path: Path) -> None:
+    """Losses with pseudo Dice, epoch times, learning rate and, when logged, the class task, over finished epochs."""
+    epochs = min(len(values[key]) for key in SEGMENTATION_KEYS)
+    has_classes = len(values.get("class_ce", ())) >= epochs > 0
+    figure = Figure(figsize=(12, 20 if has_classes else 15), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(4 if has_classes else 3)
+    x = np.arange(epochs)
+
+    def line(axis, key, label, colour, style="-"):
+        axis.plot(x, values[key][:epochs], style, color=colour, label=label)
+
+    line(axes[0], "train_losses", "training loss", "b")
+    line(axes[0], "val_losses", "validation loss", "r")
+    axes[0].set_ylabel("loss")
+    dice = axes[0].twinx()
+    line(dice, "mean_fg_dice", "pseudo Dice", "g", ":")
+    line(dice, "ema_fg_dice", "pseudo Dice (moving average)", "g")
+    dice.set_ylabel("pseudo Dice")
+    dice.legend(loc="lower right")
+    seconds = np.subtract(values["epoch_end_timestamps"][:epochs], values["epoch_start_timestamps"][:epochs])
+    axes[1].plot(x, seconds, "b", label="epoch duration")
+    axes[1].set(ylabel="time [s]", ylim=(0, None))
+    line(axes[2], "lrs", "learning rate", "b")
+    axes[2].set_ylabel("learning rate")
+    if has_classes:
+        line(axes[3], "class_ce", "class cross-entropy (training patches)", "b")
+        line(axes[3], "class_macro_f1", "macro-F1 (training patches)", "g")
+        counts = np.array(values["class_predicted"][:epochs], dtype=float)
+        axes[3].plot(x, counts.max(1) / np.maximum(counts.sum(1), 1), "r:", label="share of the most predicted class")
+        axes[3].set_ylabel("class task")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.legend(loc="upper left")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80)

@@ -1,0 +1,80 @@
+"""Settings and measurements of the class task: what keeps its head from collapsing to one class.
+
+A head at the bottleneck, trained by the segmentation's SGD (lr .01), mostly ends at cross-entropy ln(n) and one predicted
+class. Here the head has an optimiser of its own, sees true masks first and more and more its own, its loss fades in, and
+its gradient reaches the encoder late and weakly, so that it cannot spoil the features it lives on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nnunetv2.utilities.classification import ClassificationTask
+
+
+@dataclass(frozen=True)
+class ClassTraining:
+    """Shares are of the whole training (epochs)."""
+
+    loss_weight: float = 0.5  # lambda: weight of the class cross-entropy beside Dice + CE
+    label_smoothing: float = 0.05
+    warm_up: float = 0.1  # share over which lambda rises from 0; a head that sees random features learns nothing useful
+    teacher_start: float = 1.0  # weight of the true mask in pooling, at the start ...
+    teacher_end: float = 0.5  # ... and at the end, where the head must cope with predicted masks
+    encoder_gradient: float = 0.1  # factor on the class gradient into the encoder
+    encoder_release: float = 0.2  # share during which that factor is 0
+    optimiser: Literal["adamw", "sgd"] = "adamw"  # of the head; the rest always uses the trainer's SGD
+    lr: float = 1e-3  # Adam's usual rate; pooled features are standardised, so it needs no tuning to their scale
+    weight_decay: float = 1e-2
+    balance: Literal["weights", "sampling", "none"] = "weights"  # inverse frequency in the loss or in sampling, never both
+    lesion_share: float = 0.75  # of the forced-foreground patches, centred on the lesion (nnU-Net's own draw: .5 with 2 labels)
+
+    def teacher_weight(self, progress: float) -> float:
+        """Linear from teacher_start to teacher_end; `progress` 0..1."""
+        return self.teacher_start + (self.teacher_end - self.teacher_start) * progress
+
+    def encoder_gradient_at(self, progress: float) -> float:
+        return self.encoder_gradient if progress >= self.encoder_release else 0.0
+
+    def make_optimiser(self, head: nn.Module) -> torch.optim.Optimizer:
+        if self.optimiser == "sgd":
+            return torch.optim.SGD(head.parameters(), self.lr, momentum=0.99, nesterov=True, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(head.parameters(), self.lr, weight_decay=self.weight_decay)
+
+
+def read_training_labels(task: ClassificationTask, folder: Path, train_cases: Sequence[str]) -> dict[str, int]:
+    """Class index of every training case that has one; all classes must occur, the loss cannot weigh one it never sees."""
+    labels = task.read_labels(folder, train_cases)
+    absent = [name for index, name in enumerate(task.classes) if index not in labels.values()]
+    if absent:
+        raise ValueError(f"{folder / task.labels_file}: none of the {len(train_cases)} training cases has {task.name} "
+                         f"{', '.join(absent)}. Add labels, or stratify the split.")
+    return labels
+
+
+def inverse_frequency_weights(labels: Sequence[int], n_classes: int) -> Tensor:
+    """(n_classes,) weights n / (n_classes * n_c): their mean over the cases is 1, so lambda keeps its meaning."""
+    counts = torch.bincount(torch.as_tensor(labels, dtype=torch.int64), minlength=n_classes)
+    return counts.sum() / (n_classes * counts.float())
+
+
+def class_epoch_metrics(logits: Tensor, targets: Tensor, n_classes: int) -> dict[str, float | list[int]]:
+    """Over an epoch's training patches with lesion and known class: logits (N, n_classes), targets (N,).
+
+    Patches are no cases and the true mask helps, so these figures serve to watch the optimisation, not to report.
+    Unweighted cross-entropy in nats; macro-F1 over the classes that occur. N = 0: NaN and zero counts.
+    """
+    predicted = logits.argmax(1)
+    confusion = torch.bincount(targets * n_classes + predicted, minlength=n_classes**2).view(n_classes, n_classes)
+    true, guessed, hits = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    occurs = (true + guessed) > 0
+    return {
+        "class_ce": nn.functional.cross_entropy(logits.float(), targets).item(),
+        "class_macro_f1": (2 * hits[occurs] / (true + guessed)[occurs]).mean().item(),
+        "class_predicted": guessed.tolist(),
+        "class_true": true.tolist(),
+    }

@@ -1,0 +1,49 @@
+"""Trainers that differ in the class task alone, for the ablation table. The head itself is described in the plans."""
+
+from dataclasses import replace
+
+from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
+    """The usual joint training: one SGD at lr .01 for all, full gradient from the start, no teacher, full augmentation."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.texture_keeping = False
+        self.class_training = ClassTraining(
+            loss_weight=1.0, label_smoothing=0.0, warm_up=0.0, teacher_start=0.0, teacher_end=0.0, encoder_gradient=1.0,
+            encoder_release=0.0, optimiser="sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
+
+
+class nnUNetTrainerFullAugmentation(nnUNetTrainer):
+    """The class task with blur, low resolution and gamma."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.texture_keeping = False
+
+
+class nnUNetTrainerTextureKeeping(nnUNetTrainer):
+    """Without blur, low resolution and gamma, also where nothing is classified."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.texture_keeping = True
+
+
+class nnUNetTrainerBalancedSampling(nnUNetTrainer):
+    """Every class is drawn equally often, and none is weighted."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_training = replace(self.class_training, balance="sampling")
+
+
+class nnUNetTrainerFrozenForClass(nnUNetTrainer):
+    """The class loss never reaches the encoder: the segmentation's features as they are."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_training = replace(self.class_training, encoder_gradient=0.0)

@@ -1,0 +1,149 @@
+"""Train a fold, on one device or on several GPUs, then predict its validation cases.
+
+    nnUNetv2_train 777 3d_fullres 0 -p nnUNetResEncUNetMPlans --epochs 100
+"""
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+
+from nnunetv2 import paths
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.registry import find_trainer
+from nnunetv2.utilities.checkpoint import load_checkpoint, load_pretrained_weights
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.files import load_json
+
+CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that exists
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What makes a trainer; goes to the processes of a training on several GPUs as it is."""
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    trainer: str
+    plans_identifier: str
+    overrides: dict[str, int | bool] = field(default_factory=dict)  # trainer attributes
+    pretrained_weights: str | None = None
+    continue_training: bool = False
+
+    def make_trainer(self, device: torch.device) -> nnUNetTrainer:
+        folder = Path(paths.nnUNet_preprocessed) / self.dataset
+        plans_file = folder / f"{self.plans_identifier}.json"
+        if not plans_file.is_file():
+            raise FileNotFoundError(f"There are no plans {plans_file}. Run nnUNetv2_plan_and_preprocess, or name other plans with -p.")
+        trainer = find_trainer(self.trainer)(load_json(plans_file), self.configuration, self.fold, load_json(folder / "dataset.json"), device)
+        for name, value in self.overrides.items():
+            setattr(trainer, name, value)
+        return trainer
+
+    def train(self, device: torch.device) -> nnUNetTrainer:
+        trainer = self.make_trainer(device)
+        checkpoints = [trainer.output_folder / name for name in CONTINUE_FROM if (trainer.output_folder / name).is_file()]
+        if self.continue_training and checkpoints:
+            trainer.load_checkpoint(checkpoints[0])
+        elif self.pretrained_weights is not None:
+            trainer.initialize()
+            load_pretrained_weights(trainer.module, self.pretrained_weights)
+        elif self.continue_training:
+            print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
+        trainer.run_training()
+        return trainer
+
+
+def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | str, trainer_class_name: str = "nnUNetTrainer",
+                 plans_identifier: str = "nnUNetPlans", pretrained_weights: str | None = None, num_gpus: int = 1,
+                 export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
+                 disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
+                 epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0) -> None:
+    """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
+
+    epochs, iterations, val_iterations: None leaves the trainer's values.
+    """
+    fold = _fold_from_text(fold)
+    _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
+    lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
+    wrong = {name: value for name, value in lengths.items() if value is not None and value < 1}
+    if wrong:
+        raise ValueError(f"Epochs and iterations must be at least 1, got {wrong}.")
+    overrides = {"seed": seed, "disable_checkpointing": disable_checkpointing} | {k: v for k, v in lengths.items() if v is not None}
+    job = TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, fold, trainer_class_name, plans_identifier,
+                      overrides, pretrained_weights, continue_training)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+
+    if only_run_validation:
+        trainer = _trained(job, device, "checkpoint_final.pth")
+    elif num_gpus > 1:
+        address = f"tcp://127.0.0.1:{_free_port()}"
+        mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
+        trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
+    else:
+        trainer = job.train(device)
+    if val_with_best:
+        trainer = _trained(job, device, "checkpoint_best.pth")
+    trainer.perform_actual_validation(export_validation_probabilities)
+
+
+def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetTrainer:
+    """Trainer with the weights of a finished training; its schedule is taken as it was."""
+    trainer = job.make_trainer(device)
+    path = trainer.output_folder / checkpoint
+    for name, value in load_checkpoint(path).get("schedule", {}).items():
+        setattr(trainer, name, value)
+    trainer.load_checkpoint(path)
+    return trainer
+
+
+def _train_rank(rank: int, job: TrainingJob, world_size: int, device_type: str, address: str) -> None:
+    """One process of a training on several GPUs. Several CPU processes work too, which the tests use."""
+    device = torch.device(device_type, rank) if device_type == "cuda" else torch.device(device_type)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=address, rank=rank, world_size=world_size)
+    try:
+        job.train(device)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def _fold_from_text(fold: int | str) -> int | str:
+    if fold == "all" or isinstance(fold, int):
+        return fold
+    if not fold.isdecimal():
+        raise ValueError(f"fold {fold!r} is neither 'all' nor a whole number.")
+    return int(fold)
+
+
+def _check_arguments(pretrained_weights: str | None, num_gpus: int, continue_training: bool, only_run_validation: bool,
+                     disable_checkpointing: bool, val_with_best: bool, device: torch.device) -> None:
+    problems = []
+    if continue_training and only_run_validation:
+        problems.append("--c continues a training, --val only validates: give one of them")
+    if continue_training and pretrained_weights is not None:
+        problems.append("a continued training has its weights, leave -pretrained_weights away")
+    if disable_checkpointing and val_with_best:
+        problems.append("--val_best needs the checkpoints that --disable_checkpointing leaves out")
+    if disable_checkpointing and num_gpus > 1:
+        problems.append("several GPUs hand their result over as a checkpoint, --disable_checkpointing is for one")
+    if num_gpus > 1 and device.type == "mps":
+        problems.append("-num_gpus needs cuda")
+    if device.type == "cuda" and torch.cuda.device_count() < num_gpus:
+        problems.append(f"{num_gpus} GPU(s) wanted, {torch.cuda.device_count()} found; -device cpu trains without, slowly")
+    if problems:
+        raise ValueError("; ".join(problems) + ".")
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
