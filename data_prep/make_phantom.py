@@ -1,13 +1,13 @@
 """Make synthetic abdominal CTs with a pancreas and a lesion of one of three subtypes, laid out as the quiz's data.
 
-    python data_prep/make_phantom.py OUT --preset smoke            # 6 + 3 + 2 tiny cases, seconds
-    python data_prep/make_phantom.py OUT --preset demo             # 63 + 18 + 12 coarse cases, the README's default
-    python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
-    python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
+    python data_prep/make_phantom.py --out OUT --preset smoke            # 6 + 3 + 2 tiny cases, seconds
+    python data_prep/make_phantom.py --out OUT --preset demo             # 63 + 18 + 12 coarse cases, the README's default
+    python data_prep/make_phantom.py --out OUT --preset quiz --train 12 --validation 6 --test 4
+    python data_prep/make_phantom.py --out OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
 
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
     OUT/test/quiz_NNN_0000.nii.gz                                   image only
-    OUT/test_truth/                                                 what the test set must not show: masks, subtype_results.csv
+    OUT/test_truth/                                                 what the test set must not show: masks, subtypes.csv
     OUT/SYNTHETIC.json                                              how it was made; says that these are no patients
 
 A case depends on preset, seed, split and its place in the split alone, so a killed run goes on where it stopped and the
@@ -15,20 +15,19 @@ number of processes changes nothing.
 """
 
 import argparse
-import csv
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep.case_checks import run_parallel
 from data_prep.phantom_anatomy import Abdomen, Canvas
 from data_prep.phantom_lesion import paint_lesion
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
@@ -45,7 +44,7 @@ class Preset:
     cases: tuple[int, int, int]  # train, validation, test
     supersample: int  # painted this much finer, then averaged: partial volume
     noise_hu: float
-    radius_mm: tuple[float, float] = (9.5, 17.0)  # lesion, about 3 to 25 ml
+    radius_mm: tuple[float, float] = (9.5, 16.0)  # lesion, about 3 to 20 ml
     vary: float = 0.05
 
 
@@ -58,7 +57,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Case:
+class PhantomCase:
     name: str
     split: str
     subtype: int
@@ -75,7 +74,7 @@ def share_out(total: int, weights: tuple[int, ...]) -> list[int]:
     return counts
 
 
-def list_cases(counts: tuple[int, int, int], seed: int) -> list[Case]:
+def list_cases(counts: tuple[int, int, int], seed: int) -> list[PhantomCase]:
     """All cases, numbered in an order that tells neither split nor subtype."""
     drawn = [(split, subtype) for split, total in zip(SPLITS, counts)
              for subtype, n in enumerate(share_out(total, PROPORTIONS[split])) for _ in range(n)]
@@ -83,12 +82,12 @@ def list_cases(counts: tuple[int, int, int], seed: int) -> list[Case]:
     cases, used = [], dict.fromkeys(SPLITS, 0)
     for (split, subtype), number in zip(drawn, numbers):
         name = f"quiz_{number:03d}" if split == "test" else f"quiz_{subtype}_{number:03d}"
-        cases.append(Case(name, split, subtype, used[split]))
+        cases.append(PhantomCase(name, split, subtype, used[split]))
         used[split] += 1
     return cases
 
 
-def case_files(out: Path, case: Case) -> tuple[Path, Path]:
+def case_files(out: Path, case: PhantomCase) -> tuple[Path, Path]:
     """Image and mask; the test set's masks lie apart."""
     if case.split == "test":
         return out / "test" / f"{case.name}_0000.nii.gz", out / "test_truth" / f"{case.name}.nii.gz"
@@ -146,7 +145,7 @@ def place_in_world(array: np.ndarray, spacing: np.ndarray, index: int, rng: np.r
     return image
 
 
-def write_case(out: Path, preset_name: str, seed: int, case: Case) -> None:
+def write_case(out: Path, preset_name: str, seed: int, case: PhantomCase) -> None:
     """Render and write one case; image and mask share one geometry. Nothing is done where both files stand."""
     image_file, mask_file = case_files(out, case)
     if image_file.is_file() and mask_file.is_file():
@@ -159,40 +158,35 @@ def write_case(out: Path, preset_name: str, seed: int, case: Case) -> None:
     for array, file in ((voxels, image_file), (values, mask_file)):
         rng.bit_generator.state = world
         with atomic_write(file) as temporary:
-            sitk.WriteImage(place_in_world(array, spacing, case.index, rng), str(temporary), useCompression=True, compressionLevel=1)
+            sitk.WriteImage(place_in_world(array, spacing, case.index, rng), str(temporary), True, 1)
 
 
 def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, counts: tuple[int, int, int] | None = None,
-                 processes: int | None = None) -> list[Case]:
+                 processes: int | None = None) -> list[PhantomCase]:
     """Write the data set into `out`, skipping the cases that stand; `counts` = (train, validation, test) overrides the preset's.
 
     Raises ValueError when `out` holds a data set made with other settings.
     """
     out = Path(out)
     counts = tuple(counts or PRESETS[preset].cases)
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
     made_with = {"synthetic": True, "note": "Computer-generated phantoms, not patients.", "preset": preset, "seed": seed,
-                 "cases": list(counts), "settings": asdict(PRESETS[preset])}
+                 "cases": list(counts), "settings": settings}
     manifest = out / "SYNTHETIC.json"
-    made_with["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in made_with["settings"].items()}
     if manifest.is_file() and load_json(manifest) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
     save_json(made_with, manifest)
     cases = list_cases(counts, seed)
-    processes = processes or min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(processes) as pool:
-        jobs = [pool.submit(write_case, out, preset, seed, case) for case in cases]
-        for job in tqdm(jobs, desc=f"SYNTHETIC {preset}", unit="case"):
-            job.result()
-    with atomic_write(out / "test_truth" / "subtype_results.csv") as temporary, temporary.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["Names", "Subtype"])
-        rows.writerows([f"{c.name}.nii.gz", c.subtype] for c in sorted(cases, key=lambda c: c.name) if c.split == "test")
+    run_parallel(partial(write_case, out, preset, seed), cases, f"SYNTHETIC {preset}", processes)
+    truth = sorted((case.name, case.subtype) for case in cases if case.split == "test")
+    with atomic_write(out / "test_truth" / "subtypes.csv") as temporary:
+        temporary.write_text("case,subtype\n" + "".join(f"{name},{subtype}\n" for name, subtype in truth))
     return cases
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to fill; cases that stand there are kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder to fill; cases that stand there are kept")
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--seed", type=int, default=0)
     for split, place in zip(SPLITS, range(3)):

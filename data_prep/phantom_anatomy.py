@@ -139,21 +139,19 @@ class Abdomen:
         self._trunk()
         self._solid_organs()
         self._gut()
+        self._body_wall()
         self._retroperitoneal_vessels()
         self._lay_out_pancreas()
         self._peripancreatic_vessels()
         self._paint_pancreas()
 
     def _trunk(self) -> None:
-        canvas, rng = self.canvas, self.rng
+        canvas = self.canvas
         whole = canvas.region((-FAR,) * 3, (FAR,) * 3)
         canvas.hu += 7 * self.coarse(canvas.axes)
         strands = np.clip(self.medium(canvas.axes) - 1.6, 0, None)
         canvas.hu += 45 * strands  # mesenteric strands and small vessels in the fat
         _, y, x = canvas.coordinates(whole)
-        outline = (np.hypot((y - 12) / 116, x / 166) - 1) * 116  # trunk's cross-section is an ellipse all along z
-        canvas.paint(whole, np.abs(outline + 24) - 5, 55.0)  # abdominal wall, under 20 mm of fat
-        canvas.paint(whole, -outline, -1000.0)
         canvas.paint(whole, np.hypot(np.abs(x) - 36, y - 72) - 17, 58.0)  # psoas
         canvas.paint(whole, np.hypot(np.abs(x) - 42, y - 98) - 21, 52.0)  # back muscles
         for side in (-1, 1):
@@ -165,9 +163,21 @@ class Abdomen:
         for side in (-1, 1):  # crura of the diaphragm
             self.vessel([(-60, 48, side * 13), (0, 42, side * 15), (70, 38, side * 20)], (3, 4.5, 4.5), 62.0)
 
+    def _body_wall(self) -> None:
+        """An ellipse all along z; painted after the organs, because it holds them in."""
+        canvas = self.canvas
+        whole = canvas.region((-FAR,) * 3, (FAR,) * 3)
+        _, y, x = canvas.coordinates(whole)
+        outline = (np.hypot((y - 12) / 116, x / 166) - 1) * 116
+        if outline.max() < -30:  # a crop around the pancreas does not reach it
+            return
+        canvas.paint(whole, -29 - outline, 55.0)
+        canvas.paint(whole, -19 - outline, FAT)
+        canvas.paint(whole, -outline, -1000.0)
+
     def _solid_organs(self) -> None:
         canvas, rng = self.canvas, self.rng
-        self.solid(canvas.ellipsoid(self.near(48, -22, -92, spread=4), (78, 74, 66)), rng.normal(112, 8))  # right liver
+        self.solid(canvas.ellipsoid(self.near(48, -22, -92, spread=4), (78, 72, 58)), rng.normal(112, 8))  # right liver
         self.solid(canvas.ellipsoid(self.near(62, -68, -20, spread=4), (40, 30, 58)), rng.normal(112, 8))  # left liver
         self.solid(canvas.ellipsoid(self.near(4, -24, -62, spread=4), (26, 13, 12)), WATER)  # gall bladder
         self.solid(canvas.ellipsoid(self.near(48, 42, 98, spread=4), (46, 34, 26)), rng.normal(120, 8))  # spleen
@@ -187,11 +197,11 @@ class Abdomen:
         duodenum, radii = curve([self.near(4, -26, -38), self.near(0, -4, -58), self.near(-28, 12, -60), self.near(-48, 18, -36),
                                  self.near(-50, 22, 0), self.near(-30, 16, 28)], (9, 11, 11, 10, 9, 9))
         self.hollow(canvas.tube(duodenum, radii), 2.6, rng.uniform(8, 60), rng.choice([-8, -40]))
-        for _ in range(7):  # jejunum, on the left below the gland
-            start = np.array([rng.uniform(-70, -18), rng.uniform(-40, 12), rng.uniform(22, 70)])
+        for _ in range(12):  # jejunum, on the left below and in front of the gland
+            start = np.array([rng.uniform(-75, 2), rng.uniform(-45, 8), rng.uniform(24, 75)])
             loop = start + np.cumsum(np.vstack([np.zeros(3), rng.normal(0, (7, 9, 15), (4, 3))]), axis=0)
             self.hollow(canvas.tube(*curve(loop, rng.uniform(8, 12, 5), 2)), 3.0, rng.uniform(5, 70))
-        colon, radii = curve([self.near(-40, -30, -100), self.near(-34, -58, -55), self.near(-42, -66, 0), self.near(-24, -60, 50),
+        colon, radii = curve([self.near(-40, -30, -100), self.near(-34, -58, -55), self.near(-40, -56, 0), self.near(-14, -50, 50),
                               self.near(20, -22, 112)], rng.uniform(15, 20, 5), 3)
         self.hollow(canvas.tube(colon, radii), 2.4, rng.uniform(-10, 40), -64 + rng.normal(0, 6))
         if canvas.extent > 120:  # a whole abdomen also has small bowel further down
@@ -219,14 +229,15 @@ class Abdomen:
         region, distance = canvas.tube(points, np.concatenate([self.spine_radii, uncinate_radii]))
         axes = canvas.local_axes(region)
         self.lobules = self.medium(axes)
-        self.pancreas = region, distance + 1.1 * self.lobules + 0.5 * self.fine(axes)
+        self.pancreas = region, distance + 1.5 * self.lobules + 0.9 * self.fine(axes)
 
     def _peripancreatic_vessels(self) -> None:
         canvas, rng = self.canvas, self.rng
         region, distance = self.pancreas
         halo = distance - 3.5 * (1 + 0.6 * self.coarse(canvas.local_axes(region)))  # in places the gut touches the gland
         canvas.paint(region, halo, FAT + 12 + 10 * self.lobules)
-        behind = self.spine[int(0.38 * len(self.spine)):] + np.array([0, 1, 0]) * (self.spine_radii[int(0.38 * len(self.spine)):, None] + 3)
+        neck = int(0.38 * len(self.spine))
+        behind = self.spine[neck:] + np.array([0, 1, 0]) * (self.spine_radii[neck:, None] + 3)
         confluence = behind[0]
         splenic = np.vstack([behind[::12], self.near(36, 24, 78)])
         self.vessel(splenic, np.full(len(splenic), 3.6), self.venous)
@@ -237,14 +248,15 @@ class Abdomen:
         self.vessel(np.vstack([[(22, 28, 4)], above]), np.full(len(above) + 1, 2.2), self.arterial)  # splenic artery
         for _ in range(14):  # mesenteric branches, end on as dots in the fat
             start = np.array([rng.uniform(-60, 0), rng.uniform(-30, 8), rng.uniform(-25, 45)])
-            self.vessel([start, start + rng.normal(0, 9, 3), start + rng.normal(0, (20, 9, 14))], (1.6, 1.3, 1.0), self.venous - 20)
+            bends = [start, start + rng.normal(0, 9, 3), start + rng.normal(0, (20, 9, 14))]
+            self.vessel(bends, (1.6, 1.3, 1.0), self.venous - 20)
 
     def _paint_pancreas(self) -> None:
         canvas = self.canvas
         region, distance = self.pancreas
         axes = canvas.local_axes(region)
-        clefts = np.clip(self.fine(axes) + 0.6 * self.lobules - 1.25, 0, None)  # fat between the lobules
-        canvas.paint(region, distance, self.parenchyma + 5 * self.fine(axes) - 70 * clefts)
+        clefts = np.clip(self.fine(axes) + 0.6 * self.lobules - 1.0, 0, None)  # fat between the lobules
+        canvas.paint(region, distance, self.parenchyma + 7 * self.fine(axes) - 95 * clefts)
         duct = self.spine[int(0.12 * len(self.spine)):-4]
         self.vessel(duct[::8], np.full(len(duct[::8]), 1.2), 35.0)
         self.vessel([(38, -4, -50), (14, 6, -46), self.spine[2]], (3.2, 3.2, 2.5), WATER)  # common bile duct

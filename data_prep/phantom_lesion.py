@@ -39,7 +39,7 @@ def paint_lesion(abdomen: Abdomen, subtype: int, rng: np.random.Generator, radiu
     outline = SmoothNoise(rng, 9.0, canvas.extent + 10)
     distance = distance + 1.3 * outline(canvas.local_axes(region))
     inside = distance < 0
-    target = float(np.clip(rng.normal(50, 11), 25, 78))
+    target = float(np.clip(rng.normal(46, 12), 18, 76))
     pattern = (_homogeneous, _microcystic, _necrotic)[subtype](canvas, region, distance, rng)
     pattern -= pattern[inside].mean()
     opacity = np.clip(0.5 - distance / MARGIN_MM[subtype], 0, 1)

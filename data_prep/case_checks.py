@@ -1,0 +1,188 @@
+"""Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from data_prep.quiz_layout import Case
+from nnunetv2.imageio.geometry import corner_shift, describe
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+LABELS = (0, 1, 2)  # background, normal pancreas, lesion
+SNAP = 1e-3  # masks hold 1.0000152587890625 where they mean 1
+POSITION_MM, DIRECTION = 1e-3, 1e-5  # tolerated difference of two headers: a shift, and a turn in radians
+SOFT_TISSUE_HU, STRAY_SHARE = (-200, 300), 0.05  # gas and bone; a stent or calcification is far less than this share
+KEPT_SHARE = 0.9  # of a mask's volume that must still lie in the image after resampling
+
+
+@dataclass
+class Inspection:
+    """What one case holds, sizes in array order (z, y, x); zeros where `problems` kept it from being read."""
+
+    case: Case
+    problems: list[str] = field(default_factory=list)
+    shape: tuple[int, ...] = (0, 0, 0)
+    spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
+    pancreas_ml: float = 0.0  # whole: normal and lesion
+    lesion_ml: float = 0.0
+
+
+def gzip_damage(path: Path) -> str | None:
+    """What is wrong with a .gz file, or None. ITK reads a truncated one without a word and fills the rest with anything."""
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 22):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        return f"{path}: damaged gzip ({error}); copy or download it again"
+    return None
+
+
+def snap_labels(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    """Labels as uint8 from floats within 1e-3 of 0, 1, 2; and up to five of the values that are not (then labels are void)."""
+    nearest = np.rint(values)
+    wrong = ~(np.abs(values - nearest) <= SNAP) | ~np.isin(nearest, LABELS)
+    if wrong.any():
+        return np.zeros(values.shape, np.uint8), np.unique(values[wrong])[:5].tolist()
+    return nearest.astype(np.uint8), []
+
+
+def geometry_difference(image: dict, mask: dict, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> str | None:
+    """How two voxel grids differ in world space, or None within 1e-3 mm plus a turn of 1e-5 at the far corner."""
+    if image_shape != mask_shape:
+        return f"mask has shape {mask_shape}, image {image_shape} (z, y, x)"
+    diagonal = float(np.linalg.norm(np.multiply(image["spacing"], image_shape[::-1])))
+    shift = corner_shift(image, mask, image_shape)
+    if shift <= POSITION_MM + DIRECTION * diagonal:
+        return None
+    return f"mask lies up to {shift:.4g} mm off its image: image {describe(image)}; mask {describe(mask)}"
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, dict]:
+    """One 3D volume (z, y, x) float32 and its properties; ValueError that names the file for anything else."""
+    damage = gzip_damage(path)
+    if damage:
+        raise ValueError(damage)
+    array, properties = SimpleITKIO().read_images([path])
+    if len(array) != 1 or len(properties["sitk_stuff"]["spacing"]) != 3:
+        raise ValueError(f"{path}: not a single 3D volume (channels and size {array.shape})")
+    return array[0], properties
+
+
+def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False) -> np.ndarray:
+    """The mask as uint8 (z, y, x) on the image's grid; ValueError that says what is wrong with it.
+
+    With `fix_geometry` a mask on another grid is resampled in world space (nearest neighbour), if it still lies in the image.
+    """
+    values, properties = read_volume(path)
+    labels, wrong = snap_labels(values)
+    if wrong:
+        raise ValueError(f"{path}: values {wrong}; a mask may hold 0, 1 and 2, each within {SNAP}")
+    difference = geometry_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
+    if difference is None:
+        return labels
+    if not fix_geometry:
+        raise ValueError(f"{path}: {difference}; see --fix-geometry")
+    target, source = _sitk(image, image_properties), _sitk(labels, properties)
+    moved = sitk.GetArrayFromImage(sitk.Resample(source, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
+    before, after = ((a > 0).sum() * np.prod(p["spacing"]) for a, p in ((labels, properties), (moved, image_properties)))
+    if after < KEPT_SHARE * before:
+        raise ValueError(f"{path}: {difference}; only {after / before:.0%} of it lies in the image, so resampling cannot help")
+    return moved
+
+
+def _sitk(array: np.ndarray, properties: dict) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    for name in ("Spacing", "Origin", "Direction"):
+        getattr(image, f"Set{name}")(properties["sitk_stuff"][name.lower()])
+    return image
+
+
+def off_tissue(image: np.ndarray, foreground: np.ndarray) -> str | None:
+    """Says so when the mask covers gas or bone: header and content then disagree, which no header comparison can see."""
+    hu = image[foreground]
+    stray = float(np.mean((hu < SOFT_TISSUE_HU[0]) | (hu > SOFT_TISSUE_HU[1])))
+    if stray <= STRAY_SHARE:
+        return None
+    return f"{stray:.0%} of the pancreas mask lies on gas or bone (mean {hu.mean():.0f} HU): image and mask do not belong together"
+
+
+def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
+    """Read and check one case; what is wrong is collected, not raised."""
+    found = Inspection(case)
+    try:
+        image, properties = read_volume(case.image)
+    except (OSError, ValueError) as error:
+        found.problems.append(str(error))
+        return found
+    found.shape, found.spacing = image.shape, tuple(properties["spacing"])
+    bad = int((~np.isfinite(image)).sum())
+    if bad:
+        found.problems.append(f"{case.image}: {bad} voxels are NaN or infinite")
+    if case.mask is None:
+        return found
+    try:
+        labels = read_labels(case.mask, image, properties, fix_geometry)
+    except (OSError, ValueError) as error:
+        found.problems.append(str(error))
+        return found
+    voxel_ml = float(np.prod(found.spacing)) / 1000
+    found.pancreas_ml, found.lesion_ml = float((labels > 0).sum()) * voxel_ml, float((labels == 2).sum()) * voxel_ml
+    if not found.pancreas_ml:
+        found.problems.append(f"{case.mask}: no pancreas in it")
+    elif not bad and (stray := off_tissue(image, labels > 0)):
+        found.problems.append(f"{case.mask}: {stray}")
+    return found
+
+
+def inspect_all(cases: list[Case], fix_geometry: bool = False, processes: int | None = None) -> list[Inspection]:
+    return run_parallel(partial(inspect_case, fix_geometry=fix_geometry), cases, "checking cases", processes)
+
+
+def run_parallel(task: Callable, items: Iterable, title: str, processes: int | None = None) -> list:
+    """[task(item) for item in items] over processes (default: one per core, at most 8), with a progress bar."""
+    items = list(items)
+    processes = min(processes or os.cpu_count() or 1, 8, max(len(items), 1))
+    if processes == 1:
+        return [task(item) for item in tqdm(items, desc=title, unit="case")]
+    with ProcessPoolExecutor(processes) as pool:
+        return list(tqdm(pool.map(task, items), total=len(items), desc=title, unit="case"))
+
+
+def summary_table(inspections: list[Inspection]) -> str:
+    """One line a split: cases, subtypes, ranges of size and spacing (z, y, x), volumes as min / median / max."""
+    lines = [f"{'split':<11}{'n':>4}  {'subtypes':<22}{'size (voxels)':<26}{'spacing (mm)':<32}{'pancreas (ml)':<20}{'lesion (ml)':<18}"]
+    for split in dict.fromkeys(found.case.split for found in inspections):
+        group = [found for found in inspections if found.case.split == split]
+        labelled = [found for found in group if found.case.mask is not None]
+        subtypes = sorted({found.case.subtype for found in group if found.case.subtype is not None})
+        counts = ", ".join(f"{s}: {sum(found.case.subtype == s for found in group)}" for s in subtypes) or "-"
+        lines.append(f"{split:<11}{len(group):>4}  {counts:<22}{_ranges([f.shape for f in group], 0):<26}"
+                     f"{_ranges([f.spacing for f in group], 3):<32}{_spread([f.pancreas_ml for f in labelled]):<20}"
+                     f"{_spread([f.lesion_ml for f in labelled]):<18}".rstrip())
+        without = [found.case.name for found in labelled if found.pancreas_ml and not found.lesion_ml]
+        if without:
+            lines.append(f"  note: {len(without)} without a lesion: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}")
+    return "\n".join(lines)
+
+
+def _ranges(rows: list[tuple[float, ...]], digits: int) -> str:
+    pairs = [(f"{min(column):.{digits}f}", f"{max(column):.{digits}f}") for column in zip(*rows)]
+    return " x ".join(low if low == high else f"{low}-{high}" for low, high in pairs)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{min(values):.1f} / {np.median(values):.1f} / {max(values):.1f}" if values else "-"
+
+
+def problem_list(problems: list[str]) -> str:
+    return "\n".join([f"{len(problems)} problem(s):", *(f"  {problem}" for problem in problems)])
