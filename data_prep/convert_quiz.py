@@ -1,0 +1,162 @@
+"""Convert the quiz's folder into an nnU-Net raw dataset with a subtype for each case, after checking every file of it.
+
+    python data_prep/convert_quiz.py --data data --dry-run                 # check and count, write nothing
+    python data_prep/convert_quiz.py --data data --out nnUNet_raw          # $nnUNet_raw where --out is left out
+    python data_prep/convert_quiz.py --data data --out nnUNet_raw --symlink          # link images instead of copying them
+    python data_prep/convert_quiz.py --data data --out nnUNet_raw --fix-geometry     # resample masks that lie on another grid
+
+Written: OUT/Dataset777_PancreasCT/
+    imagesTr, labelsTr   training and validation cases; masks as uint8 0, 1, 2 on exactly their image's grid
+    imagesTs             test images
+    dataset.json         with `classification`, and `holdout`: the validation cases, which nothing may be fitted on
+    subtypes.csv         case,subtype
+    splits_final.json    fold 0 the quiz's own split; folds 1-5 a stratified 5-fold inside its training cases
+
+Every case is checked before anything is written; if one is bad, all bad ones are listed and nothing is written. What a
+former run has written and is still right is kept.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, read_volume, run_parallel, summary_table
+from data_prep.quiz_layout import SUBTYPES, Case, scan_quiz
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.files import atomic_write, save_json
+
+DATASET = "Dataset777_PancreasCT"
+FOLDS, SEED = 5, 12345  # nnU-Net's own number of folds and seed
+
+
+def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str = DATASET, symlink: bool = False,
+            fix_geometry: bool = False, dry_run: bool = False, processes: int | None = None) -> list[Inspection]:
+    """Check `data` and write `out`/`dataset`; returns what was found in each case.
+
+    Raises ValueError with one line for each thing that is wrong; then nothing has been written.
+    """
+    data, target = Path(data), Path(out) / dataset
+    cases, problems = scan_quiz(data)
+    inspections = inspect_all(cases, fix_geometry, processes)
+    problems += [problem for found in inspections for problem in found.problems]
+    problems += _foreign_files(target, cases)
+    if problems:
+        raise ValueError(f"{data} cannot be converted. {problem_list(problems)}")
+    if not dry_run:
+        run_parallel(partial(_write_case, target, symlink, fix_geometry), cases, "writing cases", processes)
+        _write_tables(target, cases, synthetic=(data / "SYNTHETIC.json").is_file())
+    return inspections
+
+
+def stratified_folds(subtypes: dict[str, str], folds: int = FOLDS, seed: int = SEED) -> list[dict[str, list[str]]]:
+    """{train, val} lists of a stratified k-fold over {case: subtype}, deterministic in the set of cases.
+
+    Cases are shuffled within their subtype and dealt round robin, going on where the last subtype stopped: fold sizes differ
+    by at most one, and so does each subtype's share. Fewer cases than folds give fewer folds.
+    """
+    rng = np.random.default_rng(seed)
+    dealt = [case for subtype in sorted(set(subtypes.values()))
+             for case in rng.permutation(sorted(c for c, s in subtypes.items() if s == subtype)).tolist()]
+    held_out = [set(dealt[fold::folds]) for fold in range(min(folds, len(dealt)))]
+    return [{"train": sorted(subtypes.keys() - out), "val": sorted(out)} for out in held_out]
+
+
+def _target_files(target: Path, case: Case) -> tuple[Path, Path | None]:
+    part = "Ts" if case.split == "test" else "Tr"
+    image = target / f"images{part}" / f"{case.name}_0000.nii.gz"
+    return image, None if case.mask is None else target / "labelsTr" / f"{case.name}.nii.gz"
+
+
+def _foreign_files(target: Path, cases: list[Case]) -> list[str]:
+    """Files of another conversion, which nnU-Net would take for cases."""
+    ours = {file for case in cases for file in _target_files(target, case)}
+    found = (file for part in ("imagesTr", "labelsTr", "imagesTs") for file in sorted((target / part).glob("*.nii.gz")))
+    return [f"{file}: belongs to no case of this data; delete it" for file in found
+            if file not in ours and not file.name.startswith(".")]
+
+
+def _write_case(target: Path, symlink: bool, fix_geometry: bool, case: Case) -> None:
+    image_file, mask_file = _target_files(target, case)
+    _provide_image(case.image.resolve(), image_file, symlink)
+    if mask_file is None:
+        return
+    image, properties = read_volume(case.image)
+    labels = read_labels(case.mask, image, properties, fix_geometry)
+    if not _holds(mask_file, labels, properties):
+        SimpleITKIO().write_seg(labels, mask_file, properties)
+
+
+def _provide_image(source: Path, target: Path, symlink: bool) -> None:
+    """Link or copy; a right link, or a copy of the same size and time, is kept."""
+    if symlink:
+        if not (target.is_symlink() and target.resolve() == source):
+            with atomic_write(target) as temporary:
+                temporary.symlink_to(source)
+        return
+    same = target.is_file() and not target.is_symlink()
+    if same:
+        ours, theirs = target.stat(), source.stat()
+        same = (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
+    if not same:
+        with atomic_write(target) as temporary:
+            shutil.copy2(source, temporary)
+
+
+def _holds(file: Path, labels: np.ndarray, properties: dict) -> bool:
+    """Whether `file` is exactly this mask; a damaged one is not."""
+    try:
+        written, geometry = read_volume(file)
+    except (OSError, ValueError):
+        return False
+    return geometry == properties and np.array_equal(written, labels)
+
+
+def _write_tables(target: Path, cases: list[Case], synthetic: bool) -> None:
+    """dataset.json, subtypes.csv and splits_final.json; dataset.json last, because its presence says that all is there."""
+    names = {split: sorted(case.name for case in cases if case.split == split) for split in ("train", "validation")}
+    subtypes = {case.name: case.subtype for case in cases if case.subtype is not None}
+    with atomic_write(target / "subtypes.csv") as temporary:
+        temporary.write_text("case,subtype\n" + "".join(f"{name},{subtypes[name]}\n" for name in sorted(subtypes)))
+    quiz_split = {"train": names["train"], "val": names["validation"]}
+    save_json([quiz_split, *stratified_folds({name: subtypes[name] for name in names["train"]})], target / "splits_final.json")
+    save_json({
+        "name": target.name,
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "pancreas": 1, "lesion": 2},
+        "numTraining": len(subtypes),
+        "file_ending": ".nii.gz",
+        "classification": {"name": "subtype", "classes": list(SUBTYPES), "labels": "subtypes.csv", "lesion_labels": [2]},
+        "holdout": names["validation"],
+        "synthetic": synthetic,
+    }, target / "dataset.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/, validation/ and test/")
+    parser.add_argument("--out", type=Path, default=os.environ.get("nnUNet_raw"), help="nnUNet_raw; default: $nnUNet_raw")
+    parser.add_argument("--dataset", default=DATASET, help=f"name of the dataset's folder (default {DATASET})")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the table, write nothing")
+    parser.add_argument("--symlink", action="store_true", help="link images instead of copying them")
+    parser.add_argument("--fix-geometry", action="store_true", help="resample masks onto their image's grid where the two differ")
+    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    args = parser.parse_args(arguments)
+    if args.out is None and not args.dry_run:
+        parser.error("give --out, or: export nnUNet_raw=/path/to/nnUNet_raw")
+    try:
+        inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(summary_table(inspections))
+    print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / args.dataset}")
+
+
+if __name__ == "__main__":
+    main()
