@@ -1,0 +1,107 @@
+"""Check a quiz folder or a converted dataset, print its table, and list everything that is wrong with it.
+
+    python data_prep/check_dataset.py data
+    python data_prep/check_dataset.py nnUNet_raw/Dataset777_PancreasCT
+
+Exit status 1 when anything is wrong.
+"""
+
+import argparse
+import csv
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.case_checks import Inspection, inspect_all, problem_list, summary_table
+from data_prep.quiz_layout import Case, scan_quiz
+from nnunetv2.utilities.files import load_json
+
+IMAGE_ENDING = "_0000.nii.gz"
+
+
+def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Inspection], list[str]]:
+    """What each case holds and one line for each problem; a folder with dataset.json counts as converted."""
+    cases, problems = scan_converted(folder) if (folder / "dataset.json").is_file() else scan_quiz(folder)
+    inspections = inspect_all(cases, processes=processes)
+    return inspections, problems + [problem for found in inspections for problem in found.problems]
+
+
+def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
+    """Cases of an nnU-Net raw dataset, and what is wrong with its files and tables. Holdout cases are `validation`."""
+    description = load_json(folder / "dataset.json")
+    images = {part: _cases(folder / f"images{part}", IMAGE_ENDING) for part in ("Tr", "Ts")}
+    masks = _cases(folder / "labelsTr", ".nii.gz")
+    problems = [f"{images['Tr'][name]}: no mask in labelsTr" for name in sorted(images["Tr"].keys() - masks.keys())]
+    problems += [f"{masks[name]}: no image in imagesTr" for name in sorted(masks.keys() - images["Tr"].keys())]
+    problems += [f"{images['Ts'][name]}: this id is in imagesTr too" for name in sorted(images["Ts"].keys() & images["Tr"].keys())]
+    if description["numTraining"] != len(masks):
+        problems.append(f"{folder / 'dataset.json'}: numTraining is {description['numTraining']}, labelsTr holds {len(masks)}")
+    holdout = set(description.get("holdout", []))
+    problems += [f"{folder / 'dataset.json'}: holdout case {name} is not in imagesTr" for name in sorted(holdout - images["Tr"].keys())]
+    subtypes = {}
+    if "classification" in description:
+        subtypes, wrong = _read_subtypes(folder / description["classification"]["labels"], description["classification"], set(masks))
+        problems += wrong
+    problems += _check_splits(folder / "splits_final.json", set(masks), holdout)
+    both = sorted(images["Tr"].keys() & masks.keys())
+    cases = [Case(name, "validation" if name in holdout else "train", images["Tr"][name], masks[name], subtypes.get(name))
+             for name in both]
+    cases.sort(key=lambda case: case.split)
+    return cases + [Case(name, "test", image) for name, image in sorted(images["Ts"].items())], problems
+
+
+def _cases(folder: Path, ending: str) -> dict[str, Path]:
+    return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}")) if not file.name.startswith(".")}
+
+
+def _read_subtypes(path: Path, task: dict, names: set[str]) -> tuple[dict[str, str], list[str]]:
+    """{case: subtype} and what is wrong: every case must have exactly one known subtype."""
+    if not path.is_file():
+        return {}, [f"{path}: does not exist"]
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if rows.fieldnames != ["case", task["name"]]:
+            return {}, [f"{path}: columns are {rows.fieldnames}, must be ['case', {task['name']!r}]"]
+        pairs = [(row["case"], row[task["name"]]) for row in rows]
+    counts = Counter(case for case, _ in pairs)
+    problems = [f"{path}: {case} is listed {n} times" for case, n in counts.items() if n > 1]
+    problems += [f"{path}: {case}: {subtype!r} is none of {task['classes']}" for case, subtype in pairs if subtype not in task["classes"]]
+    problems += [f"{path}: {case} is missing" for case in sorted(names - counts.keys())]
+    problems += [f"{path}: {case} is no training or validation case" for case in sorted(counts.keys() - names)]
+    return dict(pairs), problems
+
+
+def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
+    """Folds hold known cases and train on none that they validate on; holdout cases appear as fold 0's validation only."""
+    if not path.is_file():
+        return []
+    problems = []
+    for number, fold in enumerate(load_json(path)):
+        train, val = set(fold["train"]), set(fold["val"])
+        where = f"{path}: fold {number}"
+        problems += [f"{where}: {case} is in train and val" for case in sorted(train & val)]
+        problems += [f"{where}: {case} is not in labelsTr" for case in sorted((train | val) - names)]
+        seen = train if number == 0 else train | val
+        problems += [f"{where}: uses the holdout case {case}" for case in sorted(seen & holdout)]
+        if number == 0 and holdout:
+            problems += [f"{where}: holdout case {case} is not validated on" for case in sorted(holdout - val)]
+    return problems
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="quiz folder, or nnUNet_raw/DatasetXXX_Name")
+    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    args = parser.parse_args(arguments)
+    inspections, problems = check_dataset(args.folder, args.processes)
+    if inspections:
+        print(summary_table(inspections))
+    if problems:
+        sys.exit(f"error: {args.folder}: {problem_list(problems)}")
+    print(f"{args.folder}: nothing wrong with {len(inspections)} cases")
+
+
+if __name__ == "__main__":
+    main()

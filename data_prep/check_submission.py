@@ -1,0 +1,126 @@
+"""Check a submission before anyone uploads it: names, geometry, type and labels of the masks, and the subtype table.
+
+    python data_prep/check_submission.py NAME_results.zip --test data/test
+
+DIR of --test holds the test images `quiz_NNN_0000.nii.gz`. The zip must hold `quiz_NNN.nii.gz` for each of them and
+`subtype_results.csv` with the columns `Names,Subtype`, nothing else and no folders. All problems are listed at once and make
+the exit status 1.
+"""
+
+import argparse
+import csv
+import io
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.case_checks import geometry_difference, problem_list, read_volume, run_parallel, snap_labels
+from data_prep.quiz_layout import SUBTYPES
+
+TABLE, COLUMNS = "subtype_results.csv", ["Names", "Subtype"]
+IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
+
+
+def find_test_images(folder: Path) -> dict[str, Path]:
+    """{mask file name: image} of a folder of test images; ValueError when there are none."""
+    images = {file.name.removesuffix(IMAGE_ENDING) + MASK_ENDING: file for file in sorted(folder.glob(f"*{IMAGE_ENDING}"))
+              if not file.name.startswith(".")}
+    if not images:
+        raise ValueError(f"{folder}: no test images named quiz_NNN{IMAGE_ENDING}")
+    return images
+
+
+def check_submission(archive: Path, test: Path, processes: int | None = None) -> list[str]:
+    """One line for each thing that is wrong with `archive`; empty when it is ready to hand in."""
+    images = find_test_images(test)
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = content.namelist()
+            damaged = content.testzip()
+            table = content.read(TABLE) if TABLE in names and damaged is None else None
+    except (OSError, zipfile.BadZipFile) as error:
+        return [f"{archive}: cannot be read as a zip ({error})"]
+    if damaged:
+        return [f"{archive}: {damaged} in it is damaged"]
+    expected = {*images, TABLE}
+    problems = [f"{name}: is in the zip {n} times" for name, n in Counter(names).items() if n > 1]
+    problems += [f"{name}: missing" for name in sorted(expected - set(names))]
+    problems += [f"{name}: does not belong there; only masks of test cases and {TABLE}, without folders"
+                 for name in sorted(set(names) - expected)]
+    present = [(name, images[name]) for name in sorted(set(names) & images.keys())]
+    for found in run_parallel(partial(_check_mask, archive), present, "checking masks", processes):
+        problems += found
+    return problems + (check_table(table, set(images)) if table is not None else [])
+
+
+def _check_mask(archive: Path, member: tuple[str, Path]) -> list[str]:
+    name, image_file = member
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
+        file = Path(content.extract(name, folder))
+        try:
+            values, properties = read_volume(file)
+        except ValueError as error:
+            return [str(error).replace(str(file), name)]
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(file))
+        header.ReadImageInformation()
+        pixel = header.GetPixelID()
+    problems = []
+    if pixel != sitk.sitkUInt8:
+        problems.append(f"{name}: stored as {sitk.GetPixelIDValueAsString(pixel)}, must be 8-bit unsigned integer")
+    wrong = snap_labels(values)[1]
+    if wrong:
+        problems.append(f"{name}: values {wrong}; only 0, 1 and 2 are allowed")
+    try:
+        image, image_properties = read_volume(image_file)
+    except ValueError as error:
+        return [*problems, str(error)]
+    difference = geometry_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, values.shape)
+    return problems + ([f"{name}: {difference}"] if difference else [])
+
+
+def check_table(content: bytes, masks: set[str]) -> list[str]:
+    """What is wrong with the subtype table: header, names (each mask once) and subtypes."""
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode("utf-8"))))
+    except UnicodeDecodeError as error:
+        return [f"{TABLE}: not UTF-8 text ({error})"]
+    if not rows or rows[0] != COLUMNS:
+        return [f"{TABLE}: first line is {','.join(rows[0]) if rows else 'missing'!r}, must be {','.join(COLUMNS)!r}"]
+    body = rows[1:]
+    problems = [f"{TABLE}: line {i} has {len(row)} fields: {','.join(row)!r}" for i, row in enumerate(body, 2) if len(row) != 2]
+    body = [row for row in body if len(row) == 2]
+    problems += [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}" for name, subtype in body
+                 if subtype not in SUBTYPES]
+    listed = Counter(name for name, _ in body)
+    problems += [f"{TABLE}: {name} is listed {n} times" for name, n in listed.items() if n > 1]
+    problems += [f"{TABLE}: {name} is missing" for name in sorted(masks - listed.keys())]
+    return problems + [f"{TABLE}: {name} is no mask of a test case" for name in sorted(listed.keys() - masks)]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archive", type=Path, metavar="NAME_results.zip")
+    parser.add_argument("--test", type=Path, required=True, metavar="DIR", help="folder of the test images")
+    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    args = parser.parse_args(arguments)
+    try:
+        problems = check_submission(args.archive, args.test, args.processes)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if not args.archive.name.endswith("_results.zip"):
+        problems.append(f"{args.archive.name}: must be named NAME_results.zip")
+    if problems:
+        sys.exit(f"error: {args.archive} must not be handed in. {problem_list(problems)}")
+    print(f"{args.archive}: {len(find_test_images(args.test))} masks and {TABLE}, ready to hand in")
+
+
+if __name__ == "__main__":
+    main()

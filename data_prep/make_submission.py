@@ -1,0 +1,59 @@
+"""Pack predicted masks and their subtype table into NAME_results.zip, which exists only if it passes all checks.
+
+    python data_prep/make_submission.py --pred results/fold0/predictions/test --test data/test --name MYTEAM --out results/fold0
+
+The same predictions give the same bytes.
+"""
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.case_checks import problem_list
+from data_prep.check_submission import TABLE, check_submission, find_test_images
+from nnunetv2.utilities.files import atomic_write
+
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
+
+
+def make_submission(predictions: Path, test: Path, archive: Path, processes: int | None = None) -> None:
+    """Write `archive` from the masks of the cases in `test`; other files beside them stay out.
+
+    Raises ValueError that lists all problems; a former `archive` is then left as it was.
+    """
+    files = [predictions / name for name in [*sorted(find_test_images(test)), TABLE]]
+    missing = [f"{file}: missing" for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{archive} cannot be made. {problem_list(missing)}")
+    with atomic_write(archive) as temporary:
+        with zipfile.ZipFile(temporary, "w") as content:
+            for file in files:
+                entry = zipfile.ZipInfo(file.name, LONG_AGO)
+                entry.external_attr = 0o644 << 16
+                content.writestr(entry, file.read_bytes())
+        problems = check_submission(temporary, test, processes)
+        if problems:
+            raise ValueError(f"{archive} was not made. {problem_list(problems)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pred", type=Path, required=True, help=f"folder with quiz_NNN.nii.gz and {TABLE}")
+    parser.add_argument("--test", type=Path, required=True, help="folder with the test images quiz_NNN_0000.nii.gz")
+    parser.add_argument("--name", required=True, help="yours; the file is called NAME_results.zip")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zip (default: here)")
+    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    args = parser.parse_args(arguments)
+    archive = args.out / f"{args.name}_results.zip"
+    try:
+        make_submission(args.pred, args.test, archive, args.processes)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"{archive}: ready to hand in")
+
+
+if __name__ == "__main__":
+    main()
