@@ -31,6 +31,10 @@ class ClassEvidence:
     _values: list[Tensor] = field(default_factory=list)  # (n,) a window
     _masses: list[tuple[float, float]] = field(default_factory=list)  # lesion, foreground: voxels
 
+    def reset(self) -> None:
+        self._values.clear()
+        self._masses.clear()
+
     def add(self, seg_logits: Tensor, class_logits: Tensor) -> None:
         """seg_logits (S, *spatial) of one window and class_logits (V, n) of its V views."""
         self.add_values(seg_logits, class_logits.float().softmax(1).mean(0))
@@ -81,7 +85,7 @@ def classify_case(
     return None if mean is None else mean.numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def case_class_features(
     network: nn.Module,
     data: Tensor,

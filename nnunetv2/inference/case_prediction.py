@@ -74,11 +74,11 @@ class CasePredictor:
         self.gaussian, self.progress = gaussian, progress
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
-    def __call__(self, data: Tensor) -> CasePrediction:
+    def __call__(self, data: Tensor, name: str = "this case") -> CasePrediction:
         """data (C, D, H, W) float32. A case without any foreground in half precision is repeated in fp32, with a warning."""
         prediction = self._predict(self.engines, data)
         if any(engine.half for engine in self.engines) and not self._foreground(prediction.logits).any():
-            warnings.warn("Half precision finds no foreground in this case; it is repeated in fp32.", stacklevel=2)
+            warnings.warn(f"{name}: half precision finds no foreground; repeated in fp32.", stacklevel=2)
             prediction = self._predict([engine.in_full_precision() for engine in self.engines], data)
         return prediction
 

@@ -28,7 +28,9 @@ GAUSSIAN_PEAK = 10  # as upstream: keeps fp16 products of small weights and logi
 
 
 class WindowObserver(Protocol):
-    """Told of every window: mean logits (S, d, h, w) and the class logits of its mirrored passes (V, n)."""
+    """Told of every window: mean logits (S, d, h, w) and the class logits of its mirrored passes (V, n); reset at the start."""
+
+    def reset(self) -> None: ...
 
     def add(self, seg_logits: Tensor, class_logits: Tensor) -> None: ...
 
@@ -122,7 +124,7 @@ def _batches(items: Iterator, size: int) -> Iterator[list]:
         yield batch
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict_windows(
     engine: Engine,
     data: Tensor,
@@ -141,6 +143,8 @@ def predict_windows(
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
     is done again with fp32 accumulators. Windows and views share batches of `engine.batch_size`.
     """
+    if observer is not None:
+        observer.reset()
     padded, inner = pad_centred(data.to(results_device), tile_size)
     slicers = window_slicers(padded.shape[1:], tile_size, tile_step_size)
     weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=results_device) if gaussian else 1
@@ -175,5 +179,5 @@ def predict_windows(
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
         del logits, weight_sum
         return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, results_device,
-                               None, progress)
+                               observer, progress)
     return logits[inner]

@@ -62,7 +62,7 @@ def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) 
     generator = torch.Generator().manual_seed(0)
     example = torch.randn((1, input_channels, *(2 * d for d in divisor)), generator=generator)
     other = torch.randn((1, input_channels, *(2 * d for d in divisor[:-1]), 3 * divisor[-1]), generator=generator)
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's remarks on every Python branch; the check below is the test of them
         model = openvino.convert_model(flat, example_input=example, input=[-1, input_channels, *(-1 for _ in divisor)])
         expected = flat(other)

@@ -35,7 +35,7 @@ class TorchEngine:
     def in_full_precision(self) -> "TorchEngine":
         return TorchEngine(self.network, self.device, half=False, channels_last=self.channels_last)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Halves the batch, for good, when the device's memory does not hold it."""
         try:

@@ -1,0 +1,176 @@
+"""From logits on the network's grid to a mask on the image's grid, and to files.
+
+Label output interpolates logits only where the result can be something other than background: linear weights are convex, so
+an output voxel whose neighbours all prefer background prefers it too. Probabilities need the whole volume.
+"""
+
+import pickle
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunetv2.inference.case_prediction import CasePrediction
+from nnunetv2.inference.coarse_roi import Box, foreground_box
+from nnunetv2.preprocessing.resampling import (
+    apply_along_axis, interpolation_matrix, low_resolution_axis, nearest_indices, resample_data_or_seg_to_shape,
+)
+from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+SLAB = 16  # output slices resampled at a time, which bounds memory at S x SLAB x Y x X
+
+
+def convert_logits_to_labels(logits: Tensor, label_manager: LabelManager) -> np.ndarray:
+    """(S, D, H, W) -> label map (D, H, W) uint8 or uint16; the first of equal maxima wins, as in argmax.
+
+    A running maximum over channels: torch.argmax over the first axis takes thirty times as long on a CPU.
+    """
+    dtype = label_dtype(label_manager)
+    if label_manager.has_regions:
+        return np.asarray(label_manager.convert_logits_to_segmentation(logits)).astype(dtype)
+    labels = np.zeros(logits.shape[1:], dtype)
+    best = logits[0]
+    for label, channel in enumerate(logits[1:], start=1):
+        labels[(channel > best).numpy()] = label
+        best = torch.maximum(best, channel)
+    return labels
+
+
+def label_dtype(label_manager: LabelManager) -> type[np.unsignedinteger]:
+    """What masks are written in; upstream counts the foreground labels in the same way."""
+    return np.uint8 if len(label_manager.foreground_labels) < 255 else np.uint16
+
+
+def _axis_weights(n_in: int, n_out: int, order: int) -> np.ndarray:
+    """(n_out, n_in): rows of convex weights for order 0 and 1."""
+    if order == 0:
+        return np.eye(n_in)[nearest_indices(n_in, n_out)]
+    return np.eye(n_in) if n_in == n_out else interpolation_matrix(n_in, n_out, order)
+
+
+def resample_logits_to_segmentation_box(
+    prediction: CasePrediction,
+    new_shape: Sequence[int],
+    current_spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    label_manager: LabelManager,
+    order: int = 1,
+    order_z: int = 0,
+    force_separate_z: bool | None = None,
+) -> tuple[np.ndarray, Box]:
+    """Label map of the box of `new_shape` that can hold foreground, and that box; empty slices where there is none.
+
+    Outside the box everything is background. Equal to resampling all logits and taking labels afterwards, rounding to the
+    logits' own type in between as that does.
+    """
+    if max(order, order_z) > 1:
+        raise ValueError(f"Only orders 0 and 1 are convex, got {order} and {order_z}.")
+    coarse_labels = convert_logits_to_labels(prediction.logits, label_manager)
+    foreground = foreground_box(coarse_labels != 0)
+    if foreground is None:
+        return np.zeros((0, 0, 0), label_dtype(label_manager)), (slice(0, 0),) * 3
+
+    thick = low_resolution_axis(current_spacing, new_spacing, force_separate_z)
+    target, source, matrices = [], [], []
+    for axis, (inside, part) in enumerate(zip(prediction.box, foreground)):
+        weights = _axis_weights(prediction.shape[axis], new_shape[axis], order_z if axis == thick else order)
+        rows = np.flatnonzero(weights[:, inside.start + part.start : inside.start + part.stop].any(axis=1))
+        rows = slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)  # order 0 can step over a thin object
+        columns = np.flatnonzero(weights[rows, inside].any(axis=0))  # a voxel of background around the foreground comes along
+        columns = slice(int(columns[0]), int(columns[-1]) + 1) if columns.size else slice(0, 0)
+        target.append(rows)
+        source.append(columns)
+        matrices.append(np.ascontiguousarray(weights[rows, inside][:, columns]))
+    shape = tuple(rows.stop - rows.start for rows in target)
+    logits = prediction.logits[(slice(None), *source)]
+    if 0 in shape:
+        return np.zeros((0, 0, 0), label_dtype(label_manager)), (slice(0, 0),) * 3
+    if all(matrix.shape[0] == matrix.shape[1] and np.array_equal(matrix, np.eye(len(matrix))) for matrix in matrices):
+        return coarse_labels[tuple(source)], tuple(target)
+
+    labels = np.empty(shape, label_dtype(label_manager))
+    for start in range(0, shape[0], SLAB):
+        rows = matrices[0][start : start + SLAB]
+        used = np.flatnonzero(rows.any(axis=0))
+        used = slice(used[0], used[-1] + 1)
+        slab = logits[:, used].float().contiguous().numpy()
+        for axis, matrix in enumerate((rows[:, used], *matrices[1:])):
+            slab = np.stack([apply_along_axis(matrix, channel, axis) for channel in slab])  # in the end (S, SLAB, Y, X)
+        labels[start : start + SLAB] = convert_logits_to_labels(torch.from_numpy(slab).to(logits.dtype), label_manager)
+    return labels, tuple(target)
+
+
+def convert_prediction_to_segmentation(
+    prediction: CasePrediction,
+    properties: dict,
+    plans_manager: PlansManager,
+    configuration_manager: ConfigurationManager,
+    label_manager: LabelManager,
+    return_probabilities: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(mask (Z, Y, X) on the image's grid, probabilities (S, Z, Y, X) float32 or None).
+
+    properties: as the preprocessor returned them; they say how to revert resampling, cropping and transposition.
+    """
+    new_shape = properties["shape_after_cropping_and_before_resampling"]
+    new_spacing = [properties["spacing"][i] for i in plans_manager.transpose_forward]
+    current_spacing = list(configuration_manager.spacing)
+    if len(current_spacing) < len(new_shape):  # 2D plans do not resample through the slices
+        current_spacing.insert(0, new_spacing[0])
+    resample = configuration_manager.resampling_fn_probabilities
+    crop = tuple(slice(*extent) for extent in properties["bbox_used_for_cropping"])
+    mask = np.zeros(properties["shape_before_cropping"], label_dtype(label_manager))
+    probabilities = None
+    if not return_probabilities and _convex(resample):
+        labels, box = resample_logits_to_segmentation_box(
+            prediction, new_shape, current_spacing, new_spacing, label_manager, **_orders(resample))
+        mask[crop][box] = labels
+    else:
+        logits = prediction.full_logits(label_manager.has_regions)
+        logits = torch.as_tensor(resample(logits, new_shape, current_spacing, new_spacing))
+        if return_probabilities:
+            probabilities = label_manager.apply_inference_nonlin(logits)
+            mask[crop] = np.asarray(label_manager.convert_probabilities_to_segmentation(probabilities))
+            probabilities = label_manager.revert_cropping_on_probabilities(
+                probabilities, properties["bbox_used_for_cropping"], properties["shape_before_cropping"])
+            backward = [0, *(axis + 1 for axis in plans_manager.transpose_backward)]
+            probabilities = probabilities.numpy().transpose(backward)
+        else:
+            mask[crop] = convert_logits_to_labels(logits, label_manager)
+    return mask.transpose(plans_manager.transpose_backward), probabilities
+
+
+def _orders(resample: partial) -> dict:
+    return {name: value for name, value in resample.keywords.items() if name != "is_seg"}
+
+
+def _convex(resample: partial) -> bool:
+    """Whether the plans resample logits by nnU-Net's own function in order 0 or 1, the default."""
+    orders = resample.keywords
+    return resample.func is resample_data_or_seg_to_shape and not orders.get("is_seg") and max(
+        orders.get("order", 3), orders.get("order_z", 0)) <= 1 and "separate_z_anisotropy_threshold" not in orders
+
+
+def write_prediction(
+    mask: np.ndarray,
+    probabilities: np.ndarray | None,
+    properties: dict,
+    plans_manager: PlansManager,
+    output_file_truncated: str | Path,
+    file_ending: str,
+) -> None:
+    """OUTPUT.nii.gz and, with probabilities, OUTPUT.npz (key `probabilities`) and OUTPUT.pkl; each whole or not there.
+
+    The mask comes last: a case counts as done when its mask is there.
+    """
+    if probabilities is not None:
+        with atomic_write(f"{output_file_truncated}.npz") as temporary:
+            np.savez_compressed(temporary, probabilities=probabilities)
+        with atomic_write(f"{output_file_truncated}.pkl") as temporary:
+            temporary.write_bytes(pickle.dumps(properties))
+    plans_manager.image_reader_writer_class().write_seg(mask, f"{output_file_truncated}{file_ending}", properties)

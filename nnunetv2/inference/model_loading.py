@@ -1,0 +1,122 @@
+"""A trained model's folder -> what prediction needs of it, without initialising weights that a checkpoint overwrites."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nnunetv2.inference.case_prediction import NetworkGeometry
+from nnunetv2.inference.engines import Engine, make_engine
+from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
+from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+CLASS_HEAD_KEY = "class_head_weights"  # of a checkpoint; absent in upstream's
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The checkpoints of one model folder, folds of the same training recipe."""
+
+    plans_manager: PlansManager
+    configuration_manager: ConfigurationManager
+    dataset_json: dict
+    trainer_name: str
+    mirror_axes: tuple[int, ...] | None
+    checkpoints: tuple[Path, ...]  # one a fold
+    has_class_head: bool
+
+    @property
+    def input_channels(self) -> int:
+        return determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
+
+    def build_network(self, checkpoint: Path) -> nn.Module:
+        """The network with a fold's weights, on the CPU, in eval mode. Its tensors are the checkpoint's own: nothing is copied."""
+        content = load_checkpoint(checkpoint)
+        weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
+        weights |= {CLASS_HEAD_PREFIX + key: value for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
+        configuration = self.configuration_manager
+        with torch.device("meta"):  # shapes only
+            network = get_network_from_plans(
+                configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+                configuration.network_arch_init_kwargs_req_import, self.input_channels,
+                self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads, allow_init=False,
+                deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None)
+        try:
+            network.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint} does not fit the network of its plans.json: {error}") from error
+        return network.eval()
+
+    def make_engines(self, device: torch.device, half: bool, wish: str) -> list[Engine]:
+        """One engine a fold."""
+        divisor = network_geometry(self.configuration_manager, self.mirror_axes).divisor
+        engines = []
+        for checkpoint in self.checkpoints:
+            def build(checkpoint: Path = checkpoint) -> nn.Module:
+                return self.build_network(checkpoint)
+
+            cached = None if wish == "torch" or device.type != "cpu" else _cached_model_path(checkpoint, self)
+            engines.append(make_engine(build, device, half, wish, self.input_channels, divisor, cached))
+        return engines
+
+
+def _cached_model_path(checkpoint: Path, model: TrainedModel) -> Path | None:
+    try:
+        from nnunetv2.inference.engines.openvino_engine import cached_model_path
+    except ImportError:
+        return None  # make_engine says so
+    return cached_model_path(checkpoint, model.configuration_manager.configuration["architecture"])
+
+
+def network_geometry(configuration_manager: ConfigurationManager, mirror_axes: Sequence[int] | None) -> NetworkGeometry:
+    """Sizes of the network that a configuration describes; spacing is (D, H, W) and 2D plans have only (H, W)."""
+    spacing = tuple(configuration_manager.spacing)
+    return NetworkGeometry(
+        patch_size=tuple(configuration_manager.patch_size),
+        divisor=tuple(prod(axis) for axis in zip(*_strides_by_axis(configuration_manager))),
+        spacing=spacing if len(spacing) == 3 else (max(spacing), *spacing),
+        mirror_axes=None if mirror_axes is None else tuple(mirror_axes),
+    )
+
+
+def _strides_by_axis(configuration_manager: ConfigurationManager) -> list[tuple[int, ...]]:
+    """Strides of each stage, one value an axis; old plans hold a single number for all."""
+    n_axes = len(configuration_manager.patch_size)
+    return [(s,) * n_axes if isinstance(s, int) else tuple(s) for s in configuration_manager.pool_op_kernel_sizes]
+
+
+def available_folds(folder: Path, checkpoint_name: str) -> list[int]:
+    """Folds of a model folder that hold `checkpoint_name`; `fold_all` is a model of its own and does not count."""
+    names = (path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint_name}"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name: str = "checkpoint_final.pth") -> TrainedModel:
+    """The model in `folder` (plans.json, dataset.json, fold_X); `folds` None takes all that are there.
+
+    Raises FileNotFoundError that lists everything missing.
+    """
+    available = available_folds(folder, checkpoint_name)
+    folds = available if folds is None else folds
+    checkpoints = tuple(folder / f"fold_{fold}" / checkpoint_name for fold in folds)
+    missing = [path for path in (folder / "plans.json", folder / "dataset.json", *checkpoints) if not path.is_file()]
+    if missing or not checkpoints:
+        raise FileNotFoundError(f"{folder} is no complete model; missing: {', '.join(map(str, missing)) or checkpoint_name}. "
+                                f"Folds with {checkpoint_name}: {available or 'none'}; choose them with -f, the checkpoint with -chk.")
+    header = load_checkpoint(checkpoints[0], map_location="meta")  # names and numbers; tensors without their data
+    plans_manager = PlansManager(folder / "plans.json")
+    return TrainedModel(
+        plans_manager=plans_manager,
+        configuration_manager=plans_manager.get_configuration(header["init_args"]["configuration"]),
+        dataset_json=load_json(folder / "dataset.json"),
+        trainer_name=header["trainer_name"],
+        mirror_axes=header.get("inference_allowed_mirroring_axes"),
+        checkpoints=checkpoints,
+        has_class_head=header.get(CLASS_HEAD_KEY) is not None,
+    )
