@@ -1,0 +1,103 @@
+"""Compare two scored runs case by case: B minus A with 95 % interval, permutation test and a verdict per metric.
+
+    python evaluation/compare_runs.py results/exact results/fast --out results/exact_vs_fast.json
+
+A and B are folders that compute_metrics.py wrote; they must hold the same cases and the same truth. The margins are the
+differences worth knowing about: below them two runs count as equal, and they set how many cases would be enough.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.comparison import Subtypes, compare_means, compare_subtypes
+from evaluation.files import read_json, write_json
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES
+from evaluation.tables import BANNER, NAMES, TITLES, number
+
+MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm": 1.0, "masd_mm": 0.2, "subtype": 0.05}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parse(arguments)
+    try:
+        comparison = compare(read_json(args.a / "metrics.json"), read_json(args.b / "metrics.json"), args.resamples, args.seed)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    comparison = {"a": str(args.a), "b": str(args.b), "seed": args.seed, "resamples": args.resamples} | comparison
+    if args.out:
+        write_json(comparison, args.out)
+    print(comparison_table(comparison))
+    return 0
+
+
+def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
+    """Rows {block: {metric: row}} of two contents of metrics.json; ValueError if they do not describe the same cases."""
+    rows_a, rows_b = ({row["case"]: row for row in run["cases"]} for run in (a, b))
+    problems = [f"{case}: only in {'A' if case in rows_a else 'B'}" for case in sorted(rows_a.keys() ^ rows_b.keys())]
+    problems += [f"{case}: true subtype {rows_a[case].get('subtype_true')} in A, {rows_b[case].get('subtype_true')} in B"
+                 for case in sorted(rows_a.keys() & rows_b.keys())
+                 if rows_a[case].get("subtype_true") != rows_b[case].get("subtype_true")]
+    if a["definitions"]["surface"] != b["definitions"]["surface"]:
+        problems.append(f"A has surfaces of {a['definitions']['surface']}, B of {b['definitions']['surface']}: score both alike")
+    if problems:
+        raise ValueError("\n".join(["The runs cannot be compared:", *problems]))
+    cases = sorted(rows_a)
+
+    def column(rows: dict[str, dict], key: str) -> np.ndarray:
+        return np.array([rows[case][key] for case in cases], float)  # null becomes NaN
+
+    result: dict = {"synthetic": a["synthetic"] or b["synthetic"], "n_cases": len(cases)}
+    for structure in STRUCTURES:
+        result[structure] = {name: compare_means(column(rows_a, f"{structure}_{name}"), column(rows_b, f"{structure}_{name}"),
+                                                 MARGINS[name], resamples, seed) for name in SEGMENTATION_METRICS}
+    if "subtype" in a and "subtype" in b:
+        classes = a["subtype"]["classes"]
+        if b["subtype"]["classes"] != classes:
+            raise ValueError(f"A has the classes {classes}, B {b['subtype']['classes']}")
+        true = np.array([classes.index(rows_a[case]["subtype_true"]) for case in cases])
+        result["subtype"] = compare_subtypes(true, _subtypes(rows_a, cases, classes), _subtypes(rows_b, cases, classes),
+                                             len(classes), MARGINS["subtype"], resamples, seed)
+    return result
+
+
+def comparison_table(comparison: dict) -> str:
+    lines = [BANNER] if comparison["synthetic"] else []
+    lines += [f"A = {comparison['a']}", f"B = {comparison['b']}",
+              f"{'':20}{'A':>8}{'B':>8}{'B - A':>9}   {'95 % interval':<18}{'p':>7}{'n':>5}  verdict"]
+    for block in (*STRUCTURES, "subtype"):
+        if block in comparison:
+            lines.append(TITLES.get(block, "Subtype"))
+            lines += [_line(NAMES[name].split(" (")[0], row) for name, row in comparison[block].items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, row: dict) -> str:
+    interval = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
+    return (f"  {name:18}{number(row['a']):>8}{number(row['b']):>8}{number(row['difference']):>9}   {interval:<18}"
+            f"{number(row['p'], 4):>7}{row['n']:>5}  {row['verdict']}")
+
+
+def _subtypes(rows: dict[str, dict], cases: list[str], classes: list[str]) -> Subtypes:
+    predicted = np.array([classes.index(rows[case]["subtype_predicted"]) if rows[case]["subtype_predicted"] else -1 for case in cases])
+    if f"p_{classes[0]}" not in rows[cases[0]]:
+        return Subtypes(predicted, None)
+    return Subtypes(predicted, np.array([[rows[case][f"p_{name}"] for name in classes] for case in cases]))
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("a", type=Path, metavar="A", help="folder with the first run's metrics.json")
+    parser.add_argument("b", type=Path, metavar="B", help="folder with the second run's metrics.json")
+    parser.add_argument("--out", type=Path, help="write the comparison as JSON")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap and of the permutation test (default 2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

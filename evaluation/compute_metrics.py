@@ -1,0 +1,169 @@
+"""Score predicted masks and subtypes against the truth.
+
+    python evaluation/compute_metrics.py --pred results/fold0/predictions/validation --ref data/validation \
+        --subtypes results/fold0/predictions/validation/subtype_results.csv --truth subtypes.csv --out results/fold0
+
+Writes metrics.json and per_case.csv into --out and prints a table. Masks pair up by file name; sub-folders of --ref are
+searched. Probabilities are read from subtype_probabilities.csv beside --subtypes if it is there. Missing cases, grids that
+differ, labels out of range and broken tables are all listed, nothing is written, and the exit status is 1.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.case_pairs import find_masks, is_synthetic, read_pair, validation_cases
+from evaluation.files import write_csv, write_json
+from evaluation.segmentation_metrics import TOLERANCES_MM
+from evaluation.subtype_tables import read_predictions, read_probabilities, read_truth
+from evaluation.summary import case_row, summarise_segmentation, summarise_subtype
+from evaluation.surface import SURFACES
+from evaluation.tables import metrics_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parse(arguments)
+    try:
+        metrics = compute(args)
+    except ValueError as error:
+        print(f"Nothing was scored:\n{error}", file=sys.stderr)
+        return 1
+    metrics = {"synthetic": args.synthetic or is_synthetic(args.ref), "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
+               "seed": args.seed, "bootstrap": args.bootstrap} | metrics
+    write_csv(metrics["cases"], args.out / "per_case.csv")
+    write_json(metrics, args.out / "metrics.json")
+    print(metrics_table(metrics))
+    print(f"Written: {args.out / 'metrics.json'}, {args.out / 'per_case.csv'}")
+    return 0
+
+
+def compute(args: argparse.Namespace) -> dict:
+    """All of metrics.json that comes from the data; one ValueError lists every problem of the whole folder."""
+    references, predictions = find_masks(args.ref), find_masks(args.pred)
+    cases = validation_cases(args.splits, args.fold) if args.splits else sorted(references)
+    problems = [f"{case}: no reference mask in {args.ref}" for case in cases if case not in references]
+    missing = [case for case in cases if case not in predictions]
+    if missing and not args.allow_missing:
+        problems += [f"{case}: no prediction in {args.pred} (--allow-missing scores it as empty)" for case in missing]
+    subtypes = {}
+    if args.subtypes:
+        try:
+            subtypes = _read_subtypes(args, cases)
+        except ValueError as error:
+            problems.append(str(error))
+    jobs = {case: (references[case], predictions.get(case)) for case in cases if case in references}
+    rows, unreadable = _score(jobs, args.surface, args.jobs)
+    problems += unreadable
+    if problems:
+        raise ValueError("\n".join(problems))
+
+    metrics = {"n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
+    metrics |= summarise_segmentation(rows, args.bootstrap, args.seed)
+    if subtypes:
+        metrics["subtype"] = summarise_subtype(subtypes["true"], subtypes["predicted"], subtypes["probabilities"],
+                                               subtypes["classes"], args.bootstrap, args.seed)
+        rows = [row | _subtype_columns(subtypes, i) for i, row in enumerate(rows)]
+    return metrics | {"cases": rows}
+
+
+def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int) -> tuple[list[dict], list[str]]:
+    """Rows of all cases in the order of `jobs`, and the problems of those that cannot be scored."""
+    score = partial(_score_case, surface=surface)
+    with ExitStack() as stack:
+        if processes > 1:
+            pool = stack.enter_context(get_context("spawn").Pool(min(processes, max(len(jobs), 1))))
+            outcomes = pool.imap(score, jobs.items())
+        else:
+            outcomes = map(score, jobs.items())
+        results = list(tqdm(outcomes, total=len(jobs), desc="Scoring", unit="case", disable=None))
+    return [result for result in results if isinstance(result, dict)], [result for result in results if isinstance(result, str)]
+
+
+def _score_case(job: tuple[str, tuple[Path, Path | None]], surface: str) -> dict | str:
+    """The case's row, or what is wrong with its files: one bad case must not hide those after it."""
+    case, paths = job
+    try:
+        return case_row(case, *read_pair(*paths), surface)
+    except ValueError as error:
+        return str(error)
+
+
+def _read_subtypes(args: argparse.Namespace, cases: list[str]) -> dict:
+    """True and predicted class indices (n,) and probabilities (n, K) or None, in the order of `cases`."""
+    truth = read_truth(args.truth)
+    classes = args.classes or sorted(set(truth.values()))
+    predicted = read_predictions(args.subtypes, classes)
+    table = args.subtypes.with_name("subtype_probabilities.csv")
+    probabilities = read_probabilities(table, classes) if table.exists() else None
+    problems = [f"{case}: no subtype in {args.truth}" for case in cases if case not in truth]
+    problems += [f"{case}: true subtype {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]
+    if not args.allow_missing:
+        problems += [f"{case}: no subtype in {args.subtypes}" for case in cases if case not in predicted]
+        problems += [f"{case}: no probabilities in {table}" for case in cases if probabilities is not None and case not in probabilities]
+    if problems:
+        raise ValueError("\n".join(problems))
+    uniform = np.full(len(classes), 1 / len(classes))  # what is known about a case that was not predicted
+    return {
+        "classes": classes, "true": np.array([classes.index(truth[case]) for case in cases]),
+        "predicted": np.array([classes.index(predicted[case]) if case in predicted else -1 for case in cases]),
+        "probabilities": None if probabilities is None else np.stack([probabilities.get(case, uniform) for case in cases]),
+    }
+
+
+def _subtype_columns(subtypes: dict, i: int) -> dict:
+    classes, predicted = subtypes["classes"], subtypes["predicted"][i]
+    columns = {"subtype_true": classes[subtypes["true"][i]], "subtype_predicted": classes[predicted] if predicted >= 0 else ""}
+    if subtypes["probabilities"] is not None:
+        columns |= {f"p_{name}": float(value) for name, value in zip(classes, subtypes["probabilities"][i])}
+    return columns
+
+
+def _definitions(surface: str) -> dict[str, str]:
+    return {
+        "surface": surface,
+        "nsd": f"normalised surface distance, tolerances {', '.join(f'{t:g}' for t in TOLERANCES_MM)} mm (a choice; inter-rater variability is unknown)",
+        "hd95": "larger of the two directed 95th percentiles, weighted by surface area" if surface == "elements"
+                else "larger of the two directed 95th percentiles over boundary voxels",
+        "masd": "mean of the two directed mean surface distances",
+        "empty": "both masks empty: left out; one empty: DSC, IoU and NSD 0, HD95 and MASD not averaged but counted",
+        "interval": "95 % percentile bootstrap over cases, within true classes for subtype metrics; Wilson for the detection rate",
+        "brier": "summed over classes", "ece": "class-wise, bins of equal width",
+    }
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz")
+    parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks with the same names")
+    parser.add_argument("--splits", type=Path, help="splits_final.json: score the validation cases of --fold only")
+    parser.add_argument("--fold", type=int, default=0, help="fold of --splits (default 0)")
+    parser.add_argument("--subtypes", type=Path, help="predicted subtypes, columns Names,Subtype")
+    parser.add_argument("--truth", type=Path, help="true subtypes, columns case,subtype")
+    parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for metrics.json and per_case.csv (default: here)")
+    parser.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--surface", choices=SURFACES, default="elements", help="definition of a surface (see evaluation/surface.py)")
+    parser.add_argument("--allow-missing", action="store_true", help="score missing predictions as empty masks")
+    parser.add_argument("--synthetic", action="store_true", help="the data is made up: say so everywhere")
+    args = parser.parse_args(arguments)
+    if bool(args.subtypes) != bool(args.truth):
+        parser.error("--subtypes and --truth go together")
+    if args.bootstrap < 1 or args.jobs < 1:
+        parser.error("--bootstrap and --jobs must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

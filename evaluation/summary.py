@@ -1,0 +1,89 @@
+"""From per-case rows to the contents of metrics.json: every mean with its interval and the n it stands on.
+
+`metrics.json`: `whole_pancreas`, `lesion`, `normal_pancreas` hold {metric: {"mean", "ci_low", "ci_high", "n"}}, `empty`
+(how often masks were empty) and `volume` (Bland-Altman); `lesion` also `detection`. `subtype` holds plain numbers, each
+with its interval as [low, high] under `<name>_ci`. `cases` holds the rows, one flat dict per case.
+"""
+
+import numpy as np
+
+from evaluation import subtype_metrics as sm
+from evaluation.bootstrap import estimate, interval, resample_counts
+from evaluation.case_pairs import Mask
+from evaluation.lesion_metrics import by_size_tertile, detection_rate, lesion_detection, volume_agreement
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES, segmentation_metrics
+
+OUTCOMES = ("both_empty", "missed", "false_alarm")
+
+
+def case_row(case: str, reference: Mask, prediction: Mask, surface: str) -> dict:
+    """One case's flat row: `<structure>_<metric>` for all structures, and `lesion_detected` and its kin."""
+    row: dict = {"case": case}
+    for structure, select in STRUCTURES.items():
+        metrics = segmentation_metrics(select(reference.labels), select(prediction.labels), reference.spacing, surface)
+        row |= {f"{structure}_{name}": value for name, value in metrics.items()}
+    detection = lesion_detection(STRUCTURES["lesion"](reference.labels), STRUCTURES["lesion"](prediction.labels))
+    return row | {f"lesion_{name}": value for name, value in detection.items()}
+
+
+def summarise_segmentation(rows: list[dict], resamples: int, seed: int) -> dict[str, dict]:
+    """{structure: summary} of case rows; the bootstrap draws cases without strata."""
+    counts = resample_counts(len(rows), resamples, seed)
+    summary = {}
+    for structure in STRUCTURES:
+        outcomes = [row[f"{structure}_outcome"] for row in rows]
+        summary[structure] = {name: estimate(column(rows, f"{structure}_{name}"), counts) for name in SEGMENTATION_METRICS} | {
+            "empty": {outcome: {"count": outcomes.count(outcome), "n": len(rows)} for outcome in OUTCOMES},
+            "volume": volume_agreement(column(rows, f"{structure}_reference_ml"), column(rows, f"{structure}_predicted_ml"), counts),
+        }
+    detected = column(rows, "lesion_detected")
+    summary["lesion"]["detection"] = {
+        "rate": detection_rate(detected),
+        "false_positive_components_per_case": estimate(column(rows, "lesion_false_positive_components"), counts),
+        "by_size_tertile": by_size_tertile(column(rows, "lesion_reference_ml"), column(rows, "lesion_dsc"), detected, counts),
+    }
+    return summary
+
+
+def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray | None, classes: list[str],
+                      resamples: int, seed: int) -> dict:
+    """The `subtype` block. true, predicted (n,) class indices, -1 = not predicted; probabilities (n, K) or None.
+
+    The bootstrap draws within each true class, so that every resample has the sample's class counts.
+    """
+    counts = resample_counts(len(true), resamples, seed, strata=true)
+    weights = np.concatenate([np.ones((1, len(true)), int), counts])  # row 0 is the sample itself
+    matrix = sm.confusion(true, predicted, len(classes), weights)
+    statistics = {"macro_f1": sm.macro_f1(matrix), "balanced_accuracy": sm.balanced_accuracy(matrix), "accuracy": sm.accuracy(matrix),
+                  "mcc": sm.mcc(matrix), "expected_cost": sm.expected_cost(matrix)}
+    precision, recall, f1 = sm.precision_recall_f1(matrix)
+    per_class = {name: {"n": int((true == k).sum())} | _with_intervals(
+        {"precision": precision[:, k], "recall": recall[:, k], "f1": f1[:, k]}) for k, name in enumerate(classes)}
+    block: dict = {"n": len(true), "classes": classes, "confusion_matrix": matrix[0, :, :-1].astype(int),
+                   "not_predicted": int((predicted < 0).sum())}
+    if probabilities is not None:
+        brier = sm.brier_per_case(true, probabilities)
+        statistics |= {"brier": weights @ brier / weights.sum(axis=1), "ece": sm.classwise_ece(true, probabilities, weights)}
+        areas = {"auroc": [], "average_precision": []}
+        for k, name in enumerate(classes):
+            areas["auroc"].append(sm.auroc(true == k, probabilities[:, k], weights))
+            areas["average_precision"].append(sm.average_precision(true == k, probabilities[:, k], weights))
+            per_class[name] |= _with_intervals({area: values[k] for area, values in areas.items()})
+            per_class[name]["reliability"] = sm.reliability(true == k, probabilities[:, k])
+        statistics |= {area: np.mean([v for v in values if not np.isnan(v[0])] or [np.full(len(weights), np.nan)], axis=0)
+                       for area, values in areas.items()}
+        block |= {"ece_bins": sm.ECE_BINS, "decision_differs_from_argmax": int((probabilities.argmax(axis=1) != predicted).sum())}
+    return _with_intervals(statistics) | block | {"per_class": per_class}
+
+
+def column(rows: list[dict], key: str) -> np.ndarray:
+    """One numeric column of the rows, (n,) float."""
+    return np.array([row[key] for row in rows], float)
+
+
+def _with_intervals(statistics: dict[str, np.ndarray]) -> dict:
+    """{name: value, name_ci: [low, high]} of statistics (1 + resamples,) whose first entry is the sample's own."""
+    result = {}
+    for name, values in statistics.items():
+        result |= {name: float(values[0]), f"{name}_ci": list(interval(values[1:]))}
+    return result

@@ -1,0 +1,63 @@
+"""Results as plain text for a terminal."""
+
+from evaluation.segmentation_metrics import STRUCTURES
+
+BANNER = "SYNTHETIC DATA: these figures say nothing about patients"
+TITLES = {"whole_pancreas": "Whole pancreas", "lesion": "Lesion", "normal_pancreas": "Normal pancreas"}
+NAMES = {
+    "dsc": "DSC", "iou": "IoU", "nsd_1mm": "NSD at 1 mm", "nsd_2mm": "NSD at 2 mm", "hd95_mm": "HD95 (mm)", "masd_mm": "MASD (mm)",
+    "macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "mcc": "MCC",
+    "expected_cost": "Normalised expected cost", "auroc": "AUROC (one vs rest, mean)", "average_precision": "Average precision (mean)",
+    "brier": "Brier score", "ece": "Class-wise ECE",
+}
+
+
+def metrics_table(metrics: dict) -> str:
+    """The whole of metrics.json that a person reads: one line per figure, with 95 % interval and n."""
+    lines = [BANNER] if metrics["synthetic"] else []
+    lines += [f"{'':28}{'mean':>8}   {'95 % interval':<18}{'n':>4}"]
+    for structure in STRUCTURES:
+        block = metrics[structure]
+        lines.append(TITLES[structure])
+        lines += [_line(NAMES[name], block[name]) for name in NAMES if name in block]
+        lines.append(_line("Volume bias (ml)", block["volume"]["bias_ml"]))
+        lines += [f"  {outcome.replace('_', ' '):26}{count['count']:>4} of {count['n']}" for outcome, count in block["empty"].items()
+                  if count["count"]]
+    detection = metrics["lesion"]["detection"]
+    lines += ["Lesion detection", _line("Rate (any overlap)", detection["rate"]),
+              _line("False components a case", detection["false_positive_components_per_case"])]
+    lines += [_line("DSC, {} ({:.2g}-{:.2g} ml)".format(third["tertile"], *third["volume_ml"]), third["dsc"])
+              for third in detection["by_size_tertile"]]
+    return "\n".join(lines + _subtype_lines(metrics.get("subtype")))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure for print; what is undefined is a dash."""
+    return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _subtype_lines(block: dict | None) -> list[str]:
+    if block is None:
+        return []
+    lines = ["Subtype"]
+    lines += [_plain_line(NAMES[name], block, name, block["n"]) for name in NAMES if name in block]
+    for name, values in block["per_class"].items():
+        lines += [_plain_line(f"F1 of class {name}", values, "f1", values["n"])]
+    lines.append("Confusion matrix (rows true, columns predicted: {})".format(", ".join(block["classes"])))
+    lines += [f"  {name:<6}" + "".join(f"{int(count):>5}" for count in row)
+              for name, row in zip(block["classes"], block["confusion_matrix"])]
+    if block["not_predicted"]:
+        lines.append(f"  {block['not_predicted']} of {block['n']} cases without a prediction")
+    if block.get("decision_differs_from_argmax"):
+        lines.append(f"  {block['decision_differs_from_argmax']} of {block['n']} decisions are not the most probable class")
+    return lines
+
+
+def _line(name: str, value: dict) -> str:
+    interval = f"[{number(value['ci_low'])}, {number(value['ci_high'])}]"
+    return f"  {name:26}{number(value['mean']):>8}   {interval:<18}{value['n']:>4}"
+
+
+def _plain_line(name: str, block: dict, key: str, n: int) -> str:
+    low, high = block[f"{key}_ci"]
+    return _line(name, {"mean": block[key], "ci_low": low, "ci_high": high, "n": n})

@@ -1,0 +1,80 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from evaluation.comparison import Subtypes, compare_means, compare_subtypes
+from evaluation.compare_runs import compare, main
+from evaluation.compute_metrics import main as score
+
+RNG = np.random.default_rng(0)
+
+
+def means(a, b, margin: float = 0.01) -> dict:
+    return compare_means(np.asarray(a, float), np.asarray(b, float), margin, 1000, 0)
+
+
+def test_a_constant_gain_is_found():
+    base = RNG.random(30)
+    row = means(base, base + 0.05)
+    assert row["difference"] == pytest.approx(0.05) and row["p"] < 0.01 and row["verdict"] == "B is higher"
+
+
+def test_sign_follows_b_minus_a():
+    base = RNG.random(30)
+    assert means(base, base - 0.05)["verdict"] == "B is lower"
+
+
+def test_equal_runs_are_equal():
+    base = RNG.random(30)
+    assert means(base, base)["verdict"] == "equal within 0.01"
+
+
+def test_five_cases_can_never_tell():
+    assert "n = 5 is too small to tell" in means([0.5] * 5, [0.9] * 5)["verdict"]
+
+
+def test_a_noisy_difference_asks_for_more_cases():
+    row = means(np.zeros(20), RNG.normal(0, 0.2, 20))
+    assert "too small to tell" in row["verdict"] and row["detectable"] > 0.01
+
+
+def test_cases_undefined_in_one_run_leave_the_pair():
+    row = means([1, 2, np.nan], [2, np.nan, 3])
+    assert (row["n"], row["a"], row["b"]) == (1, 1, 2)
+
+
+def test_permutation_p_of_noise_is_uniform():
+    p = [compare_means(np.zeros(15), noise, 0.01, 200, seed)["p"] for seed, noise in enumerate(RNG.normal(size=(200, 15)))]
+    assert np.mean(np.array(p) < 0.2) == pytest.approx(0.2, abs=0.08)
+
+
+def test_subtype_difference_is_the_difference_of_the_scores():
+    true = np.array([0, 1, 2] * 10)
+    wrong = np.where(np.arange(30) < 15, (true + 1) % 3, true)
+    probabilities = np.eye(3)
+    rows = compare_subtypes(true, Subtypes(wrong, probabilities[wrong]), Subtypes(true, probabilities[true]), 3, 0.05, 500, 0)
+    assert rows["macro_f1"]["b"] == 1 and rows["macro_f1"]["difference"] == pytest.approx(0.5) and rows["macro_f1"]["p"] < 0.01
+    assert rows["brier"]["difference"] == pytest.approx(-1) and rows["auroc"]["verdict"] == "B is higher"
+
+
+@pytest.fixture
+def scored(run_folder):
+    score(["--pred", str(run_folder / "prediction"), "--ref", str(run_folder / "reference"), "--out", str(run_folder / "a"), "--bootstrap", "20",
+           "--jobs", "1", "--subtypes", str(run_folder / "prediction" / "subtype_results.csv"), "--truth", str(run_folder / "truth.csv")])
+    return run_folder
+
+
+def test_other_cases_are_refused_by_name(scored):
+    metrics = json.loads((scored / "a" / "metrics.json").read_text())
+    other = copy.deepcopy(metrics)
+    other["cases"][0]["case"] = "quiz_9_999"
+    with pytest.raises(ValueError, match="(?s)quiz_0_001: only in A.*quiz_9_999: only in B"):
+        compare(metrics, other, 10, 0)
+
+
+def test_command_compares_a_run_with_itself(scored, capsys):
+    assert main([str(scored / "a"), str(scored / "a"), "--resamples", "20", "--out", str(scored / "c.json")]) == 0
+    assert json.loads((scored / "c.json").read_text())["lesion"]["dsc"]["difference"] == 0
+    assert "Macro-F1" in capsys.readouterr().out

@@ -1,0 +1,153 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from evaluation.compute_metrics import main
+from evaluation.tables import BANNER
+
+FEW = ["--bootstrap", "50", "--jobs", "1"]
+
+
+def score(folder, *extra: str) -> int:
+    return main(["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder / "out"), *FEW, *extra])
+
+
+def tables(folder) -> list[str]:
+    return ["--subtypes", str(folder / "prediction" / "subtype_results.csv"), "--truth", str(folder / "truth.csv")]
+
+
+@pytest.fixture
+def scored(run_folder, capsys):
+    assert score(run_folder, *tables(run_folder)) == 0
+    return json.loads((run_folder / "out" / "metrics.json").read_text()), run_folder, capsys.readouterr().out
+
+
+def test_means_over_all_cases(scored):
+    metrics = scored[0]
+    assert metrics["n_cases"] == 4
+    assert metrics["whole_pancreas"]["dsc"]["mean"] == 1
+    assert metrics["lesion"]["dsc"]["mean"] == 0.75  # one of four lesions missed: its 0 counts
+    assert metrics["lesion"]["empty"]["missed"] == {"count": 1, "n": 4}
+
+
+def test_distances_leave_the_missed_lesion_out_and_say_so(scored):
+    assert scored[0]["lesion"]["hd95_mm"]["mean"] == 0 and scored[0]["lesion"]["hd95_mm"]["n"] == 3
+
+
+def test_macro_f1_of_one_error(scored):
+    assert scored[0]["subtype"]["macro_f1"] == pytest.approx(7 / 9)  # F1 2/3, 2/3 and 1
+    assert scored[0]["subtype"]["confusion_matrix"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    low, high = scored[0]["subtype"]["macro_f1_ci"]
+    assert low <= 7 / 9 <= high
+
+
+def test_probabilities_beside_the_table_are_read(scored):
+    expected = [0.3**2 + 0.2**2 + 0.1**2, 0.2**2 + 0.1**2 + 0.1**2, 0.5**2 + 0.7**2 + 0.2**2, 0.1**2 + 0.3**2 + 0.4**2]
+    assert scored[0]["subtype"]["brier"] == pytest.approx(np.mean(expected))
+
+
+def test_command_and_seed_stand_in_the_file(scored):
+    assert scored[0]["command"].startswith("python evaluation/compute_metrics.py --pred") and scored[0]["seed"] == 0
+
+
+def test_csv_has_one_row_a_case(scored):
+    with open(scored[1] / "out" / "per_case.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["case"] for row in rows] == ["quiz_0_001", "quiz_1_002", "quiz_1_003", "quiz_2_004"]
+    assert rows[2]["lesion_dsc"] == "0.0" and rows[2]["lesion_hd95_mm"] == "" and rows[2]["subtype_predicted"] == "0"
+
+
+def test_real_data_carries_no_banner(scored):
+    assert scored[0]["synthetic"] is False and BANNER not in scored[2]
+
+
+@pytest.mark.parametrize("by", ["option", "marker"])
+def test_synthetic_data_is_called_so(run_folder, capsys, by):
+    if by == "marker":
+        (run_folder / "reference" / "SYNTHETIC.txt").touch()
+    assert score(run_folder, *(["--synthetic"] if by == "option" else [])) == 0
+    assert BANNER in capsys.readouterr().out
+    assert json.loads((run_folder / "out" / "metrics.json").read_text())["synthetic"] is True
+
+
+def test_all_missing_cases_are_named_and_nothing_is_written(run_folder, capsys):
+    (run_folder / "prediction" / "quiz_0_001.nii.gz").unlink()
+    (run_folder / "prediction" / "quiz_2_004.nii.gz").unlink()
+    assert score(run_folder) == 1
+    message = capsys.readouterr().err
+    assert "quiz_0_001" in message and "quiz_2_004" in message and "quiz_1_002" not in message
+    assert not (run_folder / "out" / "metrics.json").exists()
+
+
+def test_allowed_missing_cases_score_as_empty(run_folder):
+    (run_folder / "prediction" / "quiz_0_001.nii.gz").unlink()
+    rows = (run_folder / "prediction" / "subtype_results.csv").read_text()
+    (run_folder / "prediction" / "subtype_results.csv").write_text(rows.replace("quiz_0_001.nii.gz,0\n", ""))
+    assert score(run_folder, *tables(run_folder), "--allow-missing") == 0
+    metrics = json.loads((run_folder / "out" / "metrics.json").read_text())
+    assert metrics["missing_predictions"] == ["quiz_0_001"] and metrics["n_cases"] == 4
+    assert metrics["whole_pancreas"]["dsc"]["mean"] == 0.75
+    assert metrics["subtype"]["not_predicted"] == 1 and metrics["subtype"]["per_class"]["0"]["recall"] == 0
+
+
+def test_a_shifted_grid_and_a_wrong_label_are_listed_together(run_folder, save_mask, capsys):
+    mask = np.ones((6, 8, 8), np.uint8)
+    save_mask(mask, run_folder / "prediction" / "quiz_0_001.nii.gz", origin=(0, 0, 1))
+    save_mask(mask * 3, run_folder / "prediction" / "quiz_1_002.nii.gz")
+    save_mask(mask[:5], run_folder / "prediction" / "quiz_2_004.nii.gz")
+    assert score(run_folder) == 1
+    message = capsys.readouterr().err
+    assert "quiz_0_001.nii.gz: lies up to 1 mm off" in message
+    assert "quiz_1_002.nii.gz: holds [3]" in message
+    assert "quiz_2_004.nii.gz: has (z, y, x) = (5, 8, 8)" in message
+
+
+def test_exchanged_spacing_axes_are_refused(run_folder, save_mask, capsys):
+    save_mask(np.ones((6, 8, 8), np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz", spacing=(1.0, 1.0, 2.0))
+    assert score(run_folder) == 1 and "spacing 1 x 1 x 2 against 2 x 1 x 1" in capsys.readouterr().err
+
+
+def test_spacing_is_read_in_array_order(run_folder, save_mask):
+    """Lesion shifted by one slice of 2 mm: its surfaces lie 2 mm apart there, and 1 mm would mean a swapped axis."""
+    for case in ("quiz_0_001", "quiz_1_002", "quiz_1_003", "quiz_2_004"):
+        for folder, z in (("reference", 2), ("prediction", 3)):
+            mask = np.zeros((6, 8, 8), np.uint8)
+            mask[z, 4, 4] = 2
+            save_mask(mask, run_folder / folder / f"{case}.nii.gz")
+    assert score(run_folder) == 0
+    assert json.loads((run_folder / "out" / "metrics.json").read_text())["lesion"]["hd95_mm"]["mean"] == pytest.approx(2)
+
+
+def test_float_masks_a_hair_off_their_label_are_snapped(run_folder, save_mask):
+    mask = np.zeros((6, 8, 8), np.float64)
+    mask[1:5, 2:6, 1:4], mask[1:5, 2:6, 4:7] = 1.0000152587890625, 2
+    save_mask(mask, run_folder / "reference" / "quiz_0_001.nii.gz")
+    assert score(run_folder) == 0
+    assert json.loads((run_folder / "out" / "metrics.json").read_text())["cases"][0]["normal_pancreas_dsc"] == 1
+
+
+def test_a_label_of_one_and_a_half_is_refused(run_folder, save_mask, capsys):
+    save_mask(np.full((6, 8, 8), 1.5), run_folder / "reference" / "quiz_0_001.nii.gz")
+    assert score(run_folder) == 1 and "holds [1.5]" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_is_named(run_folder, capsys):
+    (run_folder / "prediction" / "quiz_0_001.nii.gz").write_bytes(b"not a gzip")
+    assert score(run_folder) == 1 and "quiz_0_001.nii.gz: cannot be read" in capsys.readouterr().err
+
+
+def test_images_beside_their_masks_are_not_masks(run_folder, save_mask):
+    reference = run_folder / "reference"
+    for path in list(reference.glob("*.nii.gz")):  # the quiz's layout: sub-folders with image and mask side by side
+        (reference / "subtype0").mkdir(exist_ok=True)
+        path.rename(reference / "subtype0" / path.name)
+        save_mask(np.full((6, 8, 8), 77, np.int16), reference / "subtype0" / path.name.replace(".nii.gz", "_0000.nii.gz"))
+    assert score(run_folder) == 0
+
+
+def test_only_the_validation_cases_of_a_fold_are_scored(run_folder):
+    (run_folder / "splits.json").write_text(json.dumps([{"train": ["quiz_2_004"], "val": ["quiz_1_003", "quiz_0_001"]}]))
+    assert score(run_folder, "--splits", str(run_folder / "splits.json")) == 0
+    assert [row["case"] for row in json.loads((run_folder / "out" / "metrics.json").read_text())["cases"]] == ["quiz_0_001", "quiz_1_003"]

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import subtype_metrics as sm
+
+
+def once(n: int) -> np.ndarray:
+    return np.ones((1, n), int)
+
+
+def confusion(true, predicted, classes: int = 3) -> np.ndarray:
+    return sm.confusion(np.array(true), np.array(predicted), classes, once(len(true)))
+
+
+def test_naming_the_commonest_class_collapses_macro_f1_to_the_quiz_baseline():
+    true = [0] * 9 + [1] * 15 + [2] * 12
+    assert sm.macro_f1(confusion(true, [1] * 36))[0] == pytest.approx(0.196, abs=5e-4)
+
+
+def test_brier_is_summed_over_classes():
+    assert sm.brier_per_case(np.array([1, 0]), np.array([[0.2, 0.8], [0.4, 0.6]])).mean() == pytest.approx(0.4)
+
+
+def test_normalised_expected_cost_of_one_error_in_five_classes():
+    assert sm.expected_cost(confusion([0, 1, 2, 3, 4], [0, 1, 2, 3, 0], 5))[0] == pytest.approx(0.25)
+
+
+def test_rows_of_the_confusion_matrix_are_the_truth():
+    assert confusion([0, 0, 1], [0, 1, 1], 2)[0].tolist() == [[1, 1, 0], [0, 1, 0]]
+
+
+def test_a_missing_prediction_lowers_recall_but_no_precision():
+    precision, recall, _ = sm.precision_recall_f1(confusion([0, 0, 1], [0, -1, 1], 2))
+    assert recall[0].tolist() == [0.5, 1] and precision[0].tolist() == [1, 1]
+
+
+def test_ece_of_ten_cases_in_ten_bins():
+    probabilities = np.full((10, 2), 0.5)  # all in one bin; 8 of 10 are class 0: |0.5 - 0.8| for either class
+    assert sm.classwise_ece(np.array([0] * 8 + [1] * 2), probabilities, once(10))[0] == pytest.approx(0.3)
+
+
+def test_ece_keeps_bins_apart():
+    probabilities = np.array([[0.05, 0.95], [0.95, 0.05]])
+    assert sm.classwise_ece(np.array([0, 1]), probabilities, once(2))[0] == pytest.approx(0.95)
+
+
+def test_auroc_needs_both_sides():
+    assert np.isnan(sm.auroc(np.array([True, True]), np.array([0.1, 0.9]), once(2))[0])
+
+
+def test_weights_stand_for_repeated_cases():
+    true, score, counts = np.array([True, False, True, False]), np.array([0.9, 0.8, 0.3, 0.1]), np.array([[2, 1, 0, 3]])
+    repeated = np.repeat(np.arange(4), counts[0])
+    assert sm.auroc(true, score, counts)[0] == pytest.approx(sk.roc_auc_score(true[repeated], score[repeated]))
+    assert sm.average_precision(true, score, counts)[0] == pytest.approx(sk.average_precision_score(true[repeated], score[repeated]))
+
+
+def test_reliability_points_hold_every_case_once():
+    points = sm.reliability(np.array([1, 0, 1]), np.array([0.0, 0.05, 1.0]))
+    assert points == [{"probability": pytest.approx(0.025), "frequency": 0.5, "n": 2}, {"probability": 1, "frequency": 1, "n": 1}]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 100_000), st.integers(2, 5), st.integers(5, 40))
+@pytest.mark.filterwarnings("ignore")
+def test_agrees_with_scikit_learn(seed, classes, n):
+    rng = np.random.default_rng(seed)
+    true = np.append(np.arange(classes), rng.integers(0, classes, n))
+    probabilities = np.round(rng.dirichlet(np.ones(classes), len(true)), 1) + 1e-9  # rounded: ties
+    predicted = rng.integers(0, classes, len(true))
+    matrix = confusion(true, predicted, classes)
+    assert matrix[0, :, :-1].tolist() == sk.confusion_matrix(true, predicted, labels=range(classes)).tolist()
+    assert sm.macro_f1(matrix)[0] == pytest.approx(sk.f1_score(true, predicted, average="macro", zero_division=0))
+    assert sm.balanced_accuracy(matrix)[0] == pytest.approx(sk.balanced_accuracy_score(true, predicted))
+    assert sm.mcc(matrix)[0] == pytest.approx(sk.matthews_corrcoef(true, predicted), abs=1e-12)
+    precision, recall, f1 = sm.precision_recall_f1(matrix)
+    assert np.stack([precision[0], recall[0], f1[0]]) == pytest.approx(
+        np.stack(sk.precision_recall_fscore_support(true, predicted, zero_division=0)[:3]))
+    for k in range(classes):
+        assert sm.auroc(true == k, probabilities[:, k], once(len(true)))[0] == pytest.approx(
+            sk.roc_auc_score(true == k, probabilities[:, k]))
+        assert sm.average_precision(true == k, probabilities[:, k], once(len(true)))[0] == pytest.approx(
+            sk.average_precision_score(true == k, probabilities[:, k]))
