@@ -1,9 +1,201 @@
+"""Whole trainings on a tiny dataset: artefacts, exact resume, kills, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
+from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.checkpoint import load_checkpoint
 
-def test_smoke(make_trainer, folders):
-    t = make_trainer()
-    t.run_training()
-    print(sorted(p.name for p in t.output_folder.iterdir()))
-    print(t.log.values)
+REPOSITORY = Path(__file__).parents[2]
+
+
+def weights(path):
+    checkpoint = load_checkpoint(path)
+    return {**checkpoint["network_weights"], **{f"head.{k}": v for k, v in checkpoint["class_head_weights"].items()}}
+
+
+def assert_same_weights(path_a, path_b):
+    a, b = weights(path_a), weights(path_b)
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different, different
+
+
+class StopsAfterOneEpoch(nnUNetTrainer):
+    """Dies like a killed process would: in the second epoch, between two updates."""
+
+    def train_step(self, batch, step):
+        if step == self.num_iterations_per_epoch + 1:
+            raise KeyboardInterrupt
+        return super().train_step(batch, step)
+
+
+def test_training_leaves_the_files_upstream_leaves(make_trainer):
+    trainer = make_trainer()
+    trainer.run_training()
+    names = {path.name for path in trainer.output_folder.iterdir()}
+    assert {"checkpoint_best.pth", "checkpoint_final.pth", "progress.png"} <= names and "checkpoint_latest.pth" not in names
+    assert any(name.startswith("training_log_") for name in names)
+    assert {path.name for path in trainer.output_folder_base.iterdir()} == {"plans.json", "dataset.json", "fold_0"}
+    checkpoint = load_checkpoint(trainer.output_folder / "checkpoint_final.pth")
+    assert {"network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args",
+            "trainer_name", "inference_allowed_mirroring_axes"} <= checkpoint.keys()
+    assert not any(key.startswith("class_head") for key in checkpoint["network_weights"])
+    assert checkpoint["class_head_weights"].keys() == trainer.network.class_head.state_dict().keys()
+    assert checkpoint["current_epoch"] == 2 and checkpoint["init_args"]["configuration"] == "3d_fullres"
+    lengths = {key: len(values) for key, values in checkpoint["logging"].items()}
+    assert set(lengths.values()) == {2}, lengths
+
+
+def test_training_does_not_read_class_labels_of_validation_cases(make_trainer):
+    """The fixture's csv says 'unreadable' for them, which the reader refuses when asked."""
+    trainer = make_trainer(num_epochs=1)
+    trainer.run_training()
+    with pytest.raises(ValueError, match="unreadable"):
+        trainer.class_task.read_labels(trainer.preprocessed_dataset_folder_base, trainer.val_cases)
+
+
+def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer, monkeypatch, tmp_path):
+    whole = make_trainer(num_epochs=3, save_every=1)
+    whole.run_training()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
+    broken = make_trainer(StopsAfterOneEpoch, num_epochs=3, save_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run_training()
+    resumed = make_trainer(num_epochs=3, save_every=1)
+    resumed.load_checkpoint(broken.output_folder / "checkpoint_latest.pth")
+    assert resumed.current_epoch == 1
+    resumed.run_training()
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    final = whole.output_folder / "checkpoint_final.pth"
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
+    assert_same_weights(final, resumed.output_folder / "checkpoint_final.pth")
+    assert whole.log.values["lrs"] == resumed.log.values["lrs"]
+    assert whole.log.values["train_losses"] == resumed.log.values["train_losses"]
+
+
+COMMAND = """
+import torch
+from nnunetv2.training.run_training import TrainingJob
+if __name__ == "__main__":
+    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", continue_training=True, overrides={
+        "num_epochs": 4, "num_iterations_per_epoch": 6, "num_val_iterations_per_epoch": 1, "save_every": 1, "num_workers": 0})
+    job.train(torch.device("cpu"))
+"""
+
+
+def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_trainer):
+    whole = make_trainer(num_epochs=4, num_iterations_per_epoch=6, num_val_iterations_per_epoch=1, save_every=1)
+    whole.run_training()
+    script = tmp_path / "train.py"
+    script.write_text(COMMAND)
+    environment = {**os.environ, "nnUNet_results": str(tmp_path / "killed"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
+    latest = tmp_path / "killed" / whole.output_folder.relative_to(folders) / "checkpoint_latest.pth"
+    deadline = time.monotonic() + 60
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the training ended before it was killed"
+    subprocess.run([sys.executable, str(script)], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert_same_weights(whole.output_folder / "checkpoint_final.pth", latest.with_name("checkpoint_final.pth"))
+
+
+def test_worker_processes_give_the_training_of_none(make_trainer, monkeypatch, tmp_path):
+    here = make_trainer(num_epochs=1)
+    here.run_training()
+    final = here.output_folder / "checkpoint_final.pth"
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "workers"))
+    there = make_trainer(num_epochs=1, num_workers=1)
+    there.run_training()
+    assert_same_weights(final, there.output_folder / "checkpoint_final.pth")
+
+
+def test_other_seed_gives_another_training(make_trainer):
+    losses = []
+    for seed in (0, 1):
+        trainer = make_trainer(num_epochs=1, seed=seed)
+        trainer.run_training()
+        losses.append(trainer.log.values["train_losses"])
+    assert losses[0] != losses[1]
+
+
+def test_resume_under_another_schedule_is_refused(make_trainer):
+    trainer = make_trainer(num_epochs=1)
+    trainer.run_training()
+    other = make_trainer(num_epochs=5)
+    with pytest.raises(ValueError, match="num_epochs was 1, is 5"):
+        other.load_checkpoint(trainer.output_folder / "checkpoint_final.pth")
+
+
+def test_finished_training_is_not_repeated(make_trainer):
+    trainer = make_trainer(num_epochs=1)
+    trainer.run_training()
+    final = trainer.output_folder / "checkpoint_final.pth"
+    written = final.stat().st_mtime_ns
+    again = make_trainer(num_epochs=1)
+    again.load_checkpoint(final)
+    again.run_training()
+    assert final.stat().st_mtime_ns == written
+
+
+def test_disabled_checkpointing_writes_none(make_trainer):
+    trainer = make_trainer(num_epochs=1, disable_checkpointing=True)
+    trainer.run_training()
+    assert not list(trainer.output_folder.glob("*.pth"))
+
+
+def test_collapsed_head_rings_in_log_and_file(make_trainer):
+    """A head that cannot learn (lr 0) stays at ln 3 and at one class."""
+    settings = ClassTraining(warm_up=0.0, lr=0.0)
+    trainer = make_trainer(num_epochs=4, num_iterations_per_epoch=10, num_val_iterations_per_epoch=1, class_training=settings)
+    trainer.run_training()
+    assert trainer.log.values["class_alarm"] == [0, 0, 1, 1]
+    alarm = json.loads((trainer.output_folder / "class_alarm.json").read_text())
+    assert alarm["active"] and "refit" in alarm["advice"] and len(alarm["reasons"]) == 2
+
+
+def test_encoder_gets_no_class_gradient_before_its_release(make_trainer):
+    trainer = make_trainer(num_epochs=4, class_training=ClassTraining(encoder_gradient=0.3, encoder_release=0.5))
+    seen = []
+    step = trainer.train_step
+    trainer.train_step = lambda batch, i: (seen.append(trainer.network.class_head.encoder_gradient), step(batch, i))[1]
+    trainer.run_training()
+    assert seen == [0.0] * 6 + [0.3] * 6
+
+
+def test_dataset_without_class_task_trains_plain_segmentation(make_trainer, plans, dataset_json):
+    del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
+    trainer = make_trainer(num_epochs=1)
+    trainer.run_training()
+    assert load_checkpoint(trainer.output_folder / "checkpoint_final.pth")["class_head_weights"] is None
+    assert "class_ce" not in trainer.log.values
+
+
+def test_without_deep_supervision(make_trainer):
+    trainer = make_trainer(num_epochs=1, enable_deep_supervision=False)
+    trainer.run_training()
+    assert len(trainer.log.values["mean_fg_dice"]) == 1
+
+
+def test_two_processes_train_one_network(folders, preprocessed_template):
+    """gloo on CPU stands in for nccl: same code path, batch of 2 split in two."""
+    from torch import multiprocessing as mp
+
+    from nnunetv2.training.run_training import TrainingJob, _free_port, _train_rank
+
+    overrides = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "num_workers": 0}
+    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", overrides)
+    mp.spawn(_train_rank, args=(job, 2, "cpu", f"tcp://127.0.0.1:{_free_port()}"), nprocs=2)
+    final = next(folders.rglob("checkpoint_final.pth"))
+    logging = load_checkpoint(final)["logging"]
+    assert len(logging["val_losses"]) == 1 and sum(logging["class_true"][0]) <= 4
