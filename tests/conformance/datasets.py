@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from tests.conformance.bench import Bench, real_ct_folder
 from tests.conformance.cases import CT, FLIPPED, OBLIQUE, CaseSpec, Geometry, fingerprint, write_dataset, write_dataset_json, write_image
@@ -48,17 +49,27 @@ def share_plans(bench: Bench, dataset: str, plans_name: str) -> dict[str, Any]:
     source = bench.theirs / "preprocessed" / dataset
     target = bench.ours / "preprocessed" / dataset
     target.mkdir(parents=True, exist_ok=True)
-    for file in (Path(f"{plans_name}.json"), Path("dataset_fingerprint.json")):
+    for file in (f"{plans_name}.json", "dataset_fingerprint.json"):
         shutil.copyfile(source / file, target / file)
+    shutil.copyfile(bench.raw / dataset / "dataset.json", target / "dataset.json")
     return json.loads((target / f"{plans_name}.json").read_text())
 
 
-def planned(bench: Bench, number: int, name: str, write: Any, planner: str = "nnUNetPlannerResEncM") -> tuple[Path, dict[str, Any]]:
-    """Raw data set written once and planned by upstream; both sides then hold the same plans."""
+def planned(bench: Bench, number: int, write: Callable[[], Path], planner: str = "nnUNetPlannerResEncM") -> tuple[Path, dict[str, Any]]:
+    """Raw data set written once and planned by upstream; both sides then hold the same plans.
+
+    The fingerprint is written here, from the labels' headers: extraction has a check of its own, and its worker pools are slow.
+    """
 
     def make() -> tuple[Path, dict[str, Any]]:
         folder = write()
-        bench.upstream.call("upstream_planning:fingerprint", dataset=number, samples=1e6)
+        headers = [read_header(file) for file in sorted((folder / "labelsTr").iterdir())]
+        channels = json.loads((folder / "dataset.json").read_text())["channel_names"]
+        geometry = Geometry(folder.name, [shape for shape, _ in headers], [spacing for _, spacing in headers], channels,
+                            relative_size=0.5 if len(channels) > 1 else 1.0)
+        target = bench.theirs / "preprocessed" / folder.name
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "dataset_fingerprint.json").write_text(json.dumps(fingerprint(geometry)))
         plans = bench.upstream.call("upstream_planning:plan", dataset=number, planner=planner, memory=None, spacing=None, name=None)
         share_plans(bench, folder.name, plans["plans_name"])
         return folder, plans
@@ -66,10 +77,18 @@ def planned(bench: Bench, number: int, name: str, write: Any, planner: str = "nn
     return bench.once(f"plans {number} {planner}", make)
 
 
+def read_header(file: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing of a volume, (z, y, x), without its voxels."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    return reader.GetSize()[::-1], reader.GetSpacing()[::-1]
+
+
 def synthetic(bench: Bench) -> Iterator[tuple[Path, dict[str, Any], str]]:
     for number, name, specs, more in DATASETS:
         specs = specs[:2] if bench.reduced else specs
-        folder, plans = planned(bench, number, name, lambda n=number, na=name, s=specs, m=more: write_dataset(bench.raw, n, na, s, **m))
+        folder, plans = planned(bench, number, lambda n=number, na=name, s=specs, m=more: write_dataset(bench.raw, n, na, s, **m))
         for i in range(len(specs)):
             yield folder, plans, f"case_{i:03d}"
 
@@ -91,10 +110,37 @@ def real(bench: Bench) -> Iterator[tuple[Path, dict[str, Any], str]]:
     source = real_ct_folder()
     if source is None:
         return
-    folder, plans = planned(bench, 320, "RealCT", lambda: write_real_cts(bench, source))
+    folder, plans = planned(bench, 320, lambda: write_real_cts(bench, source))
     for mask in sorted((folder / "labelsTr").iterdir()):
         yield folder, plans, mask.name.removesuffix(".nii.gz")
 
 
 def files_of(folder: Path, case: str) -> tuple[list[str], str]:
     return [str(p) for p in sorted((folder / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9].nii.gz"))], str(folder / f"labelsTr/{case}.nii.gz")
+
+
+def tiny_model(bench: Bench) -> tuple[Path, dict[str, Any]]:
+    """The quiz-like data set and plans for it with a configuration `tiny`: its planned topology, few features, a small patch."""
+
+    def make() -> tuple[Path, dict[str, Any]]:
+        folder, plans, _ = next(synthetic(bench))
+        plans = json.loads(json.dumps(plans))
+        plans["plans_name"] = "tinyPlans"
+        full = plans["configurations"]["3d_fullres"]
+        architecture = json.loads(json.dumps(full["architecture"]))
+        kwargs = architecture["arch_kwargs"]
+        kwargs |= {"n_stages": 4, "features_per_stage": [8, 12, 16, 24], "kernel_sizes": kwargs["kernel_sizes"][:4],
+                   "strides": kwargs["strides"][:4], "n_blocks_per_stage": [1, 1, 2, 2], "n_conv_per_stage_decoder": [1, 1, 1]}
+        plans["configurations"]["tiny"] = {**full, "architecture": architecture, "patch_size": [24, 32, 48], "batch_size": 2,
+                                           "data_identifier": "tiny_data"}
+        cases = [p.name.removesuffix(".nii.gz") for p in sorted((folder / "labelsTr").iterdir())]
+        splits = [{"train": cases[:-1], "val": cases[-1:]}, {"train": cases[1:], "val": cases[:1]}]
+        for side in (bench.ours, bench.theirs):
+            target = side / "preprocessed" / folder.name
+            (target / "tinyPlans.json").write_text(json.dumps(plans))
+            (target / "splits_final.json").write_text(json.dumps(splits))
+            shutil.copyfile(folder / "dataset.json", target / "dataset.json")
+        bench.upstream.call("upstream_preprocessing:preprocess", dataset=int(folder.name[7:10]), plans_name="tinyPlans", configurations=["tiny"])
+        return folder, plans
+
+    return bench.once("tiny model", make)

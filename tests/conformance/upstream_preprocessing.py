@@ -1,6 +1,6 @@
 """Upstream's preprocessor, normalisation, cropping, resampling and .b2nd storage."""
 
-import json
+import time
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
@@ -53,8 +53,10 @@ def crop(data, seg=None):
 
 
 def resample(data, shape, current, new, **options):
-    return {"data": np.asarray(resample_data_or_seg_to_shape(data, shape, current, new, **options))}
+    start = time.monotonic()
+    data = np.asarray(resample_data_or_seg_to_shape(data, shape, current, new, **options))
+    return {"data": data, "seconds": time.monotonic() - start}
 
 
 def new_shape(shape, current, new):
-    return json.loads(json.dumps([int(s) for s in compute_new_shape(shape, current, new)]))
+    return [int(n) for n in compute_new_shape(shape, current, new)]

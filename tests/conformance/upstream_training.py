@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from transforms_view import describe, statistics
 
 os.environ["nnUNet_n_proc_DA"] = "0"
 
@@ -108,29 +108,12 @@ def augment(patch, scales, use_mask, regions, ignore, image, seg, seeds):
     return {"images": np.stack(images), "segs": [np.stack(scale) for scale in zip(*segs)]}
 
 
-def describe_pipeline(patch):
-    """Name, probability and settings of every transform, in order."""
-    return describe(_pipeline(patch, None, [False], None, None).transforms)
-
-
-def describe(transforms):
-    found = []
-    for t in transforms:
-        inner = t.transform if isinstance(t, RandomTransform) else t
-        probability = t.apply_probability if isinstance(t, RandomTransform) else 1.0
-        settings = {k: _plain(v) for k, v in sorted(vars(inner).items()) if k != "benchmark" and not k.startswith("_")}
-        found.append({"name": type(inner).__name__, "probability": probability, "settings": settings})
-    return found
-
-
-def _plain(value):
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (int, float, str, bool)) or value is None:
-        return value
-    if hasattr(value, "range"):
-        return [type(value).__name__, _plain(vars(value)["range"])]
-    return type(value).__name__
+def look_at_pipeline(patch, draws, seed):
+    """Settings of the transforms, and statistics of `draws` draws of each."""
+    transforms = _pipeline(patch, None, [False], None, None).transforms
+    geometry = augmentation_geometry(patch)
+    shape = (1, *geometry["initial"][geometry["dummy_2d"]:])
+    return {"settings": describe(transforms), "statistics": statistics(transforms, shape, draws, seed)}
 
 
 class _Cases:
