@@ -1,7 +1,6 @@
 """Images and label maps through SimpleITK: arrays in (Z, Y, X), geometry carried along untouched."""
 
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +8,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
-from nnunetv2.imageio.nifti_sform import is_nifti, read_sform, write_sform
+from nnunetv2.imageio.sheared_nifti import is_nifti, read_sheared, write_sform
 from nnunetv2.utilities.files import atomic_write
 
 FLAT_SPACING_FACTOR = 999  # through-plane spacing given to 2D images, times the largest in-plane spacing
-
-_permissive_lock = threading.Lock()  # the switch is a variable of the whole process
 
 
 class SimpleITKIO:
@@ -80,8 +77,7 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     except RuntimeError as error:
         if "orthonormal" not in str(error) or not is_nifti(path):
             raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from error
-        sform = read_sform(path)
-        image = _read_sheared(path)
+        image, sform = read_sheared(path)
     array = sitk.GetArrayFromImage(image)
     dims = image.GetDimension()
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -100,11 +96,3 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     }
     return array, geometry if sform is None else geometry | {"sform": sform}
 
-
-def _read_sheared(path: str | os.PathLike) -> sitk.Image:
-    with _permissive_lock:
-        os.environ["ITK_NIFTI_SFORM_PERMISSIVE"] = "1"
-        try:
-            return sitk.ReadImage(str(path))
-        finally:
-            del os.environ["ITK_NIFTI_SFORM_PERMISSIVE"]

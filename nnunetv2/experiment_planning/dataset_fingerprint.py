@@ -1,0 +1,107 @@
+"""The dataset fingerprint: what planning needs to know of the training cases, and nothing else."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nnunetv2 import paths
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.preprocessing.cropping import bounding_box
+from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.files import load_json, save_json
+
+N_SAMPLES = 100_000_000  # foreground voxels drawn over all cases
+SEED = 1234
+PERCENTILES = {"percentile_00_5": 0.5, "median": 50.0, "percentile_99_5": 99.5}
+
+
+class CaseFingerprint(NamedTuple):
+    spacing: list[float]  # z, y, x, mm
+    shape: tuple[int, ...]  # of the box of non-zero voxels
+    relative_size: float  # of that box to the whole image
+    samples: list[np.ndarray]  # one array of foreground intensities a channel
+
+
+class DatasetFingerprintExtractor:
+    """Reads every training case once, in threads: reading and sampling leave the interpreter free."""
+
+    def __init__(self, dataset_name_or_id: int | str, num_processes: int | None = None, verbose: bool = False):
+        self.dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+        self.num_threads = num_processes
+        self.verbose = verbose
+
+    def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
+        """Write dataset_fingerprint.json and return its content; a file already there is returned as it is."""
+        path = paths.nnUNet_preprocessed / self.dataset_name / "dataset_fingerprint.json"
+        if path.is_file() and not overwrite_existing:
+            print(f"{path} exists and is kept; --clean recomputes it.")
+            return load_json(path)
+        raw_folder = paths.nnUNet_raw / self.dataset_name
+        dataset_json = load_json(raw_folder / "dataset.json")
+        cases = cases_to_learn_from(get_filenames_of_train_images_and_targets(raw_folder, dataset_json), dataset_json)
+        reader = determine_reader_writer_from_dataset_json(dataset_json)()
+        analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))
+        if self.verbose:
+            print(f"Fingerprint of {len(cases)} cases, {N_SAMPLES // len(cases)} foreground voxels each.")
+        jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
+        results = list(in_threads(analyze, jobs, self.num_threads, "fingerprint").values())
+        intensities = {}
+        for channel, name in enumerate(dataset_json["channel_names"].values()):
+            samples = np.concatenate([result.samples[channel] for result in results])
+            if samples.size == 0:
+                raise ValueError(f"{raw_folder}: no training case has foreground, so channel {name!r} has no intensities to plan from.")
+            intensities[str(channel)] = intensity_properties(samples)
+        fingerprint = {
+            "spacings": [result.spacing for result in results],
+            "shapes_after_crop": [list(result.shape) for result in results],
+            "foreground_intensity_properties_per_channel": intensities,
+            "median_relative_size_after_cropping": float(np.median([result.relative_size for result in results])),
+        }
+        save_json(fingerprint, path)
+        return fingerprint
+
+
+def cases_to_learn_from(cases: dict[str, dict], dataset_json: dict) -> dict[str, dict]:
+    """`cases` without those of dataset.json's `holdout`, which may monitor a training but not shape it."""
+    holdout = set(dataset_json.get("holdout", []))
+    if unknown := sorted(holdout - cases.keys()):
+        raise ValueError(f"dataset.json, key 'holdout': no training image has the name(s) {', '.join(unknown)}.")
+    kept = {case: files for case, files in cases.items() if case not in holdout}
+    if not kept:
+        raise ValueError(f"No training case is left: {len(cases)} found, {len(holdout)} held out.")
+    return kept
+
+
+def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int) -> CaseFingerprint:
+    """Geometry and `n_samples` foreground intensities a channel, drawn with replacement so that each case counts alike.
+
+    A case without foreground adds no samples. Foreground outside the box of non-zero voxels does not count, as it does not
+    in preprocessing.
+    """
+    images, properties = reader.read_images(image_files)  # (C, Z, Y, X)
+    seg, _ = reader.read_seg(label_file)  # (1, Z, Y, X)
+    for file, array in ((image_files, images), (label_file, seg)):
+        if np.isnan(array).any():
+            raise ValueError(f"{file} contains NaN.")
+    if images.shape[1:] != seg.shape[1:]:
+        raise ValueError(f"{label_file} has shape {seg.shape[1:]}, its image {images.shape[1:]}.")
+    box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
+    cropped, foreground = images[:, *box], seg[0][box] > 0
+    random = np.random.RandomState(SEED)
+    samples = []
+    for channel in cropped:
+        values = channel[foreground]
+        # The empty case's float64 makes the whole dataset's statistics float64, as in upstream's fingerprint.
+        samples.append(random.choice(values, n_samples, replace=True) if values.size else np.empty(0))
+    shape = cropped.shape[1:]
+    return CaseFingerprint(properties["spacing"], shape, float(np.prod(shape) / np.prod(images.shape[1:])), samples)
+
+
+def intensity_properties(samples: np.ndarray) -> dict[str, float]:
+    """Mean, SD, range and percentiles of one channel. Reorders `samples`."""
+    properties = {"mean": samples.mean(), "std": samples.std(), "min": samples.min(), "max": samples.max()}
+    percentiles = np.percentile(samples, list(PERCENTILES.values()), overwrite_input=True)  # last: it sorts in place
+    return {name: float(value) for name, value in (properties | dict(zip(PERCENTILES, percentiles))).items()}

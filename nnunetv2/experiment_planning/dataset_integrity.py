@@ -1,0 +1,113 @@
+"""Is a raw dataset fit for planning? Every defect of every case is reported at once."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
+MAX_VALUES_SHOWN = 5
+
+
+def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | None = None) -> None:
+    """Check dataset.json and every training case of an nnUNet_raw dataset; ValueError lists all that is wrong.
+
+    A case is bad when a file is absent or unreadable, when image and label do not share a voxel grid, when values are NaN or
+    infinite, when the channels are not as many as declared, or when the label map holds fractions or undeclared labels.
+    """
+    folder = Path(folder)
+    if not (folder / "dataset.json").is_file():
+        raise FileNotFoundError(f"{folder / 'dataset.json'} does not exist.")
+    dataset_json = load_json(folder / "dataset.json")
+    if missing := [key for key in REQUIRED_KEYS if key not in dataset_json]:
+        raise ValueError(f"{folder / 'dataset.json'} lacks the key(s) {', '.join(missing)}.")
+    cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
+    labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
+    expected = labels.all_labels + ([labels.ignore_label] if labels.has_ignore_label else [])
+
+    problems = _dataset_problems(folder, dataset_json, cases, expected)
+    reader = determine_reader_writer_from_dataset_json(dataset_json)()
+    check = partial(case_problems, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
+    jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
+    for case, found in in_threads(check, jobs, num_processes, "checking cases").items():
+        problems += [f"{case}: {problem}" for problem in found]
+    if problems:
+        raise ValueError(f"{folder} has {len(problems)} defect(s):\n" + "\n".join(f"  {problem}" for problem in problems))
+    print(f"{folder.name}: {len(cases)} cases checked, no defect found.")
+
+
+def case_problems(reader, image_files: Sequence[str], label_file: str, n_channels: int, expected_labels: Sequence[int]) -> list[str]:
+    """What is wrong with one case, in words; [] when nothing is."""
+    absent = [str(file) for file in (*image_files, label_file) if not os.path.isfile(file)]
+    if absent:
+        return [f"{file} does not exist" for file in absent]
+    try:
+        images, geometry = reader.read_images(image_files)
+        seg, seg_geometry = reader.read_seg(label_file)
+    except ValueError as error:
+        return [str(error)]
+    problems = []
+    if len(images) != n_channels:
+        problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}")
+    for file, channel in zip(image_files if len(image_files) == len(images) else [image_files] * len(images), images):
+        if n_bad := np.count_nonzero(~np.isfinite(channel)):
+            problems.append(f"{file} has {n_bad} NaN or infinite voxel(s)")
+    shape = images.shape[1:]
+    if seg.shape[1:] != shape:
+        problems.append(f"{label_file} has shape {seg.shape[1:]}, its image {shape}")
+    elif not same_grid(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], shape):
+        shift = corner_shift(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], shape)
+        problems.append(f"{label_file} lies up to {shift:.3g} mm off its image: {describe(seg_geometry['sitk_stuff'])} against "
+                        f"{describe(geometry['sitk_stuff'])}")
+    return problems + _label_problems(label_file, seg, expected_labels)
+
+
+def _label_problems(label_file: str, seg: np.ndarray, expected_labels: Sequence[int]) -> list[str]:
+    values = pd.unique(seg.ravel())  # hashing: no sort of the whole volume
+    fractions = sorted(value for value in values if not float(value).is_integer())  # NaN and infinity are none either
+    unexpected = sorted(int(value) for value in values if float(value).is_integer() and value not in expected_labels)
+    problems = []
+    if fractions:
+        problems.append(f"{label_file} holds values that are no labels: {_listed([float(value) for value in fractions])}; "
+                        "round those that are meant as a label and save as integers")
+    if unexpected:
+        problems.append(f"{label_file} holds label(s) {_listed(unexpected)}, dataset.json declares {list(expected_labels)}")
+    return problems
+
+
+def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:
+    problems = []
+    if len(cases) != dataset_json["numTraining"]:
+        problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found")
+    if list(expected_labels) != list(range(len(expected_labels))):
+        problems.append(f"dataset.json: labels {list(expected_labels)} must be 0, 1, 2, ... without a gap")
+    if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
+        problems.append(f"dataset.json: held-out case(s) without an image: {_listed(unknown)}")
+    if "dataset" not in dataset_json:
+        ending = dataset_json["file_ending"]
+        labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"*{ending}") if not file.name.startswith(".")}
+        if orphans := sorted(labelled - cases.keys()):
+            problems.append(f"labelsTr: label(s) without an image: {_listed(orphans)}")
+    try:
+        task = ClassificationTask.from_dataset_json(dataset_json, [label for label in expected_labels if label != 0])
+        if task is not None:
+            task.read_labels(folder, cases.keys() - set(dataset_json.get("holdout", [])))
+    except (ValueError, FileNotFoundError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _listed(values: Sequence) -> str:
+    more = f" and {len(values) - MAX_VALUES_SHOWN} more" if len(values) > MAX_VALUES_SHOWN else ""
+    return ", ".join(map(str, values[:MAX_VALUES_SHOWN])) + more
