@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, read_volume, run_parallel, summary_table
-from data_prep.quiz_layout import SUBTYPES, Case, scan_quiz
+from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.files import atomic_write, save_json
 
@@ -51,7 +51,7 @@ def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str = DATA
         raise ValueError(f"{data} cannot be converted. {problem_list(problems)}")
     if not dry_run:
         run_parallel(partial(_write_case, target, symlink, fix_geometry), cases, "writing cases", processes)
-        _write_tables(target, cases, synthetic=(data / "SYNTHETIC.json").is_file())
+        _write_tables(target, cases, synthetic=(data / SYNTHETIC_MARKER).is_file())
     return inspections
 
 
@@ -126,6 +126,9 @@ def _write_tables(target: Path, cases: list[Case], synthetic: bool) -> None:
         temporary.write_text("case,subtype\n" + "".join(f"{name},{subtypes[name]}\n" for name in sorted(subtypes)))
     quiz_split = {"train": names["train"], "val": names["validation"]}
     save_json([quiz_split, *stratified_folds({name: subtypes[name] for name in names["train"]})], target / "splits_final.json")
+    if synthetic:
+        with atomic_write(target / SYNTHETIC_MARKER) as temporary:
+            temporary.write_text("Computer-generated phantoms, not patients.\n")
     save_json({
         "name": target.name,
         "channel_names": {"0": "CT"},

@@ -8,7 +8,7 @@
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
     OUT/test/quiz_NNN_0000.nii.gz                                   image only
     OUT/test_truth/                                                 what the test set must not show: masks, subtypes.csv
-    OUT/SYNTHETIC.json                                              how it was made; says that these are no patients
+    OUT/SYNTHETIC.txt, OUT/phantom.json                             says that these are no patients; how they were made
 
 A case depends on preset, seed, split and its place in the split alone, so a killed run goes on where it stopped and the
 number of processes changes nothing.
@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import run_parallel
 from data_prep.phantom_anatomy import Abdomen, Canvas
 from data_prep.phantom_lesion import paint_lesion
+from data_prep.quiz_layout import SYNTHETIC_MARKER
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 
 SPLITS = ("train", "validation", "test")
@@ -170,12 +171,13 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
     out = Path(out)
     counts = tuple(counts or PRESETS[preset].cases)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
-    made_with = {"synthetic": True, "note": "Computer-generated phantoms, not patients.", "preset": preset, "seed": seed,
-                 "cases": list(counts), "settings": settings}
-    manifest = out / "SYNTHETIC.json"
+    made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings}
+    manifest = out / "phantom.json"
     if manifest.is_file() and load_json(manifest) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
     save_json(made_with, manifest)
+    with atomic_write(out / SYNTHETIC_MARKER) as temporary:
+        temporary.write_text("Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
     cases = list_cases(counts, seed)
     run_parallel(partial(write_case, out, preset, seed), cases, f"SYNTHETIC {preset}", processes)
     truth = sorted((case.name, case.subtype) for case in cases if case.split == "test")

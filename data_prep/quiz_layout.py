@@ -12,6 +12,7 @@ from pathlib import Path
 
 LABELLED_SPLITS = ("train", "validation")
 SUBTYPES = ("0", "1", "2")
+SYNTHETIC_MARKER = "SYNTHETIC.txt"  # stands in every folder of made-up data, so that no result of it passes for a patient's
 LABELLED_FILE = re.compile(r"(?P<name>quiz_(?P<subtype>\d+)_\d+)(?P<image>_0000)?\.nii\.gz")
 TEST_FILE = re.compile(r"(?P<name>quiz_\d+)_0000\.nii\.gz")
 

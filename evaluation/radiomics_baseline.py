@@ -1,0 +1,158 @@
+"""The baseline to beat: subtype from hand-made features of the lesion, with a linear model of scikit-learn.
+
+    python evaluation/radiomics_baseline.py --images RAW/imagesTr --masks results/cv/oof --truth RAW/subtypes.csv \
+        --splits RAW/splits_final.json --folds 1 2 3 4 5 --out results/cv/radiomics
+    ... --predict_images RAW/imagesTs --predict_masks results/cv/test     also predicts these, fitted on all training cases
+
+Each fold is fitted on its training cases and predicts its validation cases, so every row is out of fold. --masks holds
+predicted masks (the honest comparison with a network) or true ones (an upper bound); a case without a mask there is an error.
+Writes OUT/subtype_probabilities.csv and OUT/subtype_results.csv, columns as the network's, and OUT/test/ likewise.
+"""
+
+import argparse
+import sys
+import warnings
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.case_pairs import find_masks, read_mask
+from evaluation.files import read_json, write_csv
+from evaluation.lesion_features import lesion_features
+from evaluation.subtype_tables import read_truth
+
+LESION = 2
+Features = dict[str, np.ndarray | None]  # None: no lesion in the mask
+
+
+def make_model(smallest_class: int, seed: int = 0) -> Pipeline:
+    """Standardised features, multinomial logistic regression, balanced classes, penalty by an inner cross-validation."""
+    folds = StratifiedKFold(max(2, min(5, smallest_class)), shuffle=True, random_state=seed)
+    return make_pipeline(StandardScaler(), LogisticRegressionCV(
+        Cs=np.logspace(-3, 1, 9), l1_ratios=(0,), cv=folds, scoring="neg_log_loss", class_weight="balanced", max_iter=2000,
+        use_legacy_attributes=False))
+
+
+def fit_and_predict(features: Features, truth: dict[str, str], train: list[str], predict: list[str], classes: list[str],
+                    seed: int = 0) -> dict[str, np.ndarray]:
+    """{case: (K,) probabilities} of `predict`, from a model fitted on `train`; cases without a lesion get the class shares.
+
+    Labels are read for `train` alone. Raises ValueError when `train` has fewer than two lesions of some class.
+    """
+    usable = [case for case in train if features[case] is not None]
+    labels = np.array([classes.index(truth[case]) for case in usable])
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < 2:
+        raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed")
+    model = make_model(int(counts.min()), seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few cases need not converge to be rejected
+        model.fit(np.stack([features[case] for case in usable]), labels)
+    return {case: counts / counts.sum() if features[case] is None else model.predict_proba(features[case][None])[0] for case in predict}
+
+
+def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Features:
+    """Features of `cases` (None: of every mask in `masks`); one ValueError lists all files that are missing or do not match."""
+    found = find_masks(masks)
+    cases = sorted(found) if cases is None else cases
+    pairs = {case: (images / f"{case}_0000.nii.gz", found.get(case)) for case in cases}
+    problems = [f"{case}: no mask in {masks}" for case, (_, mask) in pairs.items() if mask is None]
+    problems += [f"{image}: does not exist" for image, _ in pairs.values() if not image.is_file()]
+    if problems:
+        raise ValueError("\n".join(problems))
+    with ExitStack() as stack:
+        mapped = stack.enter_context(get_context("spawn").Pool(min(jobs, len(pairs)))).imap if jobs > 1 else map
+        outcomes = mapped(_case_features, pairs.values())
+        rows = list(tqdm(outcomes, total=len(pairs), desc="Features", unit="case", disable=None))
+    problems = [row for row in rows if isinstance(row, str)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return dict(zip(pairs, rows))
+
+
+def _case_features(files: tuple[Path, Path]) -> np.ndarray | None | str:
+    """Features, None without a lesion, or what is wrong with the files."""
+    image_file, mask_file = files
+    try:
+        mask = read_mask(mask_file)
+        image = sitk.GetArrayFromImage(sitk.ReadImage(str(image_file), sitk.sitkFloat32))
+    except (ValueError, RuntimeError) as error:
+        return f"{image_file}, {mask_file}: {error}"
+    if image.shape != mask.labels.shape:
+        return f"{mask_file}: {mask.labels.shape} voxels (z, y, x), its image {image.shape}"
+    return lesion_features(image, mask.labels == LESION, mask.spacing)
+
+
+def out_of_fold(features: Features, truth: dict[str, str], splits: list[dict], folds: list[int], classes: list[str],
+                seed: int = 0) -> dict[str, np.ndarray]:
+    """{case: (K,)} for the validation cases of `folds`, each predicted by the model of its own fold."""
+    predicted: dict[str, np.ndarray] = {}
+    for fold in folds:
+        predicted |= fit_and_predict(features, truth, splits[fold]["train"], splits[fold]["val"], classes, seed)
+    return predicted
+
+
+def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: Path) -> None:
+    """subtype_probabilities.csv and subtype_results.csv as the network's predictor writes them."""
+    rows = sorted(probabilities.items())
+    columns = [{"Names": f"{case}.nii.gz"} | {f"p_{name}": f"{value:.6f}" for name, value in zip(classes, p)} for case, p in rows]
+    write_csv(columns, out / "subtype_probabilities.csv")
+    write_csv([{"Names": f"{case}.nii.gz", "Subtype": classes[int(np.argmax(p))]} for case, p in rows], out / "subtype_results.csv")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parse(arguments)
+    try:
+        truth, splits = read_truth(args.truth), read_json(args.splits)
+        classes = args.classes or sorted(set(truth.values()))
+        unknown = [fold for fold in args.folds if fold not in range(len(splits))]
+        if unknown:
+            raise ValueError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {unknown}")
+        train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
+        cases = sorted(train | held_out)
+        features = extract(args.images, args.masks, cases, args.jobs)
+        predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
+        write_tables(predicted, classes, args.out)
+        right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
+        print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
+        if args.predict_images:
+            fresh = extract(args.predict_images, args.predict_masks, None, args.jobs)
+            write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
+            print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of case_0000.nii.gz")
+    parser.add_argument("--masks", type=Path, required=True, help="folder of masks case.nii.gz, predicted or true")
+    parser.add_argument("--truth", type=Path, required=True, help="true subtypes, columns case,subtype")
+    parser.add_argument("--splits", type=Path, required=True, help="splits_final.json")
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="folds to cross-validate over (default 1 2 3 4 5)")
+    parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
+    parser.add_argument("--predict_images", type=Path, help="further images, predicted by a model of all training cases of --folds")
+    parser.add_argument("--predict_masks", type=Path, help="their masks; every mask there is predicted")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0, help="of the inner cross-validation")
+    parser.add_argument("--jobs", type=int, default=1, help="processes for the features (default 1)")
+    args = parser.parse_args(arguments)
+    if bool(args.predict_images) != bool(args.predict_masks):
+        parser.error("--predict_images and --predict_masks go together")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
