@@ -1,0 +1,48 @@
+"""One look for all figures: colours that the colour-blind and a grey printer tell apart, vector PDF and PNG of each."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from evaluation.files import replacing
+
+# Okabe and Ito's palette ("Color universal design", 2008), ordered so that neighbours differ in lightness too
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00"
+CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW)
+CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY, LIGHT = "#555555", "#DDDDDD"
+WIDTH = 6.3  # inches: the text width of the report
+
+STYLE = {
+    "font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
+    "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.linewidth": 0.7, "lines.linewidth": 1.3, "legend.frameon": False, "figure.constrained_layout.use": True,
+    "savefig.dpi": 300, "pdf.fonttype": 42,  # 42: text stays text in the PDF
+}
+METADATA = {"pdf": {"CreationDate": None, "Producer": None}, "png": {"Software": None}}  # equal input, equal file
+
+
+@contextmanager
+def figure(path: Path, synthetic: bool, rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **grid) -> Iterator:
+    """Yield (figure, axes array (rows, columns)), then save it as `path`.pdf and `path`.png, stamped if synthetic."""
+    with plt.rc_context(STYLE):
+        drawing, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **grid)
+        try:
+            yield drawing, axes
+            if synthetic:
+                stamp(drawing)
+            for suffix in ("pdf", "png"):
+                with replacing(path.with_suffix(f".{suffix}")) as temporary:
+                    drawing.savefig(temporary, metadata=METADATA[suffix])
+        finally:
+            plt.close(drawing)
+
+
+def stamp(drawing: plt.Figure) -> None:
+    """The word nobody may miss, as a line above everything."""
+    drawing.suptitle("SYNTHETIC DATA", fontsize=8, color=RED, fontweight="bold", x=0.995, ha="right")

@@ -1,0 +1,136 @@
+"""Figures of one scored run, drawn from the contents of metrics.json. Every figure shows every case, and n."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from evaluation.figure_style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, LIGHT, RED, figure
+from evaluation.tables import NAMES, TITLES, number
+
+
+def distributions(metrics: dict, path: Path) -> None:
+    """DSC and NSD of each structure: each case a point, the box its quartiles, the diamond the mean with its interval."""
+    names = ("dsc", "nsd_1mm", "nsd_2mm")
+    with figure(path, metrics["synthetic"], columns=3, height=2.6, sharey=True) as (_, axes):
+        for ax, structure in zip(axes[0], TITLES):
+            for place, name in enumerate(names):
+                values = case_values(metrics, f"{structure}_{name}")
+                values = values[~np.isnan(values)]
+                _box_and_points(ax, place, values, metrics[structure][name])
+            ax.set_xticks(range(len(names)), [NAMES[name].replace(" at ", "\n") for name in names])
+            ax.set_title(f"{TITLES[structure]} (n = {metrics[structure]['dsc']['n']})")
+            ax.set_ylim(-0.03, 1.03)
+            ax.grid(axis="y", color=LIGHT, linewidth=0.5)
+            ax.set_axisbelow(True)
+        axes[0, 0].set_ylabel("Score")
+
+
+def lesion_size(metrics: dict, path: Path) -> None:
+    """Lesion DSC against the lesion's true volume, by subtype if known; crosses are missed lesions."""
+    volume, dsc, detected = (case_values(metrics, f"lesion_{name}") for name in ("reference_ml", "dsc", "detected"))
+    classes = metrics.get("subtype", {}).get("classes", [None])
+    with figure(path, metrics["synthetic"], height=2.7, width=4.2) as (_, axes):
+        ax = axes[0, 0]
+        for k, name in enumerate(classes):
+            member = np.array([name is None or row["subtype_true"] == name for row in metrics["cases"]]) & (volume > 0)
+            found = member & (detected == 1)
+            label = f"subtype {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
+            ax.scatter(volume[found], dsc[found], 20, CLASS_COLOURS[k], CLASS_MARKERS[k], label=label, alpha=0.8, linewidths=0)
+            ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, CLASS_COLOURS[k], "x", linewidths=1.2)
+        missed = int(((volume > 0) & (detected == 0)).sum())
+        ax.scatter([], [], 26, GREY, "x", linewidths=1.2, label=f"missed (n = {missed})")
+        for third in metrics["lesion"]["detection"]["by_size_tertile"]:
+            ax.plot(third["volume_ml"], [third["dsc"]["mean"]] * 2, color=GREY, linewidth=1)
+        ax.set(xscale="log", xlabel="Reference lesion volume (ml)", ylabel="Lesion DSC", ylim=(-0.04, 1.02))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="grey: mean of each third", title_fontsize=8)
+
+
+def volume_agreement(metrics: dict, path: Path) -> None:
+    """Bland-Altman plots of the predicted against the reference volume."""
+    with figure(path, metrics["synthetic"], columns=2, height=2.3) as (_, axes):
+        for ax, structure in zip(axes[0], ("whole_pancreas", "lesion")):
+            reference, predicted = (case_values(metrics, f"{structure}_{name}_ml") for name in ("reference", "predicted"))
+            agreement = metrics[structure]["volume"]
+            ax.scatter((reference + predicted) / 2, predicted - reference, 14, BLUE, alpha=0.7, linewidths=0)
+            ax.axhline(0, color=LIGHT, linewidth=0.8, zorder=0)
+            title = f"{TITLES[structure]} (n = {len(reference)})\nbias {number(agreement['bias_ml']['mean'], 2)} ml"
+            ax.axhline(agreement["bias_ml"]["mean"], color=RED, linewidth=1)
+            if agreement["limits_ml"][0] is not None:
+                low, high = agreement["limits_ml"]
+                title += f", 95 % limits [{low:.2f}, {high:.2f}] ml"
+                for limit in (low, high):
+                    ax.axhline(limit, color=RED, linewidth=1, linestyle="--")
+            ax.set(title=title, xlabel="Mean of both volumes (ml)", ylabel="Predicted - reference (ml)")
+
+
+def confusion_matrix(metrics: dict, path: Path) -> None:
+    """Counts of true against predicted subtype, shaded by the share of the true class."""
+    block = metrics["subtype"]
+    matrix = np.array(block["confusion_matrix"])
+    support = np.array([block["per_class"][name]["n"] for name in block["classes"]])
+    share = matrix / np.maximum(support, 1)[:, None]
+    with figure(path, metrics["synthetic"], height=2.6, width=2.9) as (_, axes):
+        ax = axes[0, 0]
+        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(matrix):
+            ax.text(column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center",
+                    color="white" if share[row, column] > 0.55 else "black")
+        ax.set_xticks(range(len(support)), block["classes"])
+        ax.set_yticks(range(len(support)), [f"{name}  (n = {n})" for name, n in zip(block["classes"], support)])
+        low, high = block["macro_f1_ci"]
+        ax.set(xlabel="Predicted subtype", ylabel="True subtype", title=f"Macro-F1 {block['macro_f1']:.2f} [{low:.2f}, {high:.2f}]")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+
+
+def roc_and_reliability(metrics: dict, path: Path) -> None:
+    """One-vs-rest ROC curves, and observed frequency against predicted probability with n of each bin."""
+    block = metrics["subtype"]
+    true = np.array([row["subtype_true"] for row in metrics["cases"]])
+    with figure(path, metrics["synthetic"], columns=2, height=2.9) as (_, (axes,)):
+        for k, name in enumerate(block["classes"]):
+            style = {"color": CLASS_COLOURS[k], "linestyle": ("-", "--", "-.", ":")[k % 4]}
+            values = block["per_class"][name]
+            if values["auroc"] is not None:
+                axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
+                             label=f"subtype {name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
+            points = values["reliability"]
+            axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
+            axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
+                            [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], CLASS_MARKERS[k], alpha=0.7, linewidths=0,
+                            label=f"subtype {name}")
+        axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
+        axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",
+                    title=f"Reliability: ECE {number(block['ece'])}, Brier {number(block['brier'])}")
+        for ax in axes:
+            ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":", zorder=0)
+            ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axes[0].legend(loc="lower right")
+        axes[1].legend(loc="lower right", title=f"{block['ece_bins']} bins, area ~ n", title_fontsize=8)
+
+
+def roc_curve(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates, from (0, 0) to (1, 1), of positive (n,) bool against score (n,); tied scores are one step."""
+    thresholds = np.unique(score)[::-1]
+    above = score[None] >= thresholds[:, None]  # (thresholds, n)
+    return (np.concatenate([[0], (above & ~positive).sum(axis=1) / (~positive).sum()]),
+            np.concatenate([[0], (above & positive).sum(axis=1) / positive.sum()]))
+
+
+def case_values(metrics: dict, key: str) -> np.ndarray:
+    """One column of the cases, (n,) float; null becomes NaN."""
+    return np.array([row[key] for row in metrics["cases"]], float)
+
+
+def _box_and_points(ax: Axes, place: float, values: np.ndarray, summary: dict) -> None:
+    if len(values) == 0:
+        ax.text(place, 0.5, "undefined", ha="center", rotation=90, color=GREY)
+        return
+    ax.boxplot(values, positions=[place], widths=0.55, showfliers=False, medianprops={"color": GREY}, boxprops={"color": GREY, "linewidth": 0.8},
+               whiskerprops={"color": GREY, "linewidth": 0.8}, capprops={"color": GREY, "linewidth": 0.8})
+    spread = np.random.default_rng(0).uniform(-0.2, 0.2, len(values))  # sideways only, so that equal values stay apart
+    ax.scatter(place + spread, values, 9, BLUE, alpha=0.55, linewidths=0, zorder=3)
+    mean = summary["mean"]
+    ax.errorbar(place, mean, [[mean - summary["ci_low"]], [summary["ci_high"] - mean]], fmt="D", color=RED, markersize=3.5, capsize=2, zorder=4)

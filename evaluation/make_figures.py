@@ -1,0 +1,119 @@
+"""Draw the figures of a scored run into RESULTS/figures, each as PDF and PNG, and the index figures.json.
+
+    python evaluation/make_figures.py --results results/fold0 --images IMAGES --ref LABELS --pred results/fold0/predictions/validation \
+        --training FOLD_FOLDER --speed results/speed.json
+
+Only --results is needed; a figure whose input is not given is not drawn. Or one picture of one case:
+
+    python evaluation/make_figures.py --overlay CASE.png --image CASE_0000.nii.gz --ref CASE.nii.gz --pred CASE.nii.gz --title "A case"
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation import figures, figures_of_runs
+from evaluation.case_pairs import find_masks, is_synthetic
+from evaluation.files import read_json, write_json
+from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
+from evaluation.selection import noteworthy
+from evaluation.tables import number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parse(arguments)
+    try:
+        if args.overlay:
+            case = CaseImages.read(args.overlay.stem, args.image, args.ref, args.pred)
+            draw_overlay(case, args.overlay.with_suffix(""), args.title, args.synthetic or is_synthetic(args.image.parent))
+            print(f"Written: {args.overlay.with_suffix('.png')}, {args.overlay.with_suffix('.pdf')}")
+        else:
+            drawn = draw_all(args)
+            print(f"{len(drawn['figures'])} figures and {len(drawn['overlays'])} overlays in {args.results / 'figures'}")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw_all(args: argparse.Namespace) -> dict:
+    """Draw what there is input for; returns and writes the index {"synthetic", "figures", "overlays"}."""
+    metrics, folder = read_json(args.results / "metrics.json"), args.results / "figures"
+    wanted = {"distributions": figures.distributions, "lesion_size": figures.lesion_size, "volume_agreement": figures.volume_agreement}
+    if "subtype" in metrics:
+        wanted["confusion_matrix"] = figures.confusion_matrix
+        if "brier" in metrics["subtype"]:
+            wanted["roc_and_reliability"] = figures.roc_and_reliability
+    for name, draw in wanted.items():
+        draw(metrics, folder / name)
+    drawn = list(wanted)
+    if args.training and (args.training / "progress.json").exists():
+        figures_of_runs.training_curves(read_json(args.training / "progress.json"), folder / "training_curves", metrics["synthetic"])
+        drawn.append("training_curves")
+    if args.speed and args.speed.exists():
+        figures_of_runs.speed_accuracy(read_json(args.speed), folder / "speed_accuracy")
+        drawn.append("speed_accuracy")
+    overlays = draw_case_overlays(metrics, args.images, args.ref, args.pred, folder) if args.images else []
+    index = {"synthetic": metrics["synthetic"], "figures": drawn, "overlays": overlays}
+    write_json(index, folder / "figures.json")
+    return index
+
+
+def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction: Path, folder: Path) -> list[dict]:
+    """One picture for each noteworthy case, and `overlays` with best, median and worst; returns the index of the pictures."""
+    references, predictions = find_masks(reference), find_masks(prediction)
+    rows = {row["case"]: row for row in metrics["cases"]}
+    overview, index = [], []
+    for case, reasons in tqdm(noteworthy(metrics["cases"]).items(), desc="Overlays", unit="case", disable=None):
+        volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
+        title = f"{case}: {', '.join(reasons)}\n{_caption(rows[case])}"
+        draw_overlay(volume, folder / f"overlay_{case}", title, metrics["synthetic"])
+        index.append({"case": case, "reasons": reasons, "file": f"overlay_{case}"})
+        if {"best", "median", "worst"} & set(reasons):
+            overview.append((volume, title))
+    draw_overlays(overview, folder / "overlays", metrics["synthetic"])
+    return index
+
+
+def find_image(folder: Path, case: str) -> Path:
+    """The first channel of a case, `case_0000.nii.gz`, in `folder` or below."""
+    found = sorted(folder.rglob(f"{case}_0000.nii.gz"))
+    if not found:
+        raise ValueError(f"{case}_0000.nii.gz is not in {folder}: give the folder of the images with --images")
+    return found[0]
+
+
+def _caption(row: dict) -> str:
+    text = f"DSC {number(row['whole_pancreas_dsc'], 2)}, lesion {number(row['lesion_dsc'], 2)}"
+    if "subtype_true" in row:
+        text += f"; subtype {row['subtype_true']}, predicted {row['subtype_predicted'] or '-'}"
+    return text
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, help="folder with metrics.json")
+    parser.add_argument("--images", type=Path, help="folder with case_0000.nii.gz, for overlays")
+    parser.add_argument("--ref", type=Path, help="folder of reference masks (with --overlay: one mask)")
+    parser.add_argument("--pred", type=Path, help="folder of predicted masks (with --overlay: one mask)")
+    parser.add_argument("--training", type=Path, help="folder of a trained fold, with progress.json")
+    parser.add_argument("--speed", type=Path, help="speed.json of the inference modes")
+    parser.add_argument("--overlay", type=Path, metavar="FILE", help="draw one case into FILE (.png and .pdf) and nothing else")
+    parser.add_argument("--image", type=Path, help="CT of --overlay")
+    parser.add_argument("--title", default="", help="title of --overlay")
+    parser.add_argument("--synthetic", action="store_true", help="with --overlay: the data is made up, say so")
+    args = parser.parse_args(arguments)
+    if not args.overlay and not args.results:
+        parser.error("give --results, or --overlay with --image")
+    if args.overlay and not args.image:
+        parser.error("--overlay needs --image")
+    if args.results and args.images and not (args.ref and args.pred):
+        parser.error("--images needs --ref and --pred")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())
