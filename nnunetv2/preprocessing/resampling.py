@@ -17,6 +17,7 @@ from nnunetv2.configuration import ANISO_THRESHOLD
 
 BLOCK = 32  # rows of a matrix applied at a time; fewer rows waste less on the zeros beside the band, more rows feed BLAS better
 NEGLIGIBLE = 1e-9  # spline weights decay by 0.27 a voxel; those below this are left out
+SINGLE_PRECISION_LIMIT = 50.0  # larger values (images not normalised) are resampled in double precision, for errors below 1e-4
 NEAR_TIE = 1e-6  # a label's share this close to one half is computed again in double precision
 
 
@@ -96,7 +97,8 @@ def _resample_image(image: np.ndarray, matrices: Sequence[np.ndarray | None], by
     """
     plane = None if by_slice_of is None else tuple(a for a in range(3) if a != by_slice_of)
     low, high = image.min(axis=plane, keepdims=True), image.max(axis=plane, keepdims=True)
-    resampled = _apply_all(matrices, image)
+    precise = max(-low.min(), high.max()) > SINGLE_PRECISION_LIMIT
+    resampled = _apply_all(matrices, image.astype(np.float64) if precise else image)
     return np.clip(resampled, low, high, out=None if resampled is image else resampled)
 
 
@@ -108,9 +110,14 @@ def _resample_labels(seg: np.ndarray, matrices: Sequence[np.ndarray | None]) -> 
     """
     out = np.zeros([n if m is None else len(m) for n, m in zip(seg.shape, matrices)], seg.dtype)
     lowest = int(seg.min())
-    for index, box in enumerate(ndimage.find_objects(seg.astype(np.int32) - (lowest - 1))):
-        label = lowest + index
-        if box is None or (label == 0 and lowest == 0):  # `out` is 0 already; after negative labels, 0 must win its ties
+    ties = []  # voxels in which a negative label, set before 0, has about one half
+    for label, box in enumerate(ndimage.find_objects(seg.astype(np.int32) - (lowest - 1)), start=lowest):
+        if box is None:
+            continue
+        if label == 0:  # `out` is 0 already, except where 0 wins a tie
+            for voxels in ties:
+                won = _exact_share(seg, 0, matrices, voxels) >= 0.5
+                out[tuple(index[won] for index in voxels)] = 0
             continue
         spans = [box[axis] if m is None else _reach(m, box[axis]) for axis, m in enumerate(matrices)]
         if any(span.start == span.stop for span in spans):
@@ -120,9 +127,11 @@ def _resample_labels(seg: np.ndarray, matrices: Sequence[np.ndarray | None]) -> 
         chosen = share >= 0.5
         # Shares of exactly one half are common on regular grids, and there upstream's result hangs on the last bit.
         near = np.nonzero(np.abs(share - 0.5) < NEAR_TIE)
-        voxels = [index + span.start for index, span in zip(near, spans)]
+        voxels = tuple(index + span.start for index, span in zip(near, spans))
         chosen[near] = _exact_share(seg, label, matrices, voxels) >= 0.5
         out[tuple(spans)][chosen] = label
+        if label < 0:
+            ties.append(voxels)
     return out
 
 

@@ -1,0 +1,158 @@
+"""Average the probabilities of several predictions, and the class probabilities where the dataset has a classification task."""
+
+import csv
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.class_tables import ClassTables
+from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+
+def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
+    """Mean of the arrays `probabilities` (C, Z, Y, X) of some .npz files, float32. One file is held beside the sum."""
+    total: np.ndarray | None = None
+    for file in files:
+        with np.load(file) as archive:  # allow_pickle is off: arrays only
+            probabilities = archive["probabilities"]
+        if total is None:
+            total = probabilities.astype(np.float32)
+        elif total.shape != probabilities.shape:
+            raise ValueError(f"{file} has shape {probabilities.shape}, {files[0]} {total.shape}. Both must predict the same image with the same labels.")
+        else:
+            total += probabilities
+    total /= len(files)
+    return total
+
+
+def merge_files(files: Sequence[Path], output: Path, file_ending: str, writer: SimpleITKIO, labels: LabelManager,
+                save_probabilities: bool) -> None:
+    """Write the segmentation of the mean of `files` (.npz, with a .pkl beside the first) as `output` + `file_ending`."""
+    properties = load_pickle(files[0].with_suffix(".pkl"))
+    probabilities = average_probabilities(files)
+    if save_probabilities:
+        with atomic_write(output.with_name(f"{output.name}.npz")) as temporary:
+            np.savez_compressed(temporary, probabilities=probabilities)
+        save_pickle(properties, output.with_name(f"{output.name}.pkl"))
+    writer.write_seg(labels.convert_probabilities_to_segmentation(probabilities), output.with_name(f"{output.name}{file_ending}"), properties)
+
+
+def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike, num_processes: int | None = None,
+                     save_merged_probabilities: bool = False, dataset_json_file_or_dict: str | os.PathLike | dict | None = None,
+                     plans_json_file_or_dict: str | os.PathLike | dict | None = None) -> None:
+    """Ensemble predictions that were made with --save_probabilities.
+
+    dataset.json and plans.json are taken from the first folder unless given. Class tables are averaged when every folder
+    has one.
+
+    Raises:
+        FileNotFoundError: a folder lacks cases that another has; all are listed.
+    """
+    folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
+    dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json")
+    plans = _json(plans_json_file_or_dict, folders[0] / "plans.json")
+    cases = {str(folder): {path.stem: path for path in _npz_files(folder)} for folder in folders}
+    _merge_cases(cases, output, PlansManager(plans), dataset_json, num_processes, save_merged_probabilities)
+    save_json(dataset_json, output / "dataset.json")
+    save_json(plans, output / "plans.json")
+
+    labels = PlansManager(plans).get_label_manager(dataset_json)
+    task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
+    if task is not None:
+        ensemble_class_tables(folders, output, task)
+
+
+def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike,
+                              folds: Sequence[int | str], num_processes: int | None = None, overwrite: bool = True) -> None:
+    """Ensemble the validation predictions (--npz) of several models; their splits may differ as long as the cases agree.
+
+    Raises:
+        FileNotFoundError: lists the folds without probabilities, or the cases that a model lacks.
+        ValueError: lists the cases that several folds of one model predict.
+    """
+    models, output = [Path(folder) for folder in list_of_trained_model_folders], Path(output_folder)
+    folders = {model: [model / f"fold_{fold}" / "validation" for fold in folds] for model in models}
+    empty = [str(folder) for validations in folders.values() for folder in validations if not _npz_files(folder)]
+    if empty:
+        raise FileNotFoundError("No .npz files in these folders. Make them with nnUNetv2_train ... --val --npz:\n" + "\n".join(empty))
+    cases: dict[str, dict[str, Path]] = {}
+    repeated = []
+    for model, validations in folders.items():
+        found = cases[str(model)] = {}
+        for path in (path for folder in validations for path in _npz_files(folder)):
+            if path.stem in found:
+                repeated.append(str(path))
+            found[path.stem] = path
+    if repeated:
+        raise ValueError("These cases are predicted by more than one fold of a model:\n" + "\n".join(repeated))
+    dataset_json = load_json(models[0] / "dataset.json")
+    _merge_cases(cases, output, PlansManager(models[0] / "plans.json"), dataset_json, num_processes, False, overwrite)
+    for name in ("plans.json", "dataset.json"):
+        shutil.copyfile(models[0] / name, output / name)
+
+
+def _merge_cases(cases: dict[str, dict[str, Path]], output: Path, plans_manager: PlansManager, dataset_json: dict,
+                 num_processes: int | None, save_probabilities: bool, overwrite: bool = True) -> None:
+    """`cases`: {source: {case: .npz file}}; every source must have every case."""
+    names = sorted(set().union(*cases.values()))
+    missing = [f"{source} lacks {', '.join(sorted(set(names) - set(found)))}" for source, found in cases.items() if set(names) - set(found)]
+    if missing:
+        raise FileNotFoundError("All predictions must cover the same cases:\n" + "\n".join(missing))
+    if not names:
+        raise FileNotFoundError(f"No .npz files in {', '.join(cases)}. Predict with --save_probabilities.")
+    output.mkdir(parents=True, exist_ok=True)
+    labels, ending = plans_manager.get_label_manager(dataset_json), dataset_json["file_ending"]
+    jobs = {name: ([found[name] for found in cases.values()], output / name, ending, plans_manager.image_reader_writer_class(), labels,
+                   save_probabilities)
+            for name in names if overwrite or not (output / f"{name}{ending}").exists()}
+    if jobs:
+        in_threads(merge_files, jobs, num_processes, "Ensembling")
+
+
+def ensemble_class_tables(folders: Sequence[Path], output: Path, task: ClassificationTask) -> None:
+    """Average TASK_probabilities.csv of all folders; nothing to do when none has it.
+
+    Raises:
+        FileNotFoundError: some folders have the table and others do not, or they list different cases.
+    """
+    files = [folder / f"{task.name}_probabilities.csv" for folder in folders]
+    absent = [str(file) for file in files if not file.is_file()]
+    if len(absent) == len(files):
+        return
+    if absent:
+        raise FileNotFoundError("These class tables are missing; predict again to make them:\n" + "\n".join(absent))
+    tables = [_read_class_table(file, task) for file in files]
+    names = sorted(set().union(*tables))
+    missing = [f"{file} lacks {', '.join(sorted(set(names) - set(table)))}" for file, table in zip(files, tables) if set(names) - set(table)]
+    if missing:
+        raise FileNotFoundError("All class tables must cover the same cases:\n" + "\n".join(missing))
+    merged = ClassTables(task, output)
+    for name in names:
+        merged.add(name, np.mean([table[name] for table in tables], axis=0))
+
+
+def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, np.ndarray]:
+    """{mask name: (n_classes,) probabilities}."""
+    columns = [f"p_{name}" for name in task.classes]
+    with open(file, newline="") as stream:
+        table = csv.DictReader(stream)
+        if table.fieldnames != ["Names", *columns]:
+            raise ValueError(f"{file} has the columns {table.fieldnames}, expected {['Names', *columns]}.")
+        return {row["Names"]: np.array([float(row[column]) for column in columns]) for row in table}
+
+
+def _npz_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
+
+
+def _json(file_or_dict: str | os.PathLike | dict | None, default: Path) -> dict:
+    return file_or_dict if isinstance(file_or_dict, dict) else load_json(file_or_dict or default)

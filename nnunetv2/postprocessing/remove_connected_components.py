@@ -1,0 +1,180 @@
+"""Keep only the largest connected component, of the whole foreground or of single labels, where that helps.
+
+Isensee et al., nnU-Net, Nature Methods 2021, "empirical configuration": the decision is made on the training cases'
+out-of-fold predictions and then applied to new ones. It is stored as a list of steps; a step is a label, a region (tuple
+of labels) or a list of those, and keeps the largest component of their union.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+
+from nnunetv2.evaluation.evaluate_predictions import (
+    LabelOrRegion,
+    compute_metrics,
+    label_or_region_to_key,
+    save_summary_json,
+    summarize,
+)
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.preprocessing.cropping import bounding_box
+from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.preprocessing.safe_pickle import load_pickle
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+Step = int | tuple[int, ...] | list[LabelOrRegion]
+
+_FUNCTION = "remove_all_but_largest_component_from_segmentation"  # what upstream calls the one thing a step can do
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest component (26 neighbours) of a bool mask (Z, Y, X); all of them when several are equally large."""
+    inside = tuple(slice(*pair) for pair in bounding_box(mask))
+    components = cc3d.connected_components(mask[inside], connectivity=26)
+    sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"].copy()
+    sizes[0] = 0  # background
+    largest = np.zeros_like(mask)
+    largest[inside] = ((sizes == sizes.max()) & (sizes > 0))[components]
+    return largest
+
+
+def remove_all_but_largest_component_from_segmentation(segmentation: np.ndarray, labels_or_regions: Step, background_label: int = 0) -> np.ndarray:
+    """A copy of `segmentation` (Z, Y, X) in which what the step removes is background."""
+    entries = labels_or_regions if isinstance(labels_or_regions, list) else [labels_or_regions]
+    labels = sorted({label for entry in entries for label in (entry if isinstance(entry, (tuple, list)) else (entry,))})
+    mask = np.isin(segmentation, labels)
+    result = segmentation.copy()
+    result[mask & ~largest_component(mask)] = background_label
+    return result
+
+
+def apply_postprocessing(segmentation: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+    """Apply the steps one after the other to (Z, Y, X)."""
+    for step in steps:
+        segmentation = remove_all_but_largest_component_from_segmentation(segmentation, step)
+    return segmentation
+
+
+def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: str | os.PathLike,
+                             plans_file_or_dict: str | os.PathLike | dict | None = None,
+                             dataset_json_file_or_dict: str | os.PathLike | dict | None = None,
+                             num_processes: int | None = None, keep_postprocessed_files: bool = True) -> list[Step]:
+    """Decide on the steps and write them as postprocessing.json into `folder_predictions`.
+
+    The whole foreground first: adopted if the mean foreground Dice rises and no label's falls. Then, with two labels or
+    more, each label alone: adopted if its own Dice rises. The post-processed predictions and their summary.json go to
+    `folder_predictions`/postprocessed. plans.json and dataset.json are looked for in `folder_predictions` unless given.
+    """
+    folder_predictions, folder_ref = Path(folder_predictions), Path(folder_ref)
+    plans_manager, dataset_json = _plans_and_dataset(folder_predictions, plans_file_or_dict, dataset_json_file_or_dict)
+    labels, rw = plans_manager.get_label_manager(dataset_json), plans_manager.image_reader_writer_class()
+    targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    names = _files(folder_predictions, dataset_json["file_ending"])
+    unpredicted = sorted(set(_files(folder_ref, dataset_json["file_ending"])) - set(names))
+    if unpredicted:
+        print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
+
+    def score(steps: list[Step], output_folder: Path | None = None) -> dict[str, Any]:
+        jobs = {name: (folder_ref / name, folder_predictions / name, rw, targets, labels.ignore_label, steps, output_folder) for name in names}
+        return summarize(list(in_threads(_score_case, jobs, num_processes, "Post-processing").values()), targets)
+
+    before = current = score([])
+    if not (folder_predictions / "summary.json").exists():
+        save_summary_json(before, folder_predictions / "summary.json")
+    steps: list[Step] = []
+    candidate = score([labels.foreground_labels])
+    if _dice(candidate) > _dice(before) and not any(_dice(candidate, t) < _dice(before, t) for t in targets):
+        steps, current = [labels.foreground_labels], candidate
+    print(f"Largest component of the foreground: mean Dice {_dice(before):.5f} -> {_dice(candidate):.5f}, {'adopted' if steps else 'not adopted'}.")
+    for target in targets if len(targets) > 1 else ():
+        candidate = score([*steps, target])
+        better = _dice(candidate, target) > _dice(current, target)
+        print(f"Largest component of {target}: Dice {_dice(current, target):.5f} -> {_dice(candidate, target):.5f}, {'adopted' if better else 'not adopted'}.")
+        if better:
+            steps, current = [*steps, target], candidate
+
+    save_json({
+        "input_folder": _means(before),
+        "postprocessed": _means(current),
+        "postprocessing_fns": [_FUNCTION] * len(steps),
+        "postprocessing_kwargs": [{"labels_or_regions": step} for step in steps],
+    }, folder_predictions / "postprocessing.json")
+    output_folder = folder_predictions / "postprocessed"
+    if output_folder.exists():
+        shutil.rmtree(output_folder)
+    if keep_postprocessed_files:
+        save_summary_json(score(steps, output_folder), output_folder / "summary.json")
+    return steps
+
+
+def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Sequence[LabelOrRegion], ignore_label: int | None,
+                steps: Sequence[Step], output_folder: Path | None) -> dict[str, Any]:
+    """One entry of a summary for the post-processed prediction, which is written to `output_folder` if there is one."""
+    ref, (seg, properties) = rw.read_seg(reference)[0][0], rw.read_seg(prediction)
+    if ref.shape != seg.shape[1:]:
+        raise ValueError(f"{reference} has shape {ref.shape}, {prediction} {seg.shape[1:]}. Predictions must be on the grid of their image.")
+    seg = apply_postprocessing(seg[0], steps)
+    written = prediction
+    if output_folder is not None:
+        written = output_folder / prediction.name
+        rw.write_seg(seg, written, properties)
+    return {"metrics": compute_metrics(ref, seg, targets, ignore_label), "prediction_file": str(written), "reference_file": str(reference)}
+
+
+def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike, postprocessing_file: str | os.PathLike,
+                                   plans_file_or_dict: str | os.PathLike | dict | None = None,
+                                   dataset_json_file_or_dict: str | os.PathLike | dict | None = None, num_processes: int | None = None) -> None:
+    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder."""
+    input_folder, output_folder = Path(input_folder), Path(output_folder)
+    plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
+    steps = load_postprocessing(postprocessing_file)
+    rw = plans_manager.image_reader_writer_class()
+    names = _files(input_folder, dataset_json["file_ending"])
+    if not names:
+        raise FileNotFoundError(f"{input_folder} holds no file ending in {dataset_json['file_ending']}.")
+    in_threads(_apply_to_file, {name: (input_folder / name, output_folder / name, rw, steps) for name in names}, num_processes, "Post-processing")
+
+
+def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step]) -> None:
+    seg, properties = rw.read_seg(source)
+    rw.write_seg(apply_postprocessing(seg[0], steps), target, properties)
+
+
+def load_postprocessing(path: str | os.PathLike) -> list[Step]:
+    """The steps in a postprocessing.json, or in a postprocessing.pkl as upstream writes it."""
+    if str(path).endswith(".json"):
+        stored = load_json(path)
+        functions, arguments = stored["postprocessing_fns"], stored["postprocessing_kwargs"]
+    else:
+        # Upstream pickles the function itself, by name; the name is all that is needed.
+        functions, arguments = load_pickle(path, {("nnunetv2.postprocessing.remove_connected_components", _FUNCTION): _FUNCTION})
+    unknown = sorted({str(name) for name in functions if name != _FUNCTION})
+    if unknown:
+        raise ValueError(f"{path} asks for unknown postprocessing {', '.join(unknown)}. Known: {_FUNCTION}.")
+    return [kwargs["labels_or_regions"] for kwargs in arguments]
+
+
+def _dice(summary: dict[str, Any], target: LabelOrRegion | None = None) -> float:
+    return (summary["foreground_mean"] if target is None else summary["mean"][target])["Dice"]
+
+
+def _means(summary: dict[str, Any]) -> dict[str, Any]:
+    return {"foreground_mean": summary["foreground_mean"], "mean": {label_or_region_to_key(k): v for k, v in summary["mean"].items()}}
+
+
+def _files(folder: Path, file_ending: str) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith("."))
+
+
+def _plans_and_dataset(folder: Path, plans: str | os.PathLike | dict | None, dataset_json: str | os.PathLike | dict | None) -> tuple[PlansManager, dict]:
+    for given, name, flag in ((plans, "plans.json", "-plans_json"), (dataset_json, "dataset.json", "-dataset_json")):
+        if given is None and not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist. Name the file with {flag}.")
+    dataset_json = folder / "dataset.json" if dataset_json is None else dataset_json
+    return PlansManager(folder / "plans.json" if plans is None else plans), dataset_json if isinstance(dataset_json, dict) else load_json(dataset_json)
