@@ -19,7 +19,7 @@ SEGMENTATION_KEYS = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", 
 # class_ce: unweighted cross-entropy (nats); class_predicted, class_true: patches a class; class_alarm: 1 while it rings
 CLASS_KEYS = ("class_ce", "class_macro_f1", "class_predicted", "class_true", "class_alarm")
 EMA_DECAY = 0.9
-PLOT_INTERVAL = 15.0  # seconds; drawing takes about half of one, which short epochs would feel
+PLOT_INTERVAL = 15.0  # seconds; drawing takes a quarter of one, which short epochs would feel
 
 
 class TrainingLog:
@@ -32,7 +32,7 @@ class TrainingLog:
         self.folder, self.active = folder, active
         self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
         self._file: Path | None = None
-        self._last_plot = 0.0
+        self._last_plot = time.monotonic()
 
     def print(self, *parts: Any) -> None:
         """To the console and, with the time, into `training_log_*.txt`, a new one each start."""
@@ -69,9 +69,11 @@ def draw_progress(values: dict[str, list], path: Path) -> None:
     """Losses with pseudo Dice, epoch times, learning rate and, when logged, the class task, over finished epochs."""
     epochs = min(len(values[key]) for key in SEGMENTATION_KEYS)
     has_classes = len(values.get("class_ce", ())) >= epochs > 0
-    figure = Figure(figsize=(12, 20 if has_classes else 15), layout="constrained")
+    rows = 4 if has_classes else 3
+    figure = Figure(figsize=(12, 5 * rows))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(4 if has_classes else 3)
+    axes = figure.subplots(rows)
+    figure.subplots_adjust(left=0.08, right=0.92, top=0.98, bottom=0.04)  # a layout engine would draw everything twice
     x = np.arange(epochs)
 
     def line(axis, key, label, colour, style="-"):

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from sklearn.model_selection import KFold
-
 from nnunetv2.utilities.files import load_json, save_json
 
 SPLITS_FILE = "splits_final.json"
@@ -14,6 +12,8 @@ def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> li
     cases = sorted(cases)
     if len(cases) < n_splits:
         raise ValueError(f"{len(cases)} cases cannot be split into {n_splits} folds. Train fold 'all', or write a {SPLITS_FILE}.")
+    from sklearn.model_selection import KFold  # takes a second to import, and most datasets bring their splits
+
     folds = KFold(n_splits, shuffle=True, random_state=seed).split(cases)
     return [{"train": [cases[i] for i in train], "val": [cases[i] for i in val]} for train, val in folds]
 

@@ -98,10 +98,11 @@ def dataset_json():
 
 
 @pytest.fixture
-def make_trainer(folders, plans, dataset_json):
-    """Factory of small trainers: `make_trainer(num_epochs=2, trainer=SomeClass)`."""
+def make_trainer(folders, plans, dataset_json, monkeypatch):
+    """Factory of small trainers: `make_trainer(num_epochs=2, trainer=SomeClass)`. They draw no progress.png, which is slow."""
     import torch
 
+    monkeypatch.setattr("nnunetv2.training.logging.draw_progress", lambda values, path: None)
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     def make(trainer=nnUNetTrainer, fold=0, **attributes):
