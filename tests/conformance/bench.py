@@ -199,7 +199,7 @@ class Bench:
     def command(self, command: str, *arguments: Any) -> str:
         """Run one of this repository's console commands as a process of its own; returns what it printed."""
         script = Path(sys.executable).with_name(f"nnUNetv2_{command}")
-        environment = os.environ | self._paths(self.ours) | {"OMP_NUM_THREADS": THREADS}
+        environment = os.environ | self._paths(self.ours) | {"OMP_NUM_THREADS": THREADS, "nnUNet_n_proc_DA": "1"}
         return run([script, *arguments], environment, REPOSITORY)
 
     @contextmanager

@@ -82,7 +82,11 @@ def main() -> int:
         except ImportError as error:
             rooms[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
             continue
-        rooms[room] = [row for check in tqdm(checks, desc=room, leave=False, disable=None) for row in run_check(check, bench)]
+        rooms[room] = []
+        for check in tqdm(checks, desc=room, leave=False, disable=None):
+            began = time.monotonic()
+            rooms[room] += run_check(check, bench)
+            print(f"{room} {check.__name__}: {time.monotonic() - began:.1f} s", flush=True)
     bench.upstream.close()
     if not args.keep:
         shutil.rmtree(folder)

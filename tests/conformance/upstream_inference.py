@@ -26,13 +26,10 @@ def gaussian(tile, double):
 def _accumulate_in(dtype):
     """Upstream names torch.half where it allocates its sums; for the fp32 reference that name means another type."""
     half, torch.half = torch.half, dtype
-    original = predict_from_raw_data.compute_gaussian
-    predict_from_raw_data.compute_gaussian = lambda *a, **k: original(*a, **{**k, "dtype": dtype})
     try:
         yield
     finally:
         torch.half = half
-        predict_from_raw_data.compute_gaussian = original
 
 
 def sliding_window(plans, dataset_json, configuration, files, data, mirroring, step, gaussian=True, fp32=False):

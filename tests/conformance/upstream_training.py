@@ -11,8 +11,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from transforms_view import describe, statistics
 
-os.environ["nnUNet_n_proc_DA"] = "0"
-
 
 def learning_rates(initial, steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=initial)
@@ -145,3 +143,18 @@ def forced_foreground(batch_sizes, share):
 
 def splits(cases):
     return [{k: [str(c) for c in v] for k, v in fold.items()} for fold in generate_crossval_split(cases)]
+
+
+def train(plans, dataset_json, configuration, fold, epochs, iterations):
+    """A short training with its final validation, probabilities included; returns the model's folder."""
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    torch.manual_seed(fold)
+    np.random.seed(fold)
+    try:
+        trainer = _trainer(plans, dataset_json, configuration, fold)
+        trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = epochs, iterations, 2
+        trainer.run_training()
+        trainer.perform_actual_validation(save_probabilities=True)
+    finally:
+        os.environ["nnUNet_n_proc_DA"] = "1"
+    return {"folder": trainer.output_folder_base}

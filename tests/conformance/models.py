@@ -1,0 +1,43 @@
+"""Small models trained on either side, and their predictions by either side. Made once, used by several checks."""
+
+import json
+from pathlib import Path
+
+from tests.conformance.bench import Bench
+from tests.conformance.datasets import tiny_model
+
+FOLDS = (0, 1)
+
+
+def trained_models(bench: Bench) -> dict[str, Path]:
+    """Model folders "ours" and "upstream", two folds each with their validation; the same plans, data and length of training."""
+
+    def make() -> dict[str, Path]:
+        folder, plans = tiny_model(bench)
+        epochs, iterations = (1, 30) if bench.reduced else (4, 60)
+        number = folder.name[7:10]
+        dataset_json = json.loads((folder / "dataset.json").read_text())
+        bench.command("preprocess", "-d", number, "-plans_name", "tinyPlans", "-c", "tiny", "-np", 1)
+        for fold in FOLDS:
+            bench.command("train", number, "tiny", fold, "-p", "tinyPlans", "-device", "cpu", "--npz", "--epochs", epochs,
+                          "--iterations", iterations, "--val_iterations", 2)
+            theirs = bench.upstream.call("upstream_training:train", plans=plans, dataset_json=dataset_json, configuration="tiny", fold=fold,
+                                         epochs=epochs, iterations=iterations)["folder"]
+        return {"ours": bench.ours / "results" / folder.name / Path(theirs).name, "upstream": Path(theirs)}
+
+    return bench.once("trained models", make)
+
+
+def predictions(bench: Bench, origin: str, model: Path, folds: tuple[int, ...] = FOLDS) -> dict[str, Path]:
+    """Folders "ours" and "upstream": the model's predictions of its data set by either side's command, with probabilities."""
+
+    def make() -> dict[str, Path]:
+        images = bench.raw / tiny_model(bench)[0].name / "imagesTr"
+        name = "".join(map(str, folds))
+        outputs = {side: bench.folder / f"predicted_{origin}_{name}_by_{side}" for side in ("ours", "upstream")}
+        flags = ["-i", images, "-m", model, "-f", *folds, "-device", "cpu", "--save_probabilities", "--disable_progress_bar", "-npp", 1, "-nps", 1]
+        bench.command("predict_from_modelfolder", *flags, "-o", outputs["ours"])
+        bench.upstream.command("predict_from_modelfolder", *flags, "-o", outputs["upstream"])
+        return outputs
+
+    return bench.once(f"predictions {origin} {folds}", make)
