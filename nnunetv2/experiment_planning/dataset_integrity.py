@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
+from nnunetv2.imageio.nifti_file import file_damage, is_nifti
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
@@ -52,6 +53,8 @@ def case_problems(reader, image_files: Sequence[str], label_file: str, n_channel
     absent = [str(file) for file in (*image_files, label_file) if not os.path.isfile(file)]
     if absent:
         return [f"{file} does not exist" for file in absent]
+    if damaged := [damage for file in (*image_files, label_file) if is_nifti(file) and (damage := file_damage(file)) is not None]:
+        return damaged
     try:
         images, geometry = reader.read_images(image_files)
         seg, seg_geometry = reader.read_seg(label_file)

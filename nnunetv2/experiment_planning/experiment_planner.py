@@ -64,6 +64,8 @@ class ExperimentPlanner:
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.foreground_labels = labels.foreground_labels
         self.task = ClassificationTask.from_dataset_json(self.dataset_json, self.foreground_labels)
+        if self.task is not None and labels.has_regions:
+            raise ValueError(f"{self.dataset_name}: 'classification' needs labels that exclude each other, but dataset.json defines regions.")
         self.n_training_cases = self.dataset_json["numTraining"] - len(self.dataset_json.get("holdout", []))
 
     def plan_experiment(self) -> dict[str, Any]:
@@ -217,10 +219,13 @@ class ExperimentPlanner:
 
         Beside arch_kwargs, so that upstream builds its network from the same plans.
         """
+        regions = {"lesion": list(self.task.lesion_labels), "foreground": self.foreground_labels, "patch": None}
+        if set(regions["lesion"]) == set(regions["foreground"]):
+            del regions["foreground"]  # the same voxels twice
         return {
             "n_classes": len(self.task.classes),
             "lesion_labels": list(self.task.lesion_labels),
-            "regions": {"lesion": list(self.task.lesion_labels), "foreground": self.foreground_labels, "patch": None},
+            "regions": regions,
             "stages": list(range(min(3, n_stages))),  # texture, which decides, is gone further down
             "statistics": ["mean", "std"],
             "descriptors": True,

@@ -2,7 +2,6 @@
 
 SimpleITK represents orthonormal directions only and refuses to read such a file. Here it is read with the nearest
 orthonormal direction, and the header's affine is kept aside, so that a mask written later lies exactly on its image.
-Offsets are those of the NIfTI-1 header (nifti1.h).
 """
 
 import gzip
@@ -14,20 +13,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-HEADER_BYTES = 348  # also the header's first field, which tells the byte order
+from nnunetv2.imageio.nifti_file import byte_order, open_nifti
+
 FORM_CODES = 252  # int16 qform_code, sform_code; 0 = not given
 SFORM = 280  # 12 float32: rows x, y, z of the voxel-to-world affine, RAS
 RAS_TO_LPS = np.array([[-1.0], [-1.0], [1.0]])  # SimpleITK's world has x and y the other way round
 
 
-def is_nifti(path: str | os.PathLike) -> bool:
-    return str(path).endswith((".nii", ".nii.gz"))
-
-
 def read_sheared(path: str | os.PathLike) -> tuple[sitk.Image, tuple[float, ...]]:
     """The image with the orthonormal direction nearest to its own (polar decomposition), and the sform, row by row."""
-    content = _load(path)
-    order = _byte_order(content)
+    content, order = _load(path)
     sform = struct.unpack_from(f"{order}12f", content, SFORM)
     struct.pack_into(f"{order}hh", content, FORM_CODES, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,22 +40,13 @@ def read_sheared(path: str | os.PathLike) -> tuple[sitk.Image, tuple[float, ...]
 
 def write_sform(path: str | os.PathLike, sform: tuple[float, ...]) -> None:
     """Make `sform` the only orientation of an existing NIfTI file."""
-    content = _load(path)
-    order = _byte_order(content)
+    content, order = _load(path)
     struct.pack_into(f"{order}hh", content, FORM_CODES, 0, 1)
     struct.pack_into(f"{order}12f", content, SFORM, *sform)
-    with _open(path, "wb") as file:
-        file.write(content)
+    Path(path).write_bytes(gzip.compress(content) if str(path).endswith(".gz") else content)
 
 
-def _byte_order(content: bytearray) -> str:
-    return "<" if struct.unpack_from("<i", content)[0] == HEADER_BYTES else ">"
-
-
-def _load(path: str | os.PathLike) -> bytearray:
-    with _open(path, "rb") as file:
-        return bytearray(file.read())
-
-
-def _open(path: str | os.PathLike, mode: str):
-    return gzip.open(path, mode) if str(path).endswith(".gz") else open(path, mode)
+def _load(path: str | os.PathLike) -> tuple[bytearray, str]:
+    with open_nifti(path) as file:
+        content = bytearray(file.read())
+    return content, byte_order(content)

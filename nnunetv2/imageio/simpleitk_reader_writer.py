@@ -8,7 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
-from nnunetv2.imageio.sheared_nifti import is_nifti, read_sheared, write_sform
+from nnunetv2.imageio.nifti_file import is_nifti, truncation
+from nnunetv2.imageio.sheared_nifti import read_sheared, write_sform
 from nnunetv2.utilities.files import atomic_write
 
 FLAT_SPACING_FACTOR = 999  # through-plane spacing given to 2D images, times the largest in-plane spacing
@@ -71,6 +72,8 @@ def _read(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """(C, Z, Y, X) in the file's own type, and the geometry of one channel."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} does not exist.")
+    if is_nifti(path) and (damage := truncation(path)) is not None:
+        raise ValueError(f"{damage}.")
     sform = None
     try:
         image = sitk.ReadImage(str(path))

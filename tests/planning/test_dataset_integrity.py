@@ -1,0 +1,108 @@
+import re
+
+import numpy as np
+import pytest
+
+from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integrity
+
+SHAPE = (8, 12, 10)
+
+
+def defects(dataset):
+    with pytest.raises(ValueError, match="defect") as error:
+        verify_dataset_integrity(dataset.raw, 2)
+    return str(error.value)
+
+
+def test_sound_dataset_passes(dataset, capsys):
+    dataset.classify()
+    verify_dataset_integrity(dataset.raw, 2)
+    assert "3 cases checked" in capsys.readouterr().out
+
+
+def test_almost_integer_labels_are_shown_with_their_value(dataset):
+    dataset.write("a", seg=np.full(SHAPE, 1.0000152587890625))
+    assert "a.nii.gz holds values that are no labels: 1.0000152587890625" in defects(dataset)
+
+
+def test_undeclared_labels_are_shown(dataset):
+    dataset.write("b", seg=np.arange(960).reshape(SHAPE) % 5)
+    assert "holds label(s) 3, 4, dataset.json declares [0, 1, 2]" in defects(dataset)
+
+
+def test_ignore_label_is_no_defect(dataset):
+    dataset.save_json(labels=dataset.json["labels"] | {"ignore": 3})
+    dataset.write("b", seg=np.full(SHAPE, 3, np.uint8))
+    verify_dataset_integrity(dataset.raw, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_are_counted(dataset, value):
+    image = np.ones(SHAPE, np.float32)
+    image[0, 0, :2] = value
+    dataset.write("a", image)
+    assert "a_0000.nii.gz has 2 NaN or infinite voxel(s)" in defects(dataset)
+
+
+def test_nan_in_a_label_map_is_found(dataset):
+    seg = np.zeros(SHAPE, np.float32)
+    seg[1, 1, 1] = np.nan
+    dataset.write("a", seg=seg)
+    assert "a.nii.gz has 1 NaN or infinite voxel(s)" in defects(dataset)
+
+
+def test_label_of_another_shape_is_found(dataset):
+    dataset.write("a", seg=np.zeros((8, 12, 9), np.uint8))
+    assert "has shape (8, 12, 9), its image (8, 12, 10)" in defects(dataset)
+
+
+@pytest.mark.parametrize("geometry", [
+    {"origin": (0, 0, 1.0)}, {"spacing": (0.75, 0.875, 2.6)}, {"direction": (1, 0, 0, 0, -1, 0, 0, 0, 1)}])
+def test_label_on_another_grid_is_found(dataset, geometry):
+    dataset.write("a", seg=np.zeros(SHAPE, np.uint8), **geometry)
+    assert "mm off its image" in defects(dataset)
+
+
+def test_rounding_in_the_header_is_no_defect(dataset):
+    dataset.write("a", seg=np.zeros(SHAPE, np.uint8), origin=(0.001, 0, -0.001), spacing=(0.75001, 0.875, 2.5))
+    verify_dataset_integrity(dataset.raw, 2)
+
+
+def test_file_cut_short_is_found(dataset):
+    path = dataset.raw / "imagesTr" / "a_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "a_0000.nii.gz is damaged" in defects(dataset)
+
+
+def test_nan_in_a_format_that_keeps_it_is_found(dataset, write_image):
+    image = np.ones(SHAPE, np.float32)
+    image[0, 0, 0] = np.nan
+    for case in "abc":
+        write_image(image, dataset.raw / "imagesTr" / f"{case}_0000.mha")
+        write_image(np.zeros(SHAPE, np.uint8), dataset.raw / "labelsTr" / f"{case}.mha")
+    dataset.save_json(file_ending=".mha")
+    assert "c_0000.mha has 1 NaN or infinite voxel(s)" in defects(dataset)
+
+
+def test_every_defect_of_the_dataset_is_listed_at_once(dataset):
+    dataset.classify("a,0\nb,9\n")
+    dataset.save_json(numTraining=7, holdout=["c", "ghost"], channel_names={"0": "CT", "1": "PET"})
+    (dataset.raw / "labelsTr" / "c.nii.gz").unlink()
+    dataset.write("orphan", seg=np.zeros(SHAPE, np.uint8))
+    found = defects(dataset)
+    for text in ("numTraining is 7, 3 cases", "held-out case(s) without an image: ghost", "label(s) without an image: orphan", "b: '9'",
+                 "a: 1 channel(s), dataset.json declares 2", "c.nii.gz does not exist"):
+        assert text in found
+    assert re.search(r"has 7 defect\(s\)", found)  # channels of a and b
+
+
+def test_labels_with_a_gap_are_refused(dataset):
+    dataset.save_json(labels={"background": 0, "organ": 1, "lesion": 3})
+    assert "labels [0, 1, 3] must be 0, 1, 2" in defects(dataset)
+
+
+def test_missing_keys_are_all_named(dataset):
+    del dataset.json["labels"], dataset.json["file_ending"]
+    dataset.save_json()
+    with pytest.raises(ValueError, match="labels, file_ending"):
+        verify_dataset_integrity(dataset.raw)

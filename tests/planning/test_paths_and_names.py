@@ -1,0 +1,101 @@
+import os
+
+import pytest
+
+from nnunetv2 import configuration, paths
+from nnunetv2.utilities.dataset_files import create_lists_from_splitted_dataset_folder, get_filenames_of_train_images_and_targets, get_output_folder
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
+
+
+def test_paths_follow_the_environment_after_import(monkeypatch, tmp_path):
+    for folder in ("one", "two"):
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / folder))
+        assert paths.nnUNet_raw == tmp_path / folder
+
+
+def test_unset_path_names_its_variable_and_the_export_line(monkeypatch):
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    with pytest.raises(ValueError, match="export nnUNet_results="):
+        paths.nnUNet_results
+
+
+def test_default_process_counts_do_not_exceed_the_cores(monkeypatch):
+    monkeypatch.delenv("some_count", raising=False)
+    assert configuration.process_count("some_count", 10_000) == configuration.available_cores() <= os.cpu_count()
+
+
+def test_process_count_of_the_environment_wins(monkeypatch):
+    monkeypatch.setenv("some_count", "37")
+    assert configuration.process_count("some_count", 8) == 37
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_process_count_that_is_none_is_refused(monkeypatch, value):
+    monkeypatch.setenv("some_count", value)
+    with pytest.raises(ValueError, match="some_count"):
+        configuration.process_count("some_count", 8)
+
+
+@pytest.mark.parametrize("given", [7, "7", "007", "Dataset007_Heart"])
+def test_dataset_is_found_by_number_and_name(data_folders, given):
+    (data_folders / "nnUNet_results" / "Dataset007_Heart").mkdir()
+    (data_folders / "nnUNet_results" / "Dataset0071_Other").mkdir()
+    assert maybe_convert_to_dataset_name(given) == "Dataset007_Heart"
+
+
+def test_number_without_a_dataset_lists_the_folders_searched(data_folders):
+    with pytest.raises(FileNotFoundError, match=str(data_folders / "nnUNet_raw")):
+        maybe_convert_to_dataset_name(8)
+
+
+def test_number_of_two_datasets_is_refused(data_folders):
+    for folder, name in (("nnUNet_raw", "Dataset007_Heart"), ("nnUNet_preprocessed", "Dataset007_Liver")):
+        (data_folders / folder / name).mkdir()
+    with pytest.raises(ValueError, match="Dataset007_Heart, Dataset007_Liver"):
+        maybe_convert_to_dataset_name(7)
+
+
+def test_word_that_is_no_dataset_is_refused():
+    with pytest.raises(ValueError, match="heart"):
+        maybe_convert_to_dataset_name("heart")
+
+
+def test_number_of_a_dataset_name():
+    assert convert_dataset_name_to_id("Dataset042_Answer") == 42
+
+
+def test_model_folder_follows_upstreams_layout(data_folders):
+    folder = get_output_folder("Dataset007_Heart", "nnUNetTrainer", "nnUNetResEncUNetMPlans", "3d_fullres", 0)
+    assert folder == data_folders / "nnUNet_results/Dataset007_Heart/nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres/fold_0"
+
+
+def test_channels_are_grouped_by_case_in_order(tmp_path):
+    for name in ("b_0001.mha", "b_0000.mha", "a_2_0000.mha", "a_2_0001.mha", "notes.txt", ".b_0002.mha"):
+        (tmp_path / name).touch()
+    lists = create_lists_from_splitted_dataset_folder(tmp_path, ".mha")
+    assert [[os.path.basename(file) for file in case] for case in lists] == [["a_2_0000.mha", "a_2_0001.mha"], ["b_0000.mha", "b_0001.mha"]]
+
+
+def test_folder_without_images_holds_no_cases(tmp_path):
+    assert create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz") == []
+
+
+def test_every_image_with_a_bad_name_is_listed(tmp_path):
+    for name in ("scan.nii.gz", "x_0000.nii.gz", "x_0002.nii.gz", "mask_1.nii.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"(?s)3 image.*mask_1\.nii.*scan_0000\.nii.*x has channels \[0, 2\]"):
+        create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz")
+
+
+def test_training_files_may_be_listed_in_dataset_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSEWHERE", "/data")
+    listed = {"k": {"images": ["img/k.mha", "$ELSEWHERE/k2.mha"], "label": "seg/k.mha"}}
+    files = get_filenames_of_train_images_and_targets(tmp_path, {"file_ending": ".mha", "dataset": listed})
+    assert files == {"k": {"images": [str(tmp_path / "img/k.mha"), "/data/k2.mha"], "label": str(tmp_path / "seg/k.mha")}}
+    assert listed["k"]["label"] == "seg/k.mha"  # the caller's dictionary is left alone
+
+
+def test_training_files_are_paired_by_case(dataset):
+    files = get_filenames_of_train_images_and_targets(dataset.raw, dataset.json)
+    assert list(files) == ["a", "b", "c"]
+    assert files["b"] == {"images": [str(dataset.raw / "imagesTr/b_0000.nii.gz")], "label": str(dataset.raw / "labelsTr/b.nii.gz")}
