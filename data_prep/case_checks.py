@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 SNAP = 1e-3  # masks hold 1.0000152587890625 where they mean 1
 POSITION_MM, DIRECTION = 1e-3, 1e-5  # tolerated difference of two headers: a shift, and a turn in radians
 SOFT_TISSUE_HU, STRAY_SHARE = (-200, 300), 0.05  # gas and bone; a stent or calcification is far less than this share
+NIFTI_HEADER, NIFTI_FLOATS = 348, {16: 4, 64: 8}  # bytes of a NIfTI-1 header; its codes of float types and their bytes
 KEPT_SHARE = 0.9  # of a mask's volume that must still lie in the image after resampling
 
 
@@ -36,23 +38,32 @@ class Inspection:
     lesion_ml: float = 0.0
 
 
-def gzip_damage(path: Path) -> str | None:
-    """What is wrong with a .gz file, or None. ITK reads a truncated one without a word and fills the rest with anything."""
+def file_damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a .nii.gz, or None: a damaged gzip, or floats that are NaN or infinite.
+
+    ITK hides both: it reads a truncated file without a word, and turns NaN and infinity into 0.
+    """
     try:
         with gzip.open(path) as stream:
-            while stream.read(1 << 22):
-                pass
+            content = stream.read()
     except (EOFError, OSError, zlib.error) as error:
         return f"{path}: damaged gzip ({error}); copy or download it again"
+    for order in "<>":
+        if len(content) > NIFTI_HEADER and struct.unpack_from(f"{order}i", content)[0] == NIFTI_HEADER:
+            code, (start,) = struct.unpack_from(f"{order}h", content, 70)[0], struct.unpack_from(f"{order}f", content, 108)
+            if code in NIFTI_FLOATS:
+                voxels = np.frombuffer(content, np.dtype(f"{order}f{NIFTI_FLOATS[code]}"), offset=int(start))
+                bad = int((~np.isfinite(voxels)).sum())
+                return f"{path}: {bad} voxels are NaN or infinite" if bad else None
     return None
 
 
-def snap_labels(values: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Labels as uint8 from floats within 1e-3 of 0, 1, 2; and up to five of the values that are not (then labels are void)."""
+def snap_labels(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Labels as uint8 from floats within 1e-3 of 0, 1, 2; and up to five of the values that are not, as text (labels are void then)."""
     nearest = np.rint(values)
     wrong = ~(np.abs(values - nearest) <= SNAP) | ~np.isin(nearest, LABELS)
     if wrong.any():
-        return np.zeros(values.shape, np.uint8), np.unique(values[wrong])[:5].tolist()
+        return np.zeros(values.shape, np.uint8), [f"{value:.7g}" for value in np.unique(values[wrong])[:5]]
     return nearest.astype(np.uint8), []
 
 
@@ -69,7 +80,7 @@ def geometry_difference(image: dict, mask: dict, image_shape: tuple[int, ...], m
 
 def read_volume(path: Path) -> tuple[np.ndarray, dict]:
     """One 3D volume (z, y, x) float32 and its properties; ValueError that names the file for anything else."""
-    damage = gzip_damage(path)
+    damage = file_damage(path)
     if damage:
         raise ValueError(damage)
     array, properties = SimpleITKIO().read_images([path])
@@ -86,7 +97,7 @@ def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geome
     values, properties = read_volume(path)
     labels, wrong = snap_labels(values)
     if wrong:
-        raise ValueError(f"{path}: values {wrong}; a mask may hold 0, 1 and 2, each within {SNAP}")
+        raise ValueError(f"{path}: values {', '.join(wrong)}; a mask may hold 0, 1 and 2, each within {SNAP}")
     difference = geometry_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
     if difference is None:
         return labels
@@ -125,9 +136,6 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
         found.problems.append(str(error))
         return found
     found.shape, found.spacing = image.shape, tuple(properties["spacing"])
-    bad = int((~np.isfinite(image)).sum())
-    if bad:
-        found.problems.append(f"{case.image}: {bad} voxels are NaN or infinite")
     if case.mask is None:
         return found
     try:
@@ -139,7 +147,7 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
     found.pancreas_ml, found.lesion_ml = float((labels > 0).sum()) * voxel_ml, float((labels == 2).sum()) * voxel_ml
     if not found.pancreas_ml:
         found.problems.append(f"{case.mask}: no pancreas in it")
-    elif not bad and (stray := off_tissue(image, labels > 0)):
+    elif (stray := off_tissue(image, labels > 0)):
         found.problems.append(f"{case.mask}: {stray}")
     return found
 

@@ -77,7 +77,7 @@ def _check_mask(archive: Path, member: tuple[str, Path]) -> list[str]:
         problems.append(f"{name}: stored as {sitk.GetPixelIDValueAsString(pixel)}, must be 8-bit unsigned integer")
     wrong = snap_labels(values)[1]
     if wrong:
-        problems.append(f"{name}: values {wrong}; only 0, 1 and 2 are allowed")
+        problems.append(f"{name}: values {', '.join(wrong)}; only 0, 1 and 2 are allowed")
     try:
         image, image_properties = read_volume(image_file)
     except ValueError as error:

@@ -27,16 +27,20 @@ class SmoothNoise:
         self.step, self.half = step, int(np.ceil(extent / step)) + 2
         self.lattice = rng.standard_normal((2 * self.half + 1,) * 3).astype(np.float32) / self.GAIN
 
-    def _weights(self, positions: np.ndarray) -> np.ndarray:
-        """B-spline weights (positions, lattice nodes)."""
-        distance = np.abs(positions[:, None] / self.step - np.arange(-self.half, self.half + 1)[None])
+    def _weights(self, positions: np.ndarray) -> tuple[np.ndarray, slice]:
+        """B-spline weights (positions, nodes) of the lattice nodes within reach, and which nodes these are."""
+        first, last = (int(np.floor(end / self.step)) for end in (positions[0], positions[-1]))
+        nodes = np.arange(first - 1, last + 3)
+        distance = np.abs(positions[:, None] / self.step - nodes)
         near = 2 / 3 - distance**2 + distance**3 / 2
-        return np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6).astype(np.float32)
+        weights = np.where(distance < 1, near, np.clip(2 - distance, 0, None) ** 3 / 6)
+        return weights.astype(np.float32), slice(first - 1 + self.half, last + 3 + self.half)
 
     def __call__(self, axes: Sequence[np.ndarray]) -> np.ndarray:
-        """Field on the grid spanned by three coordinate vectors (z, y, x) in mm."""
-        wz, wy, wx = (self._weights(axis) for axis in axes)
-        return np.einsum("zi,yj,xk,ijk->zyx", wz, wy, wx, self.lattice, optimize=True)
+        """Field on the grid spanned by three ascending coordinate vectors (z, y, x) in mm, none of them empty."""
+        (wz, sz), (wy, sy), (wx, sx) = (self._weights(axis) for axis in axes)
+        along_z = np.tensordot(wz, self.lattice[sz, sy, sx], 1)  # (z, nodes y, nodes x)
+        return wy @ along_z @ wx.T
 
 
 class Canvas:
@@ -76,18 +80,23 @@ class Canvas:
         scaled = [(p - c) / r for p, c, r in zip(self.coordinates(region), centre, radii)]
         level = np.sqrt(sum(s**2 for s in scaled))
         gradient = np.sqrt(sum((s / r) ** 2 for s, r in zip(scaled, radii)))
-        return region, (level * (level - 1) / np.maximum(gradient, 1e-6)).astype(np.float32)
+        scale = np.divide(level, gradient, out=np.full_like(level, radii.min()), where=gradient > 1e-6)  # the centre is 0 / 0
+        return region, ((level - 1) * scale).astype(np.float32)
 
     def tube(self, points: np.ndarray, radii: np.ndarray, margin: float = 8.0) -> tuple[Region, np.ndarray]:
         """Signed distance to the union of balls at `points` (n, 3); FAR more than `margin` mm away from it."""
-        reach = (radii + margin)[:, None]
-        region = self.region((points - reach).min(0), (points + reach).max(0))
+        reach = radii + margin
+        low, high = points - reach[:, None], points + reach[:, None]
+        region = self.region(low.min(0), high.max(0))
         distance = np.full([s.stop - s.start for s in region], FAR, np.float32)
-        for point, radius, r in zip(points, radii, reach):
-            ball = self.region(point - r, point + r)
-            gap = np.sqrt(sum((p - c) ** 2 for p, c in zip(self.coordinates(ball), point))) - radius
+        corners = np.array([(axis[0], axis[-1]) for axis in self.axes])
+        seen = ((high > corners[:, 0]) & (low < corners[:, 1])).all(1)
+        for point, radius, lower, upper in zip(points[seen], radii[seen], low[seen], high[seen]):
+            ball = self.region(lower, upper)
+            z, y, x = (axis[s] - c for axis, s, c in zip(self.axes, ball, point))
+            gap = np.sqrt((z**2)[:, None, None] + (y**2)[:, None] + x**2) - radius
             local = tuple(slice(b.start - s.start, b.stop - s.start) for b, s in zip(ball, region))
-            distance[local] = np.minimum(distance[local], gap)
+            np.minimum(distance[local], gap, out=distance[local], casting="same_kind")
         return region, distance
 
 
@@ -117,12 +126,16 @@ class Abdomen:
     def solid(self, shape: tuple[Region, np.ndarray], hu: float, mottle: float = 3.0, wobble: float = 2.5) -> None:
         """Paint an organ with an irregular outline (`wobble` mm) and a faintly mottled interior (`mottle` HU)."""
         region, distance = shape
+        if not distance.size:
+            return
         axes = self.canvas.local_axes(region)
         self.canvas.paint(region, distance + wobble * self.coarse(axes), hu + mottle * self.medium(axes))
 
     def hollow(self, shape: tuple[Region, np.ndarray], wall: float, content: float, gas_above: float | None = None) -> None:
         """Paint a gut: enhancing wall of `wall` mm, `content` HU within, gas in front of y = `gas_above` mm (patient supine)."""
         region, distance = shape
+        if not distance.size:
+            return
         axes = self.canvas.local_axes(region)
         distance = distance + 1.5 * self.medium(axes)
         self.canvas.paint(region, distance, 88 + 8 * self.fine(axes))

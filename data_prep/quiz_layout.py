@@ -35,8 +35,7 @@ def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
     for split in LABELLED_SPLITS:
         if not (data / split).is_dir():
             problems.append(f"{data / split}: no such folder; expected {split}/subtype0, subtype1, subtype2")
-        for file in _niftis(data / split, problems, depth=1):
-            problems.append(f"{file}: lies outside the subtype folders")
+        problems += [f"{file}: lies outside the subtype folders" for file in _niftis(data / split, problems)]
         for folder in sorted(path for path in (data / split).glob("*") if path.is_dir()):
             found, wrong = _scan_subtype_folder(split, folder)
             cases += found
@@ -59,10 +58,9 @@ def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
     return cases, problems
 
 
-def _niftis(folder: Path, problems: list[str], depth: int | None = None) -> list[Path]:
-    """NIfTI files below `folder`, or directly in it with depth=1; uncompressed ones are reported instead."""
-    files = sorted(folder.glob("*") if depth == 1 else folder.rglob("*"))
-    files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+def _niftis(folder: Path, problems: list[str]) -> list[Path]:
+    """Files *.nii.gz directly in `folder`; uncompressed ones are reported instead."""
+    files = [file for file in sorted(folder.glob("*.nii*")) if file.is_file() and not file.name.startswith(".")]
     problems += [f"{file}: uncompressed; run gzip on it" for file in files if file.name.endswith(".nii")]
     return [file for file in files if file.name.endswith(".nii.gz")]
 
@@ -73,6 +71,7 @@ def _scan_subtype_folder(split: str, folder: Path) -> tuple[list[Case], list[str
         stray = _niftis(folder, [])
         return [], [f"{folder}: unknown folder with {len(stray)} NIfTI files; expected subtype0, subtype1, subtype2"] if stray else []
     subtype = folder.name.removeprefix("subtype")
+    problems += [f"{file}: lies in a sub-folder" for file in sorted(folder.glob("*/**/*.nii.gz"))]
     images, masks = {}, {}
     for file in _niftis(folder, problems):
         match = LABELLED_FILE.fullmatch(file.name)
