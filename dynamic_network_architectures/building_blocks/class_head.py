@@ -173,14 +173,14 @@ def masked_statistics(features: Tensor, masks: Tensor, statistics: Sequence[str]
     features (B, C, D, H, W), masks (B, R, D, H, W) >= 0 -> for each of `statistics` (B, R, C). Finite for empty masks.
     """
     weights = masks.flatten(2)  # (B, R, N)
-    weights = weights / weights.sum(2, keepdim=True).clamp_min(1e-6)
-    values = features.flatten(2).transpose(1, 2)  # (B, N, C)
-    mean = weights @ values
+    weights = (weights / weights.sum(2, keepdim=True).clamp_min(1e-6)).transpose(1, 2)
+    values = features.flatten(2)  # (B, C, N)
+    mean = values @ weights
     found = {"mean": mean}
     if "std" in statistics:
-        variance = weights @ values.square() - mean.square()
+        variance = values.square() @ weights - mean.square()
         found["std"] = variance.clamp_min(1e-6).sqrt()  # the floor keeps the root's gradient finite
-    return [found[name] for name in statistics]
+    return [found[name].transpose(1, 2) for name in statistics]
 
 
 def describe_masks(masks: Tensor) -> Tensor:

@@ -1,0 +1,163 @@
+"""Closed-form refit of the class head after training.
+
+    nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans
+
+The head's features of the fold's training cases, pooled over whole cases as in prediction -> standardise -> linear
+discriminant analysis -> written into the head's last layer, so prediction does not change. With a few hundred cases and
+over a thousand features this finds the classes where gradient descent on small batches may not. A temperature from inner
+cross-validation makes the probabilities honest. Validation cases are never read.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
+from torch import nn
+from tqdm import tqdm
+
+from nnunetv2 import paths
+from nnunetv2.inference.case_classification import case_class_features
+from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
+from nnunetv2.preprocessing.case_store import load_case
+from nnunetv2.training.class_calibration import fit_temperature, probability_scores
+from nnunetv2.training.splits import load_split
+from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
+from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.files import save_json
+
+INNER_FOLDS = 10  # of the calibration; a fit on 90 % of the cases is nearly as sure as the one on all
+SEED = 12345
+REPORT_FILE = "class_head_refit.json"  # beside the checkpoint
+BACKUP_KEY = "class_head_weights_before_refit"  # of the checkpoint
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """logits = features @ weight.T + bias."""
+
+    weight: np.ndarray  # (K, F)
+    bias: np.ndarray  # (K,)
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        return features @ self.weight.T + self.bias
+
+
+def fit_lda(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearLayer:
+    """Standardise features (N, F), fit shrinkage LDA to labels (N,) in 0..K-1, and fold both into one linear layer.
+
+    The covariance is shrunk by Ledoit and Wolf's (2004) formula, for F > N. Priors are uniform: the task's macro-F1 counts
+    every class alike, and the training cases' frequencies would cost the rare classes recall. A constant feature gets
+    weight 0. Every class needs two cases.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if counts.min() < 2:
+        raise ValueError(f"Every class needs two training cases with a label; there are {counts.tolist()} of classes 0, 1, ...")
+    features = features.astype(np.float64)
+    mean, std = features.mean(0), features.std(0)
+    scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6 * np.maximum(1.0, np.abs(mean)))
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes))
+    lda.fit((features - mean) * scale, labels)
+    weight, bias = lda.coef_, lda.intercept_
+    if n_classes == 2:  # scikit-learn gives the difference of the two logits
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return LinearLayer(weight * scale, bias - (weight * scale) @ mean)
+
+
+def out_of_fold_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """(N, K) logits of each case from a fit without it; stratified folds, seeded, everything fitted inside the fold.
+
+    Fewer than INNER_FOLDS cases of a class make fewer folds.
+    """
+    # one case fewer of the rarest class stays behind in every fold, and a fit needs two
+    n_folds = min(INNER_FOLDS, np.bincount(labels, minlength=n_classes).min())
+    if n_folds < 3:
+        raise ValueError(f"Calibration needs three labelled training cases of every class; there are "
+                         f"{np.bincount(labels, minlength=n_classes).tolist()} of classes 0, 1, ...")
+    logits = np.empty((len(labels), n_classes))
+    folds = StratifiedKFold(int(n_folds), shuffle=True, random_state=SEED).split(features, labels)
+    for rest, held_out in tqdm(folds, desc="calibrate", total=int(n_folds)):
+        logits[held_out] = fit_lda(features[rest], labels[rest], n_classes)(features[held_out])
+    return logits
+
+
+@torch.no_grad()
+def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> dict:
+    """Refit a ClassHead in place on pooled features (N, F) as its network gives them; a summary for the report.
+
+    A hidden layer stays as trained, what it makes of the features is refitted.
+    """
+    head.eval()
+    represented = head.represent(features).double().numpy()
+    n_classes = head.classifier.out_features
+    logits = out_of_fold_logits(represented, labels, n_classes)
+    temperature = fit_temperature(logits, labels)
+    layer = fit_lda(represented, labels, n_classes)
+    head.classifier.weight.copy_(torch.from_numpy(layer.weight))
+    head.classifier.bias.copy_(torch.from_numpy(layer.bias))
+    head.temperature.fill_(temperature)
+    return {
+        "cases_per_class": np.bincount(labels, minlength=n_classes).tolist(),
+        "features": represented.shape[1],
+        "temperature": temperature,
+        # of training cases that the encoder has seen: too good to be reported as performance
+        "inner_cross_validation": {
+            "macro_f1": float(f1_score(labels, logits.argmax(1), average="macro")),
+            "before_calibration": probability_scores(logits, labels),
+            "after_calibration": probability_scores(logits / temperature, labels),
+        },
+    }
+
+
+def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoint: str = "checkpoint_final.pth",
+                     device: torch.device = torch.device("cpu")) -> dict:
+    """Refit the class head of one fold of a trained model; returns and writes the report `class_head_refit.json`.
+
+    The checkpoint is replaced atomically and keeps the trained head as `class_head_weights_before_refit`. Labels are read
+    of the fold's training cases alone; those without one are left out. Refitting twice changes nothing.
+    """
+    model = find_model(Path(model_folder), (fold,), checkpoint)
+    path = model.checkpoints[0]
+    if not model.has_class_head:
+        raise ValueError(f"{path} has no class head to refit. Declare 'classification' in dataset.json, plan and train again.")
+    if model.configuration_manager.previous_stage_name is not None:
+        raise ValueError(f"{path} belongs to a cascade, whose input needs the previous stage's masks; refit the head of that stage.")
+
+    dataset_folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name
+    label_manager = model.plans_manager.get_label_manager(model.dataset_json)
+    task = ClassificationTask.from_dataset_json(model.dataset_json, label_manager.foreground_labels)
+    train_cases, _ = load_split(dataset_folder, fold)
+    labels = task.read_labels(dataset_folder, train_cases)
+
+    network = model.build_network(path).to(device)
+    features = _features_of_cases(model, network, list(labels), dataset_folder / model.configuration_manager.data_identifier, device)
+    head = network.class_head.cpu()
+    report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, np.array(list(labels.values())))}
+
+    content = load_checkpoint(path)
+    content.setdefault(BACKUP_KEY, content["class_head_weights"])
+    content["class_head_weights"] = head.state_dict()
+    save_checkpoint(content, path)
+    save_json(report, path.with_name(REPORT_FILE))
+    inner = report["inner_cross_validation"]
+    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {inner['macro_f1']:.3f} in inner cross-validation, "
+          f"temperature {report['temperature']:.2f}, Brier {inner['before_calibration']['brier']:.3f} -> "
+          f"{inner['after_calibration']['brier']:.3f}")
+    return report
+
+
+def _features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
+                       device: torch.device) -> torch.Tensor:
+    """Pooled features (N, F) float32 of preprocessed cases, on the CPU."""
+    geometry = network_geometry(model.configuration_manager, None)
+    lesion_channels = model.configuration_manager.class_head["lesion_labels"]
+    rows = []
+    for case in tqdm(cases, desc="class features"):
+        data = torch.from_numpy(load_case(folder, case)[0][:])  # (C, D, H, W)
+        with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
+            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device))
+    return torch.stack(rows)
