@@ -31,7 +31,7 @@ def training_curves(log: dict[str, list], path: Path, synthetic: bool) -> None:
                 axes[2].text(len(predicted) - 1, np.log(classes), f"ln {classes}", color=GREY, fontsize=7, ha="right", va="bottom")
                 share = predicted.max(axis=1) / np.maximum(predicted.sum(axis=1), 1)
                 axes[2].plot(share, color=RED, linewidth=0.9, linestyle=":", label="share of one class")
-            axes[2].set(title="Subtype (training patches)", xlabel="Epoch", ylim=(0, 1.4 * axes[2].get_ylim()[1]))
+            axes[2].set(title="Subtype (training patches)", xlabel="Epoch", ylim=(0, 1.7 * axes[2].get_ylim()[1]))
         for ax in axes:
             ax.legend(loc="best")
 

@@ -1,0 +1,79 @@
+"""Turn a run's JSON into what the LaTeX sources read: values.tex, one table a file, and the figures.
+
+    python report/make_inputs.py --results results/fold0 --shared results --name TEAM --out BUILD
+
+Called by build.sh. Every file is optional (see report/README.md); what is not there is "not run" in the report. Prints the
+report's name, for the PDF's file name.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.files import read_json, write_text
+from report import tables
+from report.tex import escape, values_of
+
+FILES = {"metrics": "metrics.json", "run": "run.json", "radiomics": "radiomics.json", "figures": "figures/figures.json"}
+SHARED_FILES = {"speed": "speed.json", "ablation": "ablation.json", "conformance": "conformance.json"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parse(arguments)
+    inputs = read_inputs(args.results, args.shared)
+    name = args.name or str(inputs["run"].get("name") or "NAME")
+    if not re.fullmatch(r"[\w.-]+", name):
+        print(f"error: the name {name!r} becomes a file name; use letters, digits, '_', '-' and '.'", file=sys.stderr)
+        return 2
+    write_text(values_file(inputs, name), args.out / "values.tex")
+    for table, draw in tables.TABLES.items():
+        write_text(draw(inputs) + "\n", args.out / f"table_{table}.tex")
+    for figure in sorted((args.results / "figures").glob("*.pdf")):
+        shutil.copy(figure, args.out / f"figure_{figure.name}")
+    print(name)
+    return 0
+
+
+def read_inputs(results: Path, shared: Path) -> dict[str, dict]:
+    """{input: contents, or {} if it is not there}. A speed.json and the like in `results` itself goes before the shared one."""
+    inputs = {key: _read(results / file) for key, file in FILES.items()}
+    return inputs | {key: _read(results / file) or _read(shared / file) for key, file in SHARED_FILES.items()}
+
+
+def values_file(inputs: dict[str, dict], name: str) -> str:
+    r"""Lines \setvalue{key}{text}; keys are JSON paths, such as lesion.dsc for a mean with interval, lesion.dsc.mean without."""
+    metrics, run = inputs["metrics"], inputs["run"]
+    values = values_of({key: value for key, value in metrics.items() if key != "cases"})
+    values |= {f"run.{key}": value for key, value in values_of(run).items()}
+    for key in ("speed", "ablation", "radiomics"):
+        values |= {f"{key}.{field}": escape(inputs[key][field]) for field in ("command", "device") if field in inputs[key]}
+    values |= {"name": escape(name)} | ({"n_failures": str(len(tables.failed_cases(metrics)))} if metrics else {})
+    seconds = [stage["seconds"] for stage in run.get("stages", [])]
+    if seconds:
+        values["run.minutes"] = f"{sum(seconds) / 60:.0f}"
+    values |= {f"have.{key}": "" for key, contents in inputs.items() if contents}
+    if any(contents.get("synthetic") for contents in (metrics, run)):
+        values["synthetic"] = ""
+    failed = [overlay["file"] for overlay in inputs["figures"].get("overlays", []) if not {"best", "median", "worst"} & set(overlay["reasons"])]
+    values |= {f"failure.{place}": file for place, file in zip(("first", "second"), failed)}
+    return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())
+
+
+def _read(path: Path) -> dict:
+    return read_json(path) if path.exists() else {}
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--name", default="")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

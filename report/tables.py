@@ -1,0 +1,130 @@
+"""The report's tables, each a function of all inputs; `make_inputs.py` writes every one of TABLES to a file."""
+
+from collections.abc import Callable
+
+from evaluation.selection import failures, noteworthy
+from evaluation.tables import NAMES, TITLES
+from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
+
+STRUCTURES = ("whole_pancreas", "lesion", "normal_pancreas")
+MOST_FAILURES = 15  # rows of the table; the rest is counted
+
+
+def segmentation(inputs: dict) -> str:
+    metrics = inputs["metrics"]
+    if not metrics:
+        return NOT_RUN
+    blocks = [metrics[structure] for structure in STRUCTURES]
+    rows = [[NAMES[name], *(_cell(block[name], metrics["n_cases"]) for block in blocks)]
+            for name in ("dsc", "nsd_1mm", "nsd_2mm", "hd95_mm", "masd_mm")]
+    rows.append(["Volume bias (ml)", *(with_interval(block["volume"]["bias_ml"], 2) for block in blocks)])
+    rows.append([r"95\,\% limits (ml)", *(_limits(block["volume"]["limits_ml"]) for block in blocks)])
+    for outcome, title in (("missed", "Missed"), ("false_alarm", "False alarm"), ("both_empty", "Both masks empty")):
+        rows.append([title, *("{count} of {n}".format(**block["empty"][outcome]) for block in blocks)])
+    return tabular("lccc", ["", *(TITLES[structure] for structure in STRUCTURES)], rows)
+
+
+def detection(inputs: dict) -> str:
+    if not inputs["metrics"]:
+        return NOT_RUN
+    found = inputs["metrics"]["lesion"]["detection"]
+    rows = [["All", "", str(found["rate"]["n"]), with_interval(inputs["metrics"]["lesion"]["dsc"]), with_interval(found["rate"])]]
+    rows += [[third["tertile"].capitalize(), "{:.2g} to {:.2g}".format(*third["volume_ml"]), str(third["dsc"]["n"]), with_interval(third["dsc"]),
+              with_interval(third["detection_rate"])] for third in found["by_size_tertile"]]
+    return tabular("llrcc", ["Lesions", "Volume (ml)", "$n$", "Lesion DSC", "Detection rate"], rows)
+
+
+def subtype(inputs: dict) -> str:
+    block, radiomics = inputs["metrics"].get("subtype"), inputs["radiomics"]
+    radiomics = radiomics.get("subtype", radiomics)
+    if not block:
+        return NOT_RUN
+    names = ("macro_f1", "balanced_accuracy", "mcc", "expected_cost", "auroc", "average_precision", "brier", "ece")
+    return tabular("lcc", ["", "Network", "Radiomics"],
+                   [[NAMES[name], plain_with_interval(block, name), plain_with_interval(radiomics, name)] for name in names])
+
+
+def classes(inputs: dict) -> str:
+    block = inputs["metrics"].get("subtype")
+    if not block:
+        return NOT_RUN
+    names = ("precision", "recall", "f1", "auroc")
+    return tabular("lrcccc", ["Subtype", "$n$", "Precision", "Recall", "F1", "AUROC"],
+                   [[escape(name), str(values["n"]), *(plain_with_interval(values, key, 2) for key in names)]
+                    for name, values in block["per_class"].items()])
+
+
+def ablation(inputs: dict) -> str:
+    rows = [[escape(row["variant"]), plain_with_interval(row, "macro_f1", 2), _decimal(row, "balanced_accuracy", 2), _decimal(row, "auroc", 2),
+             _decimal(row, "brier"), _decimal(row, "brier_calibrated"), _decimal(row, "whole_dsc"), _decimal(row, "lesion_dsc"),
+             _decimal(row, "minutes", 0)] for row in inputs["ablation"].get("rows", [])]
+    return tabular(r">{\raggedright\arraybackslash}p{3.2cm}cccccccr",
+                   ["Variant", "Macro-F1", r"Bal.\ acc.", "AUROC", "Brier", "calibrated", "DSC", "Lesion", "min"], rows)
+
+
+def speed(inputs: dict) -> str:
+    rows = [[escape(row["name"]), _decimal(row, "seconds_per_case", 2), _decimal(row, "ratio", 1), _decimal(row, "peak_memory_gib", 1),
+             _decimal(row, "dsc_whole"), _decimal(row, "dsc_lesion"), _decimal(row, "changed_voxels", 4)]
+            for row in inputs["speed"].get("rows", [])]
+    return tabular("lrrrccr", ["Mode", "s/case", "times faster", "GiB", "DSC", "Lesion DSC", "Changed voxels"], rows)
+
+
+def conformance(inputs: dict) -> str:
+    rows = [[escape(row["what"]), *(_decimal(row, key, 4) for key in ("ours", "upstream", "difference", "bound")),
+             "yes" if row.get("pass") else "no"] for row in inputs["conformance"].get("rows", [])]
+    return tabular(r">{\raggedright\arraybackslash}p{5.5cm}rrrrc", ["What", "Ours", "nnU-Net", "Difference", "Bound", "Pass"], rows)
+
+
+def stages(inputs: dict) -> str:
+    rows = [[escape(stage["stage"].replace("_", " ")), f"{stage['seconds'] / 60:.1f}"] for stage in inputs["run"].get("stages", [])]
+    return tabular("lr", ["Stage", "Minutes"], rows)
+
+
+def failure_list(inputs: dict) -> str:
+    cases = failed_cases(inputs["metrics"])
+    rows = [[escape(row["case"]), number(row["whole_pancreas_dsc"], 2), number(row["lesion_dsc"], 2), number(row["lesion_reference_ml"], 1),
+             *([escape(row["subtype_true"]), escape(row["subtype_predicted"] or "--")] if "subtype_true" in row else ["--", "--"]),
+             escape(", ".join(failures(row)))] for row in cases[:MOST_FAILURES]]
+    if inputs["metrics"] and not rows:
+        return "No case failed."
+    return tabular("lccrccl", ["Case", "DSC", "Lesion DSC", "Lesion ml", "True", "Predicted", "Failure"], rows)
+
+
+def _settings(key: str) -> Callable[[dict], str]:
+    """A two-column table of one flat object of run.json, in its own order and words."""
+    def table(inputs: dict) -> str:
+        return tabular(r"p{3.2cm}>{\raggedright\arraybackslash}p{3.7cm}", [], [
+            [escape(name.replace("_", " ")), setting(value)]
+            for name, value in inputs["run"].get(key, {}).items()])
+    return table
+
+
+TABLES: dict[str, Callable[[dict], str]] = {
+    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed,
+    "conformance": conformance, "stages": stages, "failures": failure_list,
+    **{key: _settings(key) for key in ("environment", "training", "plan")},
+}
+
+
+def failed_cases(metrics: dict) -> list[dict]:
+    """Rows of metrics.json with a failure, those that the figures show first."""
+    if not metrics:
+        return []
+    shown = list(noteworthy(metrics["cases"]))
+    failed = [row for row in metrics["cases"] if failures(row)]
+    return sorted(failed, key=lambda row: (row["case"] not in shown, row["case"]))
+
+
+def _cell(value: dict, n_cases: int) -> str:
+    note = "" if value["n"] == n_cases else rf"\,{{\scriptsize ($n={value['n']}$)}}"
+    return with_interval(value) + note
+
+
+def _limits(limits: list) -> str:
+    return "--" if limits[0] is None else f"{number(limits[0], 2)} to {number(limits[1], 2)}"
+
+
+def _decimal(row: dict, key: str, digits: int = 3) -> str:
+    """One column's cell, with decimals even where the JSON holds a whole number; what the row lacks is a dash, text stays text."""
+    value = row.get(key)
+    return number(float(value) if isinstance(value, int) else value, digits)

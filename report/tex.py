@@ -1,0 +1,107 @@
+"""JSON values as LaTeX text."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+NOT_RUN = r"\notrun"
+SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
+           "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+           "/": r"/\allowbreak{}"}
+
+
+def escape(text: Any) -> str:
+    """Any text as literal LaTeX, ASCII only: what the font lacks becomes a question mark."""
+    text = str(text).replace("\u2212", "-").replace("\u00d7", "x").replace("\u2013", "-").replace("\u00b5", "u")
+    return "".join(SPECIAL.get(character, character if character.isascii() else "?") for character in text)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A figure with `digits` decimals, small shares in powers of ten; undefined -> a dash, not there -> not run."""
+    if value is None:
+        return "--"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return _minus(f"{value}")
+    if isinstance(value, float):
+        small = value and abs(value) < 0.5 * 10 ** -digits
+        return _power(f"{value:.1e}") if small else _minus(f"{value:.{digits}f}")
+    return escape(value)
+
+
+def setting(value: Any) -> str:
+    """A setting as people write it: 0.01, 3e-5 as a power of ten, lists on one line."""
+    if isinstance(value, (list, tuple)):
+        return sequence(value)
+    return _power(f"{value:.4g}") if isinstance(value, float) else number(value)
+
+
+def with_interval(value: dict | None, digits: int = 3) -> str:
+    """`0.912 [0.900, 0.923]` of {"mean", "ci_low", "ci_high"}."""
+    if not value:
+        return NOT_RUN
+    return _interval(value["mean"], [value["ci_low"], value["ci_high"]], digits)
+
+
+def plain_with_interval(block: dict, key: str, digits: int = 3) -> str:
+    """The same of a number whose interval stands under `<key>_ci`; without one the number alone."""
+    if key not in block:
+        return NOT_RUN
+    return _interval(block[key], block.get(f"{key}_ci"), digits)
+
+
+def values_of(obj: Any, path: str = "") -> dict[str, str]:
+    """{JSON path: LaTeX text} of every scalar, every mean with interval and every short list below `obj`.
+
+    A key with its `_ci` beside it gets the interval, and `<key>.plain` the number alone.
+    """
+    values: dict[str, str] = {}
+    if isinstance(obj, dict):
+        if {"mean", "ci_low", "ci_high"} <= obj.keys():
+            values[path] = with_interval(obj)
+        for key, value in obj.items():
+            name = re.sub(r"[^A-Za-z0-9_.]", "", f"{path}.{key}".lstrip("."))
+            values |= values_of(value, name)
+            if f"{key}_ci" in obj:
+                values |= {name: plain_with_interval(obj, key), f"{name}.plain": number(value)}
+    elif isinstance(obj, (list, tuple)):
+        if path and obj and not any(isinstance(item, (dict, list)) for item in obj):
+            values[path] = sequence(obj)
+    elif path:
+        values[path] = number(obj)
+    return values
+
+
+def sequence(items: Sequence) -> str:
+    """A list on one line; three numbers, as sizes are, joined by crosses."""
+    joint = r" $\times$ " if len(items) == 3 and all(isinstance(item, (int, float)) for item in items) else ", "
+    return joint.join(setting(item) for item in items)
+
+
+def tabular(columns: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A booktabs table; no rows: not run."""
+    if not rows:
+        return NOT_RUN
+    lines = [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
+    if header:
+        lines += [" & ".join(header) + r" \\", r"\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _interval(value: Any, interval: Sequence | None, digits: int) -> str:
+    if interval is None or value is None or interval[0] is None:
+        return number(value, digits)
+    low, high = (_minus(f"{bound:.{digits}f}") for bound in interval)
+    return f"{_minus(f'{value:.{digits}f}')}~[{low},~{high}]"
+
+
+def _power(text: str) -> str:
+    """`3e-05` as 3 times a power of ten; a number without exponent as it is."""
+    mantissa, _, exponent = text.partition("e")
+    return rf"${mantissa}\cdot 10^{{{int(exponent)}}}$" if exponent else _minus(mantissa)
+
+
+def _minus(text: str) -> str:
+    return f"$-${text[1:]}" if text.startswith("-") else text
