@@ -1,9 +1,6 @@
 """Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
 
-import gzip
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -16,13 +13,13 @@ from tqdm import tqdm
 
 from data_prep.quiz_layout import Case
 from nnunetv2.imageio.geometry import corner_shift, describe
+from nnunetv2.imageio.nifti_file import file_damage
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 SNAP = 1e-3  # masks hold 1.0000152587890625 where they mean 1
 POSITION_MM, DIRECTION = 1e-3, 1e-5  # tolerated difference of two headers: a shift, and a turn in radians
 SOFT_TISSUE_HU, STRAY_SHARE = (-200, 300), 0.05  # gas and bone; a stent or calcification is far less than this share
-NIFTI_HEADER, NIFTI_FLOATS = 348, {16: 4, 64: 8}  # bytes of a NIfTI-1 header; its codes of float types and their bytes
 KEPT_SHARE = 0.9  # of a mask's volume that must still lie in the image after resampling
 
 
@@ -36,26 +33,6 @@ class Inspection:
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
     pancreas_ml: float = 0.0  # whole: normal and lesion
     lesion_ml: float = 0.0
-
-
-def file_damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a .nii.gz, or None: a damaged gzip, or floats that are NaN or infinite.
-
-    ITK hides both: it reads a truncated file without a word, and turns NaN and infinity into 0.
-    """
-    try:
-        with gzip.open(path) as stream:
-            content = stream.read()
-    except (EOFError, OSError, zlib.error) as error:
-        return f"{path}: damaged gzip ({error}); copy or download it again"
-    for order in "<>":
-        if len(content) > NIFTI_HEADER and struct.unpack_from(f"{order}i", content)[0] == NIFTI_HEADER:
-            code, (start,) = struct.unpack_from(f"{order}h", content, 70)[0], struct.unpack_from(f"{order}f", content, 108)
-            if code in NIFTI_FLOATS:
-                voxels = np.frombuffer(content, np.dtype(f"{order}f{NIFTI_FLOATS[code]}"), offset=int(start))
-                bad = int((~np.isfinite(voxels)).sum())
-                return f"{path}: {bad} voxels are NaN or infinite" if bad else None
-    return None
 
 
 def snap_labels(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -80,7 +57,7 @@ def geometry_difference(image: dict, mask: dict, image_shape: tuple[int, ...], m
 
 def read_volume(path: Path) -> tuple[np.ndarray, dict]:
     """One 3D volume (z, y, x) float32 and its properties; ValueError that names the file for anything else."""
-    damage = file_damage(path)
+    damage = file_damage(path)  # ITK hides a truncated file and NaN
     if damage:
         raise ValueError(damage)
     array, properties = SimpleITKIO().read_images([path])

@@ -116,12 +116,12 @@ def test_truncated_gzip_is_refused_though_itk_reads_it(quiz, tmp_path, kept):
     file = quiz.test_image()
     content = file.read_bytes()
     file.write_bytes(content[:int(len(content) * kept)])
-    assert "quiz_005_0000.nii.gz: damaged gzip" in refusal(quiz, tmp_path)
+    assert "quiz_005_0000.nii.gz is damaged" in refusal(quiz, tmp_path)
 
 
 def test_a_file_that_is_no_gzip_is_refused(quiz, tmp_path):
     quiz.files()[1].write_bytes(b"not a mask")
-    assert "quiz_0_001.nii.gz: damaged gzip" in refusal(quiz, tmp_path)
+    assert "quiz_0_001.nii.gz cannot be read" in refusal(quiz, tmp_path)
 
 
 def test_four_dimensions_are_refused(quiz, tmp_path):
@@ -136,8 +136,8 @@ def test_voxels_that_are_not_finite_are_refused_though_itk_hides_them(quiz, tmp_
     quiz.write(ct, quiz.files()[0])
     quiz.write(ct.astype(np.float64), quiz.files("train", 1, 2)[1])
     message = refusal(quiz, tmp_path)
-    assert "quiz_1_002.nii.gz: 1 voxels are NaN or infinite" in message
-    assert "quiz_0_001_0000.nii.gz: 1 voxels are NaN or infinite" in message
+    assert "quiz_1_002.nii.gz has 1 NaN or infinite voxel" in message
+    assert "quiz_0_001_0000.nii.gz has 1 NaN or infinite voxel" in message
 
 
 @pytest.mark.parametrize("value", [3.0, 1.002, 0.5, -1.0])

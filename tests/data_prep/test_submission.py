@@ -100,7 +100,7 @@ def test_a_mask_with_another_geometry_is_found(quiz, predictions, tmp_path, flip
 def test_truncated_mask_is_found(quiz, predictions, tmp_path):
     file = predictions / "quiz_005.nii.gz"
     file.write_bytes(file.read_bytes()[:-20])
-    assert "quiz_005.nii.gz: damaged gzip" in problems_of(quiz, predictions, tmp_path)
+    assert "quiz_005.nii.gz is damaged" in problems_of(quiz, predictions, tmp_path)
 
 
 @pytest.mark.parametrize(("table", "message"), [
