@@ -75,7 +75,7 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     plans_manager, dataset_json = _plans_and_dataset(folder_predictions, plans_file_or_dict, dataset_json_file_or_dict)
     labels, rw = plans_manager.get_label_manager(dataset_json), plans_manager.image_reader_writer_class()
     targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    names = _files(folder_predictions, dataset_json["file_ending"])
+    names = _predictions(folder_predictions, dataset_json)
     unpredicted = sorted(set(_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
@@ -135,9 +135,7 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
     steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()
-    names = _files(input_folder, dataset_json["file_ending"])
-    if not names:
-        raise FileNotFoundError(f"{input_folder} holds no file ending in {dataset_json['file_ending']}.")
+    names = _predictions(input_folder, dataset_json)
     in_threads(_apply_to_file, {name: (input_folder / name, output_folder / name, rw, steps) for name in names}, num_processes, "Post-processing")
 
 
@@ -170,6 +168,13 @@ def _means(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _files(folder: Path, file_ending: str) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith("."))
+
+
+def _predictions(folder: Path, dataset_json: dict) -> list[str]:
+    names = _files(folder, dataset_json["file_ending"])
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no file ending in {dataset_json['file_ending']}.")
+    return names
 
 
 def _plans_and_dataset(folder: Path, plans: str | os.PathLike | dict | None, dataset_json: str | os.PathLike | dict | None) -> tuple[PlansManager, dict]:

@@ -142,15 +142,20 @@ def _reach(matrix: np.ndarray, span: slice) -> slice:
 
 
 def _exact_share(seg: np.ndarray, label: int, matrices: Sequence[np.ndarray | None], voxels: Sequence[np.ndarray]) -> np.ndarray:
-    """(n,) float64 share of `label` in output voxels (n indices an axis), summed in the order in which scipy sums."""
-    corners = []  # an axis: the two inputs beside each voxel with their weights
+    """(n,) float64 linear interpolation of `label`'s mask at output voxels (n indices an axis), rounded as scipy rounds.
+
+    That is: both neighbours an axis keep weights of their own even where they are the same edge voxel, and the corners are
+    summed with the last axis fastest.
+    """
+    corners = []
     for matrix, index, n_in in zip(matrices, voxels, seg.shape):
         if matrix is None:
             corners.append([(index, np.ones(len(index)))])
             continue
-        first = (matrix != 0).argmax(axis=1)[index]
-        second = np.minimum(first + 1, n_in - 1)
-        corners.append([(first, matrix[index, first]), (second, np.where(second > first, matrix[index, second], 0))])
+        centre = (index + 0.5) * (n_in / len(matrix)) - 0.5
+        first = np.floor(centre).astype(int)
+        weight = centre - first
+        corners.append([(np.clip(first, 0, n_in - 1), 1 - weight), (np.clip(first + 1, 0, n_in - 1), weight)])
     share = np.zeros(len(voxels[0]))
     for (z, weight_z), (y, weight_y), (x, weight_x) in product(*corners):
         share += (seg[z, y, x] == label) * weight_z * weight_y * weight_x

@@ -189,5 +189,5 @@ def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
     save_json(recipe, recipe_file)
     expected = {f"{case}{ending}" for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl")}
     for path in folder.iterdir():
-        if path.name not in expected:
+        if path.is_file() and path.name not in expected:
             path.unlink()

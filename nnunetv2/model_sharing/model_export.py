@@ -1,0 +1,73 @@
+"""Pack trained models of one dataset into a zip file, paths relative to nnUNet_results as upstream has them."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2 import paths
+from nnunetv2.utilities.dataset_files import get_output_folder
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.files import atomic_write
+
+_DECISIONS = ("summary.json", "postprocessing.json", "postprocessing.pkl")  # of a cross-validation
+
+
+def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os.PathLike,
+                            configurations: Sequence[str] = ("3d_lowres", "3d_fullres", "2d", "3d_cascade_fullres"),
+                            trainer: str = "nnUNetTrainer", plans_identifier: str = "nnUNetPlans", folds: Sequence[int | str] = (0, 1, 2, 3, 4),
+                            strict: bool = True, save_checkpoints: Sequence[str] = ("checkpoint_final.pth",),
+                            export_crossval_predictions: bool = False) -> None:
+    """Write `output_file` with plans, checkpoints and scores of the given models.
+
+    Args:
+        strict: every configuration, fold and checkpoint must be there; else those that are missing are left out.
+        export_crossval_predictions: pack the predicted masks of the cross-validation too.
+    Raises:
+        FileNotFoundError: lists everything that is missing.
+    """
+    dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+    results = paths.nnUNet_results
+    files: list[Path] = []
+    missing: list[Path] = []
+    exported = []  # names of the model folders
+    for configuration in configurations:
+        model = get_output_folder(dataset_name, trainer, plans_identifier, configuration)
+        if not model.is_dir():
+            missing.append(model)
+            continue
+        exported.append(model.name)
+        required = [model / "plans.json", model / "dataset.json"]
+        optional = [model / "dataset_fingerprint.json"]
+        for fold_folder in (model / f"fold_{fold}" for fold in folds):
+            required += [fold_folder / checkpoint for checkpoint in save_checkpoints]
+            optional += [fold_folder / "progress.png", fold_folder / "debug.json",
+                         *_scored_files(fold_folder / "validation", ("summary.json",), export_crossval_predictions)]
+        optional += _scored_files(model / f"crossval_results_folds_{'_'.join(map(str, folds))}", _DECISIONS, export_crossval_predictions)
+        missing += [file for file in required if not file.is_file()]
+        files += [file for file in (*required, *optional) if file.is_file()]
+    if missing and strict:
+        raise FileNotFoundError("Not exported, these are missing (leave them out with --not_strict):\n" + "\n".join(map(str, missing)))
+    if not any(file.name in save_checkpoints for file in files):
+        raise FileNotFoundError(f"No checkpoint of {dataset_name} to export:\n" + "\n".join(map(str, missing)))
+    for ensemble in sorted((results / dataset_name / "ensembles").glob("ensemble___*")):
+        _, *members, _ = ensemble.name.split("___")
+        if set(members) <= set(exported):
+            files += [file for file in _scored_files(ensemble, _DECISIONS, export_crossval_predictions) if file.is_file()]
+    files += [file for name in ("inference_information.json", "inference_instructions.txt") if (file := results / dataset_name / name).is_file()]
+
+    with atomic_write(output_file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            print(f"Packing {file.relative_to(results)}")
+            # Weights hardly shrink; compressing them would take minutes.
+            archive.write(file, file.relative_to(results), zipfile.ZIP_STORED if file.suffix == ".pth" else zipfile.ZIP_DEFLATED)
+
+
+def _scored_files(folder: Path, names: Sequence[str], with_predictions: bool) -> list[Path]:
+    """`names` in `folder`, or all its files but the probabilities, which are large and can be made again."""
+    if not with_predictions:
+        return [folder / name for name in names]
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+                  and (path.suffix not in (".npz", ".pkl") or path.name in names))

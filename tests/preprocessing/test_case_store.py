@@ -1,0 +1,108 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case, save_case
+from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+
+PROPERTIES = {"spacing": [2.0, 0.7, 0.7], "shape": (9, 10, 11), "class_locations": {1: np.arange(8).reshape(2, 4), (1, 2): []},
+              "scalar": np.float64(0.5)}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    rng = np.random.default_rng(0)
+    data, seg = rng.normal(size=(2, 9, 10, 11)).astype(np.float32), rng.integers(-1, 3, (1, 9, 10, 11)).astype(np.int8)
+    save_case(data, seg, PROPERTIES, tmp_path, "a", patch_size=(4, 8, 8))
+    return tmp_path, data, seg
+
+
+def test_round_trip_is_exact(stored):
+    folder, data, seg = stored
+    read_data, read_seg, properties = load_case(folder, "a")
+    assert np.array_equal(read_data[:], data) and np.array_equal(read_seg[:], seg)
+    assert properties["shape"] == (9, 10, 11) and np.array_equal(properties["class_locations"][1], PROPERTIES["class_locations"][1])
+
+
+def test_stored_types_are_upstreams(stored):
+    data, seg, _ = load_case(stored[0], "a")
+    assert (data.dtype, seg.dtype) == (np.float32, np.int16)
+
+
+def test_a_slice_can_be_read_alone(stored):
+    folder, data, _ = stored
+    assert np.array_equal(load_case(folder, "a")[0][:, 2:5, 3:4], data[:, 2:5, 3:4])
+
+
+def test_2d_patches_are_stored_slice_by_slice(tmp_path):
+    save_case(np.zeros((1, 5, 8, 8)), np.zeros((1, 5, 8, 8)), PROPERTIES, tmp_path, "flat", patch_size=(8, 8))
+    assert load_case(tmp_path, "flat")[0].chunks == (1, 1, 8, 8)
+
+
+def test_list_cases_leaves_out_half_written_files(stored):
+    folder, _, _ = stored
+    (folder / ".b.0123.b2nd").write_bytes(b"")
+    assert list_cases(folder) == ["a"]
+
+
+def test_saved_case_is_complete(stored):
+    assert is_complete(stored[0], "a")
+
+
+@pytest.mark.parametrize("name", ["a.b2nd", "a_seg.b2nd", "a.pkl"])
+def test_case_without_one_file_is_not_complete(stored, name):
+    (stored[0] / name).unlink()
+    assert not is_complete(stored[0], "a")
+
+
+@pytest.mark.parametrize("name", ["a.b2nd", "a_seg.b2nd", "a.pkl"])
+def test_case_with_a_truncated_file_is_not_complete(stored, name):
+    path = stored[0] / name
+    path.write_bytes(path.read_bytes()[:-5])
+    assert not is_complete(stored[0], "a")
+
+
+def test_case_older_than_its_raw_files_is_not_complete(stored):
+    os.utime(stored[0] / "a.pkl", (1000, 1000))
+    assert not is_complete(stored[0], "a", newer_than=2000)
+
+
+def test_missing_files_are_named(stored):
+    (stored[0] / "a_seg.b2nd").unlink()
+    with pytest.raises(FileNotFoundError, match="a_seg.b2nd"):
+        load_case(stored[0], "a")
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+def test_pickle_that_runs_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps({"spacing": Malicious()}))
+    with pytest.raises(ValueError, match="mkdir"):
+        load_pickle(tmp_path / "bad.pkl")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_object_array_cannot_smuggle_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = np.empty(1, object)
+    array[0] = Malicious()
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(array))
+    with pytest.raises(ValueError):
+        load_pickle(tmp_path / "bad.pkl")
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_every_common_protocol_is_read(tmp_path, protocol):
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(PROPERTIES, protocol=protocol))
+    assert load_pickle(tmp_path / "p.pkl")["spacing"] == PROPERTIES["spacing"]
+
+
+def test_saved_pickle_is_read_by_the_plain_module(tmp_path):
+    save_pickle(PROPERTIES, tmp_path / "p.pkl")
+    assert pickle.loads((tmp_path / "p.pkl").read_bytes())["spacing"] == PROPERTIES["spacing"]

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from nnunetv2.preprocessing.normalization import normalize, scheme_of_channel
+
+CT = {"mean": 50.0, "std": 10.0, "percentile_00_5": 20.0, "percentile_99_5": 80.0}
+
+
+def normalized(values, scheme, use_mask=False, seg=None, intensities=CT):
+    image = np.array(values, np.float32).reshape(1, 1, -1)
+    seg = np.zeros(image.shape, np.int8) if seg is None else np.array(seg, np.int8).reshape(1, 1, -1)
+    normalize(image, scheme, use_mask, seg, intensities)
+    return image.ravel()
+
+
+def test_ct_clips_then_standardises():
+    assert normalized([-1000, 50, 70, 3000], "CTNormalization").tolist() == [-3, 0, 2, 3]
+
+
+def test_z_score_uses_the_image_itself():
+    assert normalized([1, 3], "ZScoreNormalization").tolist() == [-1, 1]
+
+
+def test_z_score_in_the_mask_leaves_the_outside_alone():
+    assert normalized([0, 1, 3], "ZScoreNormalization", True, [-1, 0, 1]).tolist() == [0, -1, 1]
+
+
+def test_z_score_of_an_empty_mask_changes_nothing():
+    assert normalized([0, 0], "ZScoreNormalization", True, [-1, -1]).tolist() == [0, 0]
+
+
+def test_constant_image_becomes_zero():
+    assert normalized([7, 7], "ZScoreNormalization").tolist() == [0, 0]
+
+
+def test_rescale_to_01():
+    assert normalized([-2, 0, 2], "RescaleTo01Normalization").tolist() == [0, 0.5, 1]
+
+
+def test_rgb_divides_by_255():
+    assert normalized([0, 255], "RGBTo01Normalization").tolist() == [0, 1]
+
+
+def test_rgb_refuses_hounsfield_units():
+    with pytest.raises(ValueError, match="-1024"):
+        normalized([-1024, 3], "RGBTo01Normalization")
+
+
+def test_no_normalization():
+    assert normalized([-5, 9], "NoNormalization").tolist() == [-5, 9]
+
+
+def test_unknown_scheme_is_named():
+    with pytest.raises(ValueError, match="MagicNormalization"):
+        normalized([0], "MagicNormalization")
+
+
+@pytest.mark.parametrize(("channel", "scheme"), [("CT", "CTNormalization"), ("noNorm", "NoNormalization"), ("T1", "ZScoreNormalization"),
+                                                 ("rgb_to_0_1", "RGBTo01Normalization")])
+def test_scheme_of_channel(channel, scheme):
+    assert scheme_of_channel(channel) == scheme

@@ -1,0 +1,31 @@
+"""`eval` serves as the job, because worker processes must be able to import it."""
+
+import pytest
+
+from nnunetv2.preprocessing.parallel import in_processes, in_threads
+
+KILL_ITSELF = "__import__('os').kill(__import__('os').getpid(), 9)"
+
+
+@pytest.mark.parametrize("run", [in_threads, in_processes])
+def test_results_come_by_name_in_order(run):
+    assert list(run(eval, {"b": ("1 + 1",), "a": ("'x'",)}, 2, "Adding").items()) == [("b", 2), ("a", "x")]
+
+
+@pytest.mark.parametrize("run", [in_threads, in_processes])
+def test_no_jobs_give_no_results(run):
+    assert run(eval, {}, 2, "Nothing") == {}
+
+
+@pytest.mark.parametrize("run", [in_threads, in_processes])
+def test_all_failures_are_named_with_their_reasons(run):
+    with pytest.raises(RuntimeError, match="2 of 3 cases failed") as error:
+        run(eval, {"fine": ("1",), "zero": ("1 / 0",), "unknown": ("nonsense",)}, 2, "Dividing")
+    assert "zero: " in str(error.value) and "division by zero" in str(error.value) and "nonsense" in str(error.value)
+
+
+def test_a_killed_worker_costs_its_case_alone(tmp_path):
+    jobs = {"a": (f"open({str(tmp_path / 'a')!r}, 'w').close()",), "killed": (KILL_ITSELF,), "b": (f"open({str(tmp_path / 'b')!r}, 'w').close()",)}
+    with pytest.raises(RuntimeError, match="1 of 3 cases failed.\nkilled: .*memory.*-np 1"):
+        in_processes(eval, jobs, 1, "Killing")
+    assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
