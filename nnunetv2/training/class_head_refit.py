@@ -131,12 +131,14 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     label_manager = model.plans_manager.get_label_manager(model.dataset_json)
     task = ClassificationTask.from_dataset_json(model.dataset_json, label_manager.foreground_labels)
     train_cases, _ = load_split(dataset_folder, fold)
-    labels = task.read_labels(dataset_folder, train_cases)
+    label_of = task.read_labels(dataset_folder, train_cases)
+    cases = [case for case in train_cases if case in label_of]
+    labels = np.array([label_of[case] for case in cases])
 
     network = model.build_network(path).to(device)
-    features = _features_of_cases(model, network, list(labels), dataset_folder / model.configuration_manager.data_identifier, device)
+    features = _features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device)
     head = network.class_head.cpu()
-    report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, np.array(list(labels.values())))}
+    report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
 
     content = load_checkpoint(path)
     content.setdefault(BACKUP_KEY, content["class_head_weights"])
