@@ -54,8 +54,8 @@ def _gradient(image: np.ndarray, spacing: tuple[float, float, float]) -> np.ndar
 
 def _texture(image: np.ndarray, lesion: np.ndarray, spacing: tuple[float, float, float]) -> list[float]:
     depth = ndimage.distance_transform_edt(np.pad(lesion, 1), spacing)[1:-1, 1:-1, 1:-1]
-    cut = min(CORE_MM, 0.5 * depth.max())  # a small lesion has a core too
-    core, rim = lesion & (depth > cut), lesion & (depth <= cut)
+    core = lesion & (depth > min(CORE_MM, 0.5 * depth.max()))  # a small lesion has a core too
+    rim = lesion & ~core if (lesion & ~core).any() else core  # one voxel thick: nothing but surface
     gradient = _gradient(image, spacing)
     bands = [(_smooth(image, s, spacing) - _smooth(image, 2 * s, spacing))[core].std() for s in (1.5, 3.0)]
     return [image[core].std(), image[rim].std(), image[rim].mean() - image[core].mean(), gradient[core].mean(), gradient[rim].mean(),
