@@ -1,9 +1,9 @@
 """Make synthetic abdominal CTs with a pancreas and a lesion of one of three subtypes, laid out as the quiz's data.
 
-    python data_prep/make_phantom.py --out OUT --preset smoke            # 15 + 3 + 2 tiny cases, seconds
-    python data_prep/make_phantom.py --out OUT --preset demo             # 63 + 18 + 12 coarse cases, the README's default
-    python data_prep/make_phantom.py --out OUT --preset quiz --train 12 --validation 6 --test 4
-    python data_prep/make_phantom.py --out OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
+    python data_prep/make_phantom.py OUT --preset smoke            # 15 + 3 + 2 tiny cases, seconds
+    python data_prep/make_phantom.py OUT --preset demo             # 63 + 18 + 12 coarse cases, the README's default
+    python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
+    python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
 
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
     OUT/test/quiz_NNN_0000.nii.gz                                   image only
@@ -188,7 +188,7 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder to fill; cases that stand there are kept")
+    parser.add_argument("out", type=Path, help="folder to fill; cases that stand there are kept")
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--seed", type=int, default=0)
     for split, place in zip(SPLITS, range(3)):
