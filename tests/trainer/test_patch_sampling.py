@@ -1,6 +1,7 @@
 """Where patches lie, and that a batch follows from (seed, fold, epoch, iteration) alone."""
 
 from dataclasses import replace
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -141,6 +142,13 @@ def test_forced_patch_of_a_classified_case_holds_the_lesion(batches):
     assert all(forced.batch(epoch, 0)["has_lesion"].all() for epoch in range(12))
 
 
+def test_sliver_of_a_lesion_does_not_count_but_a_tiny_lesion_does(batches):
+    labels = torch.zeros(4, 4, 4, dtype=torch.int16)
+    labels[0, 0, :3] = 2
+    assert batches._shows_lesion(labels, {2: np.zeros((12, 4))})
+    assert not batches._shows_lesion(labels, {2: np.zeros((500, 4))})
+
+
 def test_case_without_class_is_minus_one(batches):
     unlabelled = replace(batches, class_sampling=ClassSampling())
     batch = unlabelled.batch(0, 0)
@@ -168,14 +176,17 @@ def test_requests_alternate_between_training_and_validation():
 
 
 def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
-    """One start of two processes serves both: good batches first, then one from a case that is not there."""
+    """One start of two processes serves all: good batches, one from a case that is not there, then one process is killed."""
     splits = {"train": batches, "val": replace(batches, split="val", cases=("gone",))}
-    requests = [("train", 0, i) for i in range(4)] + [("val", 0, 0)]
-    stream = BatchStream(splits, requests, workers=2)
-    assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
-    with pytest.raises(RuntimeError, match="gone"):
-        next(stream)
-    stream.close()
+    requests = [("train", 0, i) for i in range(4)] + [("val", 0, 0)] + [("train", 0, i) for i in range(1000)]
+    with pytest.raises(RuntimeError, match="(?s)killed by signal.*ended from outside.*nnUNet_n_proc_DA"):
+        with BatchStream(splits, requests, workers=2) as stream:
+            assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
+            with pytest.raises(RuntimeError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
+                next(stream)
+            active_children()[0].kill()
+            for _ in range(1000):
+                next(stream)
 
 
 def test_worker_count(monkeypatch):

@@ -270,6 +270,10 @@ def test_no_alarm_when_the_truth_is_one_class():
     assert find_collapse(history(0.1, [0, 20, 0], [1, 19, 0]), 3, 0) is None
 
 
+def test_alarm_when_no_patch_can_be_classified():
+    assert "no training patch" in find_collapse(history(math.nan, [0, 0, 0], [0, 0, 0]), 3, 0)["reasons"][0]
+
+
 def test_no_judgement_on_few_patches_or_during_warm_up():
     assert find_collapse(history(1.1, [0, 9, 0], [3, 3, 3]), 3, 0) is None
     assert find_collapse(history(1.1, [0, 20, 0], [7, 7, 6]), 3, first_epoch=1) is None

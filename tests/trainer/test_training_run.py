@@ -13,7 +13,9 @@ import torch
 
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.run_training import run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.files import load_json
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -83,20 +85,21 @@ def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer,
     assert whole.log.values["train_losses"] == resumed.log.values["train_losses"]
 
 
-COMMAND = """
+SCHEDULE = {"num_epochs": 4, "num_iterations_per_epoch": 6, "num_val_iterations_per_epoch": 1, "save_every": 1, "num_workers": 0}
+COMMAND = f"""
 import torch
 from nnunetv2.training.run_training import TrainingJob
 if __name__ == "__main__":
-    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", continue_training=True, overrides={
-        "num_epochs": 4, "num_iterations_per_epoch": 6, "num_val_iterations_per_epoch": 1, "save_every": 1, "num_workers": 0})
+    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", overrides={SCHEDULE})
     job.train(torch.device("cpu"))
 """
 
 
 @pytest.mark.slow
-def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_trainer):
-    whole = make_trainer(num_epochs=4, num_iterations_per_epoch=6, num_val_iterations_per_epoch=1, save_every=1)
+def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_trainer, monkeypatch):
+    whole = make_trainer(**SCHEDULE)
     whole.run_training()
+    final = whole.output_folder / "checkpoint_final.pth"
     script = tmp_path / "train.py"
     script.write_text(COMMAND)
     environment = {**os.environ, "nnUNet_results": str(tmp_path / "killed"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -107,18 +110,11 @@ def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_tra
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the training ended before it was killed"
-    subprocess.run([sys.executable, str(script)], env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert_same_weights(whole.output_folder / "checkpoint_final.pth", latest.with_name("checkpoint_final.pth"))
-
-
-def test_worker_processes_give_the_training_of_none(make_trainer, monkeypatch, tmp_path):
-    here = make_trainer(num_epochs=1)
-    here.run_training()
-    final = here.output_folder / "checkpoint_final.pth"
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "workers"))
-    there = make_trainer(num_epochs=1, num_workers=1)
-    there.run_training()
-    assert_same_weights(final, there.output_folder / "checkpoint_final.pth")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "killed"))
+    resumed = make_trainer(**SCHEDULE)
+    resumed.load_checkpoint(latest)
+    resumed.run_training()
+    assert_same_weights(final, latest.with_name("checkpoint_final.pth"))
 
 
 def test_other_seed_gives_another_training(make_trainer):
@@ -201,3 +197,19 @@ def test_two_processes_train_one_network(folders, preprocessed_template):
     final = next(folders.rglob("checkpoint_final.pth"))
     logging = load_checkpoint(final)["logging"]
     assert len(logging["val_losses"]) == 1 and sum(logging["class_true"][0]) <= 4
+
+
+def test_run_training_ends_with_validated_cases(folders, monkeypatch):
+    """The whole way of `nnUNetv2_train`, then `--val` over its checkpoint."""
+    arguments = {"device": torch.device("cpu"), "epochs": 1, "iterations": 2, "val_iterations": 1}
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.augmentation_workers", lambda device: 0)
+    run_training("900", "3d_fullres", "0", export_validation_probabilities=True, continue_training=True, **arguments)
+    validation = next(folders.rglob("validation"))
+    names = {path.name for path in validation.iterdir()}
+    assert {"case_6.nii.gz", "case_7.nii.gz", "case_6.npz", "summary.json", "subtype_results.csv", "subtype_probabilities.csv"} <= names
+    summary = load_json(validation / "summary.json")
+    assert len(summary["metric_per_case"]) == 2 and set(summary["mean"]) == {"1", "2"}
+    (validation / "case_of_another_split.nii.gz").touch()
+    run_training("Dataset900_Tiny", "3d_fullres", 0, only_run_validation=True, device=torch.device("cpu"))
+    assert not (validation / "case_of_another_split.nii.gz").exists()
+    assert load_json(validation / "summary.json")["mean"] == summary["mean"]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -41,7 +42,11 @@ class _Batches(Dataset):
 
 
 class BatchStream:
-    """Iterator over the batches of `requests`, in their order. An error inside a worker is raised here with its traceback."""
+    """Iterator over the batches of `requests`, in their order; a context that ends its workers.
+
+    An error inside a worker is raised by `next`, with the worker's traceback. A worker that is killed has none, and torch
+    raises that from a signal handler, wherever the training is at that moment; the context explains it.
+    """
 
     def __init__(self, splits: Mapping[str, PatchBatches], requests: Iterable[Request], workers: int, pin_memory: bool = False):
         # spawn: a forked copy of a process that holds CUDA, OpenMP or blosc2 threads may hang
@@ -49,20 +54,16 @@ class BatchStream:
         loader = DataLoader(_Batches(splits), batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options)
         self._iterator = iter(loader)
 
-    def __iter__(self) -> "BatchStream":
+    def __enter__(self) -> "BatchStream":
         return self
 
     def __next__(self) -> dict:
-        try:
-            return next(self._iterator)
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "Caught" not in str(error):  # it was killed: there is no traceback
-                raise RuntimeError(
-                    f"{error}\nA data loading process was ended from outside, mostly for want of memory or of shared memory "
-                    "(docker: --shm-size). Free some, or lower nnUNet_n_proc_DA; nnUNet_n_proc_DA=0 loads in the training process.",
-                ) from error
-            raise
+        return next(self._iterator)
 
-    def close(self) -> None:
-        """End the workers."""
-        self._iterator = iter(())
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._iterator = iter(())  # lets go of the workers
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise RuntimeError(
+                f"{error}\nA data loading process was ended from outside, mostly for want of memory or of shared memory "
+                "(docker: --shm-size). Free some, or lower nnUNet_n_proc_DA; nnUNet_n_proc_DA=0 loads in the training process.",
+            ) from error

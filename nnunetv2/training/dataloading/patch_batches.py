@@ -19,7 +19,8 @@ from nnunetv2.training.dataloading.patch_location import Label, draw_foreground_
 
 SPLIT_WORDS = {"train": 0, "val": 1}  # part of the seed, so that both splits draw differently
 FOLD_ALL_WORD = 2**31  # stands for fold "all" in the seed
-MIN_LESION_VOXELS = 27  # 3 x 3 x 3; a smaller sliver at the patch's edge shows no texture to classify
+MIN_LESION_VOXELS = 27  # 3 x 3 x 3; a smaller sliver at the patch's edge shows no texture to classify ...
+MIN_LESION_PART = 4  # ... but a quarter of a lesion always counts, or tiny lesions would never be learnt from
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,16 @@ class PatchBatches:
         patch = {"image": image[:, 0], "segmentation": labels[:, 0]} if flat else {"image": image, "segmentation": labels}
         if spatial is not None:
             patch = self.augmentation.apply_spatial(patch, spatial)
-        lesion = torch.isin(patch["segmentation"][0], torch.tensor(self.class_sampling.lesion_labels, dtype=torch.int16))
+        has_lesion = self._shows_lesion(patch["segmentation"][0], properties["class_locations"])
         finish = self.target_transforms if self.augmentation is None else self.augmentation.rest
         return {**finish(**patch), "key": case, "class": self.class_sampling.labels.get(case, -1),
-                "has_lesion": int(lesion.sum()) >= MIN_LESION_VOXELS}
+                "has_lesion": has_lesion}
+
+    def _shows_lesion(self, labels: torch.Tensor, class_locations: Mapping) -> bool:
+        wanted = self.class_sampling.lesion_labels
+        in_case = sum(len(class_locations.get(label, ())) for label in wanted)  # every voxel up to 10 000, then a sample
+        in_patch = int(torch.isin(labels, torch.tensor(wanted, dtype=labels.dtype)).sum())
+        return in_patch >= min(MIN_LESION_VOXELS, max(1, in_case // MIN_LESION_PART))
 
     def _centre_candidates(self, rng: np.random.Generator, forced: bool, class_locations: Mapping) -> np.ndarray | None:
         if forced:

@@ -1,7 +1,7 @@
 """Alarm for a class head that predicts one class or nothing but chance, from training patches alone."""
 
+import math
 from collections.abc import Mapping, Sequence
-from math import log
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,8 @@ def find_collapse(values: Mapping[str, Sequence], n_classes: int, first_epoch: i
     true = np.array(values["class_true"][start:])  # (WINDOW, n_classes)
     predicted = np.array(values["class_predicted"][start:]).sum(0)
     patches = true.sum(1)
+    if patches.sum() == 0:
+        return _alarm(values, ["no training patch shows a lesion of a case with a known class"], math.nan, predicted, true.sum(0))
     if patches.sum() < MIN_PATCHES_PER_CLASS * n_classes:
         return None
     seen = patches > 0
@@ -61,12 +63,14 @@ def find_collapse(values: Mapping[str, Sequence], n_classes: int, first_epoch: i
     reasons = []
     if predicted_share >= ONE_CLASS_SHARE and true_share < TRUE_SHARE_LIMIT:
         reasons.append(f"class index {predicted.argmax()} is {predicted_share:.0%} of the predictions but {true_share:.0%} at most of the truth")
-    if cross_entropy >= CHANCE_FRACTION * log(n_classes):
-        reasons.append(f"cross-entropy {cross_entropy:.3f} is at chance (ln {n_classes} = {log(n_classes):.3f})")
-    if not reasons:
-        return None
+    if cross_entropy >= CHANCE_FRACTION * math.log(n_classes):
+        reasons.append(f"cross-entropy {cross_entropy:.3f} is at chance (ln {n_classes} = {math.log(n_classes):.3f})")
+    return _alarm(values, reasons, cross_entropy, predicted, true.sum(0)) if reasons else None
+
+
+def _alarm(values: Mapping[str, Sequence], reasons: list[str], cross_entropy: float, predicted: np.ndarray, true: np.ndarray) -> dict:
     return {"epoch": len(values["class_ce"]) - 1, "reasons": reasons, "cross_entropy": cross_entropy,
-            "predicted": predicted.tolist(), "true": true.sum(0).tolist(), "advice": ADVICE}
+            "predicted": predicted.tolist(), "true": true.tolist(), "advice": ADVICE}
 
 
 def record_collapse(folder: Path, collapse: dict | None) -> None:

@@ -189,12 +189,9 @@ class nnUNetTrainer:
         self._on_train_start()
         workers = augmentation_workers(self.device) if self.num_workers is None else self.num_workers
         requests = training_requests(self.current_epoch, self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
-        batches = BatchStream(make_batches(self), requests, workers, pin_memory=self.device.type == "cuda")
-        try:
+        with BatchStream(make_batches(self), requests, workers, pin_memory=self.device.type == "cuda") as batches:
             for epoch in range(self.current_epoch, self.num_epochs):
                 self._run_epoch(epoch, batches)
-        finally:
-            batches.close()
         self.save_checkpoint(self.output_folder / "checkpoint_final.pth")
         if self.local_rank == 0:
             (self.output_folder / "checkpoint_latest.pth").unlink(missing_ok=True)
@@ -289,7 +286,7 @@ class nnUNetTrainer:
         watch_class_head(self.log, epoch, *gather_rows(*rows), first_epoch=round(self.class_training.warm_up * self.num_epochs))
 
     def _on_validation_epoch_end(self, epoch: int, outputs: list[dict]) -> None:
-        dice = dice_from_counts(sum_over_gpus(torch.stack([output["counts"] for output in outputs]).sum(0)))
+        dice = dice_from_counts(sum_over_gpus(torch.stack([output["counts"] for output in outputs]).sum(0)).cpu())
         self.log.log("dice_per_class_or_region", dice, epoch)
         self.log.log("mean_fg_dice", float(np.nanmean(dice)) if np.isfinite(dice).any() else 0.0, epoch)
         self.log.log("val_losses", mean_over_gpus(torch.stack([output["loss"] for output in outputs])), epoch)
@@ -319,7 +316,7 @@ class nnUNetTrainer:
         """Continue from a checkpoint of ours or upstream's, or use it for validation."""
         if not self.was_initialized:
             self.initialize()
-        restore_training_state(self, load_checkpoint(path, map_location=self.device), str(path))
+        restore_training_state(self, load_checkpoint(path), str(path))
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.module.decoder.deep_supervision = enabled
