@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
+from scipy import ndimage
 
 from nnunetv2.evaluation.evaluate_predictions import (
     LabelOrRegion,
@@ -36,11 +36,13 @@ _FUNCTION = "remove_all_but_largest_component_from_segmentation"  # what upstrea
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest component (26 neighbours) of a bool mask (Z, Y, X); all of them when several are equally large."""
     inside = tuple(slice(*pair) for pair in bounding_box(mask))
-    components = cc3d.connected_components(mask[inside], connectivity=26)
-    sizes = cc3d.statistics(components, no_slice_conversion=True)["voxel_counts"].copy()
+    components, count = ndimage.label(mask[inside], structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return mask
+    sizes = np.bincount(components.ravel())
     sizes[0] = 0  # background
     largest = np.zeros_like(mask)
-    largest[inside] = ((sizes == sizes.max()) & (sizes > 0))[components]
+    largest[inside] = (sizes == sizes.max())[components]
     return largest
 
 

@@ -1,7 +1,7 @@
 """Crop a case to the box of its non-zero voxels. Arrays are (C, Z, Y, X); boxes are [[start, stop], ...] in Z, Y, X."""
 
-import cc3d
 import numpy as np
+from scipy import ndimage
 
 OUTSIDE = -1  # segmentation value of background voxels outside the non-zero mask; training turns it into 0
 
@@ -19,8 +19,8 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     """`mask` (Z, Y, X) plus every False region that no path over voxel faces joins to the border of the array."""
     if mask.all():
         return mask
-    regions = cc3d.connected_components(~mask, connectivity=6)
-    reaches_border = np.zeros(int(regions.max()) + 1, dtype=bool)
+    regions, count = ndimage.label(~mask)
+    reaches_border = np.zeros(count + 1, dtype=bool)
     for axis in range(mask.ndim):
         for face in (0, -1):
             reaches_border[np.take(regions, face, axis)] = True

@@ -1,0 +1,139 @@
+"""Accumulation of folds, ensembles of models, choice of the best: two models, two folds, two one-row cases a fold."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nnunetv2.ensembling.ensemble import ensemble_crossvalidations, ensemble_folders
+from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.evaluation.find_best_configuration import find_best_configuration
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.preprocessing.safe_pickle import save_pickle
+from nnunetv2.utilities.files import load_json, save_json
+
+GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
+DATASET = {"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"},
+           "classification": {"name": "subtype", "classes": ["x", "y"], "labels": "subtypes.csv"}}
+ARCHITECTURE = {"network_class_name": "none", "arch_kwargs": {}, "_kw_requires_import": []}
+PLANS = {"dataset_name": "Dataset902_Cv", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
+         "configurations": {name: {"architecture": ARCHITECTURE} for name in ("2d", "3d_fullres", "3d_lowres")}}
+TRUTH = [0, 0, 1, 1, 1, 1]
+
+
+def write_prediction(folder, case, foreground):
+    """Mask and probabilities; `foreground` (X,) is the probability of label 1."""
+    foreground = np.reshape(foreground, (1, 1, -1)).astype(np.float32)
+    SimpleITKIO().write_seg((foreground > 0.5).astype(np.uint8), folder / f"{case}.nii.gz", GEOMETRY)
+    np.savez_compressed(folder / f"{case}.npz", probabilities=np.stack([1 - foreground, foreground]))
+    save_pickle(GEOMETRY, folder / f"{case}.pkl")
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """2d finds the left half of the organ, 3d_fullres the right, each with a doubt that the other's certainty outvotes."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    name = "Dataset902_Cv"
+    results, labels = tmp_path / "nnUNet_results" / name, tmp_path / "nnUNet_raw" / name / "labelsTr"
+    save_json(PLANS, tmp_path / "nnUNet_preprocessed" / name / "nnUNetPlans.json")
+    for configuration, probabilities in (("2d", [0, 0, 0.9, 0.9, 0.4, 0.4]), ("3d_fullres", [0, 0, 0.4, 0.4, 0.4, 0.9])):
+        model = results / f"nnUNetTrainer__nnUNetPlans__{configuration}"
+        for fold, case in ((0, "a"), (1, "b")):
+            (model / f"fold_{fold}" / "validation").mkdir(parents=True)
+            write_prediction(model / f"fold_{fold}" / "validation", case, probabilities)
+            SimpleITKIO().write_seg(np.reshape(TRUTH, (1, 1, -1)), labels / f"{case}.nii.gz", GEOMETRY)
+        save_json(PLANS, model / "plans.json")
+        save_json(DATASET, model / "dataset.json")
+    SimpleITKIO().write_seg(np.reshape(TRUTH, (1, 1, -1)), labels / "not_predicted.nii.gz", GEOMETRY)
+    models = [path for path in sorted(results.iterdir())]
+    return SimpleNamespace(results=results, models=models, merged=tmp_path / "merged")
+
+
+def test_folds_are_scored_together(study):
+    accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    summary = load_summary_json(study.merged / "summary.json")
+    assert len(summary["metric_per_case"]) == 2 and summary["foreground_mean"]["Dice"] == pytest.approx(2 / 3)
+
+
+def test_case_in_two_folds_is_named(study):
+    write_prediction(study.models[0] / "fold_1" / "validation", "a", TRUTH)
+    with pytest.raises(ValueError, match="a.nii.gz"):
+        accumulate_cv_results(study.models[0], study.merged, (0, 1))
+
+
+def test_untrained_folds_are_all_named(study):
+    with pytest.raises(FileNotFoundError, match="2, 3"):
+        accumulate_cv_results(study.models[0], study.merged, (0, 1, 2, 3))
+
+
+def test_without_overwrite_the_summary_is_kept(study):
+    accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    (study.merged / "summary.json").write_text("kept")
+    accumulate_cv_results(study.models[0], study.merged, (0, 1), overwrite=False)
+    assert (study.merged / "summary.json").read_text() == "kept"
+
+
+def test_ensemble_of_folders_averages_probabilities(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    ensemble_folders(folders, study.merged, save_merged_probabilities=True, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert SimpleITKIO().read_seg(study.merged / "a.nii.gz")[0].ravel().tolist() == [0, 0, 1, 1, 0, 1]
+    assert np.load(study.merged / "a.npz")["probabilities"][1].ravel() == pytest.approx([0, 0, 0.65, 0.65, 0.4, 0.65])
+
+
+def test_ensemble_lists_the_cases_that_a_folder_lacks(study):
+    first, second = (model / "fold_0" / "validation" for model in study.models)
+    write_prediction(first, "c", TRUTH)
+    with pytest.raises(FileNotFoundError, match=f"{second} lacks c"):
+        ensemble_folders([first, second], study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+
+
+def test_class_tables_are_averaged(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for folder, row in zip(folders, ("0.2,0.8", "0.7,0.3")):
+        (folder / "subtype_probabilities.csv").write_text(f"Names,p_x,p_y\na.nii.gz,{row}\n")
+    ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert (study.merged / "subtype_results.csv").read_text().split() == ["Names,Subtype", "a.nii.gz,y"]
+    assert (study.merged / "subtype_probabilities.csv").read_text().split() == ["Names,p_x,p_y", "a.nii.gz,0.450000,0.550000"]
+
+
+def test_class_table_in_one_folder_alone_is_an_error(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    (folders[0] / "subtype_probabilities.csv").write_text("Names,p_x,p_y\na.nii.gz,0.2,0.8\n")
+    with pytest.raises(FileNotFoundError, match=str(folders[1])):
+        ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+
+
+def test_models_without_probabilities_are_all_named(study):
+    for model in study.models:
+        (model / "fold_1" / "validation" / "b.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"(?s)--npz.*2d/fold_1.*3d_fullres/fold_1"):
+        ensemble_crossvalidations(study.models, study.merged, (0, 1))
+
+
+def models(*configurations):
+    return [{"plans": "nnUNetPlans", "configuration": c, "trainer": "nnUNetTrainer"} for c in configurations]
+
+
+def test_the_better_ensemble_is_found_and_described(study):
+    information = find_best_configuration("Dataset902_Cv", models("2d", "3d_fullres", "3d_lowres", "not_planned"), folds=(0, 1))
+    best = information["best_model_or_ensemble"]
+    assert [model["configuration"] for model in best["selected_model_or_models"]] == ["2d", "3d_fullres"]
+    assert best["result_on_crossval_pre_pp"] == pytest.approx(6 / 7)
+    assert load_json(study.results / "inference_information.json") == json.loads(json.dumps(information))
+    instructions = (study.results / "inference_instructions.txt").read_text()
+    assert instructions.count("--save_probabilities") == 2 and "nnUNetv2_ensemble -i OUTPUT_FOLDER_MODEL_1 OUTPUT_FOLDER_MODEL_2" in instructions
+
+
+def test_without_ensembling_the_better_single_model_wins(study):
+    information = find_best_configuration("Dataset902_Cv", models("3d_fullres", "2d"), allow_ensembling=False, folds=(0, 1))
+    assert information["best_model_or_ensemble"]["selected_model_or_models"][0]["configuration"] == "2d"
+    assert "nnUNetv2_predict -d Dataset902_Cv -i INPUT_FOLDER -o OUTPUT_FOLDER -f 0 1 -tr nnUNetTrainer -c 2d -p nnUNetPlans\n" in \
+        (study.results / "inference_instructions.txt").read_text()
+
+
+def test_strict_refuses_untrained_models(study):
+    with pytest.raises(FileNotFoundError, match="3d_lowres"):
+        find_best_configuration("Dataset902_Cv", models("2d", "3d_lowres"), folds=(0, 1), strict=True)

@@ -1,0 +1,109 @@
+import math
+
+import numpy as np
+import pytest
+
+from nnunetv2.evaluation.evaluate_predictions import (
+    compute_metrics,
+    compute_metrics_on_folder,
+    compute_metrics_on_folder_simple,
+    key_to_label_or_region,
+    label_or_region_to_key,
+    load_summary_json,
+)
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
+REF = np.array([0, 1, 1, 2, 2, 0])
+PRED = np.array([0, 1, 2, 2, 0, 1])
+
+
+def write(folder, **masks):
+    for name, values in masks.items():
+        SimpleITKIO().write_seg(np.reshape(values, (1, 1, -1)), folder / f"{name}.nii.gz", GEOMETRY)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write(tmp_path / "ref", a=REF, b=[0, 1, 0, 0, 0, 0]), write(tmp_path / "pred", a=PRED, b=[0, 1, 0, 0, 0, 0])
+
+
+def test_counts_of_a_label():
+    assert compute_metrics(REF, PRED, [1])[1] == {"Dice": 0.5, "IoU": 1 / 3, "TP": 1, "FP": 1, "FN": 1, "TN": 3, "n_pred": 2, "n_ref": 2}
+
+
+def test_a_region_is_the_union_of_its_labels():
+    assert compute_metrics(REF, PRED, [(1, 2)])[1, 2]["TP"] == 3
+
+
+def test_ignored_voxels_count_nowhere():
+    metrics = compute_metrics(np.array([1, 3, 3, 0]), np.array([1, 1, 0, 0]), [1], ignore_label=3)[1]
+    assert (metrics["TP"], metrics["FP"], metrics["TN"]) == (1, 0, 1)
+
+
+def test_other_labels_count_as_not_the_label():
+    assert compute_metrics(np.array([9, 1]), np.array([1, 9]), [1])[1]["TP"] == 0
+
+
+def test_label_absent_on_both_sides_has_no_dice():
+    metrics = compute_metrics(REF, PRED, [5])[5]
+    assert math.isnan(metrics["Dice"]) and math.isnan(metrics["IoU"]) and metrics["TN"] == 6
+
+
+def test_label_absent_on_one_side_has_dice_zero():
+    assert compute_metrics(REF, REF * 0, [2])[2]["Dice"] == 0
+
+
+def test_mean_leaves_out_cases_without_the_label(folders):
+    summary = compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1, 2])
+    assert summary["mean"][1]["Dice"] == 0.75 and summary["mean"][2]["Dice"] == 0.5 and summary["mean"][2]["TP"] == 0.5
+
+
+def test_foreground_mean_leaves_out_label_0(folders):
+    summary = compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [0, 1, 2])
+    assert summary["foreground_mean"]["Dice"] == (0.75 + 0.5) / 2
+
+
+def test_label_in_no_case_makes_the_foreground_mean_nan(folders):
+    summary = compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1, 7])
+    assert math.isnan(summary["foreground_mean"]["Dice"])
+
+
+def test_summary_is_read_back_as_it_was(folders, tmp_path):
+    summary = compute_metrics_on_folder(*folders, tmp_path / "summary.json", SimpleITKIO(), ".nii.gz", [1, (1, 2)])
+    assert load_summary_json(tmp_path / "summary.json") == summary
+
+
+def test_missing_predictions_are_listed_together(folders):
+    write(folders[0], c=REF, d=REF)
+    with pytest.raises(FileNotFoundError, match="c.nii.gz, d.nii.gz"):
+        compute_metrics_on_folder_simple(*folders, [1])
+
+
+def test_chill_leaves_missing_predictions_out(folders):
+    write(folders[0], c=REF)
+    assert len(compute_metrics_on_folder_simple(*folders, [1], chill=True)["metric_per_case"]) == 2
+
+
+def test_predictions_without_reference_are_listed_together(folders):
+    write(folders[1], x=REF, y=REF)
+    with pytest.raises(FileNotFoundError, match="x.nii.gz, y.nii.gz"):
+        compute_metrics_on_folder_simple(*folders, [1], chill=True)
+
+
+def test_shapes_that_differ_are_named(folders):
+    write(folders[1], b=[0, 1])
+    with pytest.raises(RuntimeError, match=r"b.nii.gz.*\(1, 1, 1, 6\).*\(1, 1, 1, 2\)"):
+        compute_metrics_on_folder_simple(*folders, [1])
+
+
+def test_empty_prediction_folder_is_an_error(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no file"):
+        compute_metrics_on_folder_simple(folders[0], tmp_path / "empty", [1])
+
+
+@pytest.mark.parametrize("entry", [3, (1, 2), (4,)])
+def test_keys_stand_for_labels_and_regions(entry):
+    assert key_to_label_or_region(label_or_region_to_key(entry)) == entry

@@ -1,0 +1,132 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.postprocessing import remove_connected_components
+from nnunetv2.postprocessing.remove_connected_components import (
+    apply_postprocessing_to_folder,
+    determine_postprocessing,
+    largest_component,
+    load_postprocessing,
+    remove_all_but_largest_component_from_segmentation,
+)
+from nnunetv2.utilities.files import load_json
+
+GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
+PLANS = {"plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO", "configurations": {}}
+DATASET = {"labels": {"background": 0, "organ": 1, "lesion": 2}, "file_ending": ".nii.gz"}
+REGIONS = {"labels": {"background": 0, "whole": [1, 2], "lesion": [2]}, "regions_class_order": [1, 2], "file_ending": ".nii.gz"}
+
+
+def line(*values):
+    return np.reshape(values, (1, 1, -1))
+
+
+def removed(values, step):
+    return remove_all_but_largest_component_from_segmentation(line(*values), step).ravel().tolist()
+
+
+def test_smaller_component_becomes_background():
+    assert removed([1, 1, 0, 1], 1) == [1, 1, 0, 0]
+
+
+def test_other_labels_stay():
+    assert removed([1, 1, 2, 1], 1) == [1, 1, 2, 0]
+
+
+def test_a_list_of_labels_is_taken_together():
+    assert removed([1, 2, 0, 2], [1, 2]) == [1, 2, 0, 0]
+
+
+def test_a_region_is_taken_together():
+    assert removed([1, 2, 0, 2], (1, 2)) == [1, 2, 0, 0]
+
+
+def test_equally_large_components_all_stay():
+    assert removed([1, 0, 1], 1) == [1, 0, 1]
+
+
+def test_without_the_label_nothing_changes():
+    assert removed([0, 2], 1) == [0, 2]
+
+
+def test_corner_neighbours_belong_together():
+    mask = np.zeros((2, 2, 3), bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = True
+    assert np.array_equal(largest_component(mask), mask)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    def write(name, *cases):
+        for i, values in enumerate(cases):
+            SimpleITKIO().write_seg(line(*values), tmp_path / name / f"case{i}.nii.gz", GEOMETRY)
+        return tmp_path / name
+    return write
+
+
+def test_foreground_step_is_adopted_when_every_label_gains(folders):
+    ref = folders("ref", [1, 1, 2, 2, 0, 0, 0, 0])
+    pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
+    assert determine_postprocessing(pred, ref, PLANS, DATASET) == [[1, 2]]
+
+
+def test_foreground_step_is_refused_when_a_label_loses(folders):
+    """Only the organ's far piece is wrong; removing both would cost the lesion, so the organ is treated alone."""
+    ref = folders("ref", [1, 1, 0, 0, 0, 2, 0])
+    pred = folders("pred", [1, 1, 0, 1, 0, 2, 0])
+    assert determine_postprocessing(pred, ref, PLANS, DATASET) == [1]
+
+
+def test_nothing_is_adopted_without_gain(folders):
+    ref = folders("ref", [1, 0, 1, 2])
+    assert determine_postprocessing(folders("pred", [1, 0, 1, 2]), ref, PLANS, DATASET) == []
+
+
+def test_regions_are_tried_as_regions(folders):
+    ref = folders("ref", [1, 2, 2, 0, 0, 0])
+    assert determine_postprocessing(folders("pred", [1, 2, 2, 0, 0, 2]), ref, PLANS, REGIONS) == [[1, 2]]
+
+
+def test_decision_files_hold_what_was_decided(folders):
+    ref = folders("ref", [1, 1, 2, 2, 0, 0, 0, 0])
+    pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
+    determine_postprocessing(pred, ref, PLANS, DATASET)
+    stored = load_json(pred / "postprocessing.json")
+    assert stored["postprocessing_kwargs"] == [{"labels_or_regions": [1, 2]}]
+    assert stored["input_folder"]["mean"]["1"]["Dice"] == pytest.approx(0.8) and stored["postprocessed"]["mean"]["1"]["Dice"] == 1
+    assert load_summary_json(pred / "postprocessed" / "summary.json")["foreground_mean"]["Dice"] == 1
+    assert load_summary_json(pred / "summary.json")["foreground_mean"]["Dice"] == pytest.approx(0.8)
+
+
+def test_postprocessed_files_can_be_dropped(folders):
+    pred = folders("pred", [1, 0])
+    determine_postprocessing(pred, folders("ref", [1, 0]), PLANS, DATASET, keep_postprocessed_files=False)
+    assert not (pred / "postprocessed").exists()
+
+
+def test_decision_is_applied_to_a_folder(folders, tmp_path):
+    pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
+    determine_postprocessing(pred, folders("ref", [1, 1, 2, 2, 0, 0, 0, 0]), PLANS, DATASET)
+    apply_postprocessing_to_folder(pred, tmp_path / "out", pred / "postprocessing.json", PLANS, DATASET)
+    assert SimpleITKIO().read_seg(tmp_path / "out" / "case0.nii.gz")[0].ravel().tolist() == [1, 1, 2, 2, 0, 0, 0, 0]
+
+
+def test_upstreams_pickle_is_understood(tmp_path):
+    function = remove_all_but_largest_component_from_segmentation
+    (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([function], [{"labels_or_regions": (1, 2)}])))
+    assert load_postprocessing(tmp_path / "postprocessing.pkl") == [(1, 2)]
+
+
+def test_pickle_with_another_function_is_refused(tmp_path):
+    (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([remove_connected_components.shutil.rmtree], [{}])))
+    with pytest.raises(ValueError, match="rmtree"):
+        load_postprocessing(tmp_path / "postprocessing.pkl")
+
+
+def test_missing_plans_are_named_with_the_flag(folders):
+    with pytest.raises(FileNotFoundError, match="-plans_json"):
+        determine_postprocessing(folders("pred", [1]), folders("ref", [1]))
