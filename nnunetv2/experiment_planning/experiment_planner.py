@@ -23,6 +23,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+
 class ExperimentPlanner:
     """nnU-Net's default planner, a plain convolutional U-Net for 8 GB. Subclasses change the constants."""
 
@@ -65,7 +66,8 @@ class ExperimentPlanner:
         self.foreground_labels = labels.foreground_labels
         self.task = ClassificationTask.from_dataset_json(self.dataset_json, self.foreground_labels)
         if self.task is not None and labels.has_regions:
-            raise ValueError(f"{self.dataset_name}: 'classification' needs labels that exclude each other, but dataset.json defines regions.")
+            raise ValueError(f"{self.dataset_name}: 'classification' needs labels that exclude each other, "
+                             "but dataset.json defines regions.")
         self.n_training_cases = self.dataset_json["numTraining"] - len(self.dataset_json.get("holdout", []))
 
     def plan_experiment(self) -> dict[str, Any]:
@@ -125,7 +127,8 @@ class ExperimentPlanner:
             target[coarsest] = thin if thin >= coarsest_other else coarsest_other + 1e-5  # stays the coarsest
         return target
 
-    def plan_configuration(self, name: str, spacing: np.ndarray, median_shape: Sequence[float], n_voxels_dataset: float) -> dict[str, Any]:
+    def plan_configuration(self, name: str, spacing: np.ndarray, median_shape: Sequence[float],
+                           n_voxels_dataset: float) -> dict[str, Any]:
         """One configuration, 2D or 3D by the length of `spacing` (mm, transposed); `median_shape` is at that spacing."""
         if min(spacing) <= 0:
             raise ValueError(f"{self.dataset_name}: spacing {list(spacing)} must be > 0.")
@@ -134,7 +137,7 @@ class ExperimentPlanner:
         batch_size = round(self._reference(dims) / estimate * self.reference_batch_size[dims])
         cap = round(n_voxels_dataset * self.max_dataset_covered / prod(topology.patch_size))
         normalization = [scheme_of_channel(channel) for channel in self.dataset_json["channel_names"].values()]
-        mostly_cropped = self.fingerprint["median_relative_size_after_cropping"] < 3 / 4  # the object is normalised, not its surroundings
+        mostly_cropped = self.fingerprint["median_relative_size_after_cropping"] < 3 / 4  # then the surroundings do not count
         plan = {
             "data_identifier": self.data_identifier(name),
             "preprocessor_name": self.preprocessor_name,
@@ -233,7 +236,8 @@ class ExperimentPlanner:
             "dropout": 0.1,
         }
 
-    def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray, median_shape: np.ndarray) -> dict[str, Any] | None:
+    def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray,
+                     median_shape: np.ndarray) -> dict[str, Any] | None:
         """3d_lowres: spacing grown until the patch covers a quarter of the image.
 
         None when the full-resolution patch covers it already, or when the image would not even halve. Axes less than half
@@ -255,13 +259,14 @@ class ExperimentPlanner:
         _copy(self.raw_folder / "dataset.json", self.preprocessed_folder)
         if self.task is not None:
             training = set(get_filenames_of_train_images_and_targets(self.raw_folder, self.dataset_json))
-            self.task.read_labels(self.raw_folder, training - set(self.dataset_json.get("holdout", [])))  # raises while it is cheap to correct
+            training -= set(self.dataset_json.get("holdout", []))
+            self.task.read_labels(self.raw_folder, training)  # raises now, while correcting is cheap
             _copy(self.raw_folder / self.task.labels_file, self.preprocessed_folder)
         splits, existing = self.raw_folder / "splits_final.json", self.preprocessed_folder / "splits_final.json"
         if splits.is_file() and not existing.is_file():
             _copy(splits, self.preprocessed_folder)
         elif splits.is_file() and load_json(splits) != load_json(existing):
-            warnings.warn(f"{existing} differs from {splits} and is kept; delete it to use the raw dataset's splits.", stacklevel=3)
+            warnings.warn(f"{existing} differs from {splits} and is kept; delete it to use the raw dataset's.", stacklevel=3)
 
     def _save(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""

@@ -36,7 +36,8 @@ def plan_experiments(dataset_ids: Sequence[int | str], planner_name: str = "Expe
     if not dataset_ids:
         raise ValueError("No dataset was given.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
-        planner = PLANNERS[planner_name](dataset, gpu_memory_target_in_gb, preprocessor_name, overwrite_plans_name, overwrite_target_spacing)
+        planner = PLANNERS[planner_name](dataset, gpu_memory_target_in_gb, preprocessor_name, overwrite_plans_name,
+                                         overwrite_target_spacing)
         plans = PlansManager(planner.plan_experiment())
         print(f"{dataset}, {planner.plans_identifier}:")
         for name in plans.available_configurations:

@@ -26,7 +26,9 @@ def open_nifti(path: str | os.PathLike):
 
 def byte_order(header: bytes) -> str | None:
     """struct's `<` or `>`, None when this is no NIfTI-1 header."""
-    return next((order for order in "<>" if len(header) >= HEADER_BYTES and struct.unpack_from(f"{order}i", header)[0] == HEADER_BYTES), None)
+    if len(header) < HEADER_BYTES:
+        return None
+    return next((order for order in "<>" if struct.unpack_from(f"{order}i", header)[0] == HEADER_BYTES), None)
 
 
 def truncation(path: str | os.PathLike) -> str | None:
@@ -36,7 +38,7 @@ def truncation(path: str | os.PathLike) -> str | None:
             header = file.read(HEADER_BYTES)
             if (order := byte_order(header)) is None:
                 return None  # for ITK to judge
-            expected = _size(header, order)
+            expected = _end(header, order)
             if _length_in_trailer(path) == expected % 2**32:
                 return None
             file.seek(0)
@@ -59,16 +61,21 @@ def file_damage(path: str | os.PathLike) -> str | None:
     kind = FLOAT_TYPES.get(struct.unpack_from(f"{order}h", content, DATATYPE)[0]) if order else None
     if kind is None:
         return None
-    end = _size(content, order)
-    voxels = np.frombuffer(content[:end], f"{order}{kind}", offset=int(struct.unpack_from(f"{order}f", content, VOX_OFFSET)[0]))
+    voxels = np.frombuffer(content[_start(content, order):_end(content, order)], f"{order}{kind}")
     n_bad = int(np.count_nonzero(~np.isfinite(voxels)))
     return f"{path} has {n_bad} NaN or infinite voxel(s)" if n_bad else None
 
 
-def _size(header: bytes, order: str) -> int:
-    """Bytes up to the last voxel."""
+def _start(header: bytes, order: str) -> int:
+    """Offset of the first voxel."""
+    return int(struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0])
+
+
+def _end(header: bytes, order: str) -> int:
+    """Offset after the last voxel."""
     n_dims, *shape = struct.unpack_from(f"{order}8h", header, DIM)
-    return int(struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]) + prod(shape[:n_dims]) * struct.unpack_from(f"{order}h", header, BITPIX)[0] // 8
+    bits = struct.unpack_from(f"{order}h", header, BITPIX)[0]
+    return _start(header, order) + prod(shape[:n_dims]) * bits // 8
 
 
 def _length_in_trailer(path: str | os.PathLike) -> int:

@@ -40,8 +40,9 @@ class SimpleITKIO:
             elif not same_grid(first, geometry, shape):
                 problems.append(f"{path}: {describe(geometry)}; up to {corner_shift(first, geometry, shape):.3g} mm off")
         if problems:
-            raise ValueError(f"The channels of one case must share a voxel grid. {image_fnames[0]} has shape {shape}, {describe(first)}, but\n"
-                             + "\n".join(f"  {problem}" for problem in problems) + "\nResample them onto the first.")
+            listed = "\n".join(f"  {problem}" for problem in problems)
+            raise ValueError(f"The channels of one case must share a voxel grid. {image_fnames[0]} has shape {shape}, "
+                             f"{describe(first)}, but\n{listed}\nResample them onto the first.")
         spacing = [abs(value) for value in first["spacing"][::-1]]
         if len(spacing) == 2:
             spacing.insert(0, max(spacing) * FLAT_SPACING_FACTOR)

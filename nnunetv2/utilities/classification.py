@@ -53,7 +53,8 @@ class ClassificationTask:
             table = csv.DictReader(file, skipinitialspace=True)
             missing = [column for column in ("case", self.name) if column not in (table.fieldnames or ())]
             if missing:
-                raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; its header is {table.fieldnames}, expected case,{self.name}.")
+                raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; its header is {table.fieldnames}, "
+                                 f"expected case,{self.name}.")
             rows = [(row["case"], (row[self.name] or "").strip()) for row in table if row["case"] in asked]
         index = {name: i for i, name in enumerate(self.classes)}
         problems = [f"{case}: {value!r} is not among {list(self.classes)}" for case, value in rows if value not in index]
@@ -62,5 +63,6 @@ class ClassificationTask:
             if value in index and labels.setdefault(case, index[value]) != index[value]:
                 problems.append(f"{case}: two rows, {self.classes[labels[case]]!r} and {value!r}")
         if problems:
-            raise ValueError(f"{path} has {len(problems)} bad row(s), correct or delete them:\n" + "\n".join(f"  {p}" for p in problems))
+            listed = "\n".join(f"  {problem}" for problem in problems)
+            raise ValueError(f"{path} has {len(problems)} bad row(s), correct or delete them:\n{listed}")
         return labels

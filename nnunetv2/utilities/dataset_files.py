@@ -11,7 +11,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 def get_output_folder(dataset_name_or_id: int | str, trainer_name: str = "nnUNetTrainer", plans_identifier: str = "nnUNetPlans",
                       configuration: str = "3d_fullres", fold: int | str | None = None) -> Path:
     """nnUNet_results/Dataset/Trainer__Plans__configuration, and its fold_X when `fold` is given."""
-    folder = paths.nnUNet_results / maybe_convert_to_dataset_name(dataset_name_or_id) / f"{trainer_name}__{plans_identifier}__{configuration}"
+    model = f"{trainer_name}__{plans_identifier}__{configuration}"
+    folder = paths.nnUNet_results / maybe_convert_to_dataset_name(dataset_name_or_id) / model
     return folder if fold is None else folder / f"fold_{fold}"
 
 

@@ -38,7 +38,8 @@ class RawDataset:
         self.raw = root / "nnUNet_raw" / self.name
         self.preprocessed = root / "nnUNet_preprocessed" / self.name
         self.preprocessed.mkdir()
-        self.json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
+        self.json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 3,
+                     "file_ending": ".nii.gz"}
         for i, case in enumerate("abc"):
             image = np.random.default_rng(i).integers(-50, 150, (8, 12, 10)).astype(np.int16)
             image[0] = 0
@@ -64,7 +65,8 @@ class RawDataset:
 
     def write_fingerprint(self, spacing, shape, n=10, relative_size=1.0):
         """The fingerprint of `n` equal cases; the planner looks at no image."""
-        intensities = {"mean": 75.0, "std": 44.0, "median": 77.0, "min": -900.0, "max": 1200.0, "percentile_00_5": -56.0, "percentile_99_5": 180.0}
+        intensities = {"mean": 75.0, "std": 44.0, "median": 77.0, "min": -900.0, "max": 1200.0,
+                       "percentile_00_5": -56.0, "percentile_99_5": 180.0}
         save_json({"spacings": [list(spacing)] * n, "shapes_after_crop": [list(shape)] * n,
                    "foreground_intensity_properties_per_channel": {c: intensities for c in self.json["channel_names"]},
                    "median_relative_size_after_cropping": relative_size}, self.preprocessed / "dataset_fingerprint.json")

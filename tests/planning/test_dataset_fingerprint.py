@@ -88,4 +88,5 @@ def test_nan_is_refused(dataset, write_image, file):
 
 def test_properties_of_a_known_sample():
     assert intensity_properties(np.arange(201.0)) == {
-        "mean": 100.0, "std": pytest.approx(58.0230), "min": 0.0, "max": 200.0, "percentile_00_5": 1.0, "median": 100.0, "percentile_99_5": 199.0}
+        "mean": 100.0, "std": pytest.approx(58.0230), "min": 0.0, "max": 200.0,
+        "percentile_00_5": 1.0, "median": 100.0, "percentile_99_5": 199.0}

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from nnunetv2 import configuration, paths
-from nnunetv2.utilities.dataset_files import create_lists_from_splitted_dataset_folder, get_filenames_of_train_images_and_targets, get_output_folder
+from nnunetv2.utilities.dataset_files import (
+    create_lists_from_splitted_dataset_folder, get_filenames_of_train_images_and_targets, get_output_folder)
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, maybe_convert_to_dataset_name
 
 

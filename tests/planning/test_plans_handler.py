@@ -5,7 +5,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-BASE = {"architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2]]}}, "batch_size": 2, "patch_size": [8, 8, 8], "next_stage": "refine"}
+BASE = {"architecture": {"arch_kwargs": {"strides": [[1, 1, 1], [2, 2, 2]]}}, "batch_size": 2, "patch_size": [8, 8, 8],
+        "next_stage": "refine"}
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "lesion": 2}}
 
 
@@ -13,8 +14,11 @@ DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1,
 def plans():
     return PlansManager({
         "plans_name": "test", "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager",
-        "configurations": {"base": BASE, "big": {"inherits_from": "base", "batch_size": 9}, "bigger": {"inherits_from": "big", "patch_size": [16, 16, 16]},
-                           "refine": {"inherits_from": "base", "previous_stage": "base"}}})
+        "configurations": {
+            "base": BASE,
+            "big": {"inherits_from": "base", "batch_size": 9},
+            "bigger": {"inherits_from": "big", "patch_size": [16, 16, 16]},
+            "refine": {"inherits_from": "base", "previous_stage": "base"}}})
 
 
 def test_own_values_win_over_those_of_all_ancestors(plans):
@@ -53,8 +57,7 @@ def test_class_head_is_none_without_classification(plans):
 
 
 def test_class_head_is_inherited(plans):
-    BASE_WITH_HEAD = BASE | {"architecture": BASE["architecture"] | {"class_head": {"n_classes": 3}}}
-    plans.plans["configurations"]["base"] = BASE_WITH_HEAD
+    plans.plans["configurations"]["base"] = BASE | {"architecture": BASE["architecture"] | {"class_head": {"n_classes": 3}}}
     assert plans.get_configuration("bigger").class_head == {"n_classes": 3}
 
 
@@ -71,7 +74,8 @@ def test_foreign_label_manager_is_refused(plans):
 
 def test_preprocessor_and_resampling_come_by_name(plans):
     plans.plans["configurations"]["base"] = BASE | {
-        "preprocessor_name": "DefaultPreprocessor", "resampling_fn_seg": "resample_data_or_seg_to_shape", "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1}}
+        "preprocessor_name": "DefaultPreprocessor", "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1}}
     configuration = plans.get_configuration("base")
     assert configuration.preprocessor_class.__name__ == "DefaultPreprocessor"
     assert configuration.resampling_fn_seg.keywords == {"is_seg": True, "order": 1}
@@ -82,7 +86,8 @@ def test_readers_with_the_same_result_are_served(name):
     assert reader_writer_by_name(name) is SimpleITKIO
 
 
-@pytest.mark.parametrize(("name", "reason"), [("NibabelIOWithReorient", "reorient"), ("NaturalImage2DIO", "nii.gz"), ("Tiff3DIO", "TIFF"), ("MyIO", "unknown")])
+@pytest.mark.parametrize(("name", "reason"), [
+    ("NibabelIOWithReorient", "reorient"), ("NaturalImage2DIO", "nii.gz"), ("Tiff3DIO", "TIFF"), ("MyIO", "unknown")])
 def test_other_readers_are_refused_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=reason):
         reader_writer_by_name(name)

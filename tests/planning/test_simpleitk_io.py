@@ -95,14 +95,16 @@ def test_channels_are_stacked_in_the_order_given(tmp_path, write_image):
 
 
 def test_channels_with_rounded_headers_are_taken(tmp_path, write_image):
-    files = [write_image(np.zeros((20, 50, 50)), tmp_path / "a.mha", origin=(100, 0, 0), direction=OBLIQUE),
-             write_image(np.zeros((20, 50, 50)), tmp_path / "b.mha", origin=(100.0004, 0, 0), direction=(0.80001, -0.59999, 0, 0.59999, 0.80001, 0, 0, 0, -1.0))]
+    array, turned = np.zeros((20, 50, 50)), (0.80001, -0.59999, 0, 0.59999, 0.80001, 0, 0, 0, -1.0)
+    files = [write_image(array, tmp_path / "a.mha", origin=(100, 0, 0), direction=OBLIQUE),
+             write_image(array, tmp_path / "b.mha", origin=(100.0004, 0, 0), direction=turned)]
     assert IO.read_images(files)[1]["sitk_stuff"]["origin"] == (100, 0, 0)
 
 
 @pytest.mark.parametrize("other", [{"origin": (0, 0, 0.5)}, {"spacing": (0.76, 0.875, 2.5)}, {"direction": OBLIQUE}])
 def test_channel_on_another_grid_is_refused_with_names_and_values(tmp_path, write_image, other):
-    files = [write_image(np.zeros((20, 50, 50)), tmp_path / "first.mha"), write_image(np.zeros((20, 50, 50)), tmp_path / "second.mha", **other)]
+    array = np.zeros((20, 50, 50))
+    files = [write_image(array, tmp_path / "first.mha"), write_image(array, tmp_path / "second.mha", **other)]
     with pytest.raises(ValueError, match=r"(?s)first\.mha.*spacing \(0\.75, 0\.875, 2\.5\).*second\.mha.*mm off"):
         IO.read_images(files)
 
@@ -188,4 +190,5 @@ def test_corner_shift_of_a_flip_is_the_whole_extent():
 @settings(max_examples=30, deadline=None)
 @given(st.tuples(*[st.floats(-50, 50)] * 3))
 def test_corner_shift_of_an_offset_is_its_length(offset):
-    assert corner_shift(geometry(direction=OBLIQUE), geometry(direction=OBLIQUE, origin=offset), (3, 4, 5)) == pytest.approx(np.linalg.norm(offset), abs=1e-9)
+    shift = corner_shift(geometry(direction=OBLIQUE), geometry(direction=OBLIQUE, origin=offset), (3, 4, 5))
+    assert shift == pytest.approx(np.linalg.norm(offset), abs=1e-9)

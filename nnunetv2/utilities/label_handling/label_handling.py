@@ -28,14 +28,15 @@ class LabelManager:
         self.ignore_label: int | None = label_dict.get("ignore")
         definitions = [tuple(value) if isinstance(value, (list, tuple)) else int(value)
                        for name, value in label_dict.items() if name != "ignore"]
-        self.all_labels: list[int] = sorted({int(label) for value in definitions for label in (value if isinstance(value, tuple) else (value,))})
+        self.all_labels = sorted({int(label) for value in definitions for label in np.atleast_1d(value)})
         self.has_regions = not force_use_labels and any(isinstance(value, tuple) and len(value) > 1 for value in definitions)
         self.all_regions: list[Region] | None = self.filter_background(definitions) if self.has_regions else None
-        if self.ignore_label is not None and (not isinstance(self.ignore_label, int) or self.ignore_label != self.all_labels[-1] + 1):
-            raise ValueError(f"dataset.json, labels: 'ignore' is {self.ignore_label!r}; it must be the highest label, {self.all_labels[-1] + 1} here.")
+        if self.ignore_label not in (None, self.all_labels[-1] + 1):
+            raise ValueError(f"dataset.json, labels: 'ignore' is {self.ignore_label!r}; it must be the highest label, "
+                             f"{self.all_labels[-1] + 1} here.")
         if self.has_regions and len(regions_class_order or ()) != len(self.all_regions):
-            raise ValueError(f"dataset.json has {len(self.all_regions)} foreground regions but regions_class_order {regions_class_order}; "
-                             "it needs one label a region.")
+            raise ValueError(f"dataset.json has {len(self.all_regions)} foreground regions but regions_class_order "
+                             f"{regions_class_order}; it needs one label a region.")
         self.inference_nonlin = inference_nonlin or (torch.sigmoid if self.has_regions else partial(torch.softmax, dim=0))
 
     @property

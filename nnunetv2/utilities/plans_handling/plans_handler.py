@@ -93,7 +93,7 @@ class ConfigurationManager:
 
     @cached_property
     def preprocessor_class(self) -> type:
-        from nnunetv2.preprocessing.preprocessors import preprocessor_by_name  # preprocessors read plans: a cycle at module level
+        from nnunetv2.preprocessing.preprocessors import preprocessor_by_name  # they read plans: a cycle at module level
 
         return preprocessor_by_name(self.preprocessor_name)
 
@@ -110,7 +110,7 @@ class ConfigurationManager:
         return self._resampling_fn("resampling_fn_probabilities")
 
     def _resampling_fn(self, key: str) -> Callable:
-        from nnunetv2.preprocessing.resampling import resampling_fn_by_name  # not needed, and slow to import, where nothing is resampled
+        from nnunetv2.preprocessing.resampling import resampling_fn_by_name  # slow to import, needed only to resample
 
         return partial(resampling_fn_by_name(self.configuration[key]), **self.configuration[f"{key}_kwargs"])
 
@@ -133,7 +133,7 @@ class PlansManager:
                 raise ValueError(f"Plans {self.plans_name} have no configuration {name!r} (asked for {configuration_name!r}); "
                                  f"available: {', '.join(self.available_configurations)}.")
             if name in chain:
-                raise ValueError(f"Plans {self.plans_name}: configurations inherit from each other in a circle: {' -> '.join([*chain, name])}.")
+                raise ValueError(f"Plans {self.plans_name}: circular inheritance, {' -> '.join([*chain, name])}.")
             chain.append(name)
             name = self.plans["configurations"][name].get("inherits_from")
         merged: dict[str, Any] = {}
