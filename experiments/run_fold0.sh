@@ -53,7 +53,7 @@ if [[ -z "$DATA" ]]; then
     DATA="$WORK/synthetic_data"; SYNTHETIC=(--synthetic)
     echo "NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS."
     NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-10}"; ITERATIONS="${ITERATIONS:-30}"; VAL_ITERATIONS=4
-    stage data --outputs "$DATA" -- python data_prep/make_phantom.py --preset demo --out "$DATA"
+    stage data --outputs "$DATA" -- python data_prep/make_phantom.py "$DATA" --preset demo
 else
     [[ -d "$DATA" ]] || { echo "error: --data $DATA is not a folder" >&2; exit 2; }
     DATA="$(cd "$DATA" && pwd)"
@@ -83,3 +83,20 @@ predict test "$nnUNet_raw/$DATASET/imagesTs"
 stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
     --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$nnUNet_raw/$DATASET/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"
+stage figures --outputs "$OUT/figures" -- \
+    python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
+    --pred "$OUT/predictions/validation" --training "$MODEL/fold_0"
+stage gallery --outputs "$OUT/gallery.html" -- \
+    python evaluation/make_gallery.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
+    --pred "$OUT/predictions/validation"
+stage submission --outputs "$OUT/${NAME}_results.zip" -- \
+    python data_prep/make_submission.py --pred "$OUT/predictions/test" --test "$nnUNet_raw/$DATASET/imagesTs" --name "$NAME" --out "$OUT"
+python experiments/record_run.py --out "$OUT" --name "$NAME" --device "$DEVICE" --mode "$MODE" \
+    --plans "$PREPROCESSED/$PLANS.json" --configuration "$CONFIG" --fold "$MODEL/fold_0" "${SYNTHETIC[@]}"
+if command -v latexmk >/dev/null; then
+    stage report --outputs "$OUT/${NAME}_results.pdf" -- bash report/build.sh --results "$OUT" --name "$NAME"
+else
+    echo "[report] skipped: latexmk is not installed; \`bash report/build.sh\` names the Debian packages it needs"
+fi
+python experiments/record_run.py --out "$OUT" --summary
+echo "[fold 0] done in $((($(date +%s) - START) / 60)) min $((($(date +%s) - START) % 60)) s; everything is in $OUT"

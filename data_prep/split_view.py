@@ -1,0 +1,51 @@
+"""Lay out a fold's validation cases as folders of images and labels, so that they can be predicted and scored like a test set.
+
+    python data_prep/split_view.py --raw nnUNet_raw/Dataset777_PancreasCT --fold 0 --out work/validation
+
+Writes `OUT/images/CASE_0000.nii.gz` and `OUT/labels/CASE.nii.gz` as links to the raw dataset; copies where links are refused.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnunetv2.utilities.files import load_json  # noqa: E402
+
+
+def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
+    """Link images and labels of the fold's validation cases below `out`; returns the number of cases."""
+    ending = load_json(raw / "dataset.json")["file_ending"]
+    cases = load_json(raw / "splits_final.json")[fold]["val"]
+    images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"))]
+    labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]
+    for folder, sources in ((out / "images", images), (out / "labels", labels)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for source in sources:
+            link_or_copy(source.resolve(strict=True), folder / source.name)
+    return len(cases)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A symbolic link, or a copy on file systems without them."""
+    try:
+        os.symlink(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True, help="nnUNet_raw/DatasetXXX_Name with splits_final.json")
+    parser.add_argument("--fold", type=int, default=0, help="fold whose validation cases are laid out; 0 is the quiz's split")
+    parser.add_argument("--out", type=Path, required=True, help="folder for images/ and labels/")
+    args = parser.parse_args()
+    n = link_validation_cases(args.raw, args.fold, args.out)
+    print(f"{n} validation cases of fold {args.fold} in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

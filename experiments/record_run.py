@@ -1,0 +1,121 @@
+"""Write run.json, the protocol of a run for its report, and print the figures a run ends with.
+
+    python experiments/record_run.py --out results/fold0 --name MYTEAM --device cuda --mode exact --plans PLANS.json \
+        --configuration 3d_fullres --fold MODEL/fold_0
+    python experiments/record_run.py --out results/fold0 --summary      # the closing table alone
+"""
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+
+TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.macro_f1": 0.70}  # the quiz's, on its validation cases
+
+
+def hardware() -> str:
+    """CPU model and number of usable cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores"
+
+
+def environment(device: str) -> dict[str, str]:
+    import torch
+
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__, "system": platform.system()}
+    if device == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        return {"GPU": f"{card.name}, {card.total_memory / 2**30:.0f} GiB", "CUDA": torch.version.cuda or ""} | versions
+    return {"CPU": hardware()} | versions
+
+
+def training_protocol(fold: Path) -> dict:
+    """Hyper-parameters as the checkpoint holds them."""
+    from nnunetv2.utilities.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(fold / "checkpoint_final.pth")
+    schedule = checkpoint["schedule"]
+    return {
+        "trainer": checkpoint["trainer_name"], "epochs": schedule["num_epochs"],
+        "iterations_per_epoch": schedule["num_iterations_per_epoch"], "seed": schedule["seed"],
+        "optimiser": "SGD, Nesterov momentum 0.99", "initial_learning_rate": schedule["initial_lr"],
+        "learning_rate_schedule": "polynomial, exponent 0.9", "weight_decay": schedule["weight_decay"],
+        "loss": "soft Dice + cross-entropy, deep supervision; weighted cross-entropy for the subtype",
+    }
+
+
+def plan(plans_file: Path, configuration: str) -> dict:
+    entry = load_json(plans_file)["configurations"][configuration]
+    architecture = entry["architecture"]["arch_kwargs"]
+    return {
+        "patch_size": entry["patch_size"], "batch_size": entry["batch_size"], "spacing_mm": entry["spacing"],
+        "median_size_in_voxels": entry["median_image_size_in_voxels"], "stages": architecture["n_stages"],
+        "features_per_stage": architecture["features_per_stage"], "blocks_per_stage": architecture["n_blocks_per_stage"],
+    }
+
+
+def record(args: argparse.Namespace) -> None:
+    """Collect run.json; figures of stages come from work/stages.json."""
+    raw = args.out / "work" / "nnUNet_raw" / "Dataset777_PancreasCT"
+    first = load_json(raw / "splits_final.json")[0]
+    images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
+    env = environment(args.device)
+    save_json({
+        "synthetic": args.synthetic, "name": args.name, "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
+        "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
+        "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json")],
+        "environment": env, "training": training_protocol(args.fold), "plan": plan(args.plans, args.configuration),
+    }, args.out / "run.json")
+
+
+def summary(out: Path) -> None:
+    """Print the figures that the task is judged by, and where the time went."""
+    metrics, run = load_json(out / "metrics.json"), load_json(out / "run.json")
+    stages = load_json(out / "work" / "stages.json")
+    subtype = metrics.get("subtype", {})
+    rows = [
+        ("whole pancreas DSC", interval(metrics["whole_pancreas"]["dsc"]), TARGETS["whole_pancreas.dsc.mean"]),
+        ("lesion DSC", interval(metrics["lesion"]["dsc"]), TARGETS["lesion.dsc.mean"]),
+    ]
+    if subtype:
+        rows.append(("subtype macro-F1", f"{subtype['macro_f1']:.3f}  {bounds(subtype['macro_f1_ci'])}", TARGETS["subtype.macro_f1"]))
+    print(f"\n{'SYNTHETIC DATA, no patients: ' if run['synthetic'] else ''}{metrics['n_cases']} validation cases, 95 % bootstrap intervals")
+    for name, value, target in rows:
+        print(f"  {name:<20} {value:<28} quiz target {target:.2f}")
+    print("  seconds: " + ", ".join(f"{stage['stage']} {stage['seconds']:.0f}" for stage in stages)
+          + f"; all {sum(stage['seconds'] for stage in stages):.0f}")
+
+
+def interval(value: dict) -> str:
+    return f"{value['mean']:.3f}  ({value['ci_low']:.3f} to {value['ci_high']:.3f})"
+
+
+def bounds(ci: dict | list) -> str:
+    low, high = (ci["ci_low"], ci["ci_high"]) if isinstance(ci, dict) else ci
+    return f"({low:.3f} to {high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--summary", action="store_true", help="print the closing table and write nothing")
+    parser.add_argument("--name", help="name of the team or run")
+    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="what it ran on")
+    parser.add_argument("--mode", help="inference mode of the predictions")
+    parser.add_argument("--plans", type=Path, help="plans JSON")
+    parser.add_argument("--configuration", help="configuration of the plans")
+    parser.add_argument("--fold", type=Path, help="folder of the trained fold")
+    parser.add_argument("--synthetic", action="store_true", help="the data were made up")
+    args = parser.parse_args()
+    summary(args.out) if args.summary else record(args)
+
+
+if __name__ == "__main__":
+    main()
