@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2.inference.case_classification import ClassEvidence, case_class_features, classify_case, fits_whole
+from nnunetv2.inference.case_prediction import CasePredictor, NetworkGeometry
+from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+SURE = 30.0  # logit whose softmax is 1
+PATCH, DIVISOR, LESION = (4, 4, 4), (2, 2, 2), (2,)
+
+
+def seg_logits(labels):
+    """Labels (D, H, W) -> certain logits (3, D, H, W)."""
+    return torch.nn.functional.one_hot(labels.long(), 3).movedim(-1, 0) * SURE
+
+
+class LabelEngine:
+    """The image is its own label map; class 1 where the window's first voxel is above 2.5, else class 0."""
+
+    name, half, batch_size = "fake", False, 1
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, x):
+        self.seen.append(tuple(x.shape[2:]))
+        labels = x[:, 0].clamp(0, 2).round()
+        marker = (x[:, 0].amax((1, 2, 3)) > 2.5).float()
+        return torch.stack([seg_logits(item) for item in labels]), torch.stack([-SURE * marker, SURE * (2 * marker - 1)], 1)
+
+    def in_full_precision(self):
+        return self
+
+
+def test_windows_count_by_lesion_mass():
+    evidence = ClassEvidence(LESION)
+    three, one = torch.zeros(2, 2, 2), torch.zeros(2, 2, 2)
+    three.view(-1)[:3], one.view(-1)[:1] = 2, 2
+    evidence.add(seg_logits(three), torch.tensor([[SURE, -SURE]]))
+    evidence.add(seg_logits(one), torch.tensor([[-SURE, SURE]]))
+    torch.testing.assert_close(evidence.mean(), torch.tensor([0.75, 0.25], dtype=torch.float64))
+
+
+def test_without_lesion_windows_count_by_foreground():
+    evidence = ClassEvidence(LESION)
+    evidence.add(seg_logits(torch.ones(2, 2, 2)), torch.tensor([[SURE, -SURE]]))
+    evidence.add(seg_logits(torch.zeros(2, 2, 2)), torch.tensor([[-SURE, SURE]]))
+    torch.testing.assert_close(evidence.mean(), torch.tensor([1.0, 0.0], dtype=torch.float64))
+
+
+def test_without_anything_windows_count_evenly():
+    evidence = ClassEvidence(LESION)
+    for value in (SURE, -SURE):
+        evidence.add(seg_logits(torch.zeros(2, 2, 2)), torch.tensor([[value, -value]]))
+    torch.testing.assert_close(evidence.mean(), torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+
+def test_views_are_averaged_as_probabilities():
+    evidence = ClassEvidence(LESION)
+    evidence.add(seg_logits(torch.zeros(1, 1, 1)), torch.tensor([[0.0, np.log(3)], [np.log(3), 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(evidence.mean(), torch.tensor([0.5, 0.5], dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_no_window_no_class():
+    assert ClassEvidence(LESION).mean() is None
+
+
+@pytest.mark.parametrize("shape, fits", [((4, 4, 12), True), ((4, 4, 13), False), ((1, 1, 1), True)])
+def test_three_patches_of_voxels_fit_whole(shape, fits):
+    assert fits_whole(shape, PATCH, DIVISOR) is fits
+
+
+def test_a_2d_network_never_sees_a_whole_case():
+    assert not fits_whole((3, 4, 4), (4, 4), (2, 2))
+
+
+def test_a_case_that_fits_is_seen_once_at_its_padded_size():
+    engine = LabelEngine()
+    classify_case(engine, torch.zeros(1, 3, 4, 9), PATCH, DIVISOR, LESION)
+    assert engine.seen == [(4, 4, 10)]
+
+
+def test_a_large_case_follows_the_window_with_the_lesion():
+    data = torch.zeros(1, 4, 4, 40)
+    data[..., 0:2] = 3.0  # lesion and class 1's marker; the other windows say class 0
+    engine = LabelEngine()
+    probabilities = classify_case(engine, data, PATCH, DIVISOR, LESION)
+    assert len(engine.seen) > 1 and probabilities.tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+def predict(data, **levers):
+    engine = LabelEngine()
+    geometry = NetworkGeometry(PATCH, DIVISOR, (1.0, 1.0, 1.0), (0, 1, 2))
+    labels = LabelManager({"background": 0, "pancreas": 1, "lesion": 2}, None)
+    return CasePredictor([engine], geometry, InferenceMode(**levers), labels, LESION)(data), engine
+
+
+@pytest.mark.parametrize("levers, last", [({"tiling": "windows", "tta": 1}, (4, 4, 10)), ({"tiling": "whole", "tta": 2}, (4, 4, 10))])
+def test_predictor_classifies_from_the_whole_case(levers, last):
+    data = torch.zeros(1, 4, 4, 10)
+    data[0, 0, 0, 0] = 3
+    prediction, engine = predict(data, **levers)
+    assert engine.seen[-1] == last
+    assert prediction.class_probabilities.tolist() == pytest.approx(classify_case(LabelEngine(), data, PATCH, DIVISOR, LESION).tolist())
+
+
+def test_whole_tiling_needs_no_pass_of_its_own_for_the_class():
+    _, engine = predict(torch.ones(1, 4, 4, 10), tiling="whole", tta=1)
+    assert engine.seen == [(4, 4, 10)]
+
+
+def test_too_large_for_one_pass_takes_the_class_from_the_segmenting_windows():
+    data = torch.ones(1, 4, 4, 40)
+    _, engine = predict(data, tiling="whole", tta=1)
+    assert set(engine.seen) == {PATCH}
+
+
+class FeatureNet(torch.nn.Module):
+    """Features (mean of the image, number of voxels)."""
+
+    def forward(self, x):
+        return torch.stack([seg_logits(item) for item in x[:, 0].clamp(0, 2)]), None
+
+    def class_features(self, x):
+        return torch.stack([x.mean((1, 2, 3, 4)), torch.full((len(x),), float(x[0].numel()))], 1)
+
+
+def test_features_of_a_case_that_fits_come_from_one_pass():
+    features = case_class_features(FeatureNet(), torch.ones(1, 4, 4, 10), PATCH, DIVISOR, LESION, torch.device("cpu"))
+    assert features.tolist() == [1.0, 160.0]
+
+
+def test_features_of_a_large_case_are_averaged_by_lesion():
+    data = torch.zeros(1, 4, 4, 40)
+    data[..., :4] = 2.0
+    features = case_class_features(FeatureNet(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), tile_step_size=1.0)
+    assert features.tolist() == pytest.approx([2.0, 64.0])
