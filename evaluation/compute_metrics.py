@@ -131,7 +131,8 @@ def _subtype_columns(subtypes: dict, i: int) -> dict:
 def _definitions(surface: str) -> dict[str, str]:
     return {
         "surface": surface,
-        "nsd": f"normalised surface distance, tolerances {', '.join(f'{t:g}' for t in TOLERANCES_MM)} mm (a choice; inter-rater variability is unknown)",
+        "nsd": f"normalised surface distance, tolerances {' and '.join(f'{t:g}' for t in TOLERANCES_MM)} mm: a choice, as the variation "
+               "between raters is unknown",
         "hd95": "larger of the two directed 95th percentiles, weighted by surface area" if surface == "elements"
                 else "larger of the two directed 95th percentiles over boundary voxels",
         "masd": "mean of the two directed mean surface distances",

@@ -36,10 +36,10 @@ def lesion_size(metrics: dict, path: Path) -> None:
             member = np.array([name is None or row["subtype_true"] == name for row in metrics["cases"]]) & (volume > 0)
             found = member & (detected == 1)
             label = f"subtype {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
-            ax.scatter(volume[found], dsc[found], 20, CLASS_COLOURS[k], CLASS_MARKERS[k], label=label, alpha=0.8, linewidths=0)
-            ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, CLASS_COLOURS[k], "x", linewidths=1.2)
+            ax.scatter(volume[found], dsc[found], 20, CLASS_COLOURS[k], marker=CLASS_MARKERS[k], label=label, alpha=0.8, linewidths=0)
+            ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, CLASS_COLOURS[k], marker="x", linewidths=1.2)
         missed = int(((volume > 0) & (detected == 0)).sum())
-        ax.scatter([], [], 26, GREY, "x", linewidths=1.2, label=f"missed (n = {missed})")
+        ax.scatter([], [], 26, GREY, marker="x", linewidths=1.2, label=f"missed (n = {missed})")
         for third in metrics["lesion"]["detection"]["by_size_tertile"]:
             ax.plot(third["volume_ml"], [third["dsc"]["mean"]] * 2, color=GREY, linewidth=1)
         ax.set(xscale="log", xlabel="Reference lesion volume (ml)", ylabel="Lesion DSC", ylim=(-0.04, 1.02))
@@ -99,7 +99,7 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
-                            [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], CLASS_MARKERS[k], alpha=0.7, linewidths=0,
+                            [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], marker=CLASS_MARKERS[k], alpha=0.7, linewidths=0,
                             label=f"subtype {name}")
         axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
         axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",

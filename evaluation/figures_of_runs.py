@@ -47,7 +47,7 @@ def speed_accuracy(speed: dict, path: Path) -> None:
             shown = [row for row in rows if isinstance(row.get(key), (int, float)) and isinstance(row.get("seconds_per_case"), (int, float))]
             for k, row in enumerate(shown):
                 upstream = "upstream" in row["name"]
-                ax.scatter(row["seconds_per_case"], row[key], 30, GREY if upstream else BLUE, "s" if upstream else "o", zorder=3, linewidths=0)
+                ax.scatter(row["seconds_per_case"], row[key], 30, GREY if upstream else BLUE, marker="s" if upstream else "o", zorder=3, linewidths=0)
                 ax.annotate(row["name"], (row["seconds_per_case"], row[key]), (3, 5 if k % 2 else -10), textcoords="offset points", fontsize=7)
             ax.set(xscale="log", title=title, xlabel="Seconds a case (log scale)", ylabel="DSC against truth")
             ax.margins(x=0.35, y=0.35)

@@ -15,13 +15,13 @@ NAMES = {
 def metrics_table(metrics: dict) -> str:
     """The whole of metrics.json that a person reads: one line per figure, with 95 % interval and n."""
     lines = [BANNER] if metrics["synthetic"] else []
-    lines += [f"{'':28}{'mean':>8}   {'95 % interval':<18}{'n':>4}"]
+    lines += [f"{'':34}{'mean':>8}   {'95 % interval':<18}{'n':>4}"]
     for structure in STRUCTURES:
         block = metrics[structure]
         lines.append(TITLES[structure])
         lines += [_line(NAMES[name], block[name]) for name in NAMES if name in block]
         lines.append(_line("Volume bias (ml)", block["volume"]["bias_ml"]))
-        lines += [f"  {outcome.replace('_', ' '):26}{count['count']:>4} of {count['n']}" for outcome, count in block["empty"].items()
+        lines += [f"  {outcome.replace('_', ' '):32}{count['count']:>8} of {count['n']}" for outcome, count in block["empty"].items()
                   if count["count"]]
     detection = metrics["lesion"]["detection"]
     lines += ["Lesion detection", _line("Rate (any overlap)", detection["rate"]),
@@ -55,7 +55,7 @@ def _subtype_lines(block: dict | None) -> list[str]:
 
 def _line(name: str, value: dict) -> str:
     interval = f"[{number(value['ci_low'])}, {number(value['ci_high'])}]"
-    return f"  {name:26}{number(value['mean']):>8}   {interval:<18}{value['n']:>4}"
+    return f"  {name:32}{number(value['mean']):>8}   {interval:<18}{value['n']:>4}"
 
 
 def _plain_line(name: str, block: dict, key: str, n: int) -> str:

@@ -6,7 +6,6 @@ import pytest
 
 from evaluation.comparison import Subtypes, compare_means, compare_subtypes
 from evaluation.compare_runs import compare, main
-from evaluation.compute_metrics import main as score
 
 RNG = np.random.default_rng(0)
 
@@ -59,22 +58,15 @@ def test_subtype_difference_is_the_difference_of_the_scores():
     assert rows["brier"]["difference"] == pytest.approx(-1) and rows["auroc"]["verdict"] == "B is higher"
 
 
-@pytest.fixture
-def scored(run_folder):
-    score(["--pred", str(run_folder / "prediction"), "--ref", str(run_folder / "reference"), "--out", str(run_folder / "a"), "--bootstrap", "20",
-           "--jobs", "1", "--subtypes", str(run_folder / "prediction" / "subtype_results.csv"), "--truth", str(run_folder / "truth.csv")])
-    return run_folder
-
-
-def test_other_cases_are_refused_by_name(scored):
-    metrics = json.loads((scored / "a" / "metrics.json").read_text())
+def test_other_cases_are_refused_by_name(scored_run):
+    metrics = json.loads((scored_run / "metrics.json").read_text())
     other = copy.deepcopy(metrics)
     other["cases"][0]["case"] = "quiz_9_999"
     with pytest.raises(ValueError, match="(?s)quiz_0_001: only in A.*quiz_9_999: only in B"):
         compare(metrics, other, 10, 0)
 
 
-def test_command_compares_a_run_with_itself(scored, capsys):
-    assert main([str(scored / "a"), str(scored / "a"), "--resamples", "20", "--out", str(scored / "c.json")]) == 0
-    assert json.loads((scored / "c.json").read_text())["lesion"]["dsc"]["difference"] == 0
+def test_command_compares_a_run_with_itself(scored_run, tmp_path, capsys):
+    assert main([str(scored_run), str(scored_run), "--resamples", "20", "--out", str(tmp_path / "c.json")]) == 0
+    assert json.loads((tmp_path / "c.json").read_text())["lesion"]["dsc"]["difference"] == 0
     assert "Macro-F1" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 
 from evaluation.compute_metrics import main
 from evaluation.tables import BANNER
+from tests.evaluation.small_run import CASES, save_image, table_options
 
 FEW = ["--bootstrap", "50", "--jobs", "1"]
 
@@ -14,13 +15,9 @@ def score(folder, *extra: str) -> int:
     return main(["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder / "out"), *FEW, *extra])
 
 
-def tables(folder) -> list[str]:
-    return ["--subtypes", str(folder / "prediction" / "subtype_results.csv"), "--truth", str(folder / "truth.csv")]
-
-
 @pytest.fixture
 def scored(run_folder, capsys):
-    assert score(run_folder, *tables(run_folder)) == 0
+    assert score(run_folder, *table_options(run_folder)) == 0
     return json.loads((run_folder / "out" / "metrics.json").read_text()), run_folder, capsys.readouterr().out
 
 
@@ -55,7 +52,7 @@ def test_command_and_seed_stand_in_the_file(scored):
 def test_csv_has_one_row_a_case(scored):
     with open(scored[1] / "out" / "per_case.csv") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["case"] for row in rows] == ["quiz_0_001", "quiz_1_002", "quiz_1_003", "quiz_2_004"]
+    assert [row["case"] for row in rows] == CASES
     assert rows[2]["lesion_dsc"] == "0.0" and rows[2]["lesion_hd95_mm"] == "" and rows[2]["subtype_predicted"] == "0"
 
 
@@ -85,18 +82,18 @@ def test_allowed_missing_cases_score_as_empty(run_folder):
     (run_folder / "prediction" / "quiz_0_001.nii.gz").unlink()
     rows = (run_folder / "prediction" / "subtype_results.csv").read_text()
     (run_folder / "prediction" / "subtype_results.csv").write_text(rows.replace("quiz_0_001.nii.gz,0\n", ""))
-    assert score(run_folder, *tables(run_folder), "--allow-missing") == 0
+    assert score(run_folder, *table_options(run_folder), "--allow-missing") == 0
     metrics = json.loads((run_folder / "out" / "metrics.json").read_text())
     assert metrics["missing_predictions"] == ["quiz_0_001"] and metrics["n_cases"] == 4
     assert metrics["whole_pancreas"]["dsc"]["mean"] == 0.75
     assert metrics["subtype"]["not_predicted"] == 1 and metrics["subtype"]["per_class"]["0"]["recall"] == 0
 
 
-def test_a_shifted_grid_and_a_wrong_label_are_listed_together(run_folder, save_mask, capsys):
+def test_a_shifted_grid_and_a_wrong_label_are_listed_together(run_folder, capsys):
     mask = np.ones((6, 8, 8), np.uint8)
-    save_mask(mask, run_folder / "prediction" / "quiz_0_001.nii.gz", origin=(0, 0, 1))
-    save_mask(mask * 3, run_folder / "prediction" / "quiz_1_002.nii.gz")
-    save_mask(mask[:5], run_folder / "prediction" / "quiz_2_004.nii.gz")
+    save_image(mask, run_folder / "prediction" / "quiz_0_001.nii.gz", origin=(0, 0, 1))
+    save_image(mask * 3, run_folder / "prediction" / "quiz_1_002.nii.gz")
+    save_image(mask[:5], run_folder / "prediction" / "quiz_2_004.nii.gz")
     assert score(run_folder) == 1
     message = capsys.readouterr().err
     assert "quiz_0_001.nii.gz: lies up to 1 mm off" in message
@@ -104,32 +101,32 @@ def test_a_shifted_grid_and_a_wrong_label_are_listed_together(run_folder, save_m
     assert "quiz_2_004.nii.gz: has (z, y, x) = (5, 8, 8)" in message
 
 
-def test_exchanged_spacing_axes_are_refused(run_folder, save_mask, capsys):
-    save_mask(np.ones((6, 8, 8), np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz", spacing=(1.0, 1.0, 2.0))
+def test_exchanged_spacing_axes_are_refused(run_folder, capsys):
+    save_image(np.ones((6, 8, 8), np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz", spacing=(1.0, 1.0, 2.0))
     assert score(run_folder) == 1 and "spacing 1 x 1 x 2 against 2 x 1 x 1" in capsys.readouterr().err
 
 
-def test_spacing_is_read_in_array_order(run_folder, save_mask):
+def test_spacing_is_read_in_array_order(run_folder):
     """Lesion shifted by one slice of 2 mm: its surfaces lie 2 mm apart there, and 1 mm would mean a swapped axis."""
-    for case in ("quiz_0_001", "quiz_1_002", "quiz_1_003", "quiz_2_004"):
+    for case in CASES:
         for folder, z in (("reference", 2), ("prediction", 3)):
             mask = np.zeros((6, 8, 8), np.uint8)
             mask[z, 4, 4] = 2
-            save_mask(mask, run_folder / folder / f"{case}.nii.gz")
+            save_image(mask, run_folder / folder / f"{case}.nii.gz")
     assert score(run_folder) == 0
     assert json.loads((run_folder / "out" / "metrics.json").read_text())["lesion"]["hd95_mm"]["mean"] == pytest.approx(2)
 
 
-def test_float_masks_a_hair_off_their_label_are_snapped(run_folder, save_mask):
+def test_float_masks_a_hair_off_their_label_are_snapped(run_folder):
     mask = np.zeros((6, 8, 8), np.float64)
     mask[1:5, 2:6, 1:4], mask[1:5, 2:6, 4:7] = 1.0000152587890625, 2
-    save_mask(mask, run_folder / "reference" / "quiz_0_001.nii.gz")
+    save_image(mask, run_folder / "reference" / "quiz_0_001.nii.gz")
     assert score(run_folder) == 0
     assert json.loads((run_folder / "out" / "metrics.json").read_text())["cases"][0]["normal_pancreas_dsc"] == 1
 
 
-def test_a_label_of_one_and_a_half_is_refused(run_folder, save_mask, capsys):
-    save_mask(np.full((6, 8, 8), 1.5), run_folder / "reference" / "quiz_0_001.nii.gz")
+def test_a_label_of_one_and_a_half_is_refused(run_folder, capsys):
+    save_image(np.full((6, 8, 8), 1.5), run_folder / "reference" / "quiz_0_001.nii.gz")
     assert score(run_folder) == 1 and "holds [1.5]" in capsys.readouterr().err
 
 
@@ -138,12 +135,18 @@ def test_an_unreadable_file_is_named(run_folder, capsys):
     assert score(run_folder) == 1 and "quiz_0_001.nii.gz: cannot be read" in capsys.readouterr().err
 
 
-def test_images_beside_their_masks_are_not_masks(run_folder, save_mask):
+def test_a_truncated_file_is_not_read_as_background(run_folder, capsys):
+    path = save_image(np.random.default_rng(0).integers(0, 3, (6, 64, 64)).astype(np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz")
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert score(run_folder) == 1 and "quiz_0_001.nii.gz: cannot be read" in capsys.readouterr().err
+
+
+def test_images_beside_their_masks_are_not_masks(run_folder):
     reference = run_folder / "reference"
     for path in list(reference.glob("*.nii.gz")):  # the quiz's layout: sub-folders with image and mask side by side
         (reference / "subtype0").mkdir(exist_ok=True)
         path.rename(reference / "subtype0" / path.name)
-        save_mask(np.full((6, 8, 8), 77, np.int16), reference / "subtype0" / path.name.replace(".nii.gz", "_0000.nii.gz"))
+        save_image(np.full((6, 8, 8), 77, np.int16), reference / "subtype0" / path.name.replace(".nii.gz", "_0000.nii.gz"))
     assert score(run_folder) == 0
 
 

@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import sklearn.metrics as sk
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from evaluation import figures, figures_of_runs
+from evaluation.make_figures import main
+from evaluation.overlays import CaseImages
+from evaluation.selection import failures, noteworthy, quality
+from tests.evaluation.small_run import image_options, labels, save_image
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """Every figure that was saved, in order; each once, though it is written as PDF and as PNG."""
+    saved: list[Figure] = []
+
+    def remember(self, path, **options):
+        if self not in saved:
+            saved.append(self)
+        path.write_bytes(b"")
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return saved
+
+
+@pytest.fixture
+def metrics(scored_run) -> dict:
+    return json.loads((scored_run / "metrics.json").read_text())
+
+
+def row(case: str = "a", **changes) -> dict:
+    return {"case": case, "whole_pancreas_dsc": 0.9, "whole_pancreas_outcome": "present", "lesion_dsc": 0.5, "lesion_outcome": "present",
+            "lesion_detected": 1.0, "subtype_true": "1", "subtype_predicted": "1"} | changes
+
+
+def points(drawing: Figure, panel: int) -> np.ndarray:
+    clouds = [collection.get_offsets() for collection in drawing.axes[panel].collections if isinstance(collection, PathCollection)]
+    return np.concatenate(clouds)
+
+
+def test_every_case_is_a_point_in_the_distributions(metrics, drawn, tmp_path):
+    figures.distributions(metrics, tmp_path / "f")
+    lesion = points(drawn[0], 1)
+    assert sorted(lesion[np.abs(lesion[:, 0]) < 0.5, 1]) == [0, 1, 1, 1]  # DSC stands at place 0
+
+
+def test_a_missed_lesion_is_in_the_size_figure(metrics, drawn, tmp_path):
+    figures.lesion_size(metrics, tmp_path / "f")
+    assert "missed (n = 1)" in [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
+
+
+def test_confusion_matrix_shows_the_counts_of_the_json(metrics, drawn, tmp_path):
+    figures.confusion_matrix(metrics, tmp_path / "f")
+    shown = [int(text.get_text().split()[0]) for text in drawn[0].axes[0].texts]
+    assert shown == [1, 0, 0, 1, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("draw", [figures.distributions, figures.lesion_size, figures.volume_agreement, figures.confusion_matrix,
+                                  figures.roc_and_reliability])
+def test_synthetic_is_written_on_every_figure(metrics, drawn, tmp_path, draw):
+    draw(metrics, tmp_path / "f")
+    assert drawn[0].get_suptitle() == "SYNTHETIC DATA"
+
+
+def test_real_data_is_not_called_synthetic(metrics, drawn, tmp_path):
+    figures.distributions(metrics | {"synthetic": False}, tmp_path / "f")
+    assert drawn[0].get_suptitle() == ""
+
+
+def test_roc_curve_has_scikit_learns_area():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(40) < 0.4, np.round(rng.random(40), 1)
+    assert sk.auc(*figures.roc_curve(positive, score)) == pytest.approx(sk.roc_auc_score(positive, score))
+
+
+def test_training_curves_without_a_class_task_have_two_panels(drawn, tmp_path):
+    figures_of_runs.training_curves({"train_losses": [1, 0.5], "val_losses": [1, 0.6], "ema_fg_dice": [0.1, 0.2]}, tmp_path / "f", False)
+    assert len(drawn[0].axes) == 2
+
+
+def test_speed_rows_without_dsc_are_left_out(drawn, tmp_path):
+    rows = [{"name": "exact", "seconds_per_case": 2.0, "dsc_whole": 0.9, "dsc_lesion": 0.5}, {"name": "fast", "seconds_per_case": 1.0}]
+    figures_of_runs.speed_accuracy({"rows": rows}, tmp_path / "f")
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["exact"]
+
+
+@pytest.mark.parametrize("changes, reason", [
+    ({"whole_pancreas_dsc": 0.79}, "pancreas DSC below 0.80"), ({"lesion_detected": 0.0}, "lesion not found"),
+    ({"lesion_outcome": "false_alarm", "lesion_detected": None}, "lesion where there is none"), ({"subtype_predicted": "2"}, "wrong subtype")])
+def test_each_failure_is_named(changes, reason):
+    assert failures(row()) == [] and failures(row(**changes)) == [reason]
+
+
+def test_best_median_worst_and_failures_are_chosen():
+    rows = [row(case, lesion_dsc=dsc) for case, dsc in {"a": 0.1, "b": 0.9, "c": 0.5, "e": 0.6}.items()]
+    rows.append(row("d", lesion_dsc=0.4, lesion_detected=0.0))
+    assert noteworthy(rows) == {"b": ["best"], "c": ["median"], "a": ["worst"], "d": ["lesion not found"]}
+
+
+def test_quality_leaves_out_what_is_undefined():
+    assert quality(row(lesion_dsc=None)) == 0.9
+
+
+def test_overlays_cut_through_the_lesion(tmp_path):
+    mask = np.zeros((6, 8, 8), np.uint8)
+    mask[0:3], mask[4, 5, 6] = 1, 2
+    case = CaseImages("a", mask.astype(np.float32), mask, mask, (1.0, 1.0, 1.0))
+    assert case.centre() == (4, 5, 6)
+
+
+def test_without_any_mask_the_middle_is_shown():
+    empty = np.zeros((6, 8, 4), np.uint8)
+    assert CaseImages("a", empty.astype(np.float32), empty, empty, (1.0, 1.0, 1.0)).centre() == (3, 4, 2)
+
+
+def test_flipped_images_are_turned_to_the_patients_axes(tmp_path):
+    image = sitk.GetImageFromArray(labels())
+    image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    case = CaseImages.read("a", tmp_path / "a.nii.gz", tmp_path / "a.nii.gz", None)
+    assert (case.reference == labels()[:, :, ::-1]).all() and not case.prediction.any()
+
+
+def test_masks_of_another_size_are_refused(tmp_path):
+    image, mask = save_image(labels(), tmp_path / "a_0000.nii.gz"), save_image(labels()[1:], tmp_path / "a.nii.gz")
+    with pytest.raises(ValueError, match="a.nii.gz has"):
+        CaseImages.read("a", image, mask, None)
+
+
+def test_command_draws_figures_and_an_index_of_overlays(scored_run, drawn):
+    assert main(["--results", str(scored_run), *image_options(scored_run)]) == 0
+    index = json.loads((scored_run / "figures" / "figures.json").read_text())
+    assert {"quiz_1_003"} == {overlay["case"] for overlay in index["overlays"] if "lesion not found" in overlay["reasons"]}
+    assert {path.stem for path in (scored_run / "figures").glob("*.pdf")} == {path.stem for path in (scored_run / "figures").glob("*.png")}
+    assert set(index["figures"]) <= {path.stem for path in (scored_run / "figures").glob("*.pdf")}
+
+
+def test_one_overlay_is_a_vector_pdf_and_a_png(scored_run, tmp_path):
+    case = "quiz_1_003.nii.gz"
+    assert main(["--overlay", str(tmp_path / "picture.png"), "--image", str(scored_run / "images" / "quiz_1_003_0000.nii.gz"),
+                 "--ref", str(scored_run / "reference" / case), "--pred", str(scored_run / "prediction" / case)]) == 0
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "picture.pdf").read_bytes()[:4] == b"%PDF"

@@ -1,0 +1,162 @@
+"""The report, built by LaTeX from a small run. Without LaTeX these tests are skipped, except where CI installs it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from evaluation.compute_metrics import main as compute_metrics
+from evaluation.make_figures import main as make_figures
+from report.make_inputs import main as make_inputs
+from report.make_inputs import read_inputs
+from report.tables import TABLES
+from report.tex import escape, number, setting, values_of
+from tests.evaluation.small_run import image_options, table_options, write_run
+
+REPORT = Path(__file__).parents[2] / "report"
+RUN = {"name": "TEAM", "device": "2 CPU cores", "data": {"training": 60, "validation": 4, "test": 6},
+       "stages": [{"stage": "train", "seconds": 330.0}, {"stage": "predict_test", "seconds": 30.0}],
+       "environment": {"CPU": "4 & 2 cores_x"}, "training": {"weight_decay": 3e-05}, "plan": {"patch_size": [48, 80, 96]}}
+SPEED = {"device": "a CPU", "command": "bash experiments/run_speed.sh", "rows": [
+    {"name": "exact", "seconds_per_case": 60, "ratio": 2.53, "peak_memory_gib": 2, "dsc_whole": 0.912, "dsc_lesion": 0.62, "changed_voxels": 1e-7}]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("report"))
+    compute_metrics(["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder), "--bootstrap", "50",
+                     "--jobs", "1", "--synthetic", *table_options(folder)])
+    make_figures(["--results", str(folder), *image_options(folder)])
+    (folder / "run.json").write_text(json.dumps(RUN))
+    (folder / "speed.json").write_text(json.dumps(SPEED))
+    return folder
+
+
+def build(results: Path, *options: str, path: str | None = None) -> subprocess.CompletedProcess:
+    environment = os.environ | ({"PATH": path} if path else {})
+    return subprocess.run(["/bin/bash", str(REPORT / "build.sh"), "--results", str(results), "--shared", str(results), *options],
+                          capture_output=True, text=True, env=environment, timeout=300)
+
+
+def text_of(pdf: Path) -> list[str]:
+    """The pages' text, with spaces and minus signs made plain."""
+    text = subprocess.run(["pdftotext", "-layout", str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    return [re.sub(r"\s+", " ", page.replace("\u2212", "-")) for page in text.split("\f")[:-1]]
+
+
+@pytest.fixture(scope="module")
+def latex() -> None:
+    missing = [program for program in ("latexmk", "pdflatex", "pdftotext") if shutil.which(program) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"{missing} not installed: bash report/build.sh names the packages; pdftotext is in poppler-utils")
+    if missing:
+        pytest.skip(f"{missing} not installed")
+
+
+@pytest.fixture(scope="module")
+def pages(run, latex) -> list[str]:
+    result = build(run)
+    assert result.returncode == 0, result.stderr
+    return text_of(run / "TEAM_results.pdf")
+
+
+@pytest.fixture(scope="module")
+def text(pages) -> str:
+    return " ".join(pages)
+
+
+def shown(value: dict) -> str:
+    return "{mean:.3f} [{ci_low:.3f}, {ci_high:.3f}]".format(**value)
+
+
+def test_results_are_those_of_the_json(run, text):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"lesion DSC of {shown(metrics['lesion']['dsc'])}" in text
+    assert f"whole-pancreas DSC of {shown(metrics['whole_pancreas']['dsc'])}" in text
+    low, high = metrics["subtype"]["macro_f1_ci"]
+    assert f"macro-F1 of {metrics['subtype']['macro_f1']:.3f} [{low:.3f}, {high:.3f}]" in text
+    assert f"{metrics['subtype']['brier']:.3f}" in text and "1 of 4" in text
+
+
+def test_every_page_says_synthetic(pages):
+    assert all("SYNTHETIC DATA" in page for page in pages) and 4 <= len(pages) <= 8
+
+
+def test_settings_of_the_run_are_printed(text):
+    assert all(part in text for part in ("48 × 80 × 96", "4 & 2 cores_x", "6 minutes in all", "Training cases: 60"))
+
+
+def test_speed_rows_are_printed(text):
+    assert re.search(r"exact 60\.00 2\.5 2\.0 0\.912 0\.620", text) and "bash experiments/run_speed.sh" in text
+
+
+def test_what_was_not_run_says_so(text):
+    assert re.search(r"Ablation, out-of-fold predictions of training cases\. not run", text)
+
+
+def test_failed_cases_are_listed(text):
+    assert "1 of 4 cases failed" in text and "lesion not found, wrong subtype" in text
+
+
+def test_an_empty_folder_still_makes_a_report(tmp_path, latex):
+    result = build(tmp_path, "--name", "NOTHING")
+    assert result.returncode == 0, result.stderr
+    text = " ".join(text_of(tmp_path / "NOTHING_results.pdf"))
+    assert "Evaluation: not run." in text and "SYNTHETIC" not in text
+
+
+def test_missing_latex_is_named_with_its_packages(run, tmp_path):
+    for tool in ("dirname", "sed"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    result = build(run, path=str(tmp_path))
+    assert result.returncode == 3 and "latexmk" in result.stderr and "apt-get install -y --no-install-recommends latexmk" in result.stderr
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    assert build(tmp_path / "nowhere").returncode == 2
+
+
+def test_every_value_in_the_sources_exists_in_a_full_run(run, tmp_path):
+    """A misspelt key would print "not run" for ever."""
+    make_inputs(["--results", str(run), "--shared", str(run), "--out", str(tmp_path)])
+    known = set(re.findall(r"\\setvalue\{([^}]+)\}", (tmp_path / "values.tex").read_text()))
+    optional = {"ablation.command", "failure.first", "failure.second"}  # this run has no ablation, and its one failure is the worst case
+    used = {key for source in REPORT.glob("*.tex") for key in re.findall(r"\\val\{([^}#]+)\}", source.read_text())}
+    assert used - known - optional == set()
+
+
+def test_every_table_in_the_sources_exists():
+    used = {key for source in REPORT.glob("*.tex") for key in re.findall(r"\\results\{([^}#]+)\}", source.read_text())}
+    assert used == set(TABLES)
+
+
+def test_tables_of_nothing_are_not_run(tmp_path):
+    inputs = read_inputs(tmp_path, tmp_path)
+    assert {draw(inputs) for draw in TABLES.values()} == {r"\notrun"}
+
+
+def test_names_that_are_no_file_names_are_refused(tmp_path):
+    assert make_inputs(["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "a/b", "--out", str(tmp_path)]) == 2
+
+
+def test_special_characters_are_escaped():
+    assert escape("50% & a_b") == r"50\% \& a\_\allowbreak{}b"
+
+
+@pytest.mark.parametrize("value, text", [(0.5, "0.500"), (-0.25, "$-$0.250"), (None, "--"), (1e-7, r"$1.0\cdot 10^{-7}$"), (3, "3"), (0.0, "0.000")])
+def test_numbers_for_print(value, text):
+    assert number(value) == text
+
+
+def test_settings_are_written_as_people_do():
+    assert [setting(value) for value in (0.01, 3e-05, [32, 64])] == ["0.01", r"$3\cdot 10^{-5}$", "32, 64"]
+
+
+def test_values_carry_their_interval():
+    values = values_of({"a": {"mean": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 3}, "f": 0.7, "f_ci": [0.6, 0.8]})
+    assert (values["a"], values["a.mean"], values["a.n"]) == ("0.500~[0.400,~0.600]", "0.500", "3")
+    assert (values["f"], values["f.plain"]) == ("0.700~[0.600,~0.800]", "0.700")
