@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import default_normalization_schemes as schemes
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -36,8 +37,7 @@ def load_case(folder, case):
 
 
 def preprocess(dataset, plans_name, configurations):
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
-
+    """What nnUNetv2_preprocess does, references included."""
     preprocess_dataset(dataset, plans_name, configurations, [2])
     return {}
 
