@@ -166,3 +166,19 @@ def test_without_weights_all_resolutions_count_once():
 def test_weights_that_are_all_zero_are_refused():
     with pytest.raises(ValueError, match=r"\[0, 0\]"):
         DeepSupervisionWrapper(nn.L1Loss(), [0, 0])
+
+
+def test_batch_dice_over_processes_adds_up_their_sums_and_gradients(monkeypatch):
+    def two_alike(x):
+        x.mul_(2)
+
+    for name, value in (("is_initialized", lambda: True), ("all_reduce", two_alike), ("get_world_size", lambda: 2)):
+        monkeypatch.setattr(torch.distributed, name, value)
+    kwargs = {"batch_dice": True, "do_bg": False, "smooth": 1.0}
+    alone, shared = probabilities(0.5, 0.2).requires_grad_(), probabilities(0.5, 0.2).requires_grad_()
+    both_items = torch.cat([alone, alone])  # what the two processes hold together
+    expected = SoftDiceLoss(**kwargs, ddp=False)(both_items, torch.cat([labels(1, 0)] * 2))
+    got = SoftDiceLoss(**kwargs, ddp=True)(shared, labels(1, 0))
+    expected.backward(), got.backward()
+    assert got.item() == pytest.approx(expected.item())
+    assert torch.allclose(shared.grad, alone.grad)

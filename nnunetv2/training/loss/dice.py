@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class SoftDiceLoss(nn.Module):
@@ -42,7 +41,7 @@ class SoftDiceLoss(nn.Module):
         if self.batch_dice:
             sums = torch.stack([intersection, predicted, reference]).sum(1)  # (3, C)
             if self.ddp and distributed.is_available() and distributed.is_initialized():
-                sums = all_reduce(sums)
+                sums = sum_over_processes(sums)
             intersection, predicted, reference = sums
         if self.clip_tp is not None:
             # the false positives and negatives stay what they are
@@ -73,6 +72,17 @@ def get_tp_fp_fn_tn(net_output: Tensor, gt: Tensor, axes: Sequence[int] | None =
     if axes:
         shares = tuple(share.sum(axes, dtype=torch.float32) for share in shares)
     return shares
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Sum of x over all processes, differentiable if they all go on to compute the same loss from it.
+
+    Each process then sees the same gradient of the sum, so adding the gradients up, as the sum's derivative demands, is
+    multiplying by their number; DistributedDataParallel's average takes it out again.
+    """
+    total = x.detach().clone()
+    distributed.all_reduce(total)
+    return total + distributed.get_world_size() * (x - x.detach())
 
 
 @torch.no_grad()
