@@ -45,12 +45,13 @@ DATASET_JSON = {
 
 
 def make_case(index: int) -> tuple[np.ndarray, np.ndarray, dict]:
-    """Noise with a bright organ that holds a brighter, class-dependent lesion; a rim of -1 as outside a non-zero mask."""
+    """A bright organ with a brighter lesion that is rougher in higher classes; a rim of -1 as outside a non-zero mask."""
     rng = np.random.default_rng(index)
     labels = np.zeros(SHAPE, dtype=np.int16)
     labels[3:12, 4:18, 4:16] = 1
-    labels[5:10, 6 + index % 3:12 + index % 3, 6:12] = 2
-    image = rng.normal(size=SHAPE) * 0.1 + labels * (1 + index % 3)
+    labels[5:10, 7:13, 6:12] = 2
+    roughness = np.where(labels == 2, (0.05, 0.4, 1.2)[index % 3], 0.1)
+    image = labels + rng.normal(size=SHAPE) * roughness
     labels[:, :, 0] = -1
     locations = {label: np.argwhere(labels[None] == label) for label in (1, 2)}
     properties = {"sitk_stuff": {"spacing": (1.0, 1.0, 2.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).ravel())},

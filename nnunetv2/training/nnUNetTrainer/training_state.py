@@ -10,7 +10,7 @@ from nnunetv2.utilities.checkpoint import load_network_weights, split_network_we
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-SCHEDULE = ("seed", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")  # what an exact resume must not change
+SCHEDULE = ("seed", "initial_lr", "weight_decay", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")  # what an exact resume must not change
 
 
 def training_state(trainer: "nnUNetTrainer") -> dict[str, Any]:
