@@ -38,9 +38,9 @@ def test_plans_match_the_published_planner(dataset, planner, spacing, shape, n, 
 
 
 def test_coarsest_axis_comes_first(dataset):
-    dataset.write_fingerprint((1.0, 3.5, 1.2), (200, 50, 220))
+    dataset.write_fingerprint((1.0, 1.2, 3.5), (200, 220, 50))
     plans = plan(dataset)
-    assert (plans["transpose_forward"], plans["transpose_backward"]) == ([1, 0, 2], [1, 0, 2])
+    assert (plans["transpose_forward"], plans["transpose_backward"]) == ([2, 0, 1], [1, 2, 0])
     assert plans["configurations"]["3d_fullres"]["spacing"] == [3.5, 1.0, 1.2]
     assert plans["original_median_shape_after_transp"] == [50, 200, 220]
 
@@ -78,6 +78,13 @@ def test_lowres_makes_a_cascade_and_turns_batch_dice_on(dataset):
     assert configurations["3d_cascade_fullres"] == {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     assert configurations["3d_lowres"]["next_stage"] == "3d_cascade_fullres"
     assert [configurations[name]["batch_dice"] for name in ("2d", "3d_lowres", "3d_fullres")] == [True, False, True]
+
+
+def test_lowres_spacing_grows_in_the_fine_axes_first_and_by_three_percent_a_step(dataset):
+    dataset.write_fingerprint((5, 0.6, 0.6), (60, 512, 512))
+    lowres = plan(dataset)["configurations"]["3d_lowres"]
+    assert lowres["spacing"] == [5.0, pytest.approx(0.6 * 1.03**17), pytest.approx(0.6 * 1.03**17)]
+    assert lowres["median_image_size_in_voxels"] == [60, 310, 310]
 
 
 def test_residual_planner_shares_the_default_planners_data_but_not_its_lowres(dataset):
