@@ -1,6 +1,7 @@
 """A network of 4 to 8 channels in a complete model folder, and images for it: everything predicts in milliseconds."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,7 +27,7 @@ ORDERS = {"is_seg": False, "order_z": 0, "force_separate_z": None}
 
 
 def tiny_plans(class_head: bool = True) -> dict:
-    architecture = ARCHITECTURE | ({"class_head": CLASS_HEAD} if class_head else {})
+    architecture = deepcopy(ARCHITECTURE | ({"class_head": CLASS_HEAD} if class_head else {}))
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
         "patch_size": [8, 16, 16], "median_image_size_in_voxels": [16.0, 40.0, 40.0], "spacing": [2.0, 1.0, 1.0],
