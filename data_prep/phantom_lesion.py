@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from data_prep.phantom_anatomy import Abdomen, Canvas, Region, SmoothNoise
 
 MARGIN_MM = (1.5, 1.5, 7.0)  # width over which the subtype's edge fades into its surroundings
-CELL_MM = 9.0  # distance between cyst centres; 3 to 4 voxels even at the coarsest preset
+CELL_MM = 10.5  # distance between cyst centres; about 4 voxels even at the coarsest preset that is trained on
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _place(abdomen: Abdomen, radii: np.ndarray, rng: np.random.Generator) -> np.
 
 
 def _homogeneous(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(2, 8) * SmoothNoise(rng, 8.0, canvas.extent + 10)(canvas.local_axes(region))
+    return rng.uniform(3, 12) * SmoothNoise(rng, 8.0, canvas.extent + 10)(canvas.local_axes(region))
 
 
 def _microcystic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -71,7 +71,7 @@ def _microcystic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.r
     voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     nearest, _ = cKDTree(centres).query(voxels.reshape(-1, 3), k=2)
     gap = (nearest[:, 1] - nearest[:, 0]).reshape(distance.shape)
-    return (rng.uniform(70, 100) * np.exp(-((gap / 2.6) ** 2))).astype(np.float32)
+    return (rng.uniform(50, 95) * np.exp(-((gap / 3.0) ** 2))).astype(np.float32)
 
 
 def _necrotic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -79,4 +79,4 @@ def _necrotic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.rand
     broken = np.clip(0.75 + 0.55 * SmoothNoise(rng, 10.0, canvas.extent + 10)(axes), 0, 1.6)
     rim = np.exp(-(((distance + 4.0) / 2.8) ** 2))
     uneven = SmoothNoise(rng, 6.0, canvas.extent + 10)(axes)
-    return rng.uniform(60, 85) * rim * broken + 10 * uneven
+    return rng.uniform(40, 80) * rim * broken + 10 * uneven

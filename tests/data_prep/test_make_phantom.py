@@ -82,7 +82,7 @@ def test_names_are_unique_over_all_splits():
 @pytest.fixture(scope="module")
 def demo_lesions() -> tuple[np.ndarray, np.ndarray]:
     """Features (n, len(NAMES)) and subtypes (n,) of lesions as the demo preset makes them, in a smaller field of view."""
-    preset = replace(PRESETS["demo"], shape=(26, 24, 32))
+    preset = replace(PRESETS["demo"], shape=(24, 24, 32))
     rows, subtypes = [], np.arange(36) % 3
     for i, subtype in enumerate(subtypes):
         image, labels, spacing = render(preset, int(subtype), np.random.default_rng([7, i]))
