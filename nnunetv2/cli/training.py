@@ -7,7 +7,7 @@ from nnunetv2.cli.common import default_device, device_from_name, fold, make_par
 
 def train(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("train", "Train one fold. A fold that was interrupted goes on with --c.",
-                     "nnUNetv2_train 777 3d_fullres 0 -p nnUNetResEncUNetMPlans --epochs 100")
+                    "nnUNetv2_train 777 3d_fullres 0 -p nnUNetResEncUNetMPlans --epochs 100")
     parser.add_argument("dataset_name_or_id", help="dataset id or name")
     parser.add_argument("configuration", help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or one of your own in the plans")
     parser.add_argument("fold", type=fold, help="index into splits_final.json, or 'all'")
@@ -24,6 +24,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=None, help="(fork) number of epochs; default: the trainer's, 1000")
     parser.add_argument("--iterations", type=int, default=None, help="(fork) iterations an epoch; default: 250")
     parser.add_argument("--val_iterations", type=int, default=None, help="(fork) validation iterations an epoch; default: 50")
+    parser.add_argument("--batch_size", type=int, default=None, help="(fork) patches a batch; default: the plans'")
     parser.add_argument("--seed", type=int, default=0, help="(fork) seed of weights, batches and augmentation")
     args = parser.parse_args(argv)
     if args.val_best and not args.val:
@@ -32,16 +33,16 @@ def train(argv: Sequence[str] | None = None) -> None:
     from nnunetv2.training.run_training import run_training
 
     run(run_training, args.dataset_name_or_id, args.configuration, args.fold, args.tr, args.p,
-         pretrained_weights=args.pretrained_weights, num_gpus=args.num_gpus, export_validation_probabilities=args.npz,
-         continue_training=args.c, only_run_validation=args.val, disable_checkpointing=args.disable_checkpointing,
-         val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
-         val_iterations=args.val_iterations, seed=args.seed)
+        pretrained_weights=args.pretrained_weights, num_gpus=args.num_gpus, export_validation_probabilities=args.npz,
+        continue_training=args.c, only_run_validation=args.val, disable_checkpointing=args.disable_checkpointing,
+        val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
+        val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size)
 
 
 def refit_class_head(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("refit_class_head", "(fork) Refit the class head in closed form on the fold's training cases: shrinkage LDA, "
-                     "then temperature calibration. Validation cases are not read.",
-                     "nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
+                    "then temperature calibration. Validation cases are not read.",
+                    "nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     parser.add_argument("-d", required=True, help="dataset id or name")
     parser.add_argument("-c", required=True, help="configuration")
     parser.add_argument("-f", nargs="+", type=fold, required=True, help="folds")
@@ -55,6 +56,6 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
 
     def every_fold() -> None:
         for fold in args.f:
-            refit(model_folder(args), fold, args.chk, device=device)
+           refit(model_folder(args), fold, args.chk, device=device)
 
     run(every_fold)

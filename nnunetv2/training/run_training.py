@@ -33,13 +33,17 @@ class TrainingJob:
     overrides: dict[str, int | bool] = field(default_factory=dict)  # trainer attributes
     pretrained_weights: str | None = None
     continue_training: bool = False
+    batch_size: int | None = None
 
     def make_trainer(self, device: torch.device) -> nnUNetTrainer:
         folder = Path(paths.nnUNet_preprocessed) / self.dataset
         plans_file = folder / f"{self.plans_identifier}.json"
         if not plans_file.is_file():
             raise FileNotFoundError(f"There are no plans {plans_file}. Run nnUNetv2_plan_and_preprocess, or name other plans with -p.")
-        trainer = find_trainer(self.trainer)(load_json(plans_file), self.configuration, self.fold, load_json(folder / "dataset.json"), device)
+        plans = load_json(plans_file)
+        if self.batch_size is not None:  # into the plans that the trained model keeps, so they say what was used
+            plans["configurations"].setdefault(self.configuration, {})["batch_size"] = self.batch_size
+        trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json"), device)
         for name, value in self.overrides.items():
             setattr(trainer, name, value)
         return trainer
@@ -62,20 +66,21 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  plans_identifier: str = "nnUNetPlans", pretrained_weights: str | None = None, num_gpus: int = 1,
                  export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
-                 epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0) -> None:
+                 epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
+                 batch_size: int | None = None) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
-    epochs, iterations, val_iterations: None leaves the trainer's values.
+    epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value.
     """
     fold = _fold_from_text(fold)
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
     lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
-    wrong = {name: value for name, value in lengths.items() if value is not None and value < 1}
+    wrong = {name: value for name, value in (lengths | {"batch_size": batch_size}).items() if value is not None and value < 1}
     if wrong:
-        raise ValueError(f"Epochs and iterations must be at least 1, got {wrong}.")
+        raise ValueError(f"Epochs, iterations and batch size must be at least 1, got {wrong}.")
     overrides = {"seed": seed, "disable_checkpointing": disable_checkpointing} | {k: v for k, v in lengths.items() if v is not None}
     job = TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, fold, trainer_class_name, plans_identifier,
-                      overrides, pretrained_weights, continue_training)
+                      overrides, pretrained_weights, continue_training, batch_size)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
 
