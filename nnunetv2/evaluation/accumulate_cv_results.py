@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2 import paths
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -31,9 +31,8 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
 
     predictions: dict[str, list[Path]] = {}
     for folder in validation.values():
-        for path in sorted(folder.iterdir()):
-            if path.name.endswith(dataset_json["file_ending"]) and not path.name.startswith("."):
-                predictions.setdefault(path.name, []).append(path)
+        for name in list_files(folder, dataset_json["file_ending"]):
+            predictions.setdefault(name, []).append(folder / name)
     repeated = [name for name, found in predictions.items() if len(found) > 1]
     if repeated:
         raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {', '.join(repeated)}. Choose folds that do not overlap.")

@@ -106,7 +106,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
     """
     if output_file is not None and not str(output_file).endswith(".json"):
         raise ValueError(f"The summary is a JSON file; {output_file} does not end in .json.")
-    references, predictions = _files(folder_ref, file_ending), _files(folder_pred, file_ending)
+    references, predictions = list_files(folder_ref, file_ending), list_files(folder_pred, file_ending)
     if not predictions:
         raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}.")
     _refuse_missing(folder_ref, "references", sorted(set(predictions) - set(references)), "Remove these predictions or add their references.")
@@ -136,14 +136,15 @@ def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred:
                                      output_file: str | os.PathLike | None = None, num_processes: int | None = None,
                                      ignore_label: int | None = None, chill: bool = False) -> dict[str, Any]:
     """As `compute_metrics_on_folder`, with the labels given and the file ending that of the references."""
-    endings = [ending for ending in SimpleITKIO.supported_file_endings if _files(folder_ref, ending)]
+    endings = [ending for ending in SimpleITKIO.supported_file_endings if list_files(folder_ref, ending)]
     if not endings:
         raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(SimpleITKIO.supported_file_endings)}.")
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"), SimpleITKIO(),
                                      endings[0], labels, ignore_label, num_processes, chill)
 
 
-def _files(folder: str | os.PathLike, file_ending: str) -> list[str]:
+def list_files(folder: str | os.PathLike, file_ending: str) -> list[str]:
+    """Names of the files in `folder` with this ending, sorted; half-written ones (hidden) left out."""
     return sorted(path.name for path in Path(folder).iterdir() if path.name.endswith(file_ending) and not path.name.startswith("."))
 
 

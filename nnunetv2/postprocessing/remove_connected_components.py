@@ -18,6 +18,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
     LabelOrRegion,
     compute_metrics,
     label_or_region_to_key,
+    list_files,
     save_summary_json,
     summarize,
 )
@@ -78,7 +79,7 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     labels, rw = plans_manager.get_label_manager(dataset_json), plans_manager.image_reader_writer_class()
     targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     names = _predictions(folder_predictions, dataset_json)
-    unpredicted = sorted(set(_files(folder_ref, dataset_json["file_ending"])) - set(names))
+    unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
 
@@ -168,12 +169,8 @@ def _means(summary: dict[str, Any]) -> dict[str, Any]:
     return {"foreground_mean": summary["foreground_mean"], "mean": {label_or_region_to_key(k): v for k, v in summary["mean"].items()}}
 
 
-def _files(folder: Path, file_ending: str) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name.endswith(file_ending) and not path.name.startswith("."))
-
-
 def _predictions(folder: Path, dataset_json: dict) -> list[str]:
-    names = _files(folder, dataset_json["file_ending"])
+    names = list_files(folder, dataset_json["file_ending"])
     if not names:
         raise FileNotFoundError(f"{folder} holds no file ending in {dataset_json['file_ending']}.")
     return names

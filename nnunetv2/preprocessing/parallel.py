@@ -46,21 +46,20 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
     try:
         with _progress(description, jobs) as bar:
             while waiting or any(worker.job for worker in workers):
+                workers = [worker for worker in workers if worker.process.is_alive() or worker.job]
                 while waiting and len(workers) < num_processes:
                     workers.append(_Worker(context, function, max(1, available_cores() // num_processes)))
                 for worker in workers:
                     if waiting and worker.job is None:
                         worker.start_job(waiting[-1], jobs[waiting.pop()])
                 wait([handle for worker in workers for handle in (worker.connection, worker.process.sentinel)])
-                for worker in list(workers):
+                for worker in workers:
                     name, outcome = worker.job, worker.outcome()
                     if outcome is None:
                         continue
                     succeeded, value = outcome
                     (results if succeeded else failures)[name] = value
                     bar.update()
-                    if not worker.process.is_alive():
-                        workers.remove(worker)
     finally:
         for worker in workers:
             worker.process.terminate()

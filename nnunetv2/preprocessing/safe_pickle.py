@@ -32,7 +32,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def load_pickle(path: str | os.PathLike, also_allowed: Mapping[tuple[str, str], Any] = {}) -> Any:
+def load_pickle(path: str | os.PathLike, also_allowed: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """Read a pickle of plain data.
 
     `also_allowed` maps further (module, name) pairs to what stands in for them.
@@ -42,7 +42,7 @@ def load_pickle(path: str | os.PathLike, also_allowed: Mapping[tuple[str, str], 
     """
     try:
         with open(path, "rb") as file:
-            return _RestrictedUnpickler(file, also_allowed).load()
+            return _RestrictedUnpickler(file, also_allowed or {}).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, ImportError, TypeError, UnicodeDecodeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as plain data ({error}). Make it again with its stage; do not load pickles "
                          "of unknown origin by other means.") from error
