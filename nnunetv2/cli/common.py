@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from nnunetv2.utilities.errors import CasesFailed
+
 
 def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
     """Parser of `nnUNetv2_<command>` whose help ends with a command line to copy."""
@@ -20,7 +22,7 @@ def run(function: Callable[..., int | None], *args, **kwargs) -> None:
     """
     try:
         status = function(*args, **kwargs)
-    except (FileNotFoundError, FileExistsError, ValueError, NotImplementedError) as error:
+    except (CasesFailed, FileNotFoundError, FileExistsError, ValueError, NotImplementedError) as error:
         if os.environ.get("nnUNet_debug"):
             raise
         sys.exit(f"error: {error}")

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nnunetv2.configuration import available_cores, default_num_processes
+from nnunetv2.utilities.errors import CasesFailed
 
 
 def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int | None, description: str) -> dict[str, Any]:
@@ -133,4 +134,4 @@ def _progress(description: str, jobs: Mapping) -> tqdm:
 def _raise_failures(failures: Mapping[str, str], jobs: Mapping, description: str) -> None:
     if failures:
         details = "\n".join(f"{name}: {failures[name]}" for name in jobs if name in failures)
-        raise RuntimeError(f"{description}: {len(failures)} of {len(jobs)} cases failed.\n{details}")
+        raise CasesFailed(f"{description}: {len(failures)} of {len(jobs)} cases failed.\n{details}")
