@@ -15,7 +15,7 @@ from evaluation.subtype_tables import case_of
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 SNAP = 1e-3  # stored labels such as 1.0000152587890625 mean 1
 CORNER_TOLERANCE_MM = 1e-2  # float32 headers round positions by up to a few micrometres
-MARKERS = ("SYNTHETIC.txt", "SYNTHETIC.json")
+MARKER = "SYNTHETIC.txt"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _grid_difference(reference: Mask, prediction: Mask) -> str:
 def is_synthetic(folder: Path) -> bool:
     """Whether a marker of made-up data stands in `folder` or in one of the two folders above it."""
     places = [folder.resolve(), *folder.resolve().parents[:2]]
-    return any((place / marker).exists() for place in places for marker in MARKERS)
+    return any((place / MARKER).exists() for place in places)
 
 
 def _mm(spacing: tuple[float, ...]) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from evaluation.figure_style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, LIGHT, RED, figure
 from evaluation.tables import NAMES, TITLES, number
@@ -43,7 +44,9 @@ def lesion_size(metrics: dict, path: Path) -> None:
         for third in metrics["lesion"]["detection"]["by_size_tertile"]:
             ax.plot(third["volume_ml"], [third["dsc"]["mean"]] * 2, color=GREY, linewidth=1)
         ax.set(xscale="log", xlabel="Reference lesion volume (ml)", ylabel="Lesion DSC", ylim=(-0.04, 1.02))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="grey: mean of each third", title_fontsize=8)
 
 

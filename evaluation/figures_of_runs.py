@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from evaluation.figure_style import BLUE, CLASS_COLOURS, GREEN, GREY, LIGHT, ORANGE, RED, figure
 
@@ -54,6 +55,7 @@ def speed_accuracy(speed: dict, path: Path) -> None:
             ax.grid(color=LIGHT, linewidth=0.5)
             ax.set_axisbelow(True)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _lines(ax, log: dict[str, list], keys: dict[str, tuple[str, str, str]]) -> None:

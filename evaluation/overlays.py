@@ -76,6 +76,7 @@ def draw_overlays(cases: list[tuple[CaseImages, str]], path: Path, synthetic: bo
 def _slice(ax: Axes, values: np.ndarray, aspect: float) -> None:
     ax.imshow(values, cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect, interpolation="bilinear")
     ax.set_anchor("N")  # titles of one row stand in one line
+    ax.autoscale(False)  # contours at the edge must not shrink the picture
     ax.set_axis_off()
 
 

@@ -50,6 +50,9 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     values |= {f"run.{key}": value for key, value in values_of(run).items()}
     for key in ("speed", "ablation", "radiomics"):
         values |= {f"{key}.{field}": escape(inputs[key][field]) for field in ("command", "device") if field in inputs[key]}
+    if inputs["conformance"]:
+        passed = [bool(row["pass"]) for row in inputs["conformance"]["rows"]]
+        values |= {"conformance.n": str(len(passed)), "conformance.passed": str(sum(passed))}
     values |= {"name": escape(name)} | ({"n_failures": str(len(tables.failed_cases(metrics)))} if metrics else {})
     seconds = [stage["seconds"] for stage in run.get("stages", [])]
     if seconds:

@@ -7,7 +7,8 @@ from evaluation.tables import NAMES, TITLES
 from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
 
 STRUCTURES = ("whole_pancreas", "lesion", "normal_pancreas")
-MOST_FAILURES = 15  # rows of the table; the rest is counted
+MOST_FAILURES = MOST_COMPARISONS = 15  # rows of a table; the rest is counted
+LONGEST_TEXT = 70  # characters of a text in a narrow column
 
 
 def segmentation(inputs: dict) -> str:
@@ -70,9 +71,11 @@ def speed(inputs: dict) -> str:
 
 
 def conformance(inputs: dict) -> str:
-    rows = [[escape(row["what"]), *(_decimal(row, key, 4) for key in ("ours", "upstream", "difference", "bound")),
-             "yes" if row.get("pass") else "no"] for row in inputs["conformance"].get("rows", [])]
-    return tabular(r">{\raggedright\arraybackslash}p{5.5cm}rrrrc", ["What", "Ours", "nnU-Net", "Difference", "Bound", "Pass"], rows)
+    """Failed comparisons first, then the others in the suite's order."""
+    rows = sorted(inputs["conformance"].get("rows", []), key=lambda row: bool(row["pass"]))[:MOST_COMPARISONS]
+    ragged = r">{\raggedright\arraybackslash}p{%s}"
+    return tabular(ragged % "7cm" + ragged % "3.2cm" + ragged % "3.2cm" + "c", ["What", "Difference", "Bound", "Pass"],
+                   [[_brief(row["what"]), _brief(row.get("difference")), _brief(row.get("bound")), "yes" if row["pass"] else "no"] for row in rows])
 
 
 def stages(inputs: dict) -> str:
@@ -122,6 +125,13 @@ def _cell(value: dict, n_cases: int) -> str:
 
 def _limits(limits: list) -> str:
     return "--" if limits[0] is None else f"{number(limits[0], 2)} to {number(limits[1], 2)}"
+
+
+def _brief(value: str | float | None) -> str:
+    """A figure, or the beginning of a text."""
+    if isinstance(value, str):
+        return escape(value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "...")
+    return number(value)
 
 
 def _decimal(row: dict, key: str, digits: int = 3) -> str:

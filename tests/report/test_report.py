@@ -21,6 +21,8 @@ REPORT = Path(__file__).parents[2] / "report"
 RUN = {"name": "TEAM", "device": "2 CPU cores", "data": {"training": 60, "validation": 4, "test": 6},
        "stages": [{"stage": "train", "seconds": 330.0}, {"stage": "predict_test", "seconds": 30.0}],
        "environment": {"CPU": "4 & 2 cores_x"}, "training": {"weight_decay": 3e-05}, "plan": {"patch_size": [48, 80, 96]}}
+CONFORMANCE = {"rows": [{"what": "logits", "difference": 1e-7, "bound": "1e-5 of the largest", "pass": True},
+                        {"what": "plans", "difference": "patch_size", "bound": "equal", "pass": False}]}
 SPEED = {"device": "a CPU", "command": "bash experiments/run_speed.sh", "rows": [
     {"name": "exact", "seconds_per_case": 60, "ratio": 2.53, "peak_memory_gib": 2, "dsc_whole": 0.912, "dsc_lesion": 0.62, "changed_voxels": 1e-7}]}
 
@@ -33,6 +35,7 @@ def run(tmp_path_factory) -> Path:
     make_figures(["--results", str(folder), *image_options(folder)])
     (folder / "run.json").write_text(json.dumps(RUN))
     (folder / "speed.json").write_text(json.dumps(SPEED))
+    (folder / "conformance.json").write_text(json.dumps(CONFORMANCE))
     return folder
 
 
@@ -92,6 +95,10 @@ def test_settings_of_the_run_are_printed(text):
 
 def test_speed_rows_are_printed(text):
     assert re.search(r"exact 60\.00 2\.5 2\.0 0\.912 0\.620", text) and "bash experiments/run_speed.sh" in text
+
+
+def test_failed_comparisons_come_first(text):
+    assert "1 of 2 comparisons" in text and text.index("plans patch_size equal no") < text.index("logits")
 
 
 def test_what_was_not_run_says_so(text):
