@@ -1,7 +1,6 @@
 """Where patches lie, and that a batch follows from (seed, fold, epoch, iteration) alone."""
 
 from dataclasses import replace
-from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -176,17 +175,19 @@ def test_requests_alternate_between_training_and_validation():
 
 
 def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
-    """One start of two processes serves all: good batches, one from a case that is not there, then one process is killed."""
+    """One start of two processes serves both: good batches, then one from a case that is not there."""
     splits = {"train": batches, "val": replace(batches, split="val", cases=("gone",))}
-    requests = [("train", 0, i) for i in range(4)] + [("val", 0, 0)] + [("train", 0, i) for i in range(1000)]
-    with pytest.raises(RuntimeError, match="(?s)DataLoader worker.*ended from outside.*nnUNet_n_proc_DA"):
-        with BatchStream(splits, requests, workers=2) as stream:
-            assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
-            with pytest.raises(RuntimeError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
-                next(stream)
-            active_children()[0].kill()
-            for _ in range(1000):
-                next(stream)
+    with BatchStream(splits, [("train", 0, i) for i in range(4)] + [("val", 0, 0)], workers=2) as stream:
+        assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
+        with pytest.raises(RuntimeError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
+            next(stream)
+
+
+def test_killed_worker_is_explained(batches):
+    """torch raises its message from a signal handler, anywhere in the block; a test that kills for real would hit pytest itself."""
+    with pytest.raises(RuntimeError, match="(?s)killed by signal.*ended from outside.*nnUNet_n_proc_DA"):
+        with BatchStream({"train": batches}, [("train", 0, 0)], workers=0):
+            raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
 
 
 def test_worker_count(monkeypatch):
