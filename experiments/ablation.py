@@ -1,0 +1,207 @@
+"""Train and score the variants of the classifier over the same folds; see run_ablation.sh, which prepares the data.
+
+    python experiments/ablation.py --out results/ablation --folds 3 --epochs 10 --iterations 30 --val_iterations 4 --device cpu --synthetic
+
+A variant is an edit of the plans' `class_head`, a trainer, and whether the head is refitted. Each variant and fold leaves
+OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped; other settings start it over.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.convert_quiz import stratified_folds
+from evaluation import compute_metrics, radiomics_baseline
+from experiments.ablation_table import ablation_row, conclusions, markdown
+from experiments.out_of_fold import gather
+from nnunetv2 import paths
+from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.files import load_json, save_json
+
+NAIVE_HEAD = {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False}
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    title: str
+    head: dict[str, Any] | None  # replaces these keys of the planned class_head; None: no head at all
+    trainer: str = "nnUNetTrainer"
+    refit_of: str | None = None  # take this variant's model and refit its head
+
+
+VARIANTS = (
+    Variant("segmentation", "Segmentation only", None),
+    Variant("naive", "Bottleneck, global pooling, joint SGD", NAIVE_HEAD, "nnUNetTrainerNaiveClassHead"),
+    Variant("chosen", "Chosen head", {}),
+    Variant("chosen_refit", "Chosen head + refit", {}, refit_of="chosen"),
+)
+RADIOMICS, RADIOMICS_MASKS = "radiomics", "chosen"  # the baseline reads the masks that this variant predicted out of fold
+
+
+class Ablation:
+    """All paths and settings of one ablation. `args` as parsed below."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work = args, args.out / "work"
+        self.raw, self.preprocessed = paths.nnUNet_raw / args.dataset, paths.nnUNet_preprocessed / args.dataset
+        self.folds = range(1, args.folds + 1)
+        self.splits = self._write_splits()
+
+    def _write_splits(self) -> list[dict]:
+        """Fold 0 stays; folds 1 to N become a stratified N-fold of its training cases, so that every one is predicted."""
+        path = self.preprocessed / "splits_final.json"
+        quiz_split = load_json(path)[0]
+        description = load_json(self.raw / "dataset.json")
+        task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
+        labels = task.read_labels(self.raw, quiz_split["train"])
+        splits = [quiz_split, *stratified_folds({case: task.classes[k] for case, k in labels.items()}, self.args.folds)]
+        save_json(splits, path)
+        return splits
+
+    def plans_of(self, variant: Variant) -> str:
+        """Write the variant's plans beside the planned ones; they share the preprocessed cases. Returns their name."""
+        plans = load_json(self.preprocessed / f"{self.args.plans}.json")
+        name = f"{self.args.plans}_{variant.refit_of or variant.name}"
+        architecture = plans["configurations"][self.args.configuration]["architecture"]
+        if variant.head is None:
+            del architecture["class_head"]
+        else:
+            architecture["class_head"] |= variant.head
+        save_json(plans | {"plans_name": name}, self.preprocessed / f"{name}.json")
+        return name
+
+    def model(self, variant: Variant) -> Path:
+        return paths.nnUNet_results / self.args.dataset / f"{variant.trainer}__{self.plans_of(variant)}__{self.args.configuration}"
+
+    def folder(self, variant: str) -> Path:
+        return self.work / "variants" / variant
+
+    def run_fold(self, variant: Variant, fold: int) -> None:
+        """Train (or refit) one fold and keep its validation predictions, unless that has been done with these settings."""
+        kept, model = self.folder(variant.name) / f"fold_{fold}", self.model(variant) / f"fold_{fold}"
+        plans = load_json(self.preprocessed / f"{self.plans_of(variant)}.json")
+        lengths = [f"--{key}={getattr(self.args, key)}" for key in ("epochs", "iterations", "val_iterations", "seed")]
+        settings = json.dumps([plans, variant.trainer, variant.refit_of, self.splits[fold], lengths], sort_keys=True)
+        identity = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        done, begun = kept / "done.json", kept / "begun.json"
+        if done.is_file() and load_json(done)["identity"] == identity:
+            print(f"[{variant.name} fold {fold}] done before, skipped", flush=True)
+            return
+        if not (begun.is_file() and load_json(begun)["identity"] == identity):  # never begun, or with other settings
+            shutil.rmtree(kept, ignore_errors=True)
+            if variant.refit_of is None:
+                shutil.rmtree(model, ignore_errors=True)
+            save_json({"identity": identity}, begun)
+        print(f"[{variant.name} fold {fold}] begins", flush=True)
+        common = ["-tr", variant.trainer, "-p", self.plans_of(variant), "-device", self.args.device]
+        train = ["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), *common]
+        start = time.time()
+        if variant.refit_of is None:
+            subprocess.run([*train, *lengths, "--c"], check=True)
+            seconds = _training_seconds(model)
+        else:
+            subprocess.run(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common],
+                           check=True)
+            seconds = load_json(self.folder(variant.refit_of) / f"fold_{fold}" / "done.json")["seconds"] + time.time() - start
+            subprocess.run([*train, "--val"], check=True)
+        for file in [*(model / "validation").iterdir(), *model.glob("class_*.json")]:
+            shutil.copy2(file, kept / file.name)
+        save_json({"identity": identity, "seconds": seconds}, done)
+
+    def score(self, name: str, tables: Path | None, masks: Path) -> dict:
+        """metrics.json of a variant: its out-of-fold `masks`, and the subtype tables in the folder `tables`."""
+        out = self.folder(name)
+        arguments = ["--pred", str(masks), "--ref", str(self.work / "reference"), "--out", str(out), "--seed", str(self.args.seed)]
+        if tables is not None:
+            arguments += ["--subtypes", str(tables / "subtype_results.csv"), "--truth", str(self.raw / "subtypes.csv")]
+        if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
+            sys.exit(f"error: the predictions of {name} cannot be scored")
+        return load_json(out / "metrics.json")
+
+    def finish(self, variant: Variant) -> dict:
+        """Score a variant whose folds are all done; its row of the table."""
+        parts = {fold: self.folder(variant.name) / f"fold_{fold}" for fold in self.folds}
+        pooled = self.folder(variant.name) / "out_of_fold"
+        gather(parts, self.splits, self.raw / "labelsTr", pooled, self.work / "reference")
+        metrics = self.score(variant.name, None if variant.head is None else pooled, pooled)
+        minutes = sum(load_json(part / "done.json")["seconds"] for part in parts.values()) / 60 / len(parts)
+        temperatures = {fold: load_json(part / "class_head_refit.json")["temperature"] for fold, part in parts.items()} \
+            if variant.refit_of else None
+        alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
+        return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
+
+    def radiomics(self) -> dict:
+        """The baseline's row, from the out-of-fold masks of RADIOMICS_MASKS."""
+        masks, out, start = self.folder(RADIOMICS_MASKS) / "out_of_fold", self.folder(RADIOMICS), time.time()
+        splits_file = self.preprocessed / "splits_final.json"
+        if radiomics_baseline.main([
+                "--images", str(self.raw / "imagesTr"), "--masks", str(masks), "--truth", str(self.raw / "subtypes.csv"),
+                "--splits", str(splits_file), "--folds", *map(str, self.folds), "--out", str(out), "--seed", str(self.args.seed)]):
+            sys.exit("error: the radiomics baseline failed")
+        minutes = (time.time() - start) / 60 / len(self.folds)
+        title = f"Radiomics in the masks of \"{next(v.title for v in VARIANTS if v.name == RADIOMICS_MASKS)}\""
+        return ablation_row(RADIOMICS, title, self.score(RADIOMICS, out, masks), self.splits, self.folds, minutes, None, None)
+
+
+def _training_seconds(model: Path) -> float:
+    """Time spent in epochs, over all the runs that it took."""
+    log = load_checkpoint(model / "checkpoint_final.pth")["logging"]
+    return float(sum(end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"])))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = _parse(arguments)
+    chosen = [variant for variant in VARIANTS if variant.name in args.variants]
+    needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if RADIOMICS in args.variants else set())
+    missing = sorted(needed - {None} - {variant.name for variant in chosen})
+    if missing:
+        sys.exit(f"error: --variants {' '.join(args.variants)} also needs {' '.join(missing)}")
+    ablation = Ablation(args)
+    steps: list[Callable[[], dict]] = []
+    for variant in chosen:
+        for fold in ablation.folds:
+            ablation.run_fold(variant, fold)
+        steps.append(lambda variant=variant: ablation.finish(variant))
+    if RADIOMICS in args.variants:
+        steps.append(ablation.radiomics)
+    rows = [step() for step in steps]
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
+    result = {"synthetic": args.synthetic, "settings": settings, "rows": rows, "conclusions": conclusions(rows)}
+    save_json(result, args.out.with_suffix(".json"))
+    text = markdown(result)
+    args.out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    names = [*(variant.name for variant in VARIANTS), RADIOMICS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the work; the table is OUT.json and OUT.md")
+    parser.add_argument("--dataset", default="Dataset777_PancreasCT")
+    parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
+    parser.add_argument("--configuration", default="3d_fullres")
+    parser.add_argument("--variants", nargs="+", choices=names, default=names)
+    parser.add_argument("--folds", type=int, default=3, help="folds inside the training cases (default 3)")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--iterations", type=int, required=True, help="an epoch")
+    parser.add_argument("--val_iterations", type=int, default=4, help="an epoch")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

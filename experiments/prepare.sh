@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Sourced by run_cv.sh and run_ablation.sh: environment, data, conversion, planning and preprocessing, each skipped when done.
+#
+# Expects DATA (empty: the folder data/, else synthetic CTs), OUT, DEVICE (may be empty), FROM, VENV, and the array PHANTOM of
+# further flags for make_phantom.py. Leaves behind: OUT and WORK absolute, nnUNet_* exported, DATASET PLANS CONFIG TRAINER RAW
+# PREPROCESSED RESULTS DEVICE, SYNTHETIC (flags for the scorer, empty with real data) and the function `stage`.
+
+# shellcheck source=experiments/setup_env.sh
+source experiments/setup_env.sh $VENV
+mkdir -p "$OUT/work"
+OUT="$(cd "$OUT" && pwd)"; WORK="$OUT/work"
+export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
+DATASET=Dataset777_PancreasCT; PLANS=nnUNetResEncUNetMPlans; CONFIG=3d_fullres; TRAINER=nnUNetTrainer
+RAW="$nnUNet_raw/$DATASET"; PREPROCESSED="$nnUNet_preprocessed/$DATASET"; RESULTS="$nnUNet_results/$DATASET"
+[[ -n "$DEVICE" ]] || DEVICE="$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")')"
+
+stage() {  # stage NAME [--log DIR] --outputs PATH... [--key TEXT...] [--input_folder DIR] -- COMMAND...
+    local name="$1" log="$WORK"; shift
+    if [[ "$1" == --log ]]; then log="$2"; shift 2; fi
+    python experiments/stage.py --work "$log" --name "$name" "$@"
+}
+[[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
+
+SYNTHETIC=(); MEMORY=()
+[[ -n "$DATA" || ! -d data ]] || DATA=data
+if [[ -z "$DATA" ]]; then
+    echo "NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS."
+    DATA="$WORK/synthetic_data"; SYNTHETIC=(--synthetic)
+    MEMORY=(-gpu_memory_target 0.18)  # a batch of 2, as for the quiz's cases; by itself the planner would fill 8 GB with small ones
+    stage data --outputs "$DATA" -- python data_prep/make_phantom.py "$DATA" --preset demo "${PHANTOM[@]}"
+else
+    [[ -d "$DATA" ]] || { echo "error: --data $DATA is not a folder" >&2; exit 2; }
+    DATA="$(cd "$DATA" && pwd)"
+fi
+stage convert --outputs "$RAW" --input_folder "$DATA" -- python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
+stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \
+    nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp "${MEMORY[@]}"
+stage preprocess --outputs "$PREPROCESSED/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$CONFIG"
