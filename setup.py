@@ -22,11 +22,10 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2*", "dynamic_network_architectures*"]),
     install_requires=[
-        "torch>=2.1.2,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
+        "torch>=2.6,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
         "SimpleITK>=2.2.1", "blosc2>=3.0.0", "threadpoolctl", "tqdm", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
-        "connected-components-3d",
     ],
-    extras_require={"openvino": ["openvino>=2025.0"], "test": ["pytest", "hypothesis"]},
+    extras_require={"openvino": ["openvino>=2025.0"], "test": ["pytest", "hypothesis", "surface-distance", "absl-py"]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
 )

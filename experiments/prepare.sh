@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by run_cv.sh and run_ablation.sh: environment, data, conversion, planning and preprocessing, each skipped when done.
+# Sourced by run_fold0.sh, run_cv.sh and run_ablation.sh: environment, data, conversion, planning and preprocessing, each skipped when done.
 #
 # Expects DATA (empty: the folder data/, else synthetic CTs), OUT, DEVICE (may be empty), FROM, VENV, and the array PHANTOM of
 # further flags for make_phantom.py. Leaves behind: OUT and WORK absolute, nnUNet_* exported, DATASET PLANS CONFIG TRAINER RAW

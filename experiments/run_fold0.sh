@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; NAME=""; OUT="results/fold0"; EPOCHS=""; ITERATIONS=""; DEVICE=""; MODE="exact"; FROM=""; VENV=""
+DATA=""; NAME=""; OUT="results/fold0"; EPOCHS=""; ITERATIONS=""; DEVICE=""; MODE="exact"; FROM=""; VENV=""; PHANTOM=()
 usage() { sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
@@ -31,41 +31,16 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 
-# shellcheck source=experiments/setup_env.sh
-source experiments/setup_env.sh $VENV
 START=$(date +%s)
-mkdir -p "$OUT/work"
-OUT="$(cd "$OUT" && pwd)"; WORK="$OUT/work"
-export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
-DATASET=Dataset777_PancreasCT; PLANS=nnUNetResEncUNetMPlans; CONFIG=3d_fullres; TRAINER=nnUNetTrainer
-PREPROCESSED="$nnUNet_preprocessed/$DATASET"; MODEL="$nnUNet_results/$DATASET/${TRAINER}__${PLANS}__${CONFIG}"
-[[ -n "$DEVICE" ]] || DEVICE="$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")')"
-
-stage() {  # stage NAME "OUTPUT ..." [--key ... | --input_folder DIR] -- COMMAND...
-    local name="$1"; shift
-    python experiments/stage.py --work "$WORK" --name "$name" "$@"
-}
-[[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
-
-SYNTHETIC=()
-[[ -n "$DATA" || ! -d data ]] || DATA=data
-if [[ -z "$DATA" ]]; then
-    DATA="$WORK/synthetic_data"; SYNTHETIC=(--synthetic)
-    echo "NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS."
-    NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-10}"; ITERATIONS="${ITERATIONS:-30}"; VAL_ITERATIONS=4
-    stage data --outputs "$DATA" -- python data_prep/make_phantom.py "$DATA" --preset demo
+# shellcheck source=experiments/prepare.sh
+source experiments/prepare.sh
+if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
+    NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-12}"; ITERATIONS="${ITERATIONS:-40}"; VAL_ITERATIONS=4
 else
-    [[ -d "$DATA" ]] || { echo "error: --data $DATA is not a folder" >&2; exit 2; }
-    DATA="$(cd "$DATA" && pwd)"
     NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS=50
 fi
+MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
 
-stage convert --outputs "$nnUNet_raw/$DATASET" --input_folder "$DATA" -- \
-    python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
-stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \
-    nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp
-stage preprocess --outputs "$PREPROCESSED/nnUNetPlans_$CONFIG" -- \
-    nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$CONFIG"
 stage train --outputs "$MODEL/fold_0" -- \
     nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
     --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS"
@@ -76,13 +51,13 @@ predict() {  # predict NAME IMAGES
         nnUNetv2_predict -i "$2" -o "$OUT/predictions/$1" -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" \
         -device "$DEVICE" --mode "$MODE" --continue_prediction
 }
-python data_prep/split_view.py --raw "$nnUNet_raw/$DATASET" --out "$WORK/validation"
+python data_prep/split_view.py --raw "$RAW" --out "$WORK/validation"
 predict validation "$WORK/validation/images"
-predict test "$nnUNet_raw/$DATASET/imagesTs"
+predict test "$RAW/imagesTs"
 
 stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
-    --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$nnUNet_raw/$DATASET/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"
+    --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"
 stage figures --outputs "$OUT/figures" -- \
     python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation" --training "$MODEL/fold_0"
@@ -90,7 +65,7 @@ stage gallery --outputs "$OUT/gallery.html" -- \
     python evaluation/make_gallery.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation"
 stage submission --outputs "$OUT/${NAME}_results.zip" -- \
-    python data_prep/make_submission.py --pred "$OUT/predictions/test" --test "$nnUNet_raw/$DATASET/imagesTs" --name "$NAME" --out "$OUT"
+    python data_prep/make_submission.py --pred "$OUT/predictions/test" --test "$RAW/imagesTs" --name "$NAME" --out "$OUT"
 python experiments/record_run.py --out "$OUT" --name "$NAME" --device "$DEVICE" --mode "$MODE" \
     --plans "$PREPROCESSED/$PLANS.json" --configuration "$CONFIG" --fold "$MODEL/fold_0" "${SYNTHETIC[@]}"
 if command -v latexmk >/dev/null; then

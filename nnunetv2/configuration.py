@@ -25,4 +25,3 @@ def process_count(variable: str, upper: int) -> int:
 
 
 default_num_processes = process_count("nnUNet_def_n_proc", 8)  # fingerprint, preprocessing, export, evaluation
-default_n_proc_DA = process_count("nnUNet_n_proc_DA", 12)  # augmentation workers a GPU

@@ -1,4 +1,4 @@
-"""What a training says about itself: a text log, one value a key and epoch, and progress.png.
+"""What a training says about itself: a text log, one value a key and epoch, progress.json and progress.png.
 
 The keys and file names are upstream's, so its tools read them; the `class_*` keys are added when there is a class task.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.files import atomic_write, save_json
 
 SEGMENTATION_KEYS = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs",
                      "epoch_start_timestamps", "epoch_end_timestamps")
@@ -57,6 +57,11 @@ class TrainingLog:
         if key == "mean_fg_dice":
             ema = self.values["ema_fg_dice"][epoch - 1] * EMA_DECAY + value * (1 - EMA_DECAY) if epoch else value
             self.log("ema_fg_dice", ema, epoch)
+
+    def save(self) -> None:
+        """Write all values so far as progress.json, which figures and reports read."""
+        if self.active:
+            save_json(self.values, self.folder / "progress.json")
 
     def plot(self, force: bool = False) -> None:
         """Draw progress.png, unless the last one is younger than PLOT_INTERVAL."""

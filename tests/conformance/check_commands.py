@@ -18,16 +18,8 @@ ON_PURPOSE = {
     ("*", "-npfp"): "default: the cores that are there",
     ("*", "-npp"): "threads, not processes: one reads ahead while the network runs",
     ("*", "-nps"): "threads, not processes: one writes while the network runs",
-    ("*", "-d"): "names are accepted beside ids; a forgotten -d is refused by the parser",
-    ("*", "-step_size"): "default 0.5 comes from the mode",
-    ("*", "-device"): "default from $nnUNet_device, else cuda",
-    ("*", "-overwrite_target_spacing"): "three numbers, checked by the parser",
-    ("install_pretrained_model_from_zip", "<positional>"): "same",
-    ("train", "<positional>"): "fold is checked by the parser",
-    ("apply_postprocessing", "-pp_pkl_file"): "also takes postprocessing.json",
-}
-LEFT_OUT = {
-    ("extract_fingerprint", "-fpe"): "one extractor",
+    ("*", "-d"): "upstream calls it required in its help text; here the parser does",
+    ("*", "-step_size"): "None means the mode's, which is 0.5",
 }
 
 
@@ -43,20 +35,25 @@ def by_flag(described: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def find(described: dict[str, dict[str, Any]], flag: str) -> dict[str, Any] | None:
+    """The action behind `flag`; as argparse does, a long flag may be cut short where only one begins like that."""
+    begins = [action for spelling, action in described.items() if flag.startswith("--") and spelling.startswith(flag)]
+    return described.get(flag) or (begins[0] if len(begins) == 1 else None)
+
+
 def meaning(action: dict[str, Any]) -> dict[str, Any]:
     """What a caller can see: how many values, whether it must be there, what happens without it."""
     default = action["default"]
     if isinstance(default, list):
         default = [str(v) for v in default]
-    return {"takes": action["takes"], "required": action["required"], "default": False if action["takes"] == "nothing" and default is None else default}
+    return {"takes": action["takes"], "required": action["required"], "default": None if action["required"] else default}
 
 
 def compare(command: str, flag: str, ours: dict[str, Any] | None, theirs: dict[str, Any]) -> Row:
     what = f"nnUNetv2_{command} {flag.rstrip(chr(39))}"
     excuse = ON_PURPOSE.get((command, flag.rstrip("'"))) or ON_PURPOSE.get(("*", flag))
     if ours is None:
-        why = LEFT_OUT.get((command, flag))
-        return Row(what, "not accepted", str(meaning(theirs)), "missing", "accepted, or left out on purpose", why is not None, why or "")
+        return Row(what, "not accepted", str(meaning(theirs)), "missing", "accepted", False)
     mine, reference = meaning(ours), meaning(theirs)
     differing = [k for k in mine if mine[k] != reference[k]]
     shown = "; ".join(f"{k} {mine[k]!r}, upstream {reference[k]!r}" for k in differing) or "0"
@@ -74,7 +71,7 @@ def check_flags(bench: Bench) -> Iterator[Row]:
             continue
         ours, theirs = by_flag(flags(scripts[name])), by_flag(upstream[command])
         for flag, action in theirs.items():
-            yield compare(command, flag, ours.get(flag), action)
+            yield compare(command, flag, find(ours, flag), action)
         added = sorted(f for f in ours if f not in theirs)
         yield Row(f"{name}: flags added here", ", ".join(added) or "none", "", f"{len(added)} more", "none hides an upstream flag",
                   not set(added) & set(theirs))

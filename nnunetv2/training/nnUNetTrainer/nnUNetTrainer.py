@@ -296,6 +296,7 @@ class nnUNetTrainer:
         values = {key: entries[epoch] for key, entries in self.log.values.items()}
         self.log.print(f"Loss {values['train_losses']:.4f}, validation {values['val_losses']:.4f}; pseudo Dice "
                        f"{np.round(values['dice_per_class_or_region'], 4).tolist()}; {values['epoch_end_timestamps'] - values['epoch_start_timestamps']:.1f} s")
+        self.log.save()
         self.current_epoch = epoch + 1
         save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
         improved = self._best_ema is None or values["ema_fg_dice"] > self._best_ema
