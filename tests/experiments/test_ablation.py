@@ -1,0 +1,183 @@
+"""The ablation's driver with training played by a stub, and its table by hand-made figures."""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from experiments import ablation
+from experiments.ablation import VARIANTS, Ablation
+from experiments.ablation_table import conclusions, cross_fitted, markdown, with_temperature
+from experiments.out_of_fold import write_tables
+from nnunetv2.utilities.files import load_json, save_json
+
+DATASET, PLANS = "Dataset777_PancreasCT", "nnUNetResEncUNetMPlans"
+HEAD = {"n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2], "patch": None}, "stages": [0, 1], "statistics": ["mean", "std"],
+        "descriptors": True, "hidden": 0, "dropout": 0.1}
+
+
+class Trainer:
+    """Stands in for the nnUNetv2_* commands: writes what they would, and remembers the calls."""
+
+    def __init__(self, splits_file: Path, results: Path, truth: np.ndarray):
+        self.splits_file, self.results, self.truth, self.calls = splits_file, results, truth, []
+
+    def __call__(self, command: list[str], check: bool) -> None:
+        self.calls.append(command)
+        options = dict(zip(command, command[1:]))
+        fold = int(command[3]) if command[0] == "nnUNetv2_train" else int(options["-f"])
+        model = self.results / DATASET / f"{options['-tr']}__{options['-p']}__3d_fullres" / f"fold_{fold}"
+        if command[0] == "nnUNetv2_refit_class_head":
+            save_json({"temperature": 2.0}, model / "class_head_refit.json")
+            return
+        (model / "validation").mkdir(parents=True, exist_ok=True)
+        cases = load_json(self.splits_file)[fold]["val"]
+        for case in cases:
+            sitk.WriteImage(sitk.GetImageFromArray(self.truth), str(model / "validation" / f"{case}.nii.gz"))
+        if "segmentation" not in options["-p"]:
+            write_tables(model / "validation", ["0", "1", "2"],
+                         {f"{case}.nii.gz": np.where(np.arange(3) == int(case[5]), 0.6, 0.2).tolist() for case in cases})
+
+
+@pytest.fixture
+def setup(tmp_path, monkeypatch) -> tuple[argparse.Namespace, Trainer]:
+    """18 preprocessed cases in name only, 2 of them held out, and stubs in place of training."""
+    for variable in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{variable}", str(tmp_path / variable))
+    raw, preprocessed = tmp_path / "raw" / DATASET, tmp_path / "preprocessed" / DATASET
+    cases = [f"quiz_{i % 3}_{i:03d}" for i in range(18)]
+    truth = np.zeros((6, 8, 8), np.uint8)
+    truth[1:5, 2:6, 2:6], truth[2:4, 3:5, 3:5] = 1, 2
+    (raw / "labelsTr").mkdir(parents=True)
+    for case in cases:
+        sitk.WriteImage(sitk.GetImageFromArray(truth), str(raw / "labelsTr" / f"{case}.nii.gz"))
+    (raw / "subtypes.csv").write_text("case,subtype\n" + "".join(f"{case},{case[5]}\n" for case in cases))
+    save_json({"labels": {"background": 0, "pancreas": 1, "lesion": 2},
+               "classification": {"name": "subtype", "classes": ["0", "1", "2"], "labels": "subtypes.csv"}}, raw / "dataset.json")
+    save_json([{"train": cases[:16], "val": cases[16:]}], preprocessed / "splits_final.json")
+    save_json({"plans_name": PLANS, "configurations": {"3d_fullres": {"architecture": {"arch_kwargs": {}, "class_head": HEAD}}}},
+              preprocessed / f"{PLANS}.json")
+    trainer = Trainer(preprocessed / "splits_final.json", tmp_path / "results", truth)
+    monkeypatch.setattr(subprocess, "run", trainer)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # a pool of scorers takes longer to start than these cases
+    monkeypatch.setattr(ablation, "_training_seconds", lambda model: 60.0)
+    args = argparse.Namespace(out=tmp_path / "ablation", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, epochs=1,
+                              iterations=1, val_iterations=1, device="cpu", seed=0, synthetic=True)
+    return args, trainer
+
+
+def test_folds_lie_inside_the_training_cases_and_cover_them(setup):
+    splits = Ablation(setup[0]).splits
+    assert sorted(case for fold in splits[1:] for case in fold["val"]) == sorted(splits[0]["train"])
+    assert Ablation(setup[0]).splits == splits
+
+
+def test_variants_are_edits_of_the_plans(setup):
+    run = Ablation(setup[0])
+    heads = {variant.name: load_json(run.preprocessed / f"{run.plans_of(variant)}.json")["configurations"]["3d_fullres"]["architecture"].get("class_head")
+             for variant in VARIANTS}
+    assert heads["segmentation"] is None
+    assert heads["chosen"] == heads["chosen_refit"] == HEAD
+    assert heads["naive"] == HEAD | {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False}
+
+
+def test_a_fold_that_is_done_is_skipped_until_a_setting_changes(setup):
+    args, trainer = setup
+    chosen = next(variant for variant in VARIANTS if variant.name == "chosen")
+    Ablation(args).run_fold(chosen, 1)
+    Ablation(args).run_fold(chosen, 1)
+    assert len(trainer.calls) == 1
+    args.epochs = 2
+    Ablation(args).run_fold(chosen, 1)
+    assert len(trainer.calls) == 2
+
+
+def test_a_fold_that_was_killed_goes_on_with_its_checkpoints(setup, monkeypatch):
+    args, trainer = setup
+    chosen = next(variant for variant in VARIANTS if variant.name == "chosen")
+    checkpoint = Ablation(args).model(chosen) / "fold_1" / "checkpoint_latest.pth"
+
+    def killed(command, check):
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Ablation(args).run_fold(chosen, 1)
+    monkeypatch.setattr(subprocess, "run", trainer)
+    Ablation(args).run_fold(chosen, 1)
+    assert "--c" in trainer.calls[0] and checkpoint.exists()
+
+
+def test_the_refit_follows_the_model_it_refits_and_trains_nothing(setup):
+    args, trainer = setup
+    run = Ablation(args)
+    for name in ("chosen", "chosen_refit"):
+        run.run_fold(next(variant for variant in VARIANTS if variant.name == name), 1)
+    commands = [(call[0], "--val" in call) for call in trainer.calls]
+    assert commands == [("nnUNetv2_train", False), ("nnUNetv2_refit_class_head", False), ("nnUNetv2_train", True)]
+    assert load_json(run.folder("chosen_refit") / "fold_1" / "done.json")["seconds"] >= 60
+
+
+def test_rows_hold_scores_of_all_training_cases(setup):
+    args, _ = setup
+    run = Ablation(args)
+    rows = {}
+    for variant in VARIANTS:
+        for fold in run.folds:
+            run.run_fold(variant, fold)
+        rows[variant.name] = run.finish(variant)
+    assert rows["segmentation"]["whole_pancreas_dsc"]["mean"] == 1 and "macro_f1" not in rows["segmentation"]
+    assert rows["chosen"]["n"] == 16 and rows["chosen"]["macro_f1"] == 1
+    assert rows["chosen_refit"]["calibration"] == "own"
+    # .6 .2 .2 at temperature 2 were .36 : .04 : .04 = 9/11 1/11 1/11 before
+    assert rows["chosen_refit"]["after_calibration"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
+    assert rows["chosen_refit"]["before_calibration"]["brier"] == pytest.approx((1 - 9 / 11) ** 2 + 2 / 121)
+
+
+def test_a_refit_without_its_model_among_the_variants_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="also needs chosen"):
+        ablation.main(["--out", str(tmp_path), "--epochs", "1", "--iterations", "1", "--variants", "chosen_refit"])
+
+
+def test_temperature_and_its_inverse_cancel():
+    p = np.array([[0.7, 0.2, 0.1], [0.05, 0.15, 0.8]])
+    assert with_temperature(with_temperature(p, np.array([3.0, 0.5])), np.array([1 / 3, 2.0])) == pytest.approx(p)
+    assert with_temperature(p, np.array([1e6, 1.0]))[0] == pytest.approx([1 / 3] * 3, abs=1e-4)
+
+
+def test_a_fold_is_calibrated_by_the_other_folds_alone():
+    rng = np.random.default_rng(0)
+    true, fold_of = rng.integers(0, 3, 60), np.arange(60) % 3
+    sure = np.where(np.eye(3)[rng.integers(0, 3, 60)] == 1, 0.98, 0.01)
+    changed = true.copy()
+    changed[fold_of == 1] = (changed[fold_of == 1] + 1) % 3
+    one, other = cross_fitted(sure, true, fold_of), cross_fitted(sure, changed, fold_of)
+    assert np.array_equal(one[fold_of == 1], other[fold_of == 1]) and not np.array_equal(one[fold_of == 0], other[fold_of == 0])
+    assert one.max() < 0.6  # guesses at random deserve no certainty
+
+
+def row(name: str, f1: float, low: float = 0.0, dsc: float = 0.9, **more) -> dict:
+    scores = {"brier": 0.5, "ece": 0.2}
+    return {"variant": name, "title": name, "n": 63, "folds": 3, "minutes_per_fold": 1.0, "whole_pancreas_dsc": {"mean": dsc},
+            "lesion_dsc": {"mean": 0.5}, "macro_f1": f1, "macro_f1_ci": [low, 1.0], "balanced_accuracy": f1, "auroc": f1,
+            "collapse_alarms": 0, "before_calibration": scores, "after_calibration": {"brier": 0.4, "ece": 0.1}} | more
+
+
+def test_conclusions_say_what_the_figures_say():
+    good = [row("naive", 0.3, collapse_alarms=2), row("segmentation", 0, dsc=0.905), row("chosen", 0.7), row("chosen_refit", 0.8, 0.65)]
+    assert all(item["holds"] for item in conclusions(good))
+    bad = [row("naive", 0.7), row("segmentation", 0, dsc=0.95), row("chosen_refit", 0.74, 0.65), row("radiomics", 0.9)]
+    assert [item["holds"] for item in conclusions(bad)] == [False, True, False, False, False, True, False]
+
+
+def test_markdown_says_synthetic_and_shows_a_dash_for_what_a_row_has_not():
+    plain = {key: value for key, value in row("segmentation", 0).items() if not key.startswith(("macro", "balanced", "auroc"))}
+    settings = {"folds": 3, "epochs": 1, "iterations": 2, "device": "cpu", "seed": 0}
+    text = markdown({"synthetic": True, "settings": settings, "rows": [plain, row("chosen", 0.8)], "conclusions": []})
+    assert "SYNTHETIC" in text and "| segmentation | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
+    assert "| chosen | 0.800 [0.000, 1.000] | 0.800 | 0.800 | 0.500 -> 0.400 | 0.200 -> 0.100 | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text
