@@ -26,7 +26,7 @@ def check_fingerprint(bench: Bench) -> Iterator[Row]:
         bench.raw, 302, "FingerprintTwo", FINGERPRINT_CASES[:2], {"0": "CT", "1": "T1"}))
     datasets = [(301, "Dataset301_Fingerprint"), (302, "Dataset302_FingerprintTwo")]
     for dataset, name in datasets[1:] if bench.reduced else datasets:
-        theirs = bench.upstream.call("upstream_planning:fingerprint", dataset=dataset, samples=1e7 if bench.reduced else 1e8)
+        theirs = bench.upstream.call("upstream_planning:fingerprint", dataset=dataset, samples=2e6 if bench.reduced else 1e8)
         with bench.environment():
             extract_fingerprints([dataset], num_processes=1, clean=True)
         ours = json.loads((bench.ours / "preprocessed" / name / "dataset_fingerprint.json").read_text())

@@ -104,6 +104,7 @@ def check_storage(bench: Bench) -> Iterator[Row]:
 
 def check_normalisation(bench: Bench) -> Iterator[Row]:
     image, labels = volume((20, 24, 28), seed=5, air_margin=4)
+    image *= 3  # beyond both percentiles
     seg = labels.astype(np.int16)
     seg[image == 0] = -1
     intensities = {"mean": 74.9, "std": 44.1, "percentile_00_5": -56.0, "percentile_99_5": 180.0, "min": -300.0, "max": 500.0, "median": 77.0}
@@ -120,8 +121,8 @@ def check_normalisation(bench: Bench) -> Iterator[Row]:
 
 def check_crop(bench: Bench) -> Iterator[Row]:
     image, labels = volume((22, 26, 30), seed=9, air_margin=3)
-    image[8:12, 10:14, 10:14] = 0  # a hole inside the body, filled by both
-    image[3:8, 12, 12] = 0  # a channel that leads outside, not filled
+    image[5:8, 5:8, 22:25] = 0  # a hole in unlabelled tissue, filled by both
+    image[3:8, 5, 5] = 0  # a channel that leads outside, not filled
     two = np.stack([image, np.roll(image, 2, axis=2)])
     for name, data, seg in (("one channel", image[None], labels[None].astype(np.int16)), ("two channels", two, labels[None].astype(np.int16)),
                             ("without segmentation", image[None], None)):

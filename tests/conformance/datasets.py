@@ -131,7 +131,7 @@ def tiny_model(bench: Bench) -> tuple[Path, dict[str, Any]]:
         kwargs = architecture["arch_kwargs"]
         kwargs |= {"n_stages": 4, "features_per_stage": [8, 12, 16, 24], "kernel_sizes": kwargs["kernel_sizes"][:4],
                    "strides": kwargs["strides"][:4], "n_blocks_per_stage": [1, 1, 2, 2], "n_conv_per_stage_decoder": [1, 1, 1]}
-        plans["configurations"]["tiny"] = {**full, "architecture": architecture, "patch_size": [24, 32, 48], "batch_size": 2,
+        plans["configurations"]["tiny"] = {**full, "architecture": architecture, "patch_size": [16, 24, 32], "batch_size": 2,
                                            "data_identifier": "tiny_data"}
         cases = [p.name.removesuffix(".nii.gz") for p in sorted((folder / "labelsTr").iterdir())]
         splits = [{"train": cases[:-1], "val": cases[-1:]}, {"train": cases[1:], "val": cases[:1]}]

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from nnunetv2.utilities.files import atomic_write
-from tests.conformance.bench import REPOSITORY, Bench, Row, reference_python
+from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
 ROOMS = ["planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands"]
 
@@ -74,6 +74,7 @@ def main() -> int:
         os.environ["CONFORMANCE_REAL_CTS"] = args.real_cts
     folder = args.keep or Path(tempfile.mkdtemp(prefix="conformance_"))
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(int(THREADS))
     bench, start = Bench(folder, args.reduced), time.monotonic()
     rooms: dict[str, list[Row]] = {}
     for room in tqdm(args.only, desc="rooms", disable=None):
