@@ -71,7 +71,7 @@ def _microcystic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.r
     voxels = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
     nearest, _ = cKDTree(centres).query(voxels.reshape(-1, 3), k=2)
     gap = (nearest[:, 1] - nearest[:, 0]).reshape(distance.shape)
-    return (rng.uniform(50, 95) * np.exp(-((gap / 3.0) ** 2))).astype(np.float32)
+    return (rng.uniform(70, 115) * np.exp(-((gap / 3.0) ** 2))).astype(np.float32)
 
 
 def _necrotic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -79,4 +79,4 @@ def _necrotic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.rand
     broken = np.clip(0.75 + 0.55 * SmoothNoise(rng, 10.0, canvas.extent + 10)(axes), 0, 1.6)
     rim = np.exp(-(((distance + 4.0) / 2.8) ** 2))
     uneven = SmoothNoise(rng, 6.0, canvas.extent + 10)(axes)
-    return rng.uniform(40, 80) * rim * broken + 10 * uneven
+    return rng.uniform(60, 100) * rim * broken + 10 * uneven

@@ -222,16 +222,14 @@ class ExperimentPlanner:
 
         Beside arch_kwargs, so that upstream builds its network from the same plans.
         """
-        regions = {"lesion": list(self.task.lesion_labels), "foreground": self.foreground_labels, "patch": None}
-        if set(regions["lesion"]) == set(regions["foreground"]):
-            del regions["foreground"]  # the same voxels twice
         return {
             "n_classes": len(self.task.classes),
             "lesion_labels": list(self.task.lesion_labels),
-            "regions": regions,
+            # more regions and mask descriptors are more features than a few hundred cases can tell from noise
+            "regions": {"lesion": list(self.task.lesion_labels)},
             "stages": list(range(min(3, n_stages))),  # texture, which decides, is gone further down
             "statistics": ["mean", "std"],
-            "descriptors": True,
+            "descriptors": False,
             "hidden": 0,
             "dropout": 0.1,
         }

@@ -2,7 +2,8 @@
 
 A case that fits goes through the network whole, at its exact size padded only to what the strides divide, because the head
 pools over whole lesions and was calibrated on whole cases. A larger one is seen in windows, and each window counts as much
-as the lesion in it. Probabilities, not logits, are averaged: over mirrored views, over windows, over folds.
+as the lesion in it. Over mirrored views logits are averaged, which for a linear head averages the features; over windows
+and folds, whose heads or contents differ, probabilities.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class ClassEvidence:
 
     def add(self, seg_logits: Tensor, class_logits: Tensor) -> None:
         """seg_logits (S, *spatial) of one window and class_logits (V, n) of its V views."""
-        self.add_values(seg_logits, class_logits.float().softmax(1).mean(0))
+        self.add_values(seg_logits, class_logits.float().mean(0).softmax(0))
 
     def add_values(self, seg_logits: Tensor, values: Tensor) -> None:
         """Values (n,) to be averaged, weighted by the lesion in seg_logits (S, *spatial)."""
@@ -93,20 +94,28 @@ def case_class_features(
     divisor: Sequence[int],
     lesion_channels: Sequence[int],
     device: torch.device,
+    views: Sequence[tuple[int, ...]] = VIEWS_AS_IS,
     tile_step_size: float = 0.5,
 ) -> Tensor:
-    """The head's pooled features (F,) float32 of a whole case, seen as `classify_case` sees it; for the refit of the head.
+    """The head's pooled features (V, F) float32 of a whole case in each of V mirrored views, as `classify_case` sees it.
 
-    `network.class_features(x)` gives them for x (1, C, *spatial); `network` is in eval mode and on `device`. Windows are
-    averaged by lesion mass, which is what pooling over the whole lesion would do for means.
+    For the refit of the head. `network.class_features(x)` gives them for x (1, C, *spatial); `network` is in eval mode and
+    on `device`. Windows are averaged by lesion mass, which is what pooling over the whole lesion would do for means.
     """
-    if fits_whole(data.shape[1:], patch_size, divisor):
-        padded, _ = pad_centred(data, whole_volume_tile(data.shape, divisor))
-        return network.class_features(padded[None].to(device))[0].float().cpu()
-    padded, _ = pad_centred(data, patch_size)
+    whole = fits_whole(data.shape[1:], patch_size, divisor)
+    padded, _ = pad_centred(data, whole_volume_tile(data.shape, divisor) if whole else patch_size)
+    views_of_case = (padded.flip([axis + 1 for axis in axes]).to(device) for axes in views)
+    if whole:
+        return torch.stack([network.class_features(view[None])[0].float().cpu() for view in views_of_case])
+    return torch.stack([_features_of_windows(network, view, patch_size, lesion_channels, tile_step_size) for view in views_of_case])
+
+
+def _features_of_windows(network: nn.Module, data: Tensor, patch_size: Sequence[int], lesion_channels: Sequence[int],
+                         tile_step_size: float) -> Tensor:
+    """(F,): mean over the windows of `data` (C, D, H, W), weighted by the lesion in each."""
     evidence = ClassEvidence(lesion_channels)
-    for slicer in window_slicers(padded.shape[1:], patch_size, tile_step_size):
-        x = padded[slicer][None].to(device)
+    for slicer in window_slicers(data.shape[1:], patch_size, tile_step_size):
+        x = data[slicer][None]
         seg_logits, _ = network(x)
         if isinstance(seg_logits, (list, tuple)):
             seg_logits = seg_logits[0]

@@ -131,20 +131,23 @@ class CasePredictor:
         """Mean over folds: logits (S, D, H, W) and class probabilities.
 
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
-        otherwise from one more pass over the whole case.
+        otherwise from further passes over the whole case, in the same mirrored views.
         """
         fits = self._fits(data)
         whole = fits and self.mode.tiling == "whole"
+        window_is_case = tuple(whole_volume_tile(data.shape, self.geometry.divisor)) == tuple(self.geometry.patch_size)
+        segmenting_passes_decide = whole or window_is_case or not fits
         logits: Tensor | None = None
         probabilities = []
         for engine in engines:
-            evidence = None if self.lesion_channels is None or whole != fits else ClassEvidence(self.lesion_channels)
+            evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
             fold_logits = self._windows(engine, data, self.views, self.mode.tile_step_size, whole, evidence)
             logits = fold_logits if logits is None else logits.add_(fold_logits)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:
-                probabilities.append(classify_case(engine, data, self.geometry.patch_size, self.geometry.divisor, self.lesion_channels))
+                probabilities.append(classify_case(engine, data, self.geometry.patch_size, self.geometry.divisor, self.lesion_channels,
+                                                   self.views))
         if len(engines) > 1:
             logits /= len(engines)
         return logits, np.mean(probabilities, axis=0) if probabilities else None

@@ -2,8 +2,8 @@
 
     nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans
 
-The head's features of the fold's training cases, pooled over whole cases as in prediction -> standardise -> linear
-discriminant analysis -> written into the head's last layer, so prediction does not change. With a few hundred cases and
+The head's features of the fold's training cases, pooled over whole cases in all mirrored views as in prediction ->
+standardise -> linear discriminant analysis -> written into the head's last layer, so prediction does not change. With a few hundred cases and
 over a thousand features this finds the classes where gradient descent on small batches may not. A temperature from inner
 cross-validation makes the probabilities honest. Validation cases are never read.
 """
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from nnunetv2 import paths
 from nnunetv2.inference.case_classification import case_class_features
 from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
+from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_calibration import fit_temperature, probability_scores
 from nnunetv2.training.splits import load_split
@@ -68,10 +69,20 @@ def fit_lda(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearL
     return LinearLayer(weight * scale, bias - (weight * scale) @ mean)
 
 
-def out_of_fold_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """(N, K) logits of each case from a fit without it; stratified folds, seeded, everything fitted inside the fold.
+def fit_views(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearLayer:
+    """`fit_lda` on features (N, V, F) of V mirrored views a case, each a sample of its own.
 
-    Fewer than INNER_FOLDS cases of a class make fewer folds.
+    What mirroring changes in a case then counts as spread within its class, and the directions it moves features in lose
+    weight.
+    """
+    return fit_lda(features.reshape(-1, features.shape[2]), np.repeat(labels, features.shape[1]), n_classes)
+
+
+def out_of_fold_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """(N, K) logits, averaged over views, of each case from a fit without it; features (N, V, F).
+
+    Stratified folds of cases, seeded, everything fitted inside the fold. Fewer than INNER_FOLDS cases of a class make
+    fewer folds.
     """
     # one case fewer of the rarest class stays behind in every fold, and a fit needs two
     n_folds = min(INNER_FOLDS, np.bincount(labels, minlength=n_classes).min())
@@ -81,28 +92,29 @@ def out_of_fold_logits(features: np.ndarray, labels: np.ndarray, n_classes: int)
     logits = np.empty((len(labels), n_classes))
     folds = StratifiedKFold(int(n_folds), shuffle=True, random_state=SEED).split(features, labels)
     for rest, held_out in tqdm(folds, desc="calibrate", total=int(n_folds)):
-        logits[held_out] = fit_lda(features[rest], labels[rest], n_classes)(features[held_out])
+        logits[held_out] = fit_views(features[rest], labels[rest], n_classes)(features[held_out]).mean(1)
     return logits
 
 
 @torch.no_grad()
 def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> dict:
-    """Refit a ClassHead in place on pooled features (N, F) as its network gives them; a summary for the report.
+    """Refit a ClassHead in place on pooled features (N, V, F) as its network gives them; a summary for the report.
 
     A hidden layer stays as trained, what it makes of the features is refitted.
     """
     head.eval()
-    represented = head.represent(features).double().numpy()
+    represented = head.represent(features.flatten(0, 1)).unflatten(0, features.shape[:2]).double().numpy()
     n_classes = head.classifier.out_features
     logits = out_of_fold_logits(represented, labels, n_classes)
     temperature = fit_temperature(logits, labels)
-    layer = fit_lda(represented, labels, n_classes)
+    layer = fit_views(represented, labels, n_classes)
     head.classifier.weight.copy_(torch.from_numpy(layer.weight))
     head.classifier.bias.copy_(torch.from_numpy(layer.bias))
     head.temperature.fill_(temperature)
     return {
         "cases_per_class": np.bincount(labels, minlength=n_classes).tolist(),
-        "features": represented.shape[1],
+        "features": represented.shape[2],
+        "views": represented.shape[1],
         "temperature": temperature,
         # of training cases that the encoder has seen: too good to be reported as performance
         "inner_cross_validation": {
@@ -154,12 +166,13 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
 
 def _features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
                        device: torch.device) -> torch.Tensor:
-    """Pooled features (N, F) float32 of preprocessed cases, on the CPU."""
+    """Pooled features (N, V, F) float32 of preprocessed cases in all V views mirrored in training, on the CPU."""
     geometry = network_geometry(model.configuration_manager, None)
+    views = mirror_views(model.mirror_axes, tta=8)
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
     rows = []
     for case in tqdm(cases, desc="class features"):
         data = torch.from_numpy(load_case(folder, case)[0][:])  # (C, D, H, W)
         with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
-            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device))
+            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views))
     return torch.stack(rows)

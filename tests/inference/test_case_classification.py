@@ -57,10 +57,10 @@ def test_without_anything_windows_count_evenly():
     torch.testing.assert_close(evidence.mean(), torch.tensor([0.5, 0.5], dtype=torch.float64))
 
 
-def test_views_are_averaged_as_probabilities():
+def test_views_are_averaged_as_logits():
     evidence = ClassEvidence(LESION)
-    evidence.add(seg_logits(torch.zeros(1, 1, 1)), torch.tensor([[0.0, np.log(3)], [np.log(3), 0.0], [0.0, 0.0]]))
-    torch.testing.assert_close(evidence.mean(), torch.tensor([0.5, 0.5], dtype=torch.float64), atol=1e-6, rtol=0)
+    evidence.add(seg_logits(torch.zeros(1, 1, 1)), torch.tensor([[0.0, 2 * np.log(3)], [0.0, 0.0]]))  # mean (0, log 3): odds 1 to 3
+    torch.testing.assert_close(evidence.mean(), torch.tensor([0.25, 0.75], dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 def test_no_window_no_class():
@@ -106,6 +106,11 @@ def test_predictor_classifies_from_the_whole_case(levers, last):
     assert prediction.class_probabilities.tolist() == pytest.approx(classify_case(LabelEngine(), data, PATCH, DIVISOR, LESION).tolist())
 
 
+def test_a_window_that_is_the_whole_case_needs_no_further_pass():
+    _, engine = predict(torch.ones(1, *PATCH), tiling="windows", tta=1)
+    assert engine.seen == [PATCH]
+
+
 def test_whole_tiling_needs_no_pass_of_its_own_for_the_class():
     _, engine = predict(torch.ones(1, 4, 4, 10), tiling="whole", tta=1)
     assert engine.seen == [(4, 4, 10)]
@@ -129,11 +134,11 @@ class FeatureNet(torch.nn.Module):
 
 def test_features_of_a_case_that_fits_come_from_one_pass():
     features = case_class_features(FeatureNet(), torch.ones(1, 4, 4, 10), PATCH, DIVISOR, LESION, torch.device("cpu"))
-    assert features.tolist() == [1.0, 160.0]
+    assert features.tolist() == [[1.0, 160.0]]
 
 
 def test_features_of_a_large_case_are_averaged_by_lesion():
     data = torch.zeros(1, 4, 4, 40)
     data[..., :4] = 2.0
     features = case_class_features(FeatureNet(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), tile_step_size=1.0)
-    assert features.tolist() == pytest.approx([2.0, 64.0])
+    assert features.tolist() == [pytest.approx([2.0, 64.0])]

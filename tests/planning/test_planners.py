@@ -148,15 +148,15 @@ def test_class_head_is_described_in_every_configuration_beside_the_networks_argu
     for name in ("2d", "3d_lowres", "3d_fullres"):
         architecture = plan(dataset)["configurations"][name]["architecture"]
         assert architecture["class_head"] == {
-            "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2], "foreground": [1, 2], "patch": None}, "stages": [0, 1, 2],
-            "statistics": ["mean", "std"], "descriptors": True, "hidden": 0, "dropout": 0.1}
+            "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2]}, "stages": [0, 1, 2],
+            "statistics": ["mean", "std"], "descriptors": False, "hidden": 0, "dropout": 0.1}
         assert "class_head" not in architecture["arch_kwargs"]
 
 
-def test_lesion_that_is_all_the_foreground_is_pooled_once(dataset):
+def test_lesion_labels_of_the_task_are_what_the_head_pools(dataset):
     dataset.write_fingerprint((1, 1, 1), (64, 64, 64))
     dataset.classify(lesion_labels=[1, 2])
-    assert plan(dataset)["configurations"]["3d_fullres"]["architecture"]["class_head"]["regions"] == {"lesion": [1, 2], "patch": None}
+    assert plan(dataset)["configurations"]["3d_fullres"]["architecture"]["class_head"]["regions"] == {"lesion": [1, 2]}
 
 
 def test_plans_without_classification_have_no_class_head(dataset):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dynamic_network_architectures.building_blocks.class_head import ClassHead
-from nnunetv2.training.class_head_refit import fit_lda, out_of_fold_logits, refit_head
+from nnunetv2.training.class_head_refit import fit_lda, fit_views, out_of_fold_logits, refit_head
 
 
 def gaussians(n_per_class, n_features: int = 6, distance: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -80,19 +80,40 @@ def test_classes_with_too_few_cases_are_counted():
         fit_lda(features, labels, 3)
     features, labels = gaussians([5, 2, 5])
     with pytest.raises(ValueError, match=r"\[5, 2, 5\]"):
-        out_of_fold_logits(features, labels, 3)
+        out_of_fold_logits(features[:, None], labels, 3)
 
 
 def test_out_of_fold_logits_of_noise_are_at_chance():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(150, 300)), np.arange(150) % 3
     assert (fit_lda(features, labels, 3)(features).argmax(1) == labels).mean() > 0.9  # what a leak would look like
-    assert (out_of_fold_logits(features, labels, 3).argmax(1) == labels).mean() < 0.45
+    assert (out_of_fold_logits(features[:, None], labels, 3).argmax(1) == labels).mean() < 0.45
 
 
 def test_out_of_fold_logits_do_not_depend_on_the_run():
     features, labels = gaussians([6, 7, 8])
+    features = features[:, None]
     np.testing.assert_array_equal(out_of_fold_logits(features, labels, 3), out_of_fold_logits(features, labels, 3))
+
+
+def test_held_out_cases_are_judged_by_the_mean_of_their_views():
+    """Views at +d and -d around the case: each alone is far off, their mean is the case."""
+    features, labels = gaussians([12, 12, 12])
+    shift = np.random.default_rng(1).normal(size=features.shape)
+    views = np.stack([features + shift, features - shift], 1)
+    fit_on_rest = fit_views(views, labels, 3)
+    np.testing.assert_allclose(fit_on_rest(views).mean(1), fit_on_rest(features), atol=1e-9)
+    assert (out_of_fold_logits(views, labels, 3).argmax(1) == labels).mean() > 0.8
+
+
+def test_directions_that_mirroring_moves_lose_weight():
+    """Two equally good features; mirroring scatters the second one only."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    features = labels[:, None] + 0.5 * rng.normal(size=(300, 2))
+    views = np.stack([features, features + [0, 3], features - [0, 3]], 1)
+    weight = np.abs(fit_views(views, labels, 2).weight[1])
+    assert weight[1] < 0.2 * weight[0]
 
 
 @pytest.mark.parametrize("hidden", [0, 4])
@@ -105,7 +126,7 @@ def test_refitted_head_computes_the_calibrated_lda(hidden):
     head.standardiser.variance.fill_(2.0)
     features, labels = gaussians([20, 15, 10], n_features=4)
     features = torch.from_numpy((features - features.mean(0)) / features.std(0)).float()
-    report = refit_head(head, features, labels)
+    report = refit_head(head, features[:, None], labels)
     with torch.no_grad():
         represented = head.represent(features).double().numpy()
         logits = head.classify(features).numpy()
