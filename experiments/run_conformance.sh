@@ -20,7 +20,7 @@ build_reference() {
     "${pip[@]}" --no-deps nnunetv2==2.8.1 dynamic-network-architectures==0.4.4 batchgeneratorsv2==0.3.6 \
         batchgenerators==0.25.1 acvl-utils==0.2.6
     "${pip[@]}" -c constraints.txt numpy scipy scikit-image scikit-learn pandas matplotlib SimpleITK tqdm blosc2 \
-        connected-components-3d fft-conv-pytorch==1.2.0 einops==0.8.2 nibabel==5.4.2 tifffile==2026.3.3 \
+        connected-components-3d einops==0.8.2 nibabel==5.4.2 tifffile==2026.3.3 \
         imagecodecs==2026.3.6 graphviz==0.21 requests seaborn==0.13.2 yacs==0.1.8 future unittest2
     "$reference/bin/python" -I -c "import nnunetv2.inference.predict_from_raw_data" > /dev/null
     touch "$reference/complete"

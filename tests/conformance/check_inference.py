@@ -1,7 +1,6 @@
 """Rows: inference. Tiles, weights, logits, exported masks, and whole predictions of models trained on either side."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,7 +207,6 @@ def check_models_both_ways(bench: Bench) -> Iterator[Row]:
             yield from mask_rows(f"{what}: {name} predicted here and upstream", done["ours"] / name, done["upstream"] / name)
             a, b = (np.load((done[side] / name.replace(".nii.gz", ".npz")))["probabilities"] for side in ("ours", "upstream"))
             yield within(f"{what}: {name} probabilities", a, b, 5e-3, note="fp16 sums on both sides")
-        shutil.rmtree(bench.folder / f"one_fold_{origin}", ignore_errors=True)
 
 
 def check_checkpoints(bench: Bench) -> Iterator[Row]:

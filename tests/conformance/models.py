@@ -1,6 +1,7 @@
 """Small models trained on either side, and their predictions by either side. Made once, used by several checks."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.conformance.bench import Bench
@@ -14,7 +15,7 @@ def trained_models(bench: Bench) -> dict[str, Path]:
 
     def make() -> dict[str, Path]:
         folder, plans = tiny_model(bench)
-        epochs, iterations = (1, 30) if bench.reduced else (4, 60)
+        epochs, iterations = 2, 60
         number = folder.name[7:10]
         dataset_json = json.loads((folder / "dataset.json").read_text())
         bench.command("preprocess", "-d", number, "-plans_name", "tinyPlans", "-c", "tiny", "-np", 1)
@@ -29,10 +30,13 @@ def trained_models(bench: Bench) -> dict[str, Path]:
 
 
 def predictions(bench: Bench, origin: str, model: Path, folds: tuple[int, ...] = FOLDS) -> dict[str, Path]:
-    """Folders "ours" and "upstream": the model's predictions of its data set by either side's command, with probabilities."""
+    """Folders "ours" and "upstream": the model's predictions of two cases by either side's command, with probabilities."""
 
     def make() -> dict[str, Path]:
-        images = bench.raw / tiny_model(bench)[0].name / "imagesTr"
+        source, images = bench.raw / tiny_model(bench)[0].name / "imagesTr", bench.folder / "to_predict"
+        for case in ("case_001", "case_003"):  # something to crop; oblique
+            images.mkdir(exist_ok=True)
+            shutil.copyfile(source / f"{case}_0000.nii.gz", images / f"{case}_0000.nii.gz")
         name = "".join(map(str, folds))
         outputs = {side: bench.folder / f"predicted_{origin}_{name}_by_{side}" for side in ("ours", "upstream")}
         flags = ["-i", images, "-m", model, "-f", *folds, "-device", "cpu", "--save_probabilities", "--disable_progress_bar", "-npp", 1, "-nps", 1]
