@@ -31,6 +31,7 @@ if [[ -z "$DATA" ]]; then
 else
     [[ -d "$DATA" ]] || { echo "error: --data $DATA is not a folder" >&2; exit 2; }
     DATA="$(cd "$DATA" && pwd)"
+    [[ ! -e "$DATA/SYNTHETIC.txt" ]] || { SYNTHETIC=(--synthetic); echo "THE DATA IN $DATA ARE SYNTHETIC. THE FIGURES SAY NOTHING ABOUT PATIENTS."; }
 fi
 stage convert --outputs "$RAW" --input_folder "$DATA" -- python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
 stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \

@@ -11,12 +11,12 @@ cd "$(dirname "$0")/.."
 python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 reference=.venv-upstream
 
-# torch comes first, from the CPU index, and upstream without its dependencies: dynamic-network-architectures asks for timm,
+# torch comes first, and upstream without its dependencies: dynamic-network-architectures asks for timm,
 # timm for torchvision, and that would replace torch by a CUDA build three times as large. Only Primus needs timm.
 build_reference() {
     "$python" -m venv "$reference"
     local pip=("$reference/bin/python" -m pip install -q --disable-pip-version-check)
-    "${pip[@]}" torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu || "${pip[@]}" torch==2.13.0
+    "${pip[@]}" torch==2.13.0
     "${pip[@]}" --no-deps nnunetv2==2.8.1 dynamic-network-architectures==0.4.4 batchgeneratorsv2==0.3.6 \
         batchgenerators==0.25.1 acvl-utils==0.2.6
     "${pip[@]}" -c constraints.txt numpy scipy scikit-image scikit-learn pandas matplotlib SimpleITK tqdm blosc2 \
