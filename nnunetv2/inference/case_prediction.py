@@ -12,7 +12,7 @@ from nnunetv2.inference.case_classification import VIEWS_AS_IS, ClassEvidence, c
 from nnunetv2.inference.coarse_roi import Box, predict_in_roi
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.modes import InferenceMode
-from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
+from nnunetv2.inference.sliding_window_prediction import even_tile, mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
@@ -107,17 +107,17 @@ class CasePredictor:
         return foreground.numpy()
 
     def _coarse_logits(self, engines: Sequence[Engine], data: Tensor) -> Tensor:
-        """One unmirrored pass of the first fold."""
-        return self._windows(engines[0], data, VIEWS_AS_IS, COARSE_STEP, whole=self._fits(data))
+        """One unmirrored pass of the first fold, in windows with as little overlap as the volume allows."""
+        geometry = self.geometry
+        tile = whole_volume_tile(data.shape, geometry.divisor) if self._fits(data) else even_tile(data.shape, geometry.patch_size, geometry.divisor)
+        return self._windows(engines[0], data, VIEWS_AS_IS, tile, COARSE_STEP, gaussian=False)
 
     def _fits(self, data: Tensor) -> bool:
         return fits_whole(data.shape[1:], self.geometry.patch_size, self.geometry.divisor)
 
-    def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], step: float, whole: bool,
-                 observer: ClassEvidence | None = None) -> Tensor:
-        tile = whole_volume_tile(data.shape, self.geometry.divisor) if whole else self.geometry.patch_size
-        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=self.gaussian and not whole,
-                         observer=observer, progress=self.progress)
+    def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], tile: tuple[int, ...], step: float,
+                 gaussian: bool, observer: ClassEvidence | None = None) -> Tensor:
+        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, observer=observer, progress=self.progress)
         try:
             return predict_windows(engine, data, results_device=self.results_device, **arguments).cpu()
         except torch.OutOfMemoryError:
@@ -135,13 +135,14 @@ class CasePredictor:
         """
         fits = self._fits(data)
         whole = fits and self.mode.tiling == "whole"
+        tile = whole_volume_tile(data.shape, self.geometry.divisor) if whole else self.geometry.patch_size
         window_is_case = tuple(whole_volume_tile(data.shape, self.geometry.divisor)) == tuple(self.geometry.patch_size)
         segmenting_passes_decide = whole or window_is_case or not fits
         logits: Tensor | None = None
         probabilities = []
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
-            fold_logits = self._windows(engine, data, self.views, self.mode.tile_step_size, whole, evidence)
+            fold_logits = self._windows(engine, data, self.views, tile, self.mode.tile_step_size, self.gaussian and not whole, evidence)
             logits = fold_logits if logits is None else logits.add_(fold_logits)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())

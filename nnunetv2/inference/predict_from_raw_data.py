@@ -189,7 +189,7 @@ class nnUNetPredictor:
             done = self._done(cases, tables, save_probabilities)
             cases = [case for case in cases if case.name not in done]
         print(f"{len(cases)} of {n_all} cases to predict{f', part {part_id} of {num_parts}' if num_parts > 1 else ''}; "
-              f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {'half precision' if self.engines[0].half else 'fp32'}.")
+              f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {self._precision_in_words()}.")
 
         start, times = time.perf_counter(), StageTimes()
         pipeline = Pipeline(
@@ -203,6 +203,11 @@ class nnUNetPredictor:
             if folder is not None:
                 part = f"_part_{part_id}_of_{num_parts}" if num_parts > 1 else ""
                 save_json(self._report(times, time.perf_counter() - start), folder / f"prediction_times{part}.json")
+
+    def _precision_in_words(self) -> str:
+        if self.engines[0].half:
+            return "half precision"
+        return "fp32 (this CPU has no AMX; bf16 would be slower)" if self.mode.precision == "half_if_faster" else "fp32"
 
     def _list_cases(self, source: PathLike | Sequence[Sequence[PathLike]], output: PathLike | Sequence[PathLike] | None,
                     previous_stage: PathLike | None) -> list[Case]:

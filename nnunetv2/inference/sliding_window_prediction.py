@@ -110,6 +110,17 @@ def whole_volume_tile(shape: Sequence[int], divisor: Sequence[int]) -> tuple[int
     return tuple(n * d for n, d in zip(steps, divisor))
 
 
+def even_tile(shape: Sequence[int], largest: Sequence[int], divisor: Sequence[int]) -> tuple[int, ...]:
+    """A tile no larger than `largest` that covers (D, H, W) in as few windows with the least overlap.
+
+    >>> even_tile((250, 281, 281), (64, 128, 192), (8, 32, 32))
+    (64, 96, 160)
+    """
+    spatial = shape[-len(largest):]
+    parts = [ceil(size / ceil(size / limit)) for size, limit in zip(spatial, largest)]
+    return tuple(min(limit, tile) for limit, tile in zip(largest, whole_volume_tile(parts, divisor)))
+
+
 def window_slicers(image_size: Sequence[int], tile_size: Sequence[int], tile_step_size: float) -> list[Slicer]:
     """Where each window lies in a (C, D, H, W) volume; with a 2D tile every slice is tiled by itself."""
     flat = len(image_size) - len(tile_size)

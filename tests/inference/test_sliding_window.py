@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian, compute_steps_for_sliding_window, mirror_views, pad_centred, predict_windows, whole_volume_tile, window_slicers,
+    compute_gaussian, compute_steps_for_sliding_window, even_tile, mirror_views, pad_centred, predict_windows, whole_volume_tile, window_slicers,
 )
 
 
@@ -89,6 +89,14 @@ def test_padding_without_need_copies_nothing():
 @pytest.mark.parametrize("shape, tile", [((59, 117, 180), (64, 128, 192)), ((64, 128, 192), (64, 128, 192)), ((3, 3, 3), (16, 32, 64))])
 def test_whole_volume_tile_is_the_next_multiple_of_the_strides(shape, tile):
     assert whole_volume_tile(shape, (16, 32, 32)) == tile
+
+
+@given(st.tuples(*[st.integers(1, 300)] * 3))
+def test_even_tiles_need_no_more_windows_than_the_largest(shape):
+    largest, divisor = (64, 128, 192), (8, 32, 32)
+    tile = even_tile(shape, largest, divisor)
+    assert all(t <= limit and t % d == 0 for t, limit, d in zip(tile, largest, divisor))
+    assert all(-(-n // t) == -(-n // limit) for n, t, limit in zip(shape, tile, largest))
 
 
 def test_a_2d_tile_visits_every_slice():
