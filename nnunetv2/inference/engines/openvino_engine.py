@@ -65,7 +65,8 @@ def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) 
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's remarks on every Python branch; the check below is the test of them
         traced = torch.jit.freeze(torch.jit.trace(flat, example, check_trace=False))  # convert_model's own tracing takes 7 times as long
-        model = openvino.convert_model(traced, input=[-1, input_channels, *(-1 for _ in divisor)])
+        size = openvino.PartialShape([-1, input_channels, *(-1 for _ in divisor)])
+        model = openvino.convert_model(traced, input=[(size, openvino.Type.f32)])
         expected = flat(other)
     got = OpenVINOEngine(model, half=False)(other)
     for name, a, b in zip(("segmentation", "class"), expected if isinstance(expected, tuple) else (expected,), got):
