@@ -48,12 +48,12 @@ class UNet(nn.Module):
         seg_logits = self.decoder(skips)
         if self.class_head is None:
             return seg_logits, None
-        return seg_logits, self.class_head(skips, _finest(seg_logits), teacher, teacher_weight)
+        return seg_logits, self.class_head(skips, _finest(seg_logits), teacher, teacher_weight, x)
 
     def class_features(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> Tensor:
         """The head's pooled features (B, F) float32, before it standardises them. Needs a class head."""
         skips = self.encoder(x)
-        return self.class_head.features(skips, _finest(self.decoder(skips)), teacher, teacher_weight)
+        return self.class_head.features(skips, _finest(self.decoder(skips)), teacher, teacher_weight, x)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of all conv outputs for one item of spatial size `input_size`, the planner's measure of memory.

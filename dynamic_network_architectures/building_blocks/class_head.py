@@ -3,7 +3,8 @@
 Shallow encoder stages keep the texture that tells lesion types apart, and a lesion fills a small part of the volume;
 global average pooling of the bottleneck loses both. So the features of several stages are pooled (weighted mean and
 standard deviation) over regions, each a soft mask from the segmentation's own probabilities, and described further by the
-size and shape of these masks. Regions are unions of labels, read as channels of the segmentation's softmax.
+size and shape of these masks. Regions are unions of labels, read as channels of the segmentation's softmax. A few texture
+channels of the input image, pooled over each region, its core and its rim, spare the encoder learning them from little data.
 
 Everything here runs in float32 without autocast: sums over a million voxels overflow float16.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STATISTICS = ("mean", "std")
+TEXTURE_CHANNELS = 4  # per input channel, see `image_texture`
 
 
 class RunningStandardiser(nn.Module):
@@ -64,13 +66,14 @@ class ClassHead(nn.Module):
     stages: encoder stages to pool, 0 = full resolution, -1 = bottleneck.
     statistics: of "mean", "std", over the region, of every channel.
     descriptors: add size and shape of every region mask, see `describe_masks`.
+    texture_of_channels: how many input channels to take `image_texture` of, over core, rim and whole of the regions; 0: none.
     hidden: width of a hidden layer, 0 for none. dropout: probability, before the linear layer.
     """
 
     def __init__(self, stage_channels: Sequence[int], stage_strides: Sequence[Sequence[int]], n_labels: int, *,
                  n_classes: int, lesion_labels: Sequence[int], regions: Mapping[str, Sequence[int] | None],
                  stages: Sequence[int] = (0, 1, 2), statistics: Sequence[str] = STATISTICS, descriptors: bool = True,
-                 hidden: int = 0, dropout: float = 0.1):
+                 texture_of_channels: int = 0, hidden: int = 0, dropout: float = 0.1):
         super().__init__()
         _check_configuration(regions, stages, statistics, len(stage_channels), n_labels)
         self.lesion_labels = tuple(lesion_labels)
@@ -80,11 +83,14 @@ class ClassHead(nn.Module):
         self.stage_strides = [tuple(prod(axis) for axis in zip(*stage_strides[:s + 1])) for s in self.stages]
         self.statistics = tuple(statistics)
         self.region_labels = [list(range(n_labels)) if labels is None else list(labels) for labels in regions.values()]
-        self.described = [i for i, labels in enumerate(regions.values()) if descriptors and labels is not None]
+        labelled = [i for i, labels in enumerate(regions.values()) if labels is not None]
+        self.described = labelled if descriptors else []
+        self.textured = labelled if texture_of_channels else []
 
         n_axes = len(stage_strides[0])
         per_region = len(statistics) * sum(stage_channels[s] for s in self.stages)
         self.n_features = len(regions) * per_region + len(self.described) * (2 + n_axes)
+        self.n_features += 3 * len(self.textured) * len(statistics) * TEXTURE_CHANNELS * texture_of_channels
         self.standardiser = RunningStandardiser(self.n_features)
         self.hidden = nn.Sequential(nn.Linear(self.n_features, hidden), nn.LeakyReLU(1e-2)) if hidden else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -95,7 +101,7 @@ class ClassHead(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, skips: Sequence[Tensor], seg_logits: Tensor, teacher: Tensor | None = None,
-                teacher_weight: float = 0.0) -> Tensor:
+                teacher_weight: float = 0.0, image: Tensor | None = None) -> Tensor:
         """-> class logits (B, n_classes) float32; arguments as for `features`.
 
         Rows in which a region is missing (a patch without lesion) do not count in the running statistics.
@@ -103,21 +109,23 @@ class ClassHead(nn.Module):
         with torch.autocast(seg_logits.device.type, enabled=False):
             masks = self._region_masks(seg_logits, teacher, teacher_weight)
             complete = region_presence(masks).amin(1)  # (B,)
-            return self.classify(self._pool(skips, masks), complete)
+            return self.classify(self._pool(skips, masks, image), complete)
 
     def features(self, skips: Sequence[Tensor], seg_logits: Tensor, teacher: Tensor | None = None,
-                 teacher_weight: float = 0.0) -> Tensor:
+                 teacher_weight: float = 0.0, image: Tensor | None = None) -> Tensor:
         """Pooled features (B, n_features) float32, not standardised.
 
         skips: encoder features of every stage, finest first; seg_logits (B, n_labels, D, H, W), used without gradient;
         teacher (B, 1, D, H, W): labels whose one-hot masks are mixed in with weight `teacher_weight`. Where it holds no
-        label of the segmentation (ignore label, -1) the network's own probabilities stand alone.
+        label of the segmentation (ignore label, -1) the network's own probabilities stand alone. image (B, C, D, H, W): the
+        network's input, needed with `texture_of_channels`.
 
-        Order: by stage, statistic, region, channel; then the descriptors of each region.
+        Order: by stage, statistic, region, channel; then the descriptors of each region; then the image's texture by
+        statistic, part (whole, core, rim), region, channel.
         A region of no mass gives zeros, one of less than a voxel fades towards them.
         """
         with torch.autocast(seg_logits.device.type, enabled=False):
-            return self._pool(skips, self._region_masks(seg_logits, teacher, teacher_weight))
+            return self._pool(skips, self._region_masks(seg_logits, teacher, teacher_weight), image)
 
     def represent(self, features: Tensor, row_weights: Tensor | None = None) -> Tensor:
         """What the linear layer sees, without dropout: standardised features, through the hidden layer if there is one."""
@@ -139,7 +147,7 @@ class ClassHead(nn.Module):
             probabilities = torch.lerp(probabilities, one_hot, teacher_weight * known)
         return torch.stack([probabilities[:, labels].sum(1) for labels in self.region_labels], dim=1)
 
-    def _pool(self, skips: Sequence[Tensor], masks: Tensor) -> Tensor:
+    def _pool(self, skips: Sequence[Tensor], masks: Tensor, image: Tensor | None) -> Tensor:
         presence = region_presence(masks)[:, :, None]  # (B, R, 1)
         pooled = []
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_gradient > 0):
@@ -152,6 +160,11 @@ class ClassHead(nn.Module):
         if self.described:
             descriptors = (describe_masks(masks) * presence)[:, self.described]
             features = torch.cat([features, descriptors.flatten(1)], dim=1)
+        if self.textured:
+            parts = core_and_rim(masks[:, self.textured])
+            statistics = masked_statistics(image_texture(image.float()), parts, self.statistics)
+            presence = region_presence(parts)[:, :, None]
+            features = torch.cat([features, *((statistic * presence).flatten(1) for statistic in statistics)], dim=1)
         return features
 
 
@@ -181,6 +194,32 @@ def masked_statistics(features: Tensor, masks: Tensor, statistics: Sequence[str]
         variance = values.square() @ weights - mean.square()
         found["std"] = variance.clamp_min(1e-6).sqrt()  # the floor keeps the root's gradient finite
     return [found[name].transpose(1, 2) for name in statistics]
+
+
+def image_texture(image: Tensor) -> Tensor:
+    """(B, C, *spatial) -> (B, 4 C, *spatial): the image, its detail, its local spread, and a band of coarser detail.
+
+    Detail is the image minus its mean over 3 voxels an axis, spread the root mean square of detail over them, the band
+    that mean minus its own mean over 3. At its border the image is continued by its outermost voxels.
+    """
+    mean = _box_mean(image)
+    detail = image - mean
+    return torch.cat([image, detail, _box_mean(detail.square()).sqrt(), mean - _box_mean(mean)], dim=1)
+
+
+def _box_mean(x: Tensor) -> Tensor:
+    """Mean over 3 voxels an axis."""
+    axes = x.ndim - 2
+    return (F.avg_pool3d if axes == 3 else F.avg_pool2d)(F.pad(x, [1] * (2 * axes), mode="replicate"), 3, 1)
+
+
+def core_and_rim(masks: Tensor) -> Tensor:
+    """(B, R, *spatial) -> (B, 3 R, *spatial): the masks, what erosion by one voxel leaves of them, and what it takes away.
+
+    Erosion of a soft mask is its minimum over 3 voxels an axis; the border of the volume does not erode.
+    """
+    core = -(F.max_pool3d if masks.ndim == 5 else F.max_pool2d)(-masks, 3, 1, 1)
+    return torch.cat([masks, core, masks - core], dim=1)
 
 
 def describe_masks(masks: Tensor) -> Tensor:

@@ -230,6 +230,7 @@ class ExperimentPlanner:
             "stages": list(range(min(3, n_stages))),  # texture, which decides, is gone further down
             "statistics": ["mean", "std"],
             "descriptors": False,
+            "texture_of_channels": len(self.dataset_json["channel_names"]),
             "hidden": 0,
             "dropout": 0.1,
         }

@@ -11,7 +11,7 @@ from torch import nn
 
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.class_head import (
-    ClassHead, RunningStandardiser, average_pool, describe_masks, masked_statistics, region_presence)
+    ClassHead, RunningStandardiser, average_pool, core_and_rim, describe_masks, image_texture, masked_statistics, region_presence)
 
 REGIONS = {"lesion": [2], "pancreas": [1, 2], "patch": None}
 
@@ -293,7 +293,8 @@ def test_openvino_gives_the_same_logits_at_another_size():
     openvino = pytest.importorskip("openvino")
     torch.manual_seed(0)
     net = ResidualEncoderUNet(1, 3, [2, 3, 4], nn.Conv3d, 3, [1, 2, [1, 2, 2]], 1, 3, 1, True, nn.InstanceNorm3d, {"affine": True},
-                              nonlin=nn.LeakyReLU, class_head={"n_classes": 3, "lesion_labels": [2], "regions": REGIONS, "stages": [0, 1, -1]})
+                              nonlin=nn.LeakyReLU, class_head={"n_classes": 3, "lesion_labels": [2], "regions": REGIONS, "stages": [0, 1, -1],
+                                                         "texture_of_channels": 1})
     nn.init.normal_(net.class_head.classifier.weight)
     net.class_head.temperature.fill_(1.5)
     net.eval()
@@ -305,3 +306,42 @@ def test_openvino_gives_the_same_logits_at_another_size():
             expected = net(x)
         for got, want in zip(compiled(x.numpy()).to_tuple(), expected):
             np.testing.assert_allclose(got, want.numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_texture_of_a_constant_image_is_its_value_and_zeros():
+    texture = image_texture(torch.full((1, 1, 4, 4, 4), 7.0))
+    torch.testing.assert_close(texture[0], torch.tensor([7.0, 0, 0, 0]).view(4, 1, 1, 1).expand(4, 4, 4, 4), atol=1e-5, rtol=0)
+
+
+def test_texture_of_a_single_bright_voxel():
+    """Mean over 27 voxels 1, so detail 26 at the voxel and -1 beside it; far from it nothing."""
+    image = torch.zeros(1, 1, 11, 11, 11)
+    image[0, 0, 5, 5, 5] = 27.0
+    _, detail, spread, _ = image_texture(image)[0]
+    assert detail[5, 5, 5] == 26 and detail[5, 5, 6] == -1 and detail[0, 0, 0] == 0
+    assert spread[5, 5, 5].item() == pytest.approx(((26**2 + 26) / 27) ** 0.5) and spread[0, 0, 0] == 0
+
+
+def test_core_and_rim_of_a_cube():
+    masks = torch.zeros(1, 1, 7, 7, 7)
+    masks[..., 2:5, 2:5, 2:5] = 1
+    whole, core, rim = core_and_rim(masks)[0]
+    assert core.nonzero().tolist() == [[3, 3, 3]] and rim.sum() == 26 and torch.equal(core + rim, whole)
+
+
+def test_texture_features_follow_the_others_and_need_the_image(inputs):
+    skips, logits, _ = inputs
+    plain, textured = make_head(regions={"lesion": [2], "patch": None}), make_head(regions={"lesion": [2], "patch": None}, texture_of_channels=1)
+    image = torch.randn(len(logits), 1, *logits.shape[2:])
+    features = textured.features(skips, logits, image=image)
+    assert features.shape[1] == textured.n_features == plain.n_features + 3 * 2 * 4
+    assert torch.allclose(features[:, :plain.n_features], plain.features(skips, logits))
+    mean_in_lesion = (logits.softmax(1)[:, 2] * image[:, 0]).sum((1, 2, 3)) / logits.softmax(1)[:, 2].sum((1, 2, 3))
+    assert torch.allclose(features[:, plain.n_features], mean_in_lesion, atol=1e-5)
+
+
+def test_texture_features_of_an_empty_region_are_zero(inputs):
+    skips, logits, labels = inputs
+    head = make_head(regions={"lesion": [2]}, texture_of_channels=1)
+    features = head.features(skips, certain(torch.zeros_like(labels)), image=torch.randn(len(logits), 1, *logits.shape[2:]))
+    assert features[:, -24:].abs().max() < 1e-6

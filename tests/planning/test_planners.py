@@ -149,7 +149,7 @@ def test_class_head_is_described_in_every_configuration_beside_the_networks_argu
         architecture = plan(dataset)["configurations"][name]["architecture"]
         assert architecture["class_head"] == {
             "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2]}, "stages": [0, 1, 2],
-            "statistics": ["mean", "std"], "descriptors": False, "hidden": 0, "dropout": 0.1}
+            "statistics": ["mean", "std"], "descriptors": False, "texture_of_channels": 1, "hidden": 0, "dropout": 0.1}
         assert "class_head" not in architecture["arch_kwargs"]
 
 
