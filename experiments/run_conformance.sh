@@ -2,6 +2,7 @@
 # Compare this repository with upstream nnU-Net 2.8.1, both run on this machine, and print a table.
 #
 #   bash experiments/run_conformance.sh [--reduced] [--only ROOM ...] [--real-cts DIR] [--out FILE]
+#   bash experiments/run_conformance.sh --environment      build the reference environment and end
 #
 # Builds the reference environment in .venv-upstream once (about a minute, CPU torch) and writes results/conformance.json.
 # NNUNET_UPSTREAM_PYTHON=/path/to/python uses an environment that holds upstream already.
@@ -30,4 +31,4 @@ if [ -z "${NNUNET_UPSTREAM_PYTHON:-}" ]; then
     [ -e "$reference/complete" ] || { echo "Building the reference environment in $reference ..."; build_reference; }
     export NNUNET_UPSTREAM_PYTHON="$PWD/$reference/bin/python"
 fi
-exec "$python" -m tests.conformance.run "$@"
+[[ "${1:-}" == --environment ]] || exec "$python" -m tests.conformance.run "$@"

@@ -7,8 +7,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 if [[ $# -gt 0 ]]; then
     exec python -m pytest "$@"
 fi
-python -m pytest -m "not conformance"
-bash experiments/run_conformance.sh --reduced
+bash experiments/run_conformance.sh --environment
+python -m pytest
