@@ -1,0 +1,189 @@
+"""Time whole prediction processes, upstream nnU-Net and the modes of this repository, on the same model and images.
+
+    python experiments/run_speed.py --upstream .venv-upstream/bin/python --run results/fold0
+
+A run is one process from its start to its last file. Rounds go through the rows forwards and backwards in turn, so that a
+warm cache or a slow minute helps no row. The table (experiments/speed_table.py) is written after each run.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.record_run import environment  # noqa: E402
+from experiments.speed_table import write_table  # noqa: E402
+from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+
+REFERENCE = "upstream"  # every ratio is to this row
+ROWS = {  # name -> flags of the predict command; upstream's own command where the name begins with its
+    REFERENCE: [],
+    "upstream, no TTA": ["--disable_tta"],
+    "exact": ["--mode", "exact"],
+    "half": ["--mode", "half"],
+    "fast": ["--mode", "fast"],
+    "half, whole": ["--mode", "half", "--tiling", "whole"],
+    "exact, torch": ["--engine", "torch"],
+    "exact, half precision": ["--precision", "half"],
+    "exact, TTA 4": ["--tta", "4"],
+    "exact, TTA 1": ["--tta", "1"],
+    "exact, whole": ["--tiling", "whole"],
+    "exact, ROI": ["--roi", "coarse"],
+    "exact, step 0.75": ["-step_size", "0.75"],
+}
+SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory
+
+
+def is_upstream(row: str) -> bool:
+    return row.startswith(REFERENCE)
+
+
+def command(row: str, args: argparse.Namespace, images: Path, out: Path) -> list[str]:
+    """The prediction command of a row: a console script of either environment."""
+    python = args.upstream if is_upstream(row) else Path(sys.executable)
+    script = python.parent / "nnUNetv2_predict_from_modelfolder"
+    return [str(script), "-i", str(images), "-o", str(out), "-m", str(args.model), "-f", args.fold, "-device", args.device,
+            "--disable_progress_bar", *ROWS[row]]
+
+
+def tree_memory(root: int) -> int:
+    """Bytes held by a process and its descendants; a page that k of them share counts 1/k in each (Linux's PSS)."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile
+    family = {root}
+    while new := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= new
+    total = 0
+    for pid in family:
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def gpu_memory() -> int:
+    """Bytes in use on the first GPU, by everything on it; 0 without nvidia-smi."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    out = subprocess.run(["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True,
+                         text=True, check=True).stdout
+    return int(out) * 2**20
+
+
+def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dict:
+    """One process: seconds, peak memory, our own time split. Its masks stay in `out`."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    cores = sorted(os.sched_getaffinity(0))[: args.threads]
+    environ = os.environ | {"OMP_NUM_THREADS": str(len(cores)), "nnUNet_def_n_proc": str(len(cores))}
+    log = out.with_suffix(".log")
+    idle, peak, gpu_peak = gpu_memory(), 0, 0
+    start = time.perf_counter()
+    with open(log, "w") as output:
+        process = subprocess.Popen(command(row, args, images, out), stdout=output, stderr=subprocess.STDOUT, env=environ,
+                                   preexec_fn=lambda: os.sched_setaffinity(0, cores))
+        while process.poll() is None:
+            peak, gpu_peak = max(peak, tree_memory(process.pid)), max(gpu_peak, gpu_memory() - idle)
+            try:
+                process.wait(SAMPLE_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"error: row {row!r} ended with status {process.returncode}; the last lines of {log}:\n"
+                 + "\n".join(log.read_text().splitlines()[-15:]))
+    times = out / "prediction_times.json"
+    n_cases = len(list(images.iterdir()))
+    return {"row": row, "seconds": round(seconds, 2), "cases": n_cases, "peak_memory": peak, "peak_gpu_memory": gpu_peak,
+            "times": load_json(times) if times.is_file() else None}
+
+
+def planned_runs(args: argparse.Namespace) -> list[tuple[int, str]]:
+    """(round, row) in balanced order."""
+    runs = []
+    for number in range(max(args.rounds, args.reference_rounds)):
+        rows = [row for row in args.rows if number < (args.reference_rounds if row == REFERENCE else args.rounds)]
+        runs += [(number, row) for row in (rows if number % 2 == 0 else reversed(rows))]
+    return runs
+
+
+def link_cases(images: Path, n: int, folder: Path) -> Path:
+    """A folder with links to the first `n` cases (all their channels)."""
+    files = sorted(images.glob("*_[0-9][0-9][0-9][0-9].nii.gz"))
+    cases = sorted({file.name.rsplit("_", 1)[0] for file in files})[:n]
+    folder.mkdir()
+    for file in files:
+        if file.name.rsplit("_", 1)[0] in cases:
+            (folder / file.name).symlink_to(file.resolve())
+    return folder
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--upstream", type=Path, required=True, help="python of the environment that holds upstream nnU-Net")
+    parser.add_argument("--run", type=Path, default=Path("results/fold0"), help="a finished run_fold0.sh; gives model, images and labels")
+    parser.add_argument("--model", type=Path, help="model folder instead of the run's")
+    parser.add_argument("--images", type=Path, help="images instead of the run's validation cases")
+    parser.add_argument("--labels", type=Path, help="true masks of --images, if there are any")
+    parser.add_argument("--fold", default="0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2, help="CPU cores that a run may use")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}")
+    parser.add_argument("--cases", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--reference_cases", type=int, default=3, help="cases of the row `upstream`")
+    parser.add_argument("--reference_rounds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
+    args = parser.parse_args()
+    if args.model is None:
+        found = sorted((args.run / "work/nnUNet_results").glob(f"Dataset*/*/fold_{args.fold}/checkpoint_final.pth"))
+        if len(found) != 1:
+            sys.exit(f"error: {args.run} holds {len(found)} models with fold {args.fold}; finish run_fold0.sh or name one with --model")
+        args.model = found[0].parents[1]
+    if args.images is None:
+        args.images, args.labels = args.run / "work/validation/images", args.run / "work/validation/labels"
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    result_file = args.out.with_name(f"{args.out.name}.json")
+    masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
+    result = load_json(result_file) if result_file.is_file() and not args.fresh else {"runs": []}
+    flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
+    result |= {"command": shlex.join(["bash", "experiments/run_speed.sh", *flags]), "environment": environment(args.device),
+               "threads": args.threads, "device": args.device, "reference": REFERENCE}
+    done = {(run["round"], run["row"]) for run in result["runs"]}
+    pending = [run for run in planned_runs(args) if run not in done]
+    with tempfile.TemporaryDirectory() as folder:
+        images = {True: link_cases(args.images, args.reference_cases, Path(folder) / "reference"),
+                  False: link_cases(args.images, args.cases, Path(folder) / "cases")}
+        if any(not is_upstream(row) for _, row in pending):
+            print("Converting the network once, which a first prediction would do ...", flush=True)
+            run_once("exact", args, images[True], masks / "warm_up")
+        for i, (number, row) in enumerate(pending, start=1):
+            run = run_once(row, args, images[row == REFERENCE], masks / row.replace(", ", "_").replace(" ", "_"))
+            print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
+            result["runs"].append({"round": number} | run)
+            save_json(result, result_file)
+    write_table(result, masks, args.labels, args.out)
+    save_json(result, result_file)
+    print(args.out.with_name(f"{args.out.name}.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The table and figure of experiments/run_speed.py: seconds, memory and agreement of each row."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, median
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2.utilities.files import atomic_write
+
+STRUCTURES = {"whole": lambda mask: mask > 0, "lesion": lambda mask: mask == 2}
+STAGES = ("read", "preprocess", "network", "resample", "write")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    return np.rint(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float | None:
+    """None when both are empty."""
+    total = a.sum() + b.sum()
+    return float(2 * (a & b).sum() / total) if total else None
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.glob("*.nii.gz"))}
+
+
+def agreement(folder: Path, other: Path) -> dict:
+    """Mean and lowest DSC of each structure over the cases both folders hold, and the fraction of voxels that differ.
+
+    Empty if they share no case. Cases in which a structure is absent from both count in neither.
+    """
+    ours, theirs = masks_in(folder), masks_in(other)
+    scores, changed, voxels = defaultdict(list), 0, 0
+    for name in ours.keys() & theirs.keys():
+        a, b = read_mask(ours[name]), read_mask(theirs[name])
+        changed, voxels = changed + int((a != b).sum()), voxels + a.size
+        for structure, select in STRUCTURES.items():
+            scores[structure].append(dice(select(a), select(b)))
+    if not voxels:
+        return {}
+    found = {structure: [score for score in values if score is not None] for structure, values in scores.items()}
+    return {"changed": changed / voxels, "cases": len(scores["whole"])} | {
+        f"{structure}_{how.__name__}": how(values) for structure, values in found.items() if values for how in (mean, min)}
+
+
+def subtypes(folder: Path) -> dict[str, str]:
+    """Mask name -> class, of the csv that classification writes; {} without one."""
+    found = sorted(folder.glob("*_results.csv"))
+    if not found:
+        return {}
+    with open(found[0], newline="") as file:
+        return {name: label for name, label in list(csv.reader(file))[1:]}
+
+
+def same_subtype(folder: Path, other: Path) -> str | None:
+    """`agreeing/common`, or None without common cases."""
+    a, b = subtypes(folder), subtypes(other)
+    common = a.keys() & b.keys()
+    return f"{sum(a[name] == b[name] for name in common)}/{len(common)}" if common else None
+
+
+def time_split(runs: list[dict]) -> dict[str, float] | None:
+    """Mean seconds a case by stage, and of the start (everything outside the cases); None for upstream, which keeps no times."""
+    split = defaultdict(list)
+    for run in runs:
+        if run["times"] is None:
+            return None
+        split["start"].append((run["seconds"] - run["times"]["cases_wall"]) / run["cases"])
+        for stage in STAGES:
+            split[stage].append(mean(case[stage] for case in run["times"]["cases"].values()))
+    return {stage: round(mean(values), 3) for stage, values in split.items()}
+
+
+def summarise(result: dict, masks: Path, labels: Path | None) -> dict[str, dict]:
+    """Figures by row, in the order in which rows were first run."""
+    by_row = defaultdict(list)
+    for run in result["runs"]:
+        by_row[run["row"]].append(run)
+    folders = {row: masks / row.replace(", ", "_").replace(" ", "_") for row in by_row}
+    reference = result["reference"]
+    per_case = {row: [run["seconds"] / run["cases"] for run in runs] for row, runs in by_row.items()}
+    rows = {}
+    for row, runs in by_row.items():
+        seconds = per_case[row]
+        rows[row] = {
+            "seconds_a_case": {"median": round(median(seconds), 2), "min": round(min(seconds), 2), "max": round(max(seconds), 2)},
+            "runs": len(runs), "cases_a_run": runs[0]["cases"],
+            "times_faster": round(median(per_case[reference]) / median(seconds), 2) if reference in per_case else None,
+            "peak_memory_gib": round(max(run["peak_memory"] for run in runs) / 2**30, 2),
+            "peak_gpu_memory_gib": round(max(run["peak_gpu_memory"] for run in runs) / 2**30, 2),
+            "against_upstream": agreement(folders[row], folders[reference]) if reference in folders else {},
+            "against_exact": agreement(folders[row], folders["exact"]) if "exact" in folders else {},
+            "against_truth": agreement(folders[row], labels) if labels is not None else {},
+            "subtype_as_exact": same_subtype(folders[row], folders["exact"]) if "exact" in folders else None,
+            "time_split": time_split(runs),
+        }
+    return rows
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def as_markdown(result: dict) -> str:
+    reference = result["reference"]
+    lines = [
+        "# Inference: time, memory and agreement", "",
+        f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
+        f"{result['threads']} threads, device {result['device']}.", "",
+        f"Whole processes, from start to the last file, classification included here. Seconds a case: median (lowest-highest) of the "
+        f"runs. Agreement with the masks of `{reference}`, on the cases both have.", "",
+        "| row | s a case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
+        "| lowest whole DSC to exact | DSC whole / lesion to truth | subtype as exact |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, figures in result["rows"].items():
+        s, up, truth = figures["seconds_a_case"], figures["against_upstream"], figures["against_truth"]
+        lines.append("| " + " | ".join([
+            row, f"{s['median']:.1f} ({s['min']:.1f}-{s['max']:.1f})", _number(figures["times_faster"], 1),
+            f"{figures['runs']} x {figures['cases_a_run']}", _number(figures["peak_memory_gib"], 1),
+            _number(figures["peak_gpu_memory_gib"], 1) if figures["peak_gpu_memory_gib"] else "-",
+            f"{up['changed']:.1e}" if up else "-", f"{_number(up.get('whole_mean'), 4)} / {_number(up.get('lesion_mean'), 4)}",
+            _number(figures["against_exact"].get("whole_min"), 4),
+            f"{_number(truth.get('whole_mean'))} / {_number(truth.get('lesion_mean'))}", figures["subtype_as_exact"] or "-",
+        ]) + " |")
+    lines += ["", "Where the time goes, seconds a case; stages of different cases overlap, so they may add up to more than the total.", "",
+              f"| row | start | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
+    for row, figures in result["rows"].items():
+        if split := figures["time_split"]:
+            lines.append(f"| {row} | " + " | ".join(_number(split[stage], 2) for stage in ("start", *STAGES)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: dict[str, dict], path: Path) -> None:
+    """Seconds a case of each row on a logarithmic axis, the ratio written beside the bar."""
+    names = list(rows)[::-1]
+    seconds = [rows[name]["seconds_a_case"] for name in names]
+    middle = np.array([s["median"] for s in seconds])
+    spread = [middle - [s["min"] for s in seconds], [s["max"] for s in seconds] - middle]
+    figure, axes = plt.subplots(figsize=(7, 0.35 * len(names) + 1), layout="constrained")
+    axes.barh(names, middle, xerr=spread, color=["0.6" if name.startswith("upstream") else "tab:blue" for name in names], ecolor="0.2")
+    for y, name in enumerate(names):
+        if rows[name]["times_faster"]:
+            axes.text(seconds[y]["max"] * 1.05, y, f"{rows[name]['times_faster']:g}x", va="center", fontsize=8)
+    axes.set(xscale="log", xlabel="seconds a case (whole process)", xlim=(None, max(s["max"] for s in seconds) * 2))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    plt.close(figure)
+
+
+def write_table(result: dict, masks: Path, labels: Path | None, out: Path) -> None:
+    """Add `rows` to `result`; write OUT.md and OUT.png."""
+    result["rows"] = summarise(result, masks, labels)
+    with atomic_write(out.with_name(f"{out.name}.md")) as temporary:
+        temporary.write_text(as_markdown(result))
+    draw(result["rows"], out.with_name(f"{out.name}.png"))

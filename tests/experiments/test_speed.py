@@ -1,0 +1,76 @@
+from argparse import Namespace
+
+import numpy as np
+import pytest
+
+from experiments.run_speed import link_cases, planned_runs, tree_memory
+from experiments.speed_table import agreement, as_markdown, same_subtype, summarise
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).ravel())}}
+
+
+def write(path, values):
+    path.parent.mkdir(exist_ok=True)
+    SimpleITKIO().write_seg(np.array(values, np.uint8).reshape(1, 1, -1), path, GEOMETRY)
+
+
+def run(row, seconds, cases=1, times=None):
+    return {"row": row, "seconds": seconds, "cases": cases, "peak_memory": 2**30, "peak_gpu_memory": 0, "times": times}
+
+
+def test_rounds_go_forwards_and_backwards_and_the_reference_runs_fewer():
+    args = Namespace(rows=["upstream", "exact", "fast"], rounds=3, reference_rounds=1)
+    assert planned_runs(args) == [(0, "upstream"), (0, "exact"), (0, "fast"), (1, "fast"), (1, "exact"), (2, "exact"), (2, "fast")]
+
+
+def test_the_first_cases_are_linked_with_all_channels(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("b_0000", "a_0000", "a_0001", "c_0000"):
+        (images / f"{name}.nii.gz").touch()
+    assert sorted(path.name for path in link_cases(images, 2, tmp_path / "out").iterdir()) == ["a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz"]
+
+
+def test_memory_of_this_process_is_found():
+    import os
+
+    assert tree_memory(os.getpid()) > 2**20
+
+
+def test_agreement_of_two_folders(tmp_path):
+    write(tmp_path / "a" / "x.nii.gz", [0, 1, 1, 2])
+    write(tmp_path / "b" / "x.nii.gz", [0, 1, 0, 2])
+    write(tmp_path / "b" / "only_here.nii.gz", [1, 1, 1, 1])
+    got = agreement(tmp_path / "a", tmp_path / "b")
+    assert got["changed"] == 0.25 and got["cases"] == 1
+    assert got["whole_mean"] == pytest.approx(2 * 2 / (3 + 2)) and got["lesion_mean"] == 1
+
+
+def test_structure_absent_from_both_counts_nowhere(tmp_path):
+    for folder in "ab":
+        write(tmp_path / folder / "x.nii.gz", [0, 1])
+    assert "lesion_mean" not in agreement(tmp_path / "a", tmp_path / "b")
+
+
+def test_no_common_case_no_agreement(tmp_path):
+    write(tmp_path / "a" / "x.nii.gz", [0, 1])
+    assert agreement(tmp_path / "a", tmp_path / "b") == {}
+
+
+def test_subtypes_are_compared_on_common_cases(tmp_path):
+    for folder, rows in (("a", "x,1\ny,2\n"), ("b", "x,1\ny,0\nz,0\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "subtype_results.csv").write_text("Names,Subtype\n" + rows)
+    assert same_subtype(tmp_path / "a", tmp_path / "b") == "1/2"
+
+
+def test_ratio_is_between_medians_of_seconds_a_case(tmp_path):
+    times = {"cases_wall": 3.0, "cases": {"x": dict.fromkeys(("read", "preprocess", "network", "resample", "write"), 0.5)}}
+    runs = [run("upstream", 60, cases=3), run("exact", 4.0, times=times), run("exact", 5.0, times=times), run("exact", 90.0, times=times)]
+    result = {"runs": runs, "reference": "upstream", "command": "c", "environment": {}, "threads": 2, "device": "cpu"}
+    result["rows"] = summarise(result, tmp_path, None)
+    assert result["rows"]["exact"]["times_faster"] == 4.0
+    assert result["rows"]["exact"]["seconds_a_case"] == {"median": 5.0, "min": 4.0, "max": 90.0}
+    assert result["rows"]["exact"]["time_split"]["network"] == 0.5
+    assert "| exact | 5.0 (4.0-90.0) | 4.0 | 3 x 1 |" in as_markdown(result)
