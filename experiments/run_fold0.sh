@@ -43,7 +43,7 @@ MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
 
 stage train --outputs "$MODEL/fold_0" -- \
     nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
-    --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS"
+    --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --no_val
 stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \
     nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE"
 predict() {  # predict NAME IMAGES

@@ -24,9 +24,12 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=None, help="(fork) number of epochs; default: the trainer's, 1000")
     parser.add_argument("--iterations", type=int, default=None, help="(fork) iterations an epoch; default: 250")
     parser.add_argument("--val_iterations", type=int, default=None, help="(fork) validation iterations an epoch; default: 50")
+    parser.add_argument("--no_val", action="store_true", help="(fork) leave out the final validation, for those who predict afterwards")
     parser.add_argument("--batch_size", type=int, default=None, help="(fork) patches a batch; default: the plans'")
     parser.add_argument("--seed", type=int, default=0, help="(fork) seed of weights, batches and augmentation")
     args = parser.parse_args(argv)
+    if args.val and args.no_val:
+        parser.error("--val and --no_val contradict each other")
     if args.val_best and not args.val:
         print("note: --val_best chooses the checkpoint of the validation that follows training")
     device = device_from_name(args.device)
@@ -36,7 +39,7 @@ def train(argv: Sequence[str] | None = None) -> None:
         pretrained_weights=args.pretrained_weights, num_gpus=args.num_gpus, export_validation_probabilities=args.npz,
         continue_training=args.c, only_run_validation=args.val, disable_checkpointing=args.disable_checkpointing,
         val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
-        val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size)
+        val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size, final_validation=not args.no_val)
 
 
 def refit_class_head(argv: Sequence[str] | None = None) -> None:

@@ -67,10 +67,11 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
                  epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
-                 batch_size: int | None = None) -> None:
+                 batch_size: int | None = None, final_validation: bool = True) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
-    epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value.
+    epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value;
+    final_validation: False leaves the validation cases to a later prediction.
     """
     fold = _fold_from_text(fold)
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
@@ -94,7 +95,8 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         trainer = job.train(device)
     if val_with_best:
         trainer = _trained(job, device, "checkpoint_best.pth")
-    trainer.perform_actual_validation(export_validation_probabilities)
+    if final_validation:
+        trainer.perform_actual_validation(export_validation_probabilities)
 
 
 def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetTrainer:

@@ -66,6 +66,11 @@ def test_figures_and_gallery_are_there(finished):
     assert any((finished / "figures").glob("*.png")) and (finished / "gallery.html").stat().st_size > 10_000
 
 
+def test_validation_cases_are_predicted_once(finished):
+    assert not list(finished.glob("work/nnUNet_results/*/*/fold_0/validation"))
+    assert len(list(finished.glob("predictions/validation/*.nii.gz"))) == 3
+
+
 def test_second_run_does_nothing(data, finished):
     before = results(finished)
     log = finished.with_suffix(".log")
