@@ -12,8 +12,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 
-def steps(image, tile, step):
-    return compute_steps_for_sliding_window(image, tile, step)
+def steps(images, tiles, step):
+    return [compute_steps_for_sliding_window(image, tile, step) for image, tile in zip(images.tolist(), tiles.tolist())]
 
 
 def gaussian(tile, double):
