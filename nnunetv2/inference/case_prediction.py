@@ -120,7 +120,7 @@ class CasePredictor:
         arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, observer=observer, progress=self.progress)
         try:
             return predict_windows(engine, data, results_device=self.results_device, **arguments).cpu()
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if self.results_device.type == "cpu":
                 raise
         warnings.warn("The device's memory does not hold this case's logits; they are accumulated in main memory.", stacklevel=2)

@@ -1,3 +1,4 @@
+import os
 from argparse import Namespace
 
 import numpy as np
@@ -33,8 +34,6 @@ def test_the_first_cases_are_linked_with_all_channels(tmp_path):
 
 
 def test_memory_of_this_process_is_found():
-    import os
-
     assert tree_memory(os.getpid()) > 2**20
 
 

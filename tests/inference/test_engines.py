@@ -95,7 +95,7 @@ def test_out_of_memory_halves_the_batch_for_good():
     class Small(Net):
         def forward(self, x):
             if len(x) > 2:
-                raise torch.OutOfMemoryError("too much")
+                raise torch.cuda.OutOfMemoryError("too much")
             return super().forward(x)
 
     engine = TorchEngine(net := Small(), CPU, half=False)

@@ -31,6 +31,14 @@ def test_both_outputs_equal_torchs_at_a_size_that_was_not_traced(converted):
     torch.testing.assert_close(got[1], expected[1], rtol=1e-4, atol=1e-4)
 
 
+def test_the_class_head_keeps_its_precision_when_the_network_runs_in_bf16(converted):
+    x = torch.randn(1, 1, 16, 48, 48)
+    half = OpenVINOEngine(converted[0], half=True)
+    if not half.half:
+        pytest.skip("this CPU has no bf16")
+    torch.testing.assert_close(half(x)[1], OpenVINOEngine(converted[0], half=False)(x)[1], rtol=0, atol=0.02)
+
+
 def test_a_kept_model_needs_no_network(converted):
     def build():
         raise AssertionError("the weights were read")

@@ -40,7 +40,7 @@ class TorchEngine:
         """Halves the batch, for good, when the device's memory does not hold it."""
         try:
             return self._forward(x)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if len(x) == 1:
                 raise
         torch.cuda.empty_cache()
