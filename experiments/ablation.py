@@ -29,7 +29,7 @@ from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import load_json, save_json
 
-NAIVE_HEAD = {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0}
+NAIVE_HEAD = {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False}
 
 
 @dataclass(frozen=True)

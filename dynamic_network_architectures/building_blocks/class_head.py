@@ -67,13 +67,14 @@ class ClassHead(nn.Module):
     statistics: of "mean", "std", over the region, of every channel.
     descriptors: add size and shape of every region mask, see `describe_masks`.
     texture_of_channels: how many input channels to take `image_texture` of, over core, rim and whole of the regions; 0: none.
+    focus: pool where a region's mask is dense, so that specks and fringes that a segmentation gets wrong count little.
     hidden: width of a hidden layer, 0 for none. dropout: probability, before the linear layer.
     """
 
     def __init__(self, stage_channels: Sequence[int], stage_strides: Sequence[Sequence[int]], n_labels: int, *,
                  n_classes: int, lesion_labels: Sequence[int], regions: Mapping[str, Sequence[int] | None],
                  stages: Sequence[int] = (0, 1, 2), statistics: Sequence[str] = STATISTICS, descriptors: bool = True,
-                 texture_of_channels: int = 0, hidden: int = 0, dropout: float = 0.1):
+                 texture_of_channels: int = 0, focus: bool = False, hidden: int = 0, dropout: float = 0.1):
         super().__init__()
         _check_configuration(regions, stages, statistics, len(stage_channels), n_labels)
         self.lesion_labels = tuple(lesion_labels)
@@ -82,6 +83,7 @@ class ClassHead(nn.Module):
         # of every stage, relative to the input
         self.stage_strides = [tuple(prod(axis) for axis in zip(*stage_strides[:s + 1])) for s in self.stages]
         self.statistics = tuple(statistics)
+        self.focus = focus
         self.region_labels = [list(range(n_labels)) if labels is None else list(labels) for labels in regions.values()]
         labelled = [i for i, labels in enumerate(regions.values()) if labels is not None]
         self.described = labelled if descriptors else []
@@ -150,6 +152,10 @@ class ClassHead(nn.Module):
     def _pool(self, skips: Sequence[Tensor], masks: Tensor, image: Tensor | None) -> Tensor:
         presence = region_presence(masks)[:, :, None]  # (B, R, 1)
         pooled = []
+        if self.described:
+            descriptors = (describe_masks(masks) * presence)[:, self.described]
+        if self.focus:
+            masks = masks * density(masks)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_gradient > 0):
             for stage, stride in zip(self.stages, self.stage_strides):
                 statistics = masked_statistics(skips[stage].float(), average_pool(masks, stride), self.statistics)
@@ -158,7 +164,6 @@ class ClassHead(nn.Module):
         if 0 < self.encoder_gradient < 1:  # same value, scaled gradient
             features = features.detach() * (1 - self.encoder_gradient) + features * self.encoder_gradient
         if self.described:
-            descriptors = (describe_masks(masks) * presence)[:, self.described]
             features = torch.cat([features, descriptors.flatten(1)], dim=1)
         if self.textured:
             parts = core_and_rim(masks[:, self.textured])
@@ -211,6 +216,11 @@ def _box_mean(x: Tensor) -> Tensor:
     """Mean over 3 voxels an axis."""
     axes = x.ndim - 2
     return (F.avg_pool3d if axes == 3 else F.avg_pool2d)(F.pad(x, [1] * (2 * axes), mode="replicate"), 3, 1)
+
+
+def density(masks: Tensor) -> Tensor:
+    """Share of mask around each voxel, (B, R, *spatial) in 0..1: three means over 3 voxels, a bell about 7 voxels wide."""
+    return _box_mean(_box_mean(_box_mean(masks)))
 
 
 def core_and_rim(masks: Tensor) -> Tensor:

@@ -227,10 +227,11 @@ class ExperimentPlanner:
             "lesion_labels": list(self.task.lesion_labels),
             # more regions and mask descriptors are more features than a few hundred cases can tell from noise
             "regions": {"lesion": list(self.task.lesion_labels)},
-            "stages": list(range(min(3, n_stages))),  # texture, which decides, is gone further down
+            "stages": [0],  # texture, which decides, is gone further down
             "statistics": ["mean", "std"],
             "descriptors": False,
             "texture_of_channels": len(self.dataset_json["channel_names"]),
+            "focus": True,
             "hidden": 0,
             "dropout": 0.1,
         }

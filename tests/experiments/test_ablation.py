@@ -81,7 +81,7 @@ def test_variants_are_edits_of_the_plans(setup):
              for variant in VARIANTS}
     assert heads["segmentation"] is None
     assert heads["chosen"] == heads["chosen_refit"] == HEAD
-    assert heads["naive"] == HEAD | {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0}
+    assert heads["naive"] == HEAD | {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False}
 
 
 def test_a_fold_that_is_done_is_skipped_until_a_setting_changes(setup):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.class_head import (
-    ClassHead, RunningStandardiser, average_pool, core_and_rim, describe_masks, image_texture, masked_statistics, region_presence)
+    ClassHead, RunningStandardiser, average_pool, core_and_rim, density, describe_masks, image_texture, masked_statistics, region_presence)
 
 REGIONS = {"lesion": [2], "pancreas": [1, 2], "patch": None}
 
@@ -294,7 +294,7 @@ def test_openvino_gives_the_same_logits_at_another_size():
     torch.manual_seed(0)
     net = ResidualEncoderUNet(1, 3, [2, 3, 4], nn.Conv3d, 3, [1, 2, [1, 2, 2]], 1, 3, 1, True, nn.InstanceNorm3d, {"affine": True},
                               nonlin=nn.LeakyReLU, class_head={"n_classes": 3, "lesion_labels": [2], "regions": REGIONS, "stages": [0, 1, -1],
-                                                         "texture_of_channels": 1})
+                                                         "texture_of_channels": 1, "focus": True})
     nn.init.normal_(net.class_head.classifier.weight)
     net.class_head.temperature.fill_(1.5)
     net.eval()
@@ -345,3 +345,28 @@ def test_texture_features_of_an_empty_region_are_zero(inputs):
     head = make_head(regions={"lesion": [2]}, texture_of_channels=1)
     features = head.features(skips, certain(torch.zeros_like(labels)), image=torch.randn(len(logits), 1, *logits.shape[2:]))
     assert features[:, -24:].abs().max() < 1e-6
+
+
+def test_density_of_a_full_and_of_an_empty_mask():
+    torch.testing.assert_close(density(torch.ones(1, 1, 4, 4, 4)), torch.ones(1, 1, 4, 4, 4))
+    assert density(torch.zeros(1, 1, 4, 4, 4)).abs().max() == 0
+
+
+def test_density_at_a_lone_voxel():
+    """Three means over 3 voxels put 7/27 of it back along each axis."""
+    mask = torch.zeros(1, 1, 9, 9, 9)
+    mask[..., 4, 4, 4] = 1
+    assert density(mask)[0, 0, 4, 4, 4].item() == pytest.approx((7 / 27) ** 3)
+
+
+def test_focus_lets_a_speck_count_less_than_its_share():
+    """A cube of 5 voxels an axis with feature 0, and one voxel far away with feature 1."""
+    logits = certain(torch.zeros(1, 1, 16, 8, 8, dtype=torch.long))
+    labels = torch.zeros(1, 1, 16, 8, 8, dtype=torch.long)
+    labels[..., 1:6, 1:6, 1:6] = 2
+    labels[..., 14, 6, 6] = 2
+    skip = torch.zeros(1, 1, 16, 8, 8)
+    skip[..., 12:, :, :] = 1
+    arguments = {"channels": (1,), "strides": ((1, 1, 1),), "regions": {"lesion": [2]}, "stages": [0], "statistics": ["mean"], "descriptors": False}
+    plain, focused = (make_head(**arguments, focus=focus).features([skip], logits, labels, 1.0).item() for focus in (False, True))
+    assert plain == pytest.approx(1 / 126) and 0 < focused < 0.1 * plain

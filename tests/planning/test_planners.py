@@ -148,8 +148,8 @@ def test_class_head_is_described_in_every_configuration_beside_the_networks_argu
     for name in ("2d", "3d_lowres", "3d_fullres"):
         architecture = plan(dataset)["configurations"][name]["architecture"]
         assert architecture["class_head"] == {
-            "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2]}, "stages": [0, 1, 2],
-            "statistics": ["mean", "std"], "descriptors": False, "texture_of_channels": 1, "hidden": 0, "dropout": 0.1}
+            "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2]}, "stages": [0],
+            "statistics": ["mean", "std"], "descriptors": False, "texture_of_channels": 1, "focus": True, "hidden": 0, "dropout": 0.1}
         assert "class_head" not in architecture["arch_kwargs"]
 
 
