@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quiz") / "data"
-    subprocess.run([sys.executable, "data_prep/make_phantom.py", str(folder), "--preset", "smoke", "--train", "9"], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "data_prep/make_phantom.py", str(folder), "--preset", "smoke", "--train", "12"], cwd=REPOSITORY, check=True)
     return folder
 
 
