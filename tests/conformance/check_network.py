@@ -51,7 +51,7 @@ def check_weights_and_logits(bench: Bench) -> Iterator[Row]:
     for i, (name, architecture) in enumerate(architectures(bench)):
         channels, heads = 1, 3
         x = smallest_input(architecture, channels)
-        theirs_file, ours_file = bench.folder / "theirs.pth", bench.folder / "ours.pth"
+        theirs_file, ours_file = bench.folder / f"theirs_{i}.pth", bench.folder / f"ours_{i}.pth"
         keys = bench.upstream.call("upstream_network:initialise", architecture=architecture, channels=channels, heads=heads,
                                    seed=i, file=theirs_file)
         network = build(architecture, channels, heads, initialise=True).eval()
