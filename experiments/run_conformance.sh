@@ -4,7 +4,7 @@
 #   bash experiments/run_conformance.sh [--reduced] [--only ROOM ...] [--real-cts DIR] [--out FILE]
 #   bash experiments/run_conformance.sh --environment      build the reference environment and end
 #
-# Builds the reference environment in .venv-upstream once (about a minute, CPU torch) and writes results/conformance.json.
+# Builds the reference environment in .venv-upstream once (a few minutes, 1.9 GB, CPU torch) and writes results/conformance.json.
 # NNUNET_UPSTREAM_PYTHON=/path/to/python uses an environment that holds upstream already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
