@@ -68,8 +68,6 @@ def check_2d_and_lowres(bench: Bench) -> Iterator[Row]:
 
 def check_real_cts(bench: Bench) -> Iterator[Row]:
     cases = list(real(bench))
-    if not cases:
-        yield Row("real CTs", "none found", "none found", "not run", "needs $CONFORMANCE_REAL_CTS", True, "no folder of real CTs was given")
     for folder, plans, case in cases[1:2] if bench.reduced else cases:
         yield from case_rows(bench, folder, plans, case, "3d_fullres")
 
