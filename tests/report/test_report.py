@@ -99,7 +99,7 @@ def test_speed_rows_are_printed(text):
 
 def test_failed_comparisons_come_first(text):
     assert "1 of 2 comparisons" in text
-    assert text.index("plans patch_size equal no") < text.index("logits 1e-5 of the largest")
+    assert text.index("plans patch_size equal no") < text.index("of the largest yes")
 
 
 def test_what_was_not_run_says_so(text):
