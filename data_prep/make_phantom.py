@@ -1,7 +1,7 @@
 """Make synthetic abdominal CTs with a pancreas and a lesion of one of three subtypes, laid out as the quiz's data.
 
     python data_prep/make_phantom.py OUT --preset smoke            # 15 + 3 + 2 tiny cases, seconds
-    python data_prep/make_phantom.py OUT --preset demo             # 63 + 27 + 12 coarse cases, the README's default
+    python data_prep/make_phantom.py OUT --preset demo             # 126 + 36 + 12 coarse cases, the README's default
     python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
     python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
 
@@ -52,7 +52,7 @@ class Preset:
 PRESETS = {
     # These two lie just below multiples of 8, so that a network's patch pads little and holds every case: its cost on a CPU.
     "smoke": Preset((24, 24, 32), (5.0, 3.75, 4.1), (15, 3, 2), 2, 10.0, vary=(-0.08, 0.0)),
-    "demo": Preset((32, 32, 48), (3.2, 2.6, 2.65), (63, 27, 12), 2, 14.0, vary=(-0.08, 0.0)),
+    "demo": Preset((32, 32, 48), (3.2, 2.6, 2.65), (126, 36, 12), 2, 14.0, vary=(-0.08, 0.0)),
     "quiz": Preset((59, 117, 180), (2.0, 0.7305, 0.7305), (63, 18, 12), 1, 22.0),
     "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=(0.0, 0.0)),
 }

@@ -96,18 +96,22 @@ def case_class_features(
     device: torch.device,
     views: Sequence[tuple[int, ...]] = VIEWS_AS_IS,
     tile_step_size: float = 0.5,
+    batch_size: int = 1,
 ) -> Tensor:
     """The head's pooled features (V, F) float32 of a whole case in each of V mirrored views, as `classify_case` sees it.
 
-    For the refit of the head. `network.class_features(x)` gives them for x (1, C, *spatial); `network` is in eval mode and
+    For the refit of the head. `network.class_features(x)` gives them for x (B, C, *spatial); `network` is in eval mode and
     on `device`. Windows are averaged by lesion mass, which is what pooling over the whole lesion would do for means.
+    `batch_size`: patches a batch in training; as many views of a small case go through at once.
     """
     whole = fits_whole(data.shape[1:], patch_size, divisor)
     padded, _ = pad_centred(data, whole_volume_tile(data.shape, divisor) if whole else patch_size)
-    views_of_case = (padded.flip([axis + 1 for axis in axes]).to(device) for axes in views)
+    views_of_case = torch.stack([padded.flip([axis + 1 for axis in axes]) for axes in views])  # (V, C, *spatial)
     if whole:
-        return torch.stack([network.class_features(view[None])[0].float().cpu() for view in views_of_case])
-    return torch.stack([_features_of_windows(network, view, patch_size, lesion_channels, tile_step_size) for view in views_of_case])
+        at_once = max(1, batch_size * prod(patch_size) // prod(padded.shape[1:]))
+        return torch.cat([network.class_features(some.to(device)).float().cpu() for some in views_of_case.split(at_once)])
+    return torch.stack([_features_of_windows(network, view.to(device), patch_size, lesion_channels, tile_step_size)
+                        for view in views_of_case])
 
 
 def _features_of_windows(network: nn.Module, data: Tensor, patch_size: Sequence[int], lesion_channels: Sequence[int],

@@ -174,5 +174,6 @@ def _features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str]
     for case in tqdm(cases, desc="class features"):
         data = torch.from_numpy(load_case(folder, case)[0][:])  # (C, D, H, W)
         with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
-            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views))
+            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
+                                            batch_size=model.configuration_manager.batch_size))
     return torch.stack(rows)
