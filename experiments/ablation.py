@@ -1,6 +1,6 @@
 """Train and score the variants of the classifier over the same folds; see run_ablation.sh, which prepares the data.
 
-    python experiments/ablation.py --out results/ablation --folds 3 --epochs 10 --iterations 30 --val_iterations 4 --device cpu --synthetic
+    python experiments/ablation.py --out results/ablation --folds 3 --epochs 12 --iterations 40 --val_iterations 4 --device cpu --synthetic
 
 A variant is an edit of the plans' `class_head`, a trainer, and whether the head is refitted. Each variant and fold leaves
 OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped; other settings start it over.
@@ -9,11 +9,13 @@ OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped;
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,21 +106,47 @@ class Ablation:
             if variant.refit_of is None:
                 shutil.rmtree(model, ignore_errors=True)
             save_json({"identity": identity}, begun)
-        print(f"[{variant.name} fold {fold}] begins", flush=True)
+        log = kept / "log.txt" if self.args.jobs > 1 else None
+        print(f"[{variant.name} fold {fold}] begins" + (f", log: {log}" if log else ""), flush=True)
         common = ["-tr", variant.trainer, "-p", self.plans_of(variant), "-device", self.args.device]
         train = ["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), *common]
         start = time.time()
         if variant.refit_of is None:
-            subprocess.run([*train, *lengths, "--c"], check=True)
+            self._command([*train, *lengths, "--c"], log)
             seconds = _training_seconds(model)
         else:
-            subprocess.run(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common],
-                           check=True)
+            self._command(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common], log)
             seconds = load_json(self.folder(variant.refit_of) / f"fold_{fold}" / "done.json")["seconds"] + time.time() - start
-            subprocess.run([*train, "--val"], check=True)
+            self._command([*train, "--val"], log)
         for file in [*(model / "validation").iterdir(), *model.glob("class_*.json")]:
             shutil.copy2(file, kept / file.name)
         save_json({"identity": identity, "seconds": seconds}, done)
+        print(f"[{variant.name} fold {fold}] done in {(time.time() - start) / 60:.1f} min", flush=True)
+
+    def _command(self, command: list[str], log: Path | None) -> None:
+        """Run a command; with several at a time, each gets its share of the cores and writes into its own log."""
+        if log is None:
+            subprocess.run(command, check=True)
+            return
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.args.jobs)))
+        with open(log, "a") as output:
+            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads}).returncode
+        if code:
+            raise RuntimeError(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
+                               + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+
+    def run_all(self, variants: list[Variant]) -> None:
+        """Train all folds of all variants, `--jobs` at a time, then refit those that build on another's training."""
+        for refits in (False, True):
+            with ThreadPoolExecutor(self.args.jobs) as pool:
+                tasks = [pool.submit(self.run_fold, variant, fold) for variant in variants if (variant.refit_of is not None) == refits
+                         for fold in self.folds]
+                try:
+                    for task in tasks:
+                        task.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)  # what runs ends, what waits does not begin
+                    raise
 
     def score(self, name: str, tables: Path | None, masks: Path) -> dict:
         """metrics.json of a variant: its out-of-fold `masks`, and the subtype tables in the folder `tables`."""
@@ -169,15 +197,12 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         sys.exit(f"error: --variants {' '.join(args.variants)} also needs {' '.join(missing)}")
     ablation = Ablation(args)
-    steps: list[Callable[[], dict]] = []
-    for variant in chosen:
-        for fold in ablation.folds:
-            ablation.run_fold(variant, fold)
-        steps.append(lambda variant=variant: ablation.finish(variant))
+    ablation.run_all(chosen)
+    steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
     if RADIOMICS in args.variants:
         steps.append(ablation.radiomics)
     rows = [step() for step in steps]
-    settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants", "jobs")}
     result = {"synthetic": args.synthetic, "settings": settings, "rows": rows, "conclusions": conclusions(rows)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
@@ -199,6 +224,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--val_iterations", type=int, default=4, help="an epoch")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
     return parser.parse_args(arguments)
 

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Which part of the classifier earns its keep: trains the variants of experiments/ablation.py over the same folds and prints a table.
 #
-#   bash experiments/run_ablation.sh                                        synthetic data, 3 folds, 2 CPU cores, about 2 hours
+#   bash experiments/run_ablation.sh                                        synthetic data, 3 folds, 2 CPU cores, about 1 hour
 #   bash experiments/run_ablation.sh --data data --folds 5 --epochs 100     the quiz's training cases on a GPU
 #   bash experiments/run_ablation.sh --variants naive chosen chosen_refit   some of the rows
 #
 # Options: --data DIR --out DIR --folds N --epochs N --iterations N --val_iterations N --device cuda|cpu|mps --seed S
-# --variants NAME... --train N (synthetic training cases) --from data|convert|plan|preprocess --no-venv. Resumable by variant and fold.
+# --jobs N (trainings at a time) --variants NAME... --train N (synthetic training cases) --from data|convert|plan|preprocess --no-venv.
+# Resumable by variant and fold.
 # Written: OUT.json and OUT.md (results/ablation.{json,md}). The folds lie inside the training cases; no other case is read.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; OUT="results/ablation"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VAL_ITERATIONS=""; DEVICE=""; SEED=0; FROM=""; VENV=""
+DATA=""; OUT="results/ablation"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VAL_ITERATIONS=""; DEVICE=""; SEED=0; FROM=""; VENV=""; JOBS=""
 PHANTOM=(); VARIANTS=()
-usage() { sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -25,6 +26,7 @@ while [[ $# -gt 0 ]]; do
         --val_iterations) need "$@"; VAL_ITERATIONS="$2"; shift 2 ;;
         --device) need "$@"; DEVICE="$2"; shift 2 ;;
         --seed) need "$@"; SEED="$2"; shift 2 ;;
+        --jobs) need "$@"; JOBS="$2"; shift 2 ;;
         --train) need "$@"; PHANTOM=(--train "$2"); shift 2 ;;
         --variants) shift; while [[ $# -gt 0 && "$1" != -* ]]; do VARIANTS+=("$1"); shift; done ;;
         --from) need "$@"; FROM="$2"; shift 2 ;;
@@ -37,11 +39,11 @@ done
 # shellcheck source=experiments/prepare.sh
 source experiments/prepare.sh
 if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
-    EPOCHS="${EPOCHS:-10}"; ITERATIONS="${ITERATIONS:-30}"; VAL_ITERATIONS="${VAL_ITERATIONS:-4}"
+    EPOCHS="${EPOCHS:-12}"; ITERATIONS="${ITERATIONS:-40}"; VAL_ITERATIONS="${VAL_ITERATIONS:-4}"; JOBS="${JOBS:-2}"
 else
     EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS="${VAL_ITERATIONS:-50}"
 fi
 [[ ${#VARIANTS[@]} -eq 0 ]] || VARIANTS=(--variants "${VARIANTS[@]}")
 python experiments/ablation.py --out "$OUT" --dataset "$DATASET" --plans "$PLANS" --configuration "$CONFIG" --folds "$FOLDS" \
     --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --device "$DEVICE" --seed "$SEED" \
-    "${SYNTHETIC[@]}" "${VARIANTS[@]}"
+    --jobs "${JOBS:-1}" "${SYNTHETIC[@]}" "${VARIANTS[@]}"

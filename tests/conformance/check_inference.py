@@ -1,5 +1,6 @@
 """Rows: inference. Tiles, weights, logits, exported masks, and whole predictions of models trained on either side."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,12 +43,12 @@ def check_gaussian(bench: Bench) -> Iterator[Row]:
 
 
 def make_predictor(plans: dict[str, Any], dataset_json: dict[str, Any], files: list[Path], mirroring: tuple[int, ...] | None, step: float,
-                   gaussian: bool = True, engine: str = "torch") -> nnUNetPredictor:
+                   gaussian: bool = True, engine: str = "torch", configuration: str = "tiny") -> nnUNetPredictor:
     manager = PlansManager(plans)
-    network = build(plans["configurations"]["tiny"]["architecture"], 1, 3, deep_supervision=False)
+    network = build(plans["configurations"][configuration]["architecture"], 1, 3, deep_supervision=False)
     predictor = nnUNetPredictor(tile_step_size=step, use_gaussian=gaussian, use_mirroring=mirroring is not None, device=torch.device("cpu"),
                                 allow_tqdm=False, engine=engine)
-    predictor.manual_initialization(network, manager, manager.get_configuration("tiny"), [torch.load(f, weights_only=True) for f in files],
+    predictor.manual_initialization(network, manager, manager.get_configuration(configuration), [torch.load(f, weights_only=True) for f in files],
                                     dataset_json, "nnUNetTrainer", mirroring)
     return predictor
 
@@ -88,9 +89,9 @@ def sliding_window_inputs(bench: Bench, shape: tuple[int, ...], options: dict[st
 
 
 def upstream_logits(bench: Bench, plans: dict, dataset_json: dict, files: list[Path], data: np.ndarray,
-                    arguments: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, float]:
+                    arguments: dict[str, Any], configuration: str = "tiny") -> tuple[np.ndarray, np.ndarray, float]:
     """Upstream's logits as it runs (fp16 sums), the same with fp32 sums, and how far the first are off."""
-    half, full = (bench.upstream.call("upstream_inference:sliding_window", plans=plans, dataset_json=dataset_json, configuration="tiny",
+    half, full = (bench.upstream.call("upstream_inference:sliding_window", plans=plans, dataset_json=dataset_json, configuration=configuration,
                                       files=files, data=data, fp32=fp32, **arguments)["logits"] for fp32 in (False, True))
     return half, full, float(np.abs(half - full).max())
 
@@ -118,6 +119,37 @@ def check_openvino(bench: Bench) -> Iterator[Row]:
     ours = make_predictor(plans, dataset_json, files, **arguments, engine="openvino").predict_logits_from_preprocessed_data(torch.from_numpy(data))
     yield within(f"logits by OpenVINO {openvino.__version__.split('-')[0]} in fp32 (on purpose, the CPU default), {name}", ours.float().numpy(),
                  theirs, own_error, note=f"upstream's fp16 sums are off by {own_error:.2g} from its own fp32")
+
+
+def check_openvino_full_size(bench: Bench) -> Iterator[Row]:
+    """On purpose different, as above, by a network as wide and deep as planned; random weights, as no trained one of that size is at hand.
+
+    Such a network leaves many voxels on the edge between two labels. How many OpenVINO tips over is held against how many
+    upstream's own fp16 sums tip over, in the same windows.
+    """
+    if bench.reduced or importlib.util.find_spec("openvino") is None:  # `check_openvino` has the row that says it is missing
+        return
+    folder, plans = tiny_model(bench)
+    plans = json.loads(json.dumps(plans))
+    planned = plans["configurations"]["3d_fullres"]
+    plans["configurations"]["full_size"] = {**planned, "patch_size": [32, 64, 96], "data_identifier": "unused"}
+    kwargs = planned["architecture"]["arch_kwargs"]
+    for seed in range(3):
+        file = bench.folder / f"full_size_{seed}.pth"
+        torch.manual_seed(seed)
+        torch.save(build(planned["architecture"], 1, 3, initialise=True).state_dict(), file)
+        data = np.random.default_rng(seed).normal(size=(1, 32, 64, 144)).astype(np.float32)  # two windows
+        arguments = {"mirroring": None, "step": 0.5, "gaussian": True}
+        dataset_json = json.loads((folder / "dataset.json").read_text())
+        half, full, own_error = upstream_logits(bench, plans, dataset_json, [file], data, arguments, "full_size")
+        predictor = make_predictor(plans, dataset_json, [file], **arguments, engine="openvino", configuration="full_size")
+        ours = in_fp32(predictor, torch.from_numpy(data), **arguments)
+        what = f"OpenVINO fp32 (on purpose, the CPU default), {kwargs['n_stages']} stages up to {max(kwargs['features_per_stage'])} features, random weights {seed}"
+        yield within(f"logits by {what}", ours, full, FP32_BOUND)
+        changed, own = (int(np.count_nonzero(logits.argmax(0) != full.argmax(0))) for logits in (ours, half))
+        yield Row(f"labels by {what}", f"{changed} voxels changed", f"{own} changed by its own fp16 sums", f"{changed} of {full[0].size} voxels",
+                  f"<= {own}, what upstream's fp16 sums change", changed <= own)
+        file.unlink()
 
 
 def smooth_logits(shape: tuple[int, ...], heads: int, seed: int) -> np.ndarray:
@@ -226,4 +258,4 @@ def check_checkpoints(bench: Bench) -> Iterator[Row]:
                 [theirs["trainer_name"], theirs["init_args"]["configuration"], theirs["inference_allowed_mirroring_axes"], theirs["current_epoch"]])
 
 
-CHECKS = [check_tiles, check_gaussian, check_labels, check_sliding_window, check_openvino, check_export, check_checkpoints, check_models_both_ways]
+CHECKS = [check_tiles, check_gaussian, check_labels, check_sliding_window, check_openvino, check_openvino_full_size, check_export, check_checkpoints, check_models_both_ways]

@@ -2,6 +2,7 @@
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,14 @@ class Trainer:
     def __init__(self, splits_file: Path, results: Path, truth: np.ndarray):
         self.splits_file, self.results, self.truth, self.calls = splits_file, results, truth, []
 
-    def __call__(self, command: list[str], check: bool) -> None:
+    def __call__(self, command: list[str], **kwargs) -> subprocess.CompletedProcess:
         self.calls.append(command)
         options = dict(zip(command, command[1:]))
         fold = int(command[3]) if command[0] == "nnUNetv2_train" else int(options["-f"])
         model = self.results / DATASET / f"{options['-tr']}__{options['-p']}__3d_fullres" / f"fold_{fold}"
         if command[0] == "nnUNetv2_refit_class_head":
             save_json({"temperature": 2.0}, model / "class_head_refit.json")
-            return
+            return subprocess.CompletedProcess(command, 0)
         (model / "validation").mkdir(parents=True, exist_ok=True)
         cases = load_json(self.splits_file)[fold]["val"]
         for case in cases:
@@ -40,6 +41,7 @@ class Trainer:
         if "segmentation" not in options["-p"]:
             write_tables(model / "validation", ["0", "1", "2"],
                          {f"{case}.nii.gz": np.where(np.arange(3) == int(case[5]), 0.6, 0.2).tolist() for case in cases})
+        return subprocess.CompletedProcess(command, 0)
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def setup(tmp_path, monkeypatch) -> tuple[argparse.Namespace, Trainer]:
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # a pool of scorers takes longer to start than these cases
     monkeypatch.setattr(ablation, "_training_seconds", lambda model: 60.0)
     args = argparse.Namespace(out=tmp_path / "ablation", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, epochs=1,
-                              iterations=1, val_iterations=1, device="cpu", seed=0, synthetic=True)
+                              iterations=1, val_iterations=1, device="cpu", seed=0, synthetic=True, jobs=1)
     return args, trainer
 
 
@@ -121,6 +123,24 @@ def test_the_refit_follows_the_model_it_refits_and_trains_nothing(setup):
     commands = [(call[0], "--val" in call) for call in trainer.calls]
     assert commands == [("nnUNetv2_train", False), ("nnUNetv2_refit_class_head", False), ("nnUNetv2_train", True)]
     assert load_json(run.folder("chosen_refit") / "fold_1" / "done.json")["seconds"] >= 60
+
+
+def test_two_at_a_time_train_everything_before_any_refit(setup):
+    args, trainer = setup
+    args.jobs = 2
+    run = Ablation(args)
+    run.run_all(list(VARIANTS))
+    trainings = [command for command in trainer.calls if "--epochs=1" in command]
+    first_refit = next(i for i, command in enumerate(trainer.calls) if command[0] == "nnUNetv2_refit_class_head")
+    assert len(trainings) == 9 and all(command in trainings for command in trainer.calls[:first_refit])
+    assert all((run.folder(variant.name) / f"fold_{fold}" / "done.json").is_file() for variant in VARIANTS for fold in run.folds)
+
+
+def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path):
+    run = Ablation.__new__(Ablation)
+    run.args = argparse.Namespace(jobs=2)
+    with pytest.raises(RuntimeError, match=r"ended with 3[\s\S]*the reason"):
+        run._command([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], tmp_path / "log.txt")
 
 
 def test_rows_hold_scores_of_all_training_cases(setup):
