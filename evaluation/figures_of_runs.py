@@ -38,18 +38,17 @@ def training_curves(log: dict[str, list], path: Path, synthetic: bool) -> None:
 
 
 def speed_accuracy(speed: dict, path: Path) -> None:
-    """Seconds a case (log) against DSC with the truth, whole pancreas and lesion, one marker a mode of speed.json.
+    """Seconds a case (log) against DSC with the truth, whole pancreas and lesion, one marker a row of run_speed.py's JSON.
 
     Rows without a DSC of a structure are left out of that panel.
     """
-    rows = speed["rows"]
     with figure(path, bool(speed.get("synthetic")), columns=2, height=2.7) as (_, (axes,)):
-        for ax, (key, title) in zip(axes, {"dsc_whole": "Whole pancreas", "dsc_lesion": "Lesion"}.items()):
-            shown = [row for row in rows if isinstance(row.get(key), (int, float)) and isinstance(row.get("seconds_per_case"), (int, float))]
-            for k, row in enumerate(shown):
-                upstream = "upstream" in row["name"]
-                ax.scatter(row["seconds_per_case"], row[key], 30, GREY if upstream else BLUE, marker="s" if upstream else "o", zorder=3, linewidths=0)
-                ax.annotate(row["name"], (row["seconds_per_case"], row[key]), (3, 5 if k % 2 else -10), textcoords="offset points", fontsize=7)
+        for ax, (key, title) in zip(axes, {"whole_mean": "Whole pancreas", "lesion_mean": "Lesion"}.items()):
+            shown = {name: (row["seconds_a_case"]["median"], row["against_truth"][key]) for name, row in speed["rows"].items() if key in row["against_truth"]}
+            for k, (name, place) in enumerate(shown.items()):
+                upstream = name.startswith("upstream")
+                ax.scatter(*place, 30, GREY if upstream else BLUE, marker="s" if upstream else "o", zorder=3, linewidths=0)
+                ax.annotate(name, place, (3, 5 if k % 2 else -10), textcoords="offset points", fontsize=7)
             ax.set(xscale="log", title=title, xlabel="Seconds a case (log scale)", ylabel="DSC against truth")
             ax.margins(x=0.35, y=0.35)
             ax.grid(color=LIGHT, linewidth=0.5)

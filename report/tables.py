@@ -56,17 +56,20 @@ def classes(inputs: dict) -> str:
 
 
 def ablation(inputs: dict) -> str:
-    rows = [[escape(row["variant"]), plain_with_interval(row, "macro_f1", 2), _decimal(row, "balanced_accuracy", 2), _decimal(row, "auroc", 2),
-             _decimal(row, "brier"), _decimal(row, "brier_calibrated"), _decimal(row, "whole_dsc"), _decimal(row, "lesion_dsc"),
-             _decimal(row, "minutes", 0)] for row in inputs["ablation"].get("rows", [])]
+    """Rows of experiments/ablation.py; segmentation alone has no class scores, which prints as dashes."""
+    rows = [[escape(row["title"]), plain_with_interval(row, "macro_f1", 2) if "macro_f1" in row else "--", _decimal(row, "balanced_accuracy", 2),
+             _decimal(row, "auroc", 2), _decimal(row.get("before_calibration", {}), "brier"), _decimal(row.get("after_calibration", {}), "brier"),
+             _decimal(row["whole_pancreas_dsc"], "mean"), _decimal(row["lesion_dsc"], "mean"), _decimal(row, "minutes_per_fold", 0)]
+            for row in inputs["ablation"].get("rows", [])]
     return tabular(r">{\raggedright\arraybackslash}p{3.2cm}cccccccr",
                    ["Variant", "Macro-F1", r"Bal.\ acc.", "AUROC", "Brier", "calibrated", "DSC", "Lesion", "min"], rows)
 
 
 def speed(inputs: dict) -> str:
-    rows = [[escape(row["name"]), _decimal(row, "seconds_per_case", 2), _decimal(row, "ratio", 1), _decimal(row, "peak_memory_gib", 1),
-             _decimal(row, "dsc_whole"), _decimal(row, "dsc_lesion"), _decimal(row, "changed_voxels", 4)]
-            for row in inputs["speed"].get("rows", [])]
+    """Rows of experiments/run_speed.py."""
+    rows = [[escape(name), _decimal(row["seconds_a_case"], "median", 2), _decimal(row, "times_faster", 1), _decimal(row, "peak_memory_gib", 1),
+             _decimal(row["against_truth"], "whole_mean"), _decimal(row["against_truth"], "lesion_mean"),
+             _decimal(row["against_upstream"], "changed", 4)] for name, row in inputs["speed"].get("rows", {}).items()]
     return tabular("lrrrccr", ["Mode", "s/case", "times faster", "GiB", "DSC", "Lesion DSC", "Changed voxels"], rows)
 
 
@@ -135,6 +138,6 @@ def _brief(value: str | float | None) -> str:
 
 
 def _decimal(row: dict, key: str, digits: int = 3) -> str:
-    """One column's cell, with decimals even where the JSON holds a whole number; what the row lacks is a dash, text stays text."""
+    """One column's cell, with decimals even where the JSON holds a whole number; what the row lacks is a dash."""
     value = row.get(key)
     return number(float(value) if isinstance(value, int) else value, digits)

@@ -83,7 +83,8 @@ def test_training_curves_without_a_class_task_have_two_panels(drawn, tmp_path):
 
 
 def test_speed_rows_without_dsc_are_left_out(drawn, tmp_path):
-    rows = [{"name": "exact", "seconds_per_case": 2.0, "dsc_whole": 0.9, "dsc_lesion": 0.5}, {"name": "fast", "seconds_per_case": 1.0}]
+    rows = {"exact": {"seconds_a_case": {"median": 2.0}, "against_truth": {"whole_mean": 0.9, "lesion_mean": 0.5}},
+            "fast": {"seconds_a_case": {"median": 1.0}, "against_truth": {}}}
     figures_of_runs.speed_accuracy({"rows": rows}, tmp_path / "f")
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["exact"]
 

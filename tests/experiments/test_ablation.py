@@ -14,6 +14,7 @@ from experiments.ablation import VARIANTS, Ablation
 from experiments.ablation_table import conclusions, cross_fitted, markdown, with_temperature
 from experiments.out_of_fold import write_tables
 from nnunetv2.utilities.files import load_json, save_json
+from report.tables import TABLES
 
 DATASET, PLANS = "Dataset777_PancreasCT", "nnUNetResEncUNetMPlans"
 HEAD = {"n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2], "patch": None}, "stages": [0, 1], "statistics": ["mean", "std"],
@@ -157,6 +158,9 @@ def test_rows_hold_scores_of_all_training_cases(setup):
     # .6 .2 .2 at temperature 2 were .36 : .04 : .04 = 9/11 1/11 1/11 before
     assert rows["chosen_refit"]["after_calibration"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
     assert rows["chosen_refit"]["before_calibration"]["brier"] == pytest.approx((1 - 9 / 11) ** 2 + 2 / 121)
+    table = TABLES["ablation"]({"ablation": {"rows": list(rows.values())}})
+    assert r"Segmentation only & -- & -- & -- & -- & -- & 1.000 & 1.000 & 1" in table
+    assert r"Chosen head + refit & 1.00~[1.00,~1.00] & 1.00 & 1.00 & 0.050 & 0.240 & 1.000 & 1.000" in table
 
 
 def test_a_refit_without_its_model_among_the_variants_is_refused(tmp_path):

@@ -4,9 +4,11 @@ from argparse import Namespace
 import numpy as np
 import pytest
 
+from evaluation.figures_of_runs import speed_accuracy
 from experiments.run_speed import link_cases, planned_runs, tree_memory
 from experiments.speed_table import agreement, as_markdown, same_subtype, summarise
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from report.tables import TABLES
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).ravel())}}
 
@@ -73,3 +75,13 @@ def test_ratio_is_between_medians_of_seconds_a_case(tmp_path):
     assert result["rows"]["exact"]["seconds_a_case"] == {"median": 5.0, "min": 4.0, "max": 90.0}
     assert result["rows"]["exact"]["time_split"]["network"] == 0.5
     assert "| exact | 5.0 (4.0-90.0) | 4.0 | 3 x 1 |" in as_markdown(result)
+    assert r"exact & 5.00 & 4.0 & 1.0 & -- & -- & --" in TABLES["speed"]({"speed": result})
+
+
+def test_the_chart_takes_the_rows_as_they_are(tmp_path):
+    write(tmp_path / "labels" / "x.nii.gz", [0, 1, 1, 2])
+    write(tmp_path / "exact" / "x.nii.gz", [0, 1, 1, 2])
+    result = {"runs": [run("exact", 4.0)], "reference": "upstream"}
+    result["rows"] = summarise(result, tmp_path, tmp_path / "labels")
+    speed_accuracy(result, tmp_path / "chart")
+    assert (tmp_path / "chart.pdf").is_file() and r"exact & 4.00 & -- & 1.0 & 1.000 & 1.000 & --" in TABLES["speed"]({"speed": result})
