@@ -26,6 +26,7 @@ from data_prep.convert_quiz import stratified_folds
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
 from experiments.out_of_fold import gather
+from experiments.record_run import environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
@@ -203,7 +204,9 @@ def main(arguments: list[str] | None = None) -> None:
         steps.append(ablation.radiomics)
     rows = [step() for step in steps]
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants", "jobs")}
-    result = {"synthetic": args.synthetic, "settings": settings, "rows": rows, "conclusions": conclusions(rows)}
+    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed"))]
+    result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
+              "rows": rows, "conclusions": conclusions(rows)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
     args.out.with_suffix(".md").write_text(text)

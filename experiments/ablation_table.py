@@ -89,7 +89,8 @@ def markdown(result: dict) -> str:
     lines = ["# Ablation of the classifier", ""]
     if result["synthetic"]:
         lines += ["**SYNTHETIC DATA: these figures say nothing about patients.**", ""]
-    lines += [f"Out-of-fold predictions of {result['rows'][0]['n']} training cases over {settings['folds']} folds; {settings['epochs']} epochs of "
+    lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}.", "",
+              f"Out-of-fold predictions of {result['rows'][0]['n']} training cases over {settings['folds']} folds; {settings['epochs']} epochs of "
               f"{settings['iterations']} iterations on {settings['device']}; seed {settings['seed']}. Brackets: 95 % bootstrap interval over "
               "cases. Brier and ECE before -> after calibration.", "",
               "| variant | macro-F1 | balanced accuracy | AUROC | Brier | ECE | alarms | whole DSC | lesion DSC | min a fold |",

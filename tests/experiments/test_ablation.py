@@ -202,6 +202,7 @@ def test_conclusions_say_what_the_figures_say():
 def test_markdown_says_synthetic_and_shows_a_dash_for_what_a_row_has_not():
     plain = {key: value for key, value in row("segmentation", 0).items() if not key.startswith(("macro", "balanced", "auroc"))}
     settings = {"folds": 3, "epochs": 1, "iterations": 2, "device": "cpu", "seed": 0}
-    text = markdown({"synthetic": True, "settings": settings, "rows": [plain, row("chosen", 0.8)], "conclusions": []})
-    assert "SYNTHETIC" in text and "| segmentation | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
+    text = markdown({"synthetic": True, "command": "bash x.sh", "environment": {"CPU": "two cores"}, "settings": settings,
+                     "rows": [plain, row("chosen", 0.8)], "conclusions": []})
+    assert "SYNTHETIC" in text and "`bash x.sh`; CPU two cores." in text and "| segmentation | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
     assert "| chosen | 0.800 [0.000, 1.000] | 0.800 | 0.800 | 0.500 -> 0.400 | 0.200 -> 0.100 | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text
