@@ -4,11 +4,12 @@
 """
 
 import importlib
+import json
 
 import pytest
 
 from tests.conformance.bench import Row, equal, within
-from tests.conformance.run import ROOMS, run_check
+from tests.conformance.run import ROOMS, hardware, kept_rows, run_check
 
 CHECKS = [(room, check) for room in ROOMS for check in importlib.import_module(f"tests.conformance.check_{room}").CHECKS]
 
@@ -27,6 +28,14 @@ def test_equal_names_the_field_that_differs():
 
 def test_within_fails_on_nan():
     assert not within("x", float("nan"), 1.0, 1e-3).passed
+
+
+def test_rows_of_other_rooms_are_kept_from_a_like_run(tmp_path):
+    out = tmp_path / "conformance.json"
+    rows = [{"room": room, "what": room} for room in ("loss", "network")]
+    out.write_text(json.dumps({"reduced": False, "hardware": hardware(), "rows": rows}))
+    assert kept_rows(out, ["loss"], reduced=False) == rows[1:]
+    assert kept_rows(out, ["loss"], reduced=True) == kept_rows(out, list(ROOMS), False) == kept_rows(tmp_path / "none", ["loss"], False) == []
 
 
 def test_exception_in_a_check_becomes_a_failed_row():
