@@ -64,7 +64,7 @@ def find_collapse(values: Mapping[str, Sequence], n_classes: int, first_epoch: i
     if predicted_share >= ONE_CLASS_SHARE and true_share < TRUE_SHARE_LIMIT:
         reasons.append(f"class index {predicted.argmax()} is {predicted_share:.0%} of the predictions but {true_share:.0%} at most of the truth")
     if cross_entropy >= CHANCE_FRACTION * math.log(n_classes):
-        reasons.append(f"cross-entropy {cross_entropy:.3f} is at chance (ln {n_classes} = {math.log(n_classes):.3f})")
+        reasons.append(f"cross-entropy {cross_entropy:.3f} is no better than chance (ln {n_classes} = {math.log(n_classes):.3f})")
     return _alarm(values, reasons, cross_entropy, predicted, true.sum(0)) if reasons else None
 
 
