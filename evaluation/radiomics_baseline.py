@@ -2,6 +2,7 @@
 
     python evaluation/radiomics_baseline.py --images RAW/imagesTr --masks results/cv/oof --truth RAW/subtypes.csv \
         --splits RAW/splits_final.json --folds 1 2 3 4 5 --out results/cv/radiomics
+    ... --masks RAW/labelsTr --features volume_ml mean                    how far size and mean HU alone go, in true masks
     ... --predict_images RAW/imagesTs --predict_masks results/cv/test     also predicts these, fitted on all training cases
 
 Each fold is fitted on its training cases and predicts its validation cases, so every row is out of fold. --masks holds
@@ -28,7 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import find_masks, read_mask
 from evaluation.files import read_json, write_csv
-from evaluation.lesion_features import lesion_features
+from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
 
 LESION = 2
@@ -80,6 +81,12 @@ def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Fe
     return dict(zip(pairs, rows))
 
 
+def select(features: Features, names: list[str]) -> Features:
+    """The columns `names` of lesion_features.NAMES, in that order."""
+    columns = [NAMES.index(name) for name in names]
+    return {case: None if row is None else row[columns] for case, row in features.items()}
+
+
 def _case_features(files: tuple[Path, Path]) -> np.ndarray | None | str:
     """Features, None without a lesion, or what is wrong with the files."""
     image_file, mask_file = files
@@ -120,13 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {unknown}")
         train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
         cases = sorted(train | held_out)
-        features = extract(args.images, args.masks, cases, args.jobs)
+        features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
         predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
         write_tables(predicted, classes, args.out)
         right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
         print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
         if args.predict_images:
-            fresh = extract(args.predict_images, args.predict_masks, None, args.jobs)
+            fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs), args.features)
             write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
             print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
     except ValueError as error:
@@ -145,6 +152,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
     parser.add_argument("--predict_images", type=Path, help="further images, predicted by a model of all training cases of --folds")
     parser.add_argument("--predict_masks", type=Path, help="their masks; every mask there is predicted")
+    parser.add_argument("--features", nargs="+", choices=NAMES, default=NAMES, metavar="NAME",
+                        help=f"features to use (default: all): {', '.join(NAMES)}")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the inner cross-validation")
     parser.add_argument("--jobs", type=int, default=1, help="processes for the features (default 1)")

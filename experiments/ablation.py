@@ -50,7 +50,24 @@ VARIANTS = (
     Variant("chosen", "Chosen head", {}),
     Variant("chosen_refit", "Chosen head + refit", {}, refit_of="chosen"),
 )
-RADIOMICS, RADIOMICS_MASKS = "radiomics", "chosen"  # the baseline reads the masks that this variant predicted out of fold
+RADIOMICS_MASKS = "chosen"  # the baseline reads the masks that this variant predicted out of fold
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Hand-made features and a linear model. true_masks: a bound, for no program has them when it predicts."""
+
+    name: str
+    title: str
+    true_masks: bool
+    features: tuple[str, ...] = ()  # () = all
+
+
+BASELINES = (
+    Baseline("radiomics", "Radiomics in the masks of the chosen head", False),
+    Baseline("radiomics_true_masks", "Radiomics in true masks", True),
+    Baseline("volume_and_mean", "Volume and mean HU in true masks", True, ("volume_ml", "mean")),
+)
 
 
 class Ablation:
@@ -171,17 +188,18 @@ class Ablation:
         alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
         return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
 
-    def radiomics(self) -> dict:
-        """The baseline's row, from the out-of-fold masks of RADIOMICS_MASKS."""
-        masks, out, start = self.folder(RADIOMICS_MASKS) / "out_of_fold", self.folder(RADIOMICS), time.time()
+    def baseline(self, baseline: Baseline) -> dict:
+        """A baseline's row; folds as for the variants. Its DSC is that of the masks it reads."""
+        masks = self.work / "reference" if baseline.true_masks else self.folder(RADIOMICS_MASKS) / "out_of_fold"
+        out, start = self.folder(baseline.name), time.time()
         splits_file = self.preprocessed / "splits_final.json"
+        features = ["--features", *baseline.features] if baseline.features else []
         if radiomics_baseline.main([
                 "--images", str(self.raw / "imagesTr"), "--masks", str(masks), "--truth", str(self.raw / "subtypes.csv"),
-                "--splits", str(splits_file), "--folds", *map(str, self.folds), "--out", str(out), "--seed", str(self.args.seed)]):
-            sys.exit("error: the radiomics baseline failed")
+                "--splits", str(splits_file), "--folds", *map(str, self.folds), "--out", str(out), "--seed", str(self.args.seed), *features]):
+            sys.exit(f"error: the baseline {baseline.name} failed")
         minutes = (time.time() - start) / 60 / len(self.folds)
-        title = f"Radiomics in the masks of \"{next(v.title for v in VARIANTS if v.name == RADIOMICS_MASKS)}\""
-        return ablation_row(RADIOMICS, title, self.score(RADIOMICS, out, masks), self.splits, self.folds, minutes, None, None)
+        return ablation_row(baseline.name, baseline.title, self.score(baseline.name, out, masks), self.splits, self.folds, minutes, None, None)
 
 
 def _training_seconds(model: Path) -> float:
@@ -193,15 +211,15 @@ def _training_seconds(model: Path) -> float:
 def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
     chosen = [variant for variant in VARIANTS if variant.name in args.variants]
-    needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if RADIOMICS in args.variants else set())
+    baselines = [baseline for baseline in BASELINES if baseline.name in args.variants]
+    needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if baselines else set())
     missing = sorted(needed - {None} - {variant.name for variant in chosen})
     if missing:
         sys.exit(f"error: --variants {' '.join(args.variants)} also needs {' '.join(missing)}")
     ablation = Ablation(args)
     ablation.run_all(chosen)
     steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
-    if RADIOMICS in args.variants:
-        steps.append(ablation.radiomics)
+    steps += [lambda baseline=baseline: ablation.baseline(baseline) for baseline in baselines]
     rows = [step() for step in steps]
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants", "jobs")}
     command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed"))]
@@ -214,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    names = [*(variant.name for variant in VARIANTS), RADIOMICS]
+    names = [row.name for row in (*VARIANTS, *BASELINES)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the work; the table is OUT.json and OUT.md")
     parser.add_argument("--dataset", default="Dataset777_PancreasCT")

@@ -80,6 +80,9 @@ def conclusions(rows: list[dict]) -> list[dict]:
         radiomics = by_name["radiomics"]["macro_f1"]
         ask(f"the network's macro-F1 is not below the radiomics baseline's ({best['macro_f1']:.3f} against {radiomics:.3f})",
             best["macro_f1"] >= radiomics)
+    if "volume_and_mean" in by_name:
+        trivial = by_name["volume_and_mean"]["macro_f1"]
+        ask(f"the data are no gift: volume and mean HU of the true lesion stay below 0.55 ({trivial:.3f})", trivial < 0.55)
     return found
 
 

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from evaluation.lesion_features import NAMES, lesion_features
-from evaluation.radiomics_baseline import fit_and_predict, main, out_of_fold
+from evaluation.radiomics_baseline import fit_and_predict, main, out_of_fold, select
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -29,6 +29,12 @@ def test_homogeneous_ball_has_its_hu_its_volume_and_no_texture():
     assert found["core_sd"] == found["rim_sd"] == found["margin_step"] == found["contrast"] == 0
     assert found["volume_ml"] == pytest.approx(lesion.sum() / 1000)
     assert 0.85 < found["sphericity"] <= 1 and found["elongation"] == pytest.approx(1, abs=0.02)
+
+
+def test_selected_features_keep_the_asked_order():
+    row = np.arange(len(NAMES), dtype=float)
+    chosen = select({"a": row, "empty": None}, ["volume_ml", "mean"])
+    assert chosen["a"].tolist() == [NAMES.index("volume_ml"), 0] and chosen["empty"] is None
 
 
 def test_margin_step_is_outside_minus_inside():
