@@ -221,8 +221,8 @@ def main(arguments: list[str] | None = None) -> None:
     steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
     steps += [lambda baseline=baseline: ablation.baseline(baseline) for baseline in baselines]
     rows = [step() for step in steps]
-    settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants", "jobs")}
-    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed"))]
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
+    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs"))]
     result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
               "rows": rows, "conclusions": conclusions(rows)}
     save_json(result, args.out.with_suffix(".json"))
