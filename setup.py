@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 COMMANDS = {
     "planning": ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess"),
     "training": ("train", "refit_class_head"),
-    "inference": ("predict", "predict_from_modelfolder"),
+    "inference": ("predict", "predict_from_modelfolder", "quantize"),
     "results": ("evaluate_folder", "evaluate_simple", "find_best_configuration", "accumulate_crossval_results", "ensemble",
                 "determine_postprocessing", "apply_postprocessing", "export_model_to_zip", "install_pretrained_model_from_zip",
                 "plot_overlay_pngs"),
@@ -25,7 +25,7 @@ setup(
         "torch>=2.6,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
         "SimpleITK>=2.2.1", "blosc2>=3.0.0", "threadpoolctl", "tqdm", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
     ],
-    extras_require={"openvino": ["openvino>=2025.0"], "test": ["pytest", "hypothesis", "surface-distance", "absl-py"]},
+    extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "test": ["pytest", "hypothesis", "surface-distance", "absl-py"]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
 )

@@ -27,8 +27,9 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--not_on_device", action="store_true", help="keep the accumulated logits in main memory")
     fast = parser.add_argument_group("speed (fork)")
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
-                      help="exact: upstream's result; half: the same in half precision; fast: coarse ROI, one half-precision pass, no TTA")
-    fast.add_argument("--precision", choices=("fp32", "half"), default=None, help="override the mode's precision")
+                      help="exact: upstream's result; half: the same in reduced precision; fast: coarse ROI, one pass in reduced precision, no TTA")
+    fast.add_argument("--precision", choices=("fp32", "half", "int8", "reduced"), default=None,
+                      help="override the mode's precision. half: fp16, on a CPU bf16; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
     fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")
     fast.add_argument("--tiling", choices=("windows", "whole"), default=None, help="override: windows, or a case at its exact size where it fits")
     fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or a box from a coarse pass")
@@ -71,3 +72,30 @@ def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-m", required=True, help="folder that holds plans.json, dataset.json and fold_X")
     _add_predict_flags(parser)
     _predict(parser.parse_args(argv), lambda args: args.m)
+
+
+def quantize(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs without AMX; --mode half and fast then use it. Ranges come from "
+                     "the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
+                     "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
+    parser.add_argument("-d", required=True, help="dataset id or name")
+    parser.add_argument("-c", required=True, help="configuration")
+    parser.add_argument("-f", nargs="+", type=fold, required=True, help="folds")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
+    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint to quantise")
+    parser.add_argument("-n", type=int, default=8, help="training cases that show the ranges (default 8)")
+    args = parser.parse_args(argv)
+    if args.n < 1:
+        parser.error("-n must be at least 1")
+
+    def every_fold() -> None:
+        try:
+            from nnunetv2.inference.quantization import quantise_model
+
+            for fold in args.f:
+                quantise_model(model_folder(args), fold, args.chk, args.n)
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: nnUNetv2_quantize needs a package that is not installed ({error}); pip install openvino nncf")
+
+    run(every_fold)

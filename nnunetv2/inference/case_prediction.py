@@ -75,11 +75,11 @@ class CasePredictor:
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
     def __call__(self, data: Tensor, name: str = "this case") -> CasePrediction:
-        """data (C, D, H, W) float32. A case without any foreground in half precision is repeated in fp32, with a warning."""
+        """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning."""
         prediction = self._predict(self.engines, data)
-        if any(engine.half for engine in self.engines) and not self._foreground(prediction.logits).any():
-            warnings.warn(f"{name}: half precision finds no foreground; repeated in fp32.", stacklevel=2)
-            prediction = self._predict([engine.in_full_precision() for engine in self.engines], data)
+        if any(engine.precision != "fp32" for engine in self.engines) and not self._foreground(prediction.logits).any():
+            warnings.warn(f"{name}: {self.engines[0].precision} finds no foreground; repeated in fp32.", stacklevel=2)
+            prediction = self._predict([engine if engine.precision == "fp32" else engine.in_full_precision() for engine in self.engines], data)
         return prediction
 
     def _predict(self, engines: Sequence[Engine], data: Tensor) -> CasePrediction:

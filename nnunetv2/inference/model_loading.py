@@ -10,6 +10,7 @@ from torch import nn
 
 from nnunetv2.inference.case_prediction import NetworkGeometry
 from nnunetv2.inference.engines import Engine, make_engine
+from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -53,25 +54,32 @@ class TrainedModel:
             raise ValueError(f"{checkpoint} does not fit the network of its plans.json: {error}") from error
         return network.eval()
 
-    def make_engines(self, device: torch.device, half: bool, wish: str) -> list[Engine]:
-        """One engine a fold."""
+    def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:
+        """One engine a fold, in the precision that `mode` wants on `device`."""
         divisor = network_geometry(self.configuration_manager, self.mirror_axes).divisor
+        on_cpu = wish != "torch" and device.type == "cpu"
+        cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
+        quantised = [self.converted_path(checkpoint, "int8") if on_cpu else None for checkpoint in self.checkpoints]
+        not_quantised = [checkpoint for checkpoint, path in zip(self.checkpoints, quantised) if path is None or not path.is_file()]
+        precision = mode.precision_on(device.type, quantised=not not_quantised)
+        if precision == "int8" and on_cpu and not_quantised:
+            raise FileNotFoundError(f"Not quantised, or since then trained or refitted: {', '.join(map(str, not_quantised))}. Run nnUNetv2_quantize "
+                                    "for them (it needs openvino), or choose another --precision.")
         engines = []
-        for checkpoint in self.checkpoints:
+        for checkpoint, openvino_model, int8_model in zip(self.checkpoints, cached, quantised):
             def build(checkpoint: Path = checkpoint) -> nn.Module:
                 return self.build_network(checkpoint)
 
-            cached = None if wish == "torch" or device.type != "cpu" else _cached_model_path(checkpoint, self)
-            engines.append(make_engine(build, device, half, wish, self.input_channels, divisor, cached))
+            engines.append(make_engine(build, device, precision, wish, self.input_channels, divisor, openvino_model, int8_model))
         return engines
 
-
-def _cached_model_path(checkpoint: Path, model: TrainedModel) -> Path | None:
-    try:
-        from nnunetv2.inference.engines.openvino_engine import cached_model_path
-    except ImportError:
-        return None  # make_engine says so
-    return cached_model_path(checkpoint, model.configuration_manager.configuration["architecture"])
+    def converted_path(self, checkpoint: Path, kind: str) -> Path | None:
+        """Where the OpenVINO model of a checkpoint is or will be, .xml; kind "openvino" or "int8". None without OpenVINO."""
+        try:
+            from nnunetv2.inference.engines.openvino_engine import cached_model_path
+        except ImportError:
+            return None  # make_engine says so
+        return cached_model_path(checkpoint, self.configuration_manager.configuration["architecture"], kind)
 
 
 def network_geometry(configuration_manager: ConfigurationManager, mirror_axes: Sequence[int] | None) -> NetworkGeometry:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 CHOICES = {
-    "precision": ("upstream", "fp32", "half", "half_if_faster"),
+    "precision": ("upstream", "fp32", "half", "int8", "reduced"),
     "tta": (1, 2, 4, 8),
     "tiling": ("windows", "whole"),
     "roi": ("none", "coarse"),
@@ -17,7 +17,9 @@ class InferenceMode:
     """Levers of one prediction; the defaults give upstream's result.
 
     precision: "upstream" is what nnU-Net does on that device (fp32 on CPU and MPS, fp16 autocast on CUDA); "fp32"; "half" is
-        fp16 on CUDA and MPS, bf16 on CPU; "half_if_faster" is fp32 on CPUs whose bf16 is slower (`cpu_has_fast_bf16`).
+        fp16 on CUDA and MPS, bf16 on CPU; "int8" is for CPUs and needs a quantised model (inference/quantization.py);
+        "reduced" is the fastest of them: half, but on CPUs whose bf16 is slower (`cpu_has_fast_bf16`) int8 where the
+        model has been quantised and fp32 where it has not.
     tta: mirrored passes that are averaged; 8, 4, 2 mirror over the last 3, 2, 1 of the axes that training mirrored.
     tiling: "windows" of the training patch, or "whole": a volume that fits goes through once at its exact size.
     roi: "coarse" looks for the foreground on a coarse grid first and then segments only the box around it.
@@ -37,11 +39,15 @@ class InferenceMode:
         if not 0 < self.tile_step_size <= 1:
             raise ValueError(f"tile_step_size is {self.tile_step_size}; it must lie in (0, 1].")
 
-    def half_on(self, device_type: str) -> bool:
-        """Whether the network runs in half precision on "cuda", "mps" or "cpu"."""
-        if self.precision == "half_if_faster":
-            return device_type != "cpu" or cpu_has_fast_bf16()
-        return self.precision == "half" or (self.precision == "upstream" and device_type == "cuda")
+    def precision_on(self, device_type: str, quantised: bool = False) -> str:
+        """ "fp32", "half" or "int8": what the network runs in on "cuda", "mps" or "cpu"."""
+        if self.precision == "reduced":
+            if device_type != "cpu" or cpu_has_fast_bf16():
+                return "half"
+            return "int8" if quantised else "fp32"
+        if self.precision == "upstream":
+            return "half" if device_type == "cuda" else "fp32"
+        return self.precision
 
 
 @lru_cache
@@ -57,8 +63,8 @@ def cpu_has_fast_bf16() -> bool:
 
 MODES = {
     "exact": InferenceMode(),
-    "half": InferenceMode(precision="half_if_faster"),
-    "fast": InferenceMode(precision="half_if_faster", tta=1, tiling="whole", roi="coarse"),
+    "half": InferenceMode(precision="reduced"),
+    "fast": InferenceMode(precision="reduced", tta=1, tiling="whole", roi="coarse"),
 }
 
 

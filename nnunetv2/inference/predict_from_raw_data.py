@@ -86,7 +86,7 @@ class nnUNetPredictor:
             use_folds = (use_folds,)
         start = time.perf_counter()
         model = find_model(Path(model_training_output_dir), use_folds, checkpoint_name)
-        engines = model.make_engines(self.device, self.mode.half_on(self.device.type), self.engine_wish or "auto")
+        engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
         self._set_up(engines, model.plans_manager, model.configuration_manager, model.dataset_json, model.trainer_name,
                      model.mirror_axes, model.has_class_head)
         self.seconds_to_load = time.perf_counter() - start
@@ -105,7 +105,7 @@ class nnUNetPredictor:
         for fold, weights in zip(networks, parameters or ()):
             fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
-        engines = [make_engine(lambda fold=fold: fold, self.device, self.mode.half_on(self.device.type), self.engine_wish or "torch",
+        engines = [make_engine(lambda fold=fold: fold, self.device, self.mode.precision_on(self.device.type), self.engine_wish or "torch",
                                len(dataset_json["channel_names"]), geometry.divisor) for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
@@ -205,9 +205,10 @@ class nnUNetPredictor:
                 save_json(self._report(times, time.perf_counter() - start), folder / f"prediction_times{part}.json")
 
     def _precision_in_words(self) -> str:
-        if self.engines[0].half:
-            return "half precision"
-        return "fp32 (this CPU has no AMX; bf16 would be slower)" if self.mode.precision == "half_if_faster" else "fp32"
+        precision = self.engines[0].precision
+        if precision == "fp32" and self.mode.precision == "reduced":
+            return "fp32 (this CPU has no AMX, so bf16 would be slower; nnUNetv2_quantize once gives int8, which is faster)"
+        return precision
 
     def _list_cases(self, source: PathLike | Sequence[Sequence[PathLike]], output: PathLike | Sequence[PathLike] | None,
                     previous_stage: PathLike | None) -> list[Case]:
@@ -273,7 +274,7 @@ class nnUNetPredictor:
 
     def _report(self, times: StageTimes, wall: float) -> dict:
         """Seconds; stages of different cases overlap."""
-        return {"mode": self.mode_name, **vars(self.mode), "engine": self.engines[0].name, "half_precision": self.engines[0].half,
+        return {"mode": self.mode_name, **vars(self.mode), "engine": self.engines[0].name, "computed_in": self.engines[0].precision,
                 "device": self.device.type, "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4),
                 "cases_wall": round(wall, 4), "cases": times.seconds}
 

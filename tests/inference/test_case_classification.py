@@ -19,7 +19,7 @@ def seg_logits(labels):
 class LabelEngine:
     """The image is its own label map; class 1 where the window's first voxel is above 2.5, else class 0."""
 
-    name, half, batch_size = "fake", False, 1
+    name, precision, batch_size = "fake", "fp32", 1
 
     def __init__(self):
         self.seen = []

@@ -17,7 +17,7 @@ SPACING = (1.0, 1.0, 1.0)
 class Threshold:
     """Foreground where the image exceeds `level`; no class."""
 
-    name, half, batch_size = "threshold", False, 1
+    name, precision, batch_size = "threshold", "fp32", 1
 
     def __init__(self, level=0.5):
         self.level, self.voxels = level, 0

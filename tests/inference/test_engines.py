@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2.inference.engines import HalfPrecisionGuard, make_engine
+from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine
 from nnunetv2.inference.engines.torch_engine import TorchEngine
 
 CPU = torch.device("cpu")
 
 
 class Scripted:
-    """A half-precision engine that returns what it is told; its fp32 twin returns the input."""
+    """A reduced-precision engine that returns what it is told; its fp32 twin returns the input."""
 
     name, batch_size = "scripted", 4
 
     def __init__(self, outputs=None, class_logits=None):
-        self.outputs, self.class_logits, self.half = outputs, class_logits, outputs is not None
+        self.outputs, self.class_logits, self.precision = outputs, class_logits, "fp32" if outputs is None else "fp16"
         self.calls = 0
 
     def in_full_precision(self):
@@ -34,28 +34,28 @@ INPUT = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1, 1)
 
 def test_living_output_passes_unchanged():
     half = Scripted(torch.cat([ALIVE, ALIVE]))
-    seg_logits, class_logits = HalfPrecisionGuard(half)(INPUT)
+    seg_logits, class_logits = ReducedPrecisionGuard(half)(INPUT)
     assert torch.equal(seg_logits, half.outputs) and class_logits is None and half.calls == 1
 
 
 @pytest.mark.parametrize("broken", [torch.full_like(ALIVE, torch.nan), torch.zeros_like(ALIVE), torch.full_like(ALIVE, torch.inf),
                                     ALIVE * torch.tensor([1, torch.nan]).reshape(1, 2, 1, 1, 1)])
 def test_dead_window_is_redone_in_fp32_and_the_others_are_kept(broken):
-    guard = HalfPrecisionGuard(Scripted(torch.cat([ALIVE, broken])))
-    with pytest.warns(UserWarning, match="1 of 2 half-precision outputs"):
+    guard = ReducedPrecisionGuard(Scripted(torch.cat([ALIVE, broken])))
+    with pytest.warns(UserWarning, match="1 of 2 fp16 outputs"):
         seg_logits, _ = guard(INPUT)
     assert torch.equal(seg_logits, torch.cat([ALIVE, INPUT[1:]]))
 
 
 def test_nan_in_the_class_alone_is_caught_too():
-    guard = HalfPrecisionGuard(Scripted(torch.cat([ALIVE, ALIVE]), torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])))
+    guard = ReducedPrecisionGuard(Scripted(torch.cat([ALIVE, ALIVE]), torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])))
     with pytest.warns(UserWarning, match="1 of 2"):
         _, class_logits = guard(INPUT)
     assert class_logits.tolist() == [[1, 2], [0, 0]]
 
 
 def test_the_fp32_twin_is_made_once():
-    guard = HalfPrecisionGuard(Scripted(torch.zeros(2, 2, 1, 1, 1)))
+    guard = ReducedPrecisionGuard(Scripted(torch.zeros(2, 2, 1, 1, 1)))
     with pytest.warns(UserWarning):
         guard(INPUT), guard(INPUT)
     assert guard.fast.full.calls == 4
@@ -63,7 +63,7 @@ def test_the_fp32_twin_is_made_once():
 
 def test_nan_in_fp32_is_an_error_not_a_mask():
     with pytest.warns(UserWarning), pytest.raises(FloatingPointError, match="fp32"):
-        HalfPrecisionGuard(Scripted(torch.zeros(1, 2, 1, 1, 1)))(torch.full_like(ALIVE, torch.nan))
+        ReducedPrecisionGuard(Scripted(torch.zeros(1, 2, 1, 1, 1)))(torch.full_like(ALIVE, torch.nan))
 
 
 class Net(nn.Module):
@@ -106,16 +106,22 @@ def test_out_of_memory_halves_the_batch_for_good():
 
 def test_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="auto, torch, openvino"):
-        make_engine(Net, CPU, half=False, wish="tensorrt")
+        make_engine(Net, CPU, "fp32", wish="tensorrt")
 
 
 def test_half_precision_is_guarded_and_full_is_not():
-    assert isinstance(make_engine(Net, CPU, half=True, wish="torch"), HalfPrecisionGuard)
-    assert isinstance(make_engine(Net, CPU, half=False, wish="torch"), TorchEngine)
+    assert isinstance(make_engine(Net, CPU, "half", wish="torch"), ReducedPrecisionGuard)
+    assert isinstance(make_engine(Net, CPU, "fp32", wish="torch"), TorchEngine)
+
+
+@pytest.mark.parametrize("wish, device", [("torch", CPU), ("auto", torch.device("meta"))])
+def test_int8_without_openvino_on_the_cpu_is_refused(wish, device, tmp_path):
+    with pytest.raises(ValueError, match="nnUNetv2_quantize"):
+        make_engine(Net, device, "int8", wish, quantised_model=tmp_path / "model.xml")
 
 
 def test_absent_openvino_falls_back_to_torch_and_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "nnunetv2.inference.engines.openvino_engine", raising=False)
     with pytest.warns(UserWarning, match="not installed"):
-        assert make_engine(Net, CPU, half=False).name == "torch"
+        assert make_engine(Net, CPU, "fp32").name == "torch"

@@ -10,20 +10,21 @@ def test_exact_is_upstreams_default():
 
 def test_a_lever_overrides_the_mode_and_none_leaves_it():
     mode = inference_mode("fast", tta=4, roi=None)
-    assert mode == InferenceMode(precision="half_if_faster", tta=4, tiling="whole", roi="coarse")
+    assert mode == InferenceMode(precision="reduced", tta=4, tiling="whole", roi="coarse")
 
 
-@pytest.mark.parametrize("precision, device, half", [
-    ("upstream", "cuda", True), ("upstream", "cpu", False), ("upstream", "mps", False), ("fp32", "cuda", False), ("half", "cpu", True)])
-def test_half_precision_by_device(precision, device, half):
-    assert InferenceMode(precision=precision).half_on(device) is half
+@pytest.mark.parametrize("precision, device, expected", [
+    ("upstream", "cuda", "half"), ("upstream", "cpu", "fp32"), ("upstream", "mps", "fp32"), ("fp32", "cuda", "fp32"), ("half", "cpu", "half"),
+    ("int8", "cpu", "int8"), ("reduced", "cuda", "half"), ("reduced", "mps", "half")])
+def test_precision_by_device(precision, device, expected):
+    assert InferenceMode(precision=precision).precision_on(device) == expected
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_the_half_modes_use_bf16_only_where_it_is_faster(monkeypatch, amx):
+@pytest.mark.parametrize("amx, quantised, expected", [(True, False, "half"), (True, True, "half"), (False, True, "int8"), (False, False, "fp32")])
+def test_the_reduced_modes_take_the_fastest_that_a_cpu_has(monkeypatch, amx, quantised, expected):
     monkeypatch.setattr(modes, "cpu_has_fast_bf16", lambda: amx)
     for name in ("half", "fast"):
-        assert MODES[name].half_on("cpu") is amx and MODES[name].half_on("cuda")
+        assert MODES[name].precision_on("cpu", quantised) == expected
 
 
 @pytest.mark.parametrize("lever", [{"tta": 3}, {"precision": "fp8"}, {"tiling": "x"}, {"roi": "fine"}, {"tile_step_size": 0.0}])

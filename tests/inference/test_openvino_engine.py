@@ -34,7 +34,7 @@ def test_both_outputs_equal_torchs_at_a_size_that_was_not_traced(converted):
 def test_the_class_head_keeps_its_precision_when_the_network_runs_in_bf16(converted):
     x = torch.randn(1, 1, 16, 48, 48)
     half = OpenVINOEngine(converted[0], half=True)
-    if not half.half:
+    if half.precision == "fp32":
         pytest.skip("this CPU has no bf16")
     torch.testing.assert_close(half(x)[1], OpenVINOEngine(converted[0], half=False)(x)[1], rtol=0, atol=0.02)
 
@@ -43,7 +43,7 @@ def test_a_kept_model_needs_no_network(converted):
     def build():
         raise AssertionError("the weights were read")
 
-    engine = make_engine(build, CPU, False, "openvino", 1, DIVISOR, converted[1])
+    engine = make_engine(build, CPU, "fp32", "openvino", 1, DIVISOR, converted[1])
     assert engine.name == "openvino" and engine(torch.randn(1, 1, 4, 8, 8))[0].shape == (1, 3, 4, 8, 8)
 
 
@@ -63,6 +63,7 @@ def test_the_key_changes_with_weights_and_architecture_only(tmp_path):
     a, b, c = (cached_model_path(path, {"n_stages": 3}).name for path in paths)
     assert a == b != c and a.startswith("checkpoint_best.openvino_")
     assert cached_model_path(paths[0], {"n_stages": 4}).name != a
+    assert cached_model_path(paths[0], {"n_stages": 3}, "int8").name.startswith("checkpoint_best.int8_")
 
 
 class FrozenSize(nn.Module):
@@ -74,9 +75,9 @@ class FrozenSize(nn.Module):
 
 def test_conversion_that_changes_the_output_falls_back_to_torch():
     with pytest.warns(UserWarning, match="class logits differ"):
-        assert make_engine(FrozenSize, CPU, False, "auto", 1, (2, 2, 2)).name == "torch"
+        assert make_engine(FrozenSize, CPU, "fp32", "auto", 1, (2, 2, 2)).name == "torch"
 
 
 def test_asked_for_on_another_device_torch_runs_and_a_warning_says_why():
     with pytest.warns(UserWarning, match="the device is meta"):
-        assert make_engine(tiny_network, torch.device("meta"), False, "openvino").name == "torch"
+        assert make_engine(tiny_network, torch.device("meta"), "fp32", "openvino").name == "torch"

@@ -73,7 +73,7 @@ def test_class_of_the_csv_is_that_of_classify_case(predicted, model_folder, imag
 def test_times_of_each_stage_are_kept(predicted):
     times = json.loads((predicted / "prediction_times.json").read_text())
     assert set(times["cases"]["case_0"]) == {"read", "preprocess", "network", "resample", "write"}
-    assert times["engine"] == "torch" and times["tta"] == 1 and not times["half_precision"]
+    assert times["engine"] == "torch" and times["tta"] == 1 and times["computed_in"] == "fp32"
 
 
 def test_continuing_predicts_only_what_is_missing(predicted, model_folder, image_folder, tmp_path):
@@ -195,21 +195,21 @@ class AllBackground:
 
     name, batch_size = "fake", 1
 
-    def __init__(self, half=True):
-        self.half = half
+    def __init__(self, precision="bf16"):
+        self.precision = precision
 
     def in_full_precision(self):
-        return AllBackground(half=False)
+        return AllBackground("fp32")
 
     def __call__(self, x):
         low, high = torch.zeros_like(x[:, 0]), torch.ones_like(x[:, 0])
-        return torch.stack([high, low, low] if self.half else [low, high, low], 1), None
+        return torch.stack([high, low, low] if self.precision == "bf16" else [low, high, low], 1), None
 
 
 def test_a_case_without_foreground_in_half_precision_is_repeated_in_fp32(model_folder, image_folder):
     predictor = make_predictor(model_folder, precision="half")
     predictor.case_predictor.engines = [AllBackground()]
     predictor.case_predictor.lesion_channels = None
-    with pytest.warns(UserWarning, match="case_0: half precision finds no foreground"):
+    with pytest.warns(UserWarning, match="case_0: bf16 finds no foreground"):
         mask, = predictor.predict_from_files([[image_folder / "case_0_0000.nii.gz"]], None)
     assert (mask == 1).all()

@@ -13,7 +13,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 class CoordinateEngine:
     """Channel 0 is 0, channel 1 a multiple of the image: any tiling and any mirroring must give the image back."""
 
-    name, half = "fake", False
+    name, precision = "fake", "fp32"
 
     def __init__(self, batch_size=1, scale=1.0, class_logits=None):
         self.batch_size, self.scale, self.class_logits = batch_size, scale, class_logits

@@ -71,7 +71,7 @@ def model_folder(tmp_path, monkeypatch):
 def test_prediction_with_the_refitted_head_knows_new_cases_of_each_class(model_folder):
     refit_class_head(model_folder, 0)
     model = find_model(model_folder, (0,))
-    engine = make_engine(lambda: model.build_network(model.checkpoints[0]), torch.device("cpu"), False, "torch", 1, (2, 4, 4))
+    engine = make_engine(lambda: model.build_network(model.checkpoints[0]), torch.device("cpu"), "fp32", "torch", 1, (2, 4, 4))
     geometry = network_geometry(model.configuration_manager, None)
     labels = [label for label in range(3) for _ in range(4)]
     predicted = [classify_case(engine, torch.from_numpy(image(label, 100 + i)), geometry.patch_size, geometry.divisor, [2]).argmax()

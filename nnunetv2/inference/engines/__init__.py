@@ -15,10 +15,10 @@ CHOICES = ("auto", "torch", "openvino")
 
 
 class Engine(Protocol):
-    """`half`: it computes in half precision. `batch_size`: how many windows it wants at once."""
+    """`precision`: fp32, fp16, bf16 or int8, what it computes in. `batch_size`: how many windows it wants at once."""
 
     name: str
-    half: bool
+    precision: str
     batch_size: int
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]: ...
@@ -33,14 +33,12 @@ def _is_alive(seg_logits: Tensor, class_logits: Tensor | None) -> bool:
     return finite and bool(low < high)
 
 
-class HalfPrecisionGuard:
-    """Runs `half` and repeats in full precision, with a warning, each item of a batch that came out dead."""
+class ReducedPrecisionGuard:
+    """Runs `reduced` and repeats in full precision, with a warning, each item of a batch that came out dead."""
 
-    half = True
-
-    def __init__(self, half: Engine) -> None:
-        self.fast = half
-        self.name = half.name
+    def __init__(self, reduced: Engine) -> None:
+        self.fast = reduced
+        self.name, self.precision = reduced.name, reduced.precision
         self._full: Engine | None = None
 
     @property
@@ -56,7 +54,7 @@ class HalfPrecisionGuard:
         seg_logits, class_logits = self.fast(x)
         dead = [i for i in range(len(x)) if not _is_alive(seg_logits[i], None if class_logits is None else class_logits[i])]
         if dead:
-            warnings.warn(f"{len(dead)} of {len(x)} half-precision outputs are NaN, infinite or constant; repeated in fp32.",
+            warnings.warn(f"{len(dead)} of {len(x)} {self.precision} outputs are NaN, infinite or constant; repeated in fp32.",
                           stacklevel=2)
         for i in dead:
             full_seg, full_class = self.in_full_precision()(x[i : i + 1])
@@ -71,19 +69,29 @@ class HalfPrecisionGuard:
 def make_engine(
     build_network: Callable[[], nn.Module],
     device: torch.device,
-    half: bool,
+    precision: str,
     wish: str = "auto",
     input_channels: int = 1,
     divisor: tuple[int, ...] = (1, 1, 1),
     cached_model: Path | None = None,
+    quantised_model: Path | None = None,
 ) -> Engine:
-    """The engine `wish` ("auto": OpenVINO on the CPU where it is installed, else torch), guarded if in half precision.
+    """The engine `wish` ("auto": OpenVINO on the CPU where it is installed, else torch), guarded if not in fp32.
 
-    `build_network` is called only when the weights are needed: not when `cached_model`, the OpenVINO model's .xml beside the
+    precision: "fp32", "half" (what the device has: fp16 or bf16), or "int8", which only OpenVINO with a `quantised_model` (.xml)
+    has. `build_network` is called only when the weights are needed: not when `cached_model`, the OpenVINO model's .xml beside the
     checkpoint, is there. Where OpenVINO cannot serve, torch does, and a warning says why.
     """
     if wish not in CHOICES:
         raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
+    if precision == "int8":
+        if wish == "torch" or device.type != "cpu" or quantised_model is None:
+            raise ValueError(f"int8 runs in OpenVINO on the CPU, with a model that nnUNetv2_quantize has made; the engine asked for is "
+                             f"{wish}, the device {device.type}.")
+        from nnunetv2.inference.engines.openvino_engine import Int8Engine
+
+        return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
+            build_network, device, "fp32", wish, input_channels, divisor, cached_model)))
     engine: Engine | None = None
     if wish != "torch":
         if device.type != "cpu":
@@ -92,7 +100,7 @@ def make_engine(
             try:
                 from nnunetv2.inference.engines.openvino_engine import OpenVINOEngine, load_or_convert
 
-                engine = OpenVINOEngine(load_or_convert(build_network, input_channels, divisor, cached_model), half)
+                engine = OpenVINOEngine(load_or_convert(build_network, input_channels, divisor, cached_model), precision == "half")
                 reason = None
             except ImportError as error:
                 reason = f"it is not installed ({error}); pip install openvino"
@@ -103,5 +111,5 @@ def make_engine(
     if engine is None:
         from nnunetv2.inference.engines.torch_engine import TorchEngine
 
-        engine = TorchEngine(build_network(), device, half)
-    return HalfPrecisionGuard(engine) if engine.half else engine
+        engine = TorchEngine(build_network(), device, precision == "half")
+    return engine if engine.precision == "fp32" else ReducedPrecisionGuard(engine)

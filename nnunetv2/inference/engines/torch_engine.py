@@ -19,6 +19,7 @@ class TorchEngine:
 
     def __init__(self, network: nn.Module, device: torch.device, half: bool, channels_last: bool | None = None) -> None:
         self.device, self.half = device, half
+        self.precision = ("bf16" if device.type == "cpu" else "fp16") if half else "fp32"
         self.channels_last = device.type == "cuda" if channels_last is None else channels_last
         self.batch_size = CUDA_BATCH if device.type == "cuda" else 1
         self.network = network.to(device).eval()
