@@ -53,7 +53,8 @@ PRESETS = {
     # These two lie just below multiples of 8, so that a network's patch pads little and holds every case: its cost on a CPU.
     "smoke": Preset((24, 24, 32), (5.0, 3.75, 4.1), (15, 3, 2), 2, 10.0, vary=(-0.08, 0.0)),
     "demo": Preset((32, 32, 48), (3.2, 2.6, 2.65), (126, 36, 12), 2, 14.0, vary=(-0.08, 0.0)),
-    "quiz": Preset((59, 117, 180), (2.0, 0.7305, 0.7305), (63, 18, 12), 1, 22.0),
+    # Sizes vary so much that windows of the planned patch, 64 x 128 x 192, half overlapping, are 2.4 a case, as for the quiz.
+    "quiz": Preset((59, 117, 180), (2.0, 0.7305, 0.7305), (63, 18, 12), 1, 22.0, vary=(-0.255, 0.255)),
     "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=(0.0, 0.0)),
 }
 

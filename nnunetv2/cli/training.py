@@ -14,6 +14,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-tr", default="nnUNetTrainer", help="trainer: a class of nnunetv2, or (fork) package.module:Class")
     parser.add_argument("-p", default="nnUNetPlans", help="plans name")
     parser.add_argument("-pretrained_weights", default=None, help="checkpoint to start from; layers that do not fit are refused")
+    parser.add_argument("--same_task", action="store_true", help="(fork) with -pretrained_weights: take its segmentation layers and class head too")
     parser.add_argument("-num_gpus", type=int, default=1, help="GPUs to train on")
     parser.add_argument("--npz", action="store_true", help="keep the probabilities of the final validation, for ensembling")
     parser.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
@@ -28,6 +29,8 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=None, help="(fork) patches a batch; default: the plans'")
     parser.add_argument("--seed", type=int, default=0, help="(fork) seed of weights, batches and augmentation")
     args = parser.parse_args(argv)
+    if args.same_task and args.pretrained_weights is None:
+        parser.error("--same_task says how to use -pretrained_weights, which is missing")
     if args.val and args.no_val:
         parser.error("--val and --no_val contradict each other")
     if args.val_best and not args.val:
@@ -36,7 +39,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     from nnunetv2.training.run_training import run_training
 
     run(run_training, args.dataset_name_or_id, args.configuration, args.fold, args.tr, args.p,
-        pretrained_weights=args.pretrained_weights, num_gpus=args.num_gpus, export_validation_probabilities=args.npz,
+        pretrained_weights=args.pretrained_weights, same_task=args.same_task, num_gpus=args.num_gpus, export_validation_probabilities=args.npz,
         continue_training=args.c, only_run_validation=args.val, disable_checkpointing=args.disable_checkpointing,
         val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
         val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size, final_validation=not args.no_val)
@@ -52,6 +55,7 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-p", default="nnUNetPlans", help="plans name")
     parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint to refit")
+    parser.add_argument("-views", type=int, choices=(8, 4, 2, 1), default=8, help="mirrored views of each case to fit on; fewer are faster")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     args = parser.parse_args(argv)
     device = device_from_name(args.device)
@@ -59,6 +63,6 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
 
     def every_fold() -> None:
         for fold in args.f:
-           refit(model_folder(args), fold, args.chk, device=device)
+            refit(model_folder(args), fold, args.chk, device=device, n_views=args.views)
 
     run(every_fold)

@@ -126,8 +126,10 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
 
 
 def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoint: str = "checkpoint_final.pth",
-                     device: torch.device = torch.device("cpu")) -> dict:
+                     device: torch.device = torch.device("cpu"), n_views: int = 8) -> dict:
     """Refit the class head of one fold of a trained model; returns and writes the report `class_head_refit.json`.
+
+    n_views: of each case, mirrored over the last log2(n_views) axes that training mirrored.
 
     The checkpoint is replaced atomically and keeps the trained head as `class_head_weights_before_refit`. Labels are read
     of the fold's training cases alone; those without one are left out. Refitting twice changes nothing.
@@ -148,7 +150,7 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     labels = np.array([label_of[case] for case in cases])
 
     network = model.build_network(path).to(device)
-    features = _features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device)
+    features = _features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
     head = network.class_head.cpu()
     report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
 
@@ -165,10 +167,10 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
 
 
 def _features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
-                       device: torch.device) -> torch.Tensor:
-    """Pooled features (N, V, F) float32 of preprocessed cases in all V views mirrored in training, on the CPU."""
+                       device: torch.device, n_views: int) -> torch.Tensor:
+    """Pooled features (N, V, F) float32 of preprocessed cases in V mirrored views, on the CPU."""
     geometry = network_geometry(model.configuration_manager, None)
-    views = mirror_views(model.mirror_axes, tta=8)
+    views = mirror_views(model.mirror_axes, n_views)
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
     rows = []
     for case in tqdm(cases, desc="class features"):

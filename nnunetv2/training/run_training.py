@@ -14,7 +14,7 @@ from torch import multiprocessing as mp
 from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
-from nnunetv2.utilities.checkpoint import load_checkpoint, load_pretrained_weights
+from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.files import load_json
 
@@ -34,6 +34,7 @@ class TrainingJob:
     pretrained_weights: str | None = None
     continue_training: bool = False
     batch_size: int | None = None
+    same_task: bool = False  # take the pretrained segmentation layers and class head too
 
     def make_trainer(self, device: torch.device) -> nnUNetTrainer:
         folder = Path(paths.nnUNet_preprocessed) / self.dataset
@@ -55,7 +56,10 @@ class TrainingJob:
             trainer.load_checkpoint(checkpoints[0])
         elif self.pretrained_weights is not None:
             trainer.initialize()
-            load_pretrained_weights(trainer.module, self.pretrained_weights)
+            if self.same_task:
+                load_network_weights(trainer.module, load_checkpoint(self.pretrained_weights))
+            else:
+                load_pretrained_weights(trainer.module, self.pretrained_weights)
         elif self.continue_training:
             print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
         trainer.run_training()
@@ -67,11 +71,12 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
                  epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
-                 batch_size: int | None = None, final_validation: bool = True) -> None:
+                 batch_size: int | None = None, final_validation: bool = True, same_task: bool = False) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
     epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value;
-    final_validation: False leaves the validation cases to a later prediction.
+    final_validation: False leaves the validation cases to a later prediction; same_task: the pretrained weights know the same
+    labels and classes, so their segmentation layers and class head are taken over as well.
     """
     fold = _fold_from_text(fold)
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
@@ -81,7 +86,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         raise ValueError(f"Epochs, iterations and batch size must be at least 1, got {wrong}.")
     overrides = {"seed": seed, "disable_checkpointing": disable_checkpointing} | {k: v for k, v in lengths.items() if v is not None}
     job = TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, fold, trainer_class_name, plans_identifier,
-                      overrides, pretrained_weights, continue_training, batch_size)
+                      overrides, pretrained_weights, continue_training, batch_size, same_task)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
 
