@@ -60,7 +60,7 @@ stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"
 stage figures --outputs "$OUT/figures" -- \
     python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
-    --pred "$OUT/predictions/validation" --training "$MODEL/fold_0"
+    --pred "$OUT/predictions/validation" --training "$MODEL/fold_0" --speed results/speed.json
 stage gallery --outputs "$OUT/gallery.html" -- \
     python evaluation/make_gallery.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation"

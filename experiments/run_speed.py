@@ -1,6 +1,6 @@
 """Time whole prediction processes, upstream nnU-Net and the modes of this repository, on the same model and images.
 
-    python experiments/run_speed.py --upstream .venv-upstream/bin/python --run results/fold0
+    python experiments/run_speed.py --upstream .venv-upstream/bin/python --run results/quiz_size
 
 A run is one process from its start to its last file. Rounds go through the rows forwards and backwards in turn, so that a
 warm cache or a slow minute helps no row. The table (experiments/speed_table.py) is written after each run.
@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.record_run import environment  # noqa: E402
-from experiments.speed_table import write_table  # noqa: E402
+from experiments.speed_table import derive_with_tta, write_table  # noqa: E402
+from experiments.upstream_tiles import upstream_tiles  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
 REFERENCE = "upstream"  # every ratio is to this row
@@ -31,12 +32,15 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "half, whole": ["--mode", "half", "--tiling", "whole"],
     "exact, torch": ["--engine", "torch"],
     "exact, half precision": ["--precision", "half"],
+    "exact, int8": ["--precision", "int8"],
     "exact, TTA 4": ["--tta", "4"],
     "exact, TTA 1": ["--tta", "1"],
     "exact, whole": ["--tiling", "whole"],
     "exact, ROI": ["--roi", "coarse"],
     "exact, step 0.75": ["-step_size", "0.75"],
 }
+LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
+CPU_ONLY = ("exact, int8",)
 SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory
 
 
@@ -114,10 +118,14 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
 def planned_runs(args: argparse.Namespace) -> list[tuple[int, str]]:
     """(round, row) in balanced order."""
     runs = []
-    for number in range(max(args.rounds, args.reference_rounds)):
-        rows = [row for row in args.rows if number < (args.reference_rounds if row == REFERENCE else args.rounds)]
+    for number in range(max(_rounds_of(row, args) for row in args.rows)):
+        rows = [row for row in args.rows if number < _rounds_of(row, args)]
         runs += [(number, row) for row in (rows if number % 2 == 0 else reversed(rows))]
     return runs
+
+
+def _rounds_of(row: str, args: argparse.Namespace) -> int:
+    return args.reference_rounds if row == REFERENCE else args.lever_rounds if row in LEVERS else args.rounds
 
 
 def link_cases(images: Path, n: int, folder: Path) -> Path:
@@ -134,18 +142,23 @@ def link_cases(images: Path, n: int, folder: Path) -> Path:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upstream", type=Path, required=True, help="python of the environment that holds upstream nnU-Net")
-    parser.add_argument("--run", type=Path, default=Path("results/fold0"), help="a finished run_fold0.sh; gives model, images and labels")
+    parser.add_argument("--run", type=Path, default=Path("results/quiz_size"),
+                        help="a finished train_quiz_size.sh or run_fold0.sh; gives model, images and labels")
     parser.add_argument("--model", type=Path, help="model folder instead of the run's")
     parser.add_argument("--images", type=Path, help="images instead of the run's validation cases")
     parser.add_argument("--labels", type=Path, help="true masks of --images, if there are any")
     parser.add_argument("--fold", default="0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores that a run may use")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}; default: all that --device can")
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lever_rounds", type=int, default=3, help="of the rows that change one thing of `exact`")
     parser.add_argument("--reference_cases", type=int, default=3, help="cases of the row `upstream`")
     parser.add_argument("--reference_rounds", type=int, default=2)
+    parser.add_argument("--tta_from", type=Path, metavar="JSON", help="without the row `upstream`: its time here is derived from the row without TTA, the "
+                        "number of windows, and the seconds a window in this earlier table")
+    parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic (a run's own are known to be)")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     args = parser.parse_args()
@@ -154,6 +167,9 @@ def parse_arguments() -> argparse.Namespace:
         if len(found) != 1:
             sys.exit(f"error: {args.run} holds {len(found)} models with fold {args.fold}; finish run_fold0.sh or name one with --model")
         args.model = found[0].parents[1]
+    if args.rows is None:
+        args.rows = [row for row in ROWS if args.device == "cpu" or row not in CPU_ONLY]
+    args.synthetic |= args.images is None and (args.run / "work/synthetic_data").is_dir()
     if args.images is None:
         args.images, args.labels = args.run / "work/validation/images", args.run / "work/validation/labels"
     return args
@@ -166,12 +182,16 @@ def main() -> None:
     result = load_json(result_file) if result_file.is_file() and not args.fresh else {"runs": []}
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
     result |= {"command": shlex.join(["bash", "experiments/run_speed.sh", *flags]), "environment": environment(args.device),
-               "threads": args.threads, "device": args.device, "reference": REFERENCE}
+               "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
     done = {(run["round"], run["row"]) for run in result["runs"]}
     pending = [run for run in planned_runs(args) if run not in done]
     with tempfile.TemporaryDirectory() as folder:
         images = {True: link_cases(args.images, args.reference_cases, Path(folder) / "reference"),
                   False: link_cases(args.images, args.cases, Path(folder) / "cases")}
+        result["tiles"] = {which: upstream_tiles(folder, args.model, args.fold) for which, folder in
+                           (("reference", images[True]), ("cases", images[False]))}
+        if args.tta_from:
+            result["derived"] = {"row": REFERENCE, "from": str(args.tta_from), "seconds_a_tile": load_json(args.tta_from)["seconds_a_tile"]}
         if any(not is_upstream(row) for _, row in pending):
             print("Converting the network once, which a first prediction would do ...", flush=True)
             run_once("exact", args, images[True], masks / "warm_up")
@@ -180,6 +200,7 @@ def main() -> None:
             print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
             result["runs"].append({"round": number} | run)
             save_json(result, result_file)
+    derive_with_tta(result)
     write_table(result, masks, args.labels, args.out)
     save_json(result, result_file)
     print(args.out.with_name(f"{args.out.name}.md").read_text())

@@ -79,24 +79,44 @@ def time_split(runs: list[dict]) -> dict[str, float] | None:
     return {stage: round(mean(values), 3) for stage, values in split.items()}
 
 
+def derive_with_tta(result: dict) -> None:
+    """Add `seconds_a_tile` where both of upstream's rows were run, and `seconds_a_case` to `derived` where it is wanted.
+
+    With o seconds a case besides the network, c a window and n windows a case, TTA takes o + 8 n c and none o + n c.
+    """
+    seconds = defaultdict(list)
+    for run in result["runs"]:
+        seconds[run["row"]].append(run["seconds"] / run["cases"])
+    with_tta, without = result["reference"], f"{result['reference']}, no TTA"
+    tiles = {which: mean(counts.values()) for which, counts in result["tiles"].items()}
+    if with_tta in seconds and without in seconds:
+        difference = median(seconds[with_tta]) - median(seconds[without])
+        result["seconds_a_tile"] = round(difference / (8 * tiles["reference"] - tiles["cases"]), 3)
+    if "derived" in result and without in seconds:
+        more = 7 * tiles["cases"] * result["derived"]["seconds_a_tile"]
+        result["derived"]["seconds_a_case"] = round(median(seconds[without]) + more, 1)
+
+
 def summarise(result: dict, masks: Path, labels: Path | None) -> dict[str, dict]:
     """Figures by row, in the order in which rows were first run."""
     by_row = defaultdict(list)
     for run in result["runs"]:
         by_row[run["row"]].append(run)
     folders = {row: masks / row.replace(", ", "_").replace(" ", "_") for row in by_row}
-    reference = result["reference"]
+    reference, derived = result["reference"], result.get("derived", {}).get("seconds_a_case")
+    upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
     per_case = {row: [run["seconds"] / run["cases"] for run in runs] for row, runs in by_row.items()}
+    reference_seconds = median(per_case[reference]) if reference in per_case else derived
     rows = {}
     for row, runs in by_row.items():
         seconds = per_case[row]
         rows[row] = {
             "seconds_a_case": {"median": round(median(seconds), 2), "min": round(min(seconds), 2), "max": round(max(seconds), 2)},
             "runs": len(runs), "cases_a_run": runs[0]["cases"],
-            "times_faster": round(median(per_case[reference]) / median(seconds), 2) if reference in per_case else None,
+            "times_faster": round(reference_seconds / median(seconds), 2) if reference_seconds else None,
             "peak_memory_gib": round(max(run["peak_memory"] for run in runs) / 2**30, 2),
             "peak_gpu_memory_gib": round(max(run["peak_gpu_memory"] for run in runs) / 2**30, 2),
-            "against_upstream": agreement(folders[row], folders[reference]) if reference in folders else {},
+            "against_upstream": agreement(folders[row], folders[upstream]) if upstream else {},
             "against_exact": agreement(folders[row], folders["exact"]) if "exact" in folders else {},
             "against_truth": agreement(folders[row], labels) if labels is not None else {},
             "subtype_as_exact": same_subtype(folders[row], folders["exact"]) if "exact" in folders else None,
@@ -110,15 +130,20 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def as_markdown(result: dict) -> str:
-    reference = result["reference"]
+    reference, derived = result["reference"], result.get("derived", {})
+    compared = reference if reference in result["rows"] else f"{reference}, no TTA"
     lines = [
-        "# Inference: time, memory and agreement", "",
+        f"# Inference: time, memory and agreement{' (SYNTHETIC CTs)' if result.get('synthetic') else ''}", "",
         f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
         f"{result['threads']} threads, device {result['device']}.", "",
         f"Whole processes, from start to the last file, classification included here. Seconds a case: median (lowest-highest) of the "
-        f"runs. Agreement with the masks of `{reference}`, on the cases both have.", "",
+        f"runs. Agreement with the masks of `{compared}`, on the cases both have."
+        + (f" Windows a case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
+        *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s a case. DERIVED from the row without "
+           f"TTA and {derived['seconds_a_tile']} s a window, measured in {derived['from']}; times faster refer to it.", ""]
+          if "seconds_a_case" in derived else []),
         "| row | s a case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
-        "| lowest whole DSC to exact | DSC whole / lesion to truth | subtype as exact |",
+        "| whole DSC to exact: mean / lowest | DSC whole / lesion to truth | subtype as exact |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, figures in result["rows"].items():
@@ -128,7 +153,7 @@ def as_markdown(result: dict) -> str:
             f"{figures['runs']} x {figures['cases_a_run']}", _number(figures["peak_memory_gib"], 1),
             _number(figures["peak_gpu_memory_gib"], 1) if figures["peak_gpu_memory_gib"] else "-",
             f"{up['changed']:.1e}" if up else "-", f"{_number(up.get('whole_mean'), 4)} / {_number(up.get('lesion_mean'), 4)}",
-            _number(figures["against_exact"].get("whole_min"), 4),
+            f"{_number(figures['against_exact'].get('whole_mean'), 4)} / {_number(figures['against_exact'].get('whole_min'), 4)}",
             f"{_number(truth.get('whole_mean'))} / {_number(truth.get('lesion_mean'))}", figures["subtype_as_exact"] or "-",
         ]) + " |")
     lines += ["", "Where the time goes, seconds a case; stages of different cases overlap, so they may add up to more than the total.", "",

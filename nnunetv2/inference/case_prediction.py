@@ -16,6 +16,7 @@ from nnunetv2.inference.sliding_window_prediction import even_tile, mirror_views
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
+FURTHER_CLASS_VIEWS = 2  # mirrored passes over the whole case for its class alone; each costs as much as a window or more
 COARSE_STEP = 1.0  # windows of the coarse pass only have to find, not to delineate
 
 
@@ -131,7 +132,7 @@ class CasePredictor:
         """Mean over folds: logits (S, D, H, W) and class probabilities.
 
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
-        otherwise from further passes over the whole case, in the same mirrored views.
+        otherwise from further passes over the whole case, in FURTHER_CLASS_VIEWS of the mirrored views at most.
         """
         fits = self._fits(data)
         whole = fits and self.mode.tiling == "whole"
@@ -148,7 +149,7 @@ class CasePredictor:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:
                 probabilities.append(classify_case(engine, data, self.geometry.patch_size, self.geometry.divisor, self.lesion_channels,
-                                                   self.views))
+                                                   self.views[:FURTHER_CLASS_VIEWS]))
         if len(engines) > 1:
             logits /= len(engines)
         return logits, np.mean(probabilities, axis=0) if probabilities else None

@@ -1,14 +1,17 @@
 import os
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
 from experiments.run_speed import link_cases, planned_runs, tree_memory
-from experiments.speed_table import agreement, as_markdown, same_subtype, summarise
+from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise
+from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report.tables import TABLES
+from tests.inference.tiny_model import save_model, tiny_dataset_json, tiny_network, tiny_plans, write_image
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).ravel())}}
 
@@ -23,8 +26,9 @@ def run(row, seconds, cases=1, times=None):
 
 
 def test_rounds_go_forwards_and_backwards_and_the_reference_runs_fewer():
-    args = Namespace(rows=["upstream", "exact", "fast"], rounds=3, reference_rounds=1)
-    assert planned_runs(args) == [(0, "upstream"), (0, "exact"), (0, "fast"), (1, "fast"), (1, "exact"), (2, "exact"), (2, "fast")]
+    args = Namespace(rows=["upstream", "exact", "fast", "exact, TTA 4"], rounds=3, reference_rounds=1, lever_rounds=2)
+    assert planned_runs(args) == [(0, "upstream"), (0, "exact"), (0, "fast"), (0, "exact, TTA 4"), (1, "exact, TTA 4"), (1, "fast"), (1, "exact"),
+                                  (2, "exact"), (2, "fast")]
 
 
 def test_the_first_cases_are_linked_with_all_channels(tmp_path):
@@ -76,6 +80,30 @@ def test_ratio_is_between_medians_of_seconds_a_case(tmp_path):
     assert result["rows"]["exact"]["time_split"]["network"] == 0.5
     assert "| exact | 5.0 (4.0-90.0) | 4.0 | 3 x 1 |" in as_markdown(result)
     assert r"exact & 5.00 & 4.0 & 1.0 & -- & -- & --" in TABLES["speed"]({"speed": result})
+
+
+def test_seconds_a_window_and_what_tta_would_take_by_hand():
+    # 10 s a case besides 2 s a window: 3 windows with TTA 10 + 48, 4 windows without 10 + 8
+    runs = [run("upstream", 3 * 58, cases=3), run("upstream, no TTA", 4 * 18, cases=4)]
+    measured = {"runs": runs, "reference": "upstream", "tiles": {"reference": {"a": 2, "b": 4}, "cases": {"a": 4}}}
+    derive_with_tta(measured)
+    assert measured["seconds_a_tile"] == 2.0
+    large = {"runs": [run("upstream, no TTA", 210), run("fast", 5)], "reference": "upstream", "tiles": {"reference": {"c": 100}, "cases": {"c": 100}},
+             "derived": {"from": "speed.json", "seconds_a_tile": measured["seconds_a_tile"]}, "command": "c", "environment": {}, "threads": 2,
+             "device": "cpu"}
+    derive_with_tta(large)
+    assert large["derived"]["seconds_a_case"] == 10 + 8 * 100 * 2
+    large["rows"] = summarise(large, Path("nowhere"), None)
+    assert large["rows"]["fast"]["times_faster"] == 1610 / 5
+    assert "1610 s a case. DERIVED" in as_markdown(large)
+
+
+def test_windows_of_upstreams_tiling_by_hand(tmp_path):
+    save_model(tmp_path / "model", tiny_plans(), tiny_dataset_json(), [tiny_network()])
+    # 12 x 20 x 30 voxels of 2 x 2 x 1 mm are 12 x 40 x 30 of the plans' 2 x 1 x 1; patch 8 x 16 x 16 -> 2 x 4 x 3 windows
+    write_image(tmp_path / "images" / "a_0000.nii.gz", np.zeros((12, 20, 30), np.int16), spacing=(1.0, 2.0, 2.0))
+    write_image(tmp_path / "images" / "b_0000.nii.gz", np.zeros((3, 4, 5), np.int16), spacing=(1.0, 1.0, 2.0))
+    assert upstream_tiles(tmp_path / "images", tmp_path / "model", "0") == {"a": 24, "b": 1}
 
 
 def test_the_chart_takes_the_rows_as_they_are(tmp_path):
