@@ -102,7 +102,8 @@ def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_tra
     final = whole.output_folder / "checkpoint_final.pth"
     script = tmp_path / "train.py"
     script.write_text(COMMAND)
-    environment = {**os.environ, "nnUNet_results": str(tmp_path / "killed"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "nnUNet_results": str(tmp_path / "killed"), "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on it
+                   "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
     latest = tmp_path / "killed" / whole.output_folder.relative_to(folders) / "checkpoint_latest.pth"
     deadline = time.monotonic() + 60
