@@ -9,7 +9,11 @@ segmentation's last layer (kernel 1), transposed convolutions, all additions, an
 Validation cases are never read.
 """
 
+import importlib.util
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +25,7 @@ from tqdm import tqdm
 
 from nnunetv2 import paths
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert
+from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert, openvino_core
 from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
 from nnunetv2.preprocessing.case_store import load_case
@@ -36,19 +40,24 @@ REPORT_FILE = "quantization.json"  # beside the checkpoint
 
 
 def quantise(model: openvino.Model, inputs: Sequence[np.ndarray]) -> openvino.Model:
-    """A copy of `model` whose larger convolutions run in int8; `inputs` (B, C, *spatial) float32 show the ranges."""
-    os.environ.setdefault("NNCF_CI", "1")  # else it reports each use to its makers
-    import nncf  # takes seconds, and is needed by nothing else
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    """A copy of `model` whose larger convolutions run in int8; `inputs` (B, C, *spatial) float32 show the ranges.
 
+    NNCF has a process of its own (quantization_process.py): importing it changes torch for everything else in a process.
+    """
     in_fp32 = {node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "Convolution" and _is_delicate(node)}
     other_types = {node.get_type_name() for node in model.get_ops()} - {"Convolution", "Constant", "Convert", "Parameter", "Result"}
-    return nncf.quantize(
-        model.clone(), nncf.Dataset(list(inputs)), subset_size=len(inputs), preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=sorted(in_fp32), types=sorted(other_types), validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=True,  # the norm behind each convolution removes a bias anyway
-            activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target, data = (Path(folder) / name for name in ("fp32.xml", "int8.xml", "inputs.npz"))
+        openvino.save_model(model, source, compress_to_fp16=False)
+        np.savez(data, *inputs)
+        save_json({"names": sorted(in_fp32), "types": sorted(other_types)}, Path(folder) / "ignored.json")
+        environment = os.environ | {"NNCF_CI": "1",  # else it reports each use to its makers
+                                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        process = subprocess.run([sys.executable, "-m", "nnunetv2.inference.quantization_process", folder], env=environment,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if process.returncode:
+            raise RuntimeError(f"NNCF could not quantise the network:\n{process.stdout[-2000:]}")
+        return openvino_core().read_model(target.read_bytes(), target.with_suffix(".bin").read_bytes())
 
 
 def _is_delicate(convolution: openvino.Node) -> bool:
@@ -92,6 +101,8 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
 
     Raises ValueError, and keeps nothing, if int8 changes more than LOWEST_AGREEMENT allows.
     """
+    if importlib.util.find_spec("nncf") is None:
+        raise ModuleNotFoundError("No module named 'nncf'")
     model = find_model(Path(model_folder), (fold,), checkpoint)
     path = model.checkpoints[0]
     if model.configuration_manager.previous_stage_name is not None:

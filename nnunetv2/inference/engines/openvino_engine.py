@@ -7,6 +7,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 CONVERSION = 1  # part of the cache key; raise it when conversion or the network's code changes what is computed
 TOLERANCE = 1e-2  # largest difference between torch and OpenVINO in fp32, relative to the largest logit
+
+
+@lru_cache
+def openvino_core() -> openvino.Core:
+    """The one Core of this process, which stays.
+
+    OpenVINO's CPU plugin gives the thread a stack for signal handlers. With the last Core the plugin goes, the stack with it, and
+    where that happens unseen by the thread, the next signal (the end of a data loader's process, Ctrl-C) is a segmentation fault.
+    """
+    return openvino.Core()
 
 
 class _FlatOutputs(nn.Module):
@@ -54,7 +65,7 @@ def load_or_convert(
 ) -> openvino.Model:
     """The model at `cached`, else the converted network, then kept there. RuntimeError if conversion changes the output."""
     if cached is not None and cached.is_file():
-        return openvino.Core().read_model(cached)
+        return openvino_core().read_model(cached)
     model = _convert(build_network().eval(), input_channels, divisor)
     if cached is not None:
         keep_model(model, cached)
@@ -109,7 +120,7 @@ class OpenVINOEngine:
     batch_size = 1  # CPU cores are busy with one window
 
     def __init__(self, model: openvino.Model, half: bool) -> None:
-        core = openvino.Core()
+        core = openvino_core()
         if half and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             warnings.warn("This CPU has no bf16 instructions; OpenVINO runs in fp32.", stacklevel=2)
             half = False
@@ -133,7 +144,7 @@ class Int8Engine(OpenVINOEngine):
 
     def __init__(self, quantised_model: Path | openvino.Model, full_precision: Callable[[], "Engine"]) -> None:
         if isinstance(quantised_model, Path):
-            quantised_model = openvino.Core().read_model(quantised_model)
+            quantised_model = openvino_core().read_model(quantised_model)
         super().__init__(quantised_model, half=False)
         self.precision, self._full_precision = "int8", full_precision
 
