@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.case_pairs import is_synthetic  # noqa: E402
 from experiments.record_run import environment  # noqa: E402
 from experiments.speed_table import derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
@@ -40,7 +41,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "exact, step 0.75": ["-step_size", "0.75"],
 }
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
-CPU_ONLY = ("exact, int8",)
+NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
 SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory
 
 
@@ -150,7 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fold", default="0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores that a run may use")
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}; default: all that --device can")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}; default: all that device and model can")
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lever_rounds", type=int, default=3, help="of the rows that change one thing of `exact`")
@@ -158,20 +159,27 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reference_rounds", type=int, default=2)
     parser.add_argument("--tta_from", type=Path, metavar="JSON", help="without the row `upstream`: its time here is derived from the row without TTA, the "
                         "number of windows, and the seconds a window in this earlier table")
-    parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic (a run's own are known to be)")
+    parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic, where no SYNTHETIC.txt beside them does")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     args = parser.parse_args()
     if args.model is None:
-        found = sorted((args.run / "work/nnUNet_results").glob(f"Dataset*/*/fold_{args.fold}/checkpoint_final.pth"))
+        found = sorted((args.run / "work/nnUNet_results").glob(f"Dataset*/*__3d_fullres/fold_{args.fold}/checkpoint_final.pth"))
         if len(found) != 1:
-            sys.exit(f"error: {args.run} holds {len(found)} models with fold {args.fold}; finish run_fold0.sh or name one with --model")
+            sys.exit(f"error: {args.run} holds {len(found)} models of 3d_fullres with fold {args.fold}; finish train_quiz_size.sh or run_fold0.sh, "
+                     "or name one with --model")
         args.model = found[0].parents[1]
     if args.rows is None:
-        args.rows = [row for row in ROWS if args.device == "cpu" or row not in CPU_ONLY]
-    args.synthetic |= args.images is None and (args.run / "work/synthetic_data").is_dir()
+        can_int8 = args.device == "cpu" and any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
+        args.rows = [row for row in ROWS if can_int8 or row not in NEED_INT8]
+    marked = [args.images] if args.images else sorted(args.run.glob("work/nnUNet_raw/Dataset*"))
+    args.synthetic |= any(map(is_synthetic, marked))
     if args.images is None:
         args.images, args.labels = args.run / "work/validation/images", args.run / "work/validation/labels"
+    if args.tta_from:
+        args.seconds_a_tile = load_json(args.tta_from).get("seconds_a_tile")
+        if args.seconds_a_tile is None:
+            sys.exit(f"error: {args.tta_from} holds no seconds_a_tile; it comes from a run with the rows 'upstream' and 'upstream, no TTA'")
     return args
 
 
@@ -191,7 +199,7 @@ def main() -> None:
         result["tiles"] = {which: upstream_tiles(folder, args.model, args.fold) for which, folder in
                            (("reference", images[True]), ("cases", images[False]))}
         if args.tta_from:
-            result["derived"] = {"row": REFERENCE, "from": str(args.tta_from), "seconds_a_tile": load_json(args.tta_from)["seconds_a_tile"]}
+            result["derived"] = {"from": str(args.tta_from), "seconds_a_tile": args.seconds_a_tile}
         if any(not is_upstream(row) for _, row in pending):
             print("Converting the network once, which a first prediction would do ...", flush=True)
             run_once("exact", args, images[True], masks / "warm_up")

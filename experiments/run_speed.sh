@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Inference time, memory and what each step costs in accuracy: upstream nnU-Net 2.8.1 and the modes here, whole processes.
 #
-#   bash experiments/run_speed.sh                                             validation cases of results/fold0
-#   bash experiments/run_speed.sh --device cuda --run results/fold0           the same on a GPU
+#   bash experiments/run_speed.sh                                             validation cases of results/quiz_size (train_quiz_size.sh)
+#   bash experiments/run_speed.sh --device cuda --run results/fold0           of the main job, on a GPU
 #   bash experiments/run_speed.sh --model DIR --images DIR --labels DIR       any model folder and images
 #   bash experiments/run_speed.sh --rows exact fast --cases 2 --rounds 1      a part, to try it
 #

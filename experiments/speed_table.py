@@ -79,14 +79,20 @@ def time_split(runs: list[dict]) -> dict[str, float] | None:
     return {stage: round(mean(values), 3) for stage, values in split.items()}
 
 
+def seconds_a_case(result: dict) -> dict[str, list[float]]:
+    """Of each run, by row, in the order in which rows were first run."""
+    seconds = defaultdict(list)
+    for run in result["runs"]:
+        seconds[run["row"]].append(run["seconds"] / run["cases"])
+    return seconds
+
+
 def derive_with_tta(result: dict) -> None:
     """Add `seconds_a_tile` where both of upstream's rows were run, and `seconds_a_case` to `derived` where it is wanted.
 
     With o seconds a case besides the network, c a window and n windows a case, TTA takes o + 8 n c and none o + n c.
     """
-    seconds = defaultdict(list)
-    for run in result["runs"]:
-        seconds[run["row"]].append(run["seconds"] / run["cases"])
+    seconds = seconds_a_case(result)
     with_tta, without = result["reference"], f"{result['reference']}, no TTA"
     tiles = {which: mean(counts.values()) for which, counts in result["tiles"].items()}
     if with_tta in seconds and without in seconds:
@@ -105,7 +111,7 @@ def summarise(result: dict, masks: Path, labels: Path | None) -> dict[str, dict]
     folders = {row: masks / row.replace(", ", "_").replace(" ", "_") for row in by_row}
     reference, derived = result["reference"], result.get("derived", {}).get("seconds_a_case")
     upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
-    per_case = {row: [run["seconds"] / run["cases"] for run in runs] for row, runs in by_row.items()}
+    per_case = seconds_a_case(result)
     reference_seconds = median(per_case[reference]) if reference in per_case else derived
     rows = {}
     for row, runs in by_row.items():

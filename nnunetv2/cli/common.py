@@ -53,6 +53,21 @@ def fold(value: str) -> int | str:
     return value if value == "all" else int(value)
 
 
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that `model_folder` reads."""
+    parser.add_argument("-d", required=True, help="dataset id or name")
+    parser.add_argument("-c", required=True, help="configuration")
+    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
+    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
+
+
+def add_trained_folds_flags(parser: argparse.ArgumentParser) -> None:
+    """`add_model_flags`, and which checkpoints of the model to work on."""
+    add_model_flags(parser)
+    parser.add_argument("-f", nargs="+", type=fold, required=True, help="folds")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint name")
+
+
 def model_folder(args: argparse.Namespace) -> str:
     """nnUNet_results/Dataset/Trainer__Plans__configuration from the flags -d -tr -p -c."""
     from nnunetv2.utilities.dataset_files import get_output_folder

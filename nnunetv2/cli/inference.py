@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from nnunetv2.cli.common import default_device, device_from_name, fold, make_parser, model_folder, run
+from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder, run
 
 
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +58,7 @@ def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Name
 def predict(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("predict", "Segment (and classify) a folder of images with a trained model of $nnUNet_results.",
                      "nnUNetv2_predict -i imagesTs -o out -d 777 -c 3d_fullres -p nnUNetResEncUNetMPlans -f 0 --mode fast")
-    parser.add_argument("-d", required=True, help="dataset id or name")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
-    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
-    parser.add_argument("-c", required=True, help="configuration")
+    add_model_flags(parser)
     _add_predict_flags(parser)
     _predict(parser.parse_args(argv), model_folder)
 
@@ -78,12 +75,7 @@ def quantize(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs without AMX; --mode half and fast then use it. Ranges come from "
                      "the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
                      "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
-    parser.add_argument("-d", required=True, help="dataset id or name")
-    parser.add_argument("-c", required=True, help="configuration")
-    parser.add_argument("-f", nargs="+", type=fold, required=True, help="folds")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
-    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint to quantise")
+    add_trained_folds_flags(parser)
     parser.add_argument("-n", type=int, default=8, help="training cases that show the ranges (default 8)")
     args = parser.parse_args(argv)
     if args.n < 1:

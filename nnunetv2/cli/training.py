@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import default_device, device_from_name, fold, make_parser, model_folder, run
+from nnunetv2.cli.common import add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder, run
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -49,12 +49,7 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("refit_class_head", "(fork) Refit the class head in closed form on the fold's training cases: shrinkage LDA, "
                     "then temperature calibration. Validation cases are not read.",
                     "nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
-    parser.add_argument("-d", required=True, help="dataset id or name")
-    parser.add_argument("-c", required=True, help="configuration")
-    parser.add_argument("-f", nargs="+", type=fold, required=True, help="folds")
-    parser.add_argument("-p", default="nnUNetPlans", help="plans name")
-    parser.add_argument("-tr", default="nnUNetTrainer", help="trainer")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint to refit")
+    add_trained_folds_flags(parser)
     parser.add_argument("-views", type=int, choices=(8, 4, 2, 1), default=8, help="mirrored views of each case to fit on; fewer are faster")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     args = parser.parse_args(argv)

@@ -16,7 +16,7 @@ from nnunetv2.inference.sliding_window_prediction import even_tile, mirror_views
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
-FURTHER_CLASS_VIEWS = 2  # mirrored passes over the whole case for its class alone; log loss of 60 synthetic cases with 1, 2, 4, 8: .55 .48 .48 .45
+FURTHER_CLASS_VIEWS = 2  # mirrored passes over the whole case for its class alone: most of what 8 bring (experiments/README.md)
 COARSE_STEP = 1.0  # windows of the coarse pass only have to find, not to delineate
 
 
@@ -80,7 +80,7 @@ class CasePredictor:
         prediction = self._predict(self.engines, data)
         if any(engine.precision != "fp32" for engine in self.engines) and not self._foreground(prediction.logits).any():
             warnings.warn(f"{name}: {self.engines[0].precision} finds no foreground; repeated in fp32.", stacklevel=2)
-            prediction = self._predict([engine if engine.precision == "fp32" else engine.in_full_precision() for engine in self.engines], data)
+            prediction = self._predict([engine.in_full_precision() for engine in self.engines], data)
         return prediction
 
     def _predict(self, engines: Sequence[Engine], data: Tensor) -> CasePrediction:

@@ -9,11 +9,7 @@ segmentation's last layer (kernel 1), transposed convolutions, all additions, an
 Validation cases are never read.
 """
 
-import importlib.util
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunetv2 import paths
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.inference.coarse_roi import foreground_box
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert, openvino_core
+from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert
 from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
 from nnunetv2.preprocessing.case_store import load_case
@@ -40,24 +38,19 @@ REPORT_FILE = "quantization.json"  # beside the checkpoint
 
 
 def quantise(model: openvino.Model, inputs: Sequence[np.ndarray]) -> openvino.Model:
-    """A copy of `model` whose larger convolutions run in int8; `inputs` (B, C, *spatial) float32 show the ranges.
+    """A copy of `model` whose larger convolutions run in int8; `inputs` (B, C, *spatial) float32 show the ranges."""
+    os.environ.setdefault("NNCF_CI", "1")  # else it reports each use to its makers
+    import nncf  # takes seconds, and nothing else needs it
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    NNCF has a process of its own (quantization_process.py): importing it changes torch for everything else in a process.
-    """
     in_fp32 = {node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "Convolution" and _is_delicate(node)}
     other_types = {node.get_type_name() for node in model.get_ops()} - {"Convolution", "Constant", "Convert", "Parameter", "Result"}
-    with tempfile.TemporaryDirectory() as folder:
-        source, target, data = (Path(folder) / name for name in ("fp32.xml", "int8.xml", "inputs.npz"))
-        openvino.save_model(model, source, compress_to_fp16=False)
-        np.savez(data, *inputs)
-        save_json({"names": sorted(in_fp32), "types": sorted(other_types)}, Path(folder) / "ignored.json")
-        environment = os.environ | {"NNCF_CI": "1",  # else it reports each use to its makers
-                                    "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        process = subprocess.run([sys.executable, "-m", "nnunetv2.inference.quantization_process", folder], env=environment,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if process.returncode:
-            raise RuntimeError(f"NNCF could not quantise the network:\n{process.stdout[-2000:]}")
-        return openvino_core().read_model(target.read_bytes(), target.with_suffix(".bin").read_bytes())
+    return nncf.quantize(
+        model.clone(), nncf.Dataset(list(inputs)), subset_size=len(inputs), preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=sorted(in_fp32), types=sorted(other_types), validate=False),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            disable_bias_correction=True,  # the norm behind each convolution removes a bias anyway
+            activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM))
 
 
 def _is_delicate(convolution: openvino.Node) -> bool:
@@ -71,11 +64,11 @@ def foreground_window(data: np.ndarray, seg: np.ndarray, patch_size: Sequence[in
 
     A 2D patch is the slice in that middle. What is smaller than the patch is zero-padded.
     """
-    found = np.argwhere(seg[0] > 0)
-    middle = (found.min(0) + found.max(0)) // 2 if len(found) else np.array(seg.shape[1:]) // 2
+    found = foreground_box(seg[0] > 0)
+    middle = [n // 2 for n in seg.shape[1:]] if found is None else [(side.start + side.stop - 1) // 2 for side in found]
     window: list[slice | int] = [slice(None)]
     flat = data.ndim - 1 - len(patch_size)
-    window += [int(m) for m in middle[:flat]]
+    window += middle[:flat]
     for m, size, n in zip(middle[flat:], patch_size, data.shape[1 + flat:]):
         start = int(np.clip(m - size // 2, 0, max(0, n - size)))
         window.append(slice(start, start + size))
@@ -84,12 +77,12 @@ def foreground_window(data: np.ndarray, seg: np.ndarray, patch_size: Sequence[in
 
 def agreement(int8: Engine, fp32: Engine, windows: Sequence[Tensor], label_manager: LabelManager) -> dict[str, float]:
     """How much int8 changes: mean DSC of the foreground (1 where both find none), largest difference of a class probability."""
+    foreground = tuple(label_manager.foreground_labels)
     scores, differences = [], []
     for window in windows:
         (seg, class_logits), (reference, reference_class) = int8(window), fp32(window)
-        a, b = (np.asarray(label_manager.convert_logits_to_segmentation(logits[0])) > 0 for logits in (seg, reference))
-        total = a.sum() + b.sum()
-        scores.append(2 * (a & b).sum() / total if total else 1.0)
+        found, expected = (np.asarray(label_manager.convert_logits_to_segmentation(logits[0])) for logits in (seg, reference))
+        scores.append(np.nan_to_num(compute_metrics(expected, found, [foreground])[foreground]["Dice"], nan=1.0))
         if class_logits is not None:
             differences.append((class_logits.softmax(1) - reference_class.softmax(1)).abs().max().item())
     return {"foreground_dsc": float(np.mean(scores))} | ({"class_probability_difference": max(differences)} if differences else {})
@@ -101,8 +94,6 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
 
     Raises ValueError, and keeps nothing, if int8 changes more than LOWEST_AGREEMENT allows.
     """
-    if importlib.util.find_spec("nncf") is None:
-        raise ModuleNotFoundError("No module named 'nncf'")
     model = find_model(Path(model_folder), (fold,), checkpoint)
     path = model.checkpoints[0]
     if model.configuration_manager.previous_stage_name is not None:
@@ -110,7 +101,9 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
     geometry = network_geometry(model.configuration_manager, None)
     windows = _training_windows(model, fold, geometry.patch_size, n_cases + CHECK_CASES)
     shown = windows[:max(1, len(windows) - CHECK_CASES)]
-    to_check = windows[len(shown):] or shown
+    to_check = windows[len(shown):]
+    if not to_check:
+        raise ValueError(f"{path}: quantising needs two training cases, one of them to check it on; fold {fold} has {len(windows)}.")
 
     fp32_path, int8_path = (model.converted_path(path, kind) for kind in ("openvino", "int8"))
     network = load_or_convert(lambda: model.build_network(path), model.input_channels, geometry.divisor, fp32_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
-from experiments.run_speed import link_cases, planned_runs, tree_memory
+from experiments.run_speed import link_cases, parse_arguments, planned_runs, tree_memory
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -29,6 +29,33 @@ def test_rounds_go_forwards_and_backwards_and_the_reference_runs_fewer():
     args = Namespace(rows=["upstream", "exact", "fast", "exact, TTA 4"], rounds=3, reference_rounds=1, lever_rounds=2)
     assert planned_runs(args) == [(0, "upstream"), (0, "exact"), (0, "fast"), (0, "exact, TTA 4"), (1, "exact, TTA 4"), (1, "fast"), (1, "exact"),
                                   (2, "exact"), (2, "fast")]
+
+
+def arguments_of(monkeypatch, *flags):
+    monkeypatch.setattr("sys.argv", ["run_speed.py", "--upstream", "python", *map(str, flags)])
+    return parse_arguments()
+
+
+def test_a_run_gives_the_model_of_3d_fullres_and_says_that_it_is_synthetic(tmp_path, monkeypatch):
+    results = tmp_path / "work/nnUNet_results/Dataset777_PancreasCT"
+    for configuration in ("3d_coarse", "3d_crops", "3d_fullres"):
+        (results / f"T__P__{configuration}/fold_0").mkdir(parents=True)
+        (results / f"T__P__{configuration}/fold_0/checkpoint_final.pth").touch()
+    raw = tmp_path / "work/nnUNet_raw/Dataset777_PancreasCT"
+    raw.mkdir(parents=True)
+    args = arguments_of(monkeypatch, "--run", tmp_path)
+    assert args.model.name == "T__P__3d_fullres" and not args.synthetic and "exact, int8" not in args.rows
+    (raw / "SYNTHETIC.txt").touch()
+    (args.model / "fold_0/checkpoint_final.int8_0123.xml").touch()
+    args = arguments_of(monkeypatch, "--run", tmp_path)
+    assert args.synthetic and "exact, int8" in args.rows
+    assert "exact, int8" not in arguments_of(monkeypatch, "--run", tmp_path, "--device", "cuda").rows
+
+
+def test_a_table_without_seconds_a_window_cannot_derive_tta(tmp_path, monkeypatch):
+    (tmp_path / "speed.json").write_text('{"runs": []}')
+    with pytest.raises(SystemExit, match="speed.json holds no seconds_a_tile"):
+        arguments_of(monkeypatch, "--model", tmp_path, "--images", tmp_path, "--tta_from", tmp_path / "speed.json")
 
 
 def test_the_first_cases_are_linked_with_all_channels(tmp_path):

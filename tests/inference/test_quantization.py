@@ -1,7 +1,5 @@
 """int8: what is quantised, how its ranges are found, and when prediction uses it."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tests.inference.tiny_model import save_model, tiny_dataset_json, tiny_network, tiny_plans
 
 pytest.importorskip("openvino")
-if importlib.util.find_spec("nncf") is None:  # not imported: it changes torch for the tests that follow
-    pytest.skip("NNCF is not installed", allow_module_level=True)
+pytest.importorskip("nncf")
 from nnunetv2.inference import quantization  # noqa: E402
 from nnunetv2.inference.engines import ReducedPrecisionGuard  # noqa: E402
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, load_or_convert  # noqa: E402

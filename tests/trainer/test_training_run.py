@@ -13,8 +13,8 @@ import torch
 
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.run_training import run_training
-from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.training.run_training import TrainingJob, run_training
+from nnunetv2.utilities.checkpoint import load_checkpoint, split_network_weights
 from nnunetv2.utilities.files import load_json
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,6 +83,20 @@ def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer,
     assert_same_weights(final, resumed.output_folder / "checkpoint_final.pth")
     assert whole.log.values["lrs"] == resumed.log.values["lrs"]
     assert whole.log.values["train_losses"] == resumed.log.values["train_losses"]
+
+
+@pytest.mark.parametrize("same_task", [True, False])
+def test_only_weights_of_the_same_task_bring_their_output_layers(make_trainer, monkeypatch, same_task):
+    source = make_trainer(num_epochs=1)
+    source.run_training()
+    final = source.output_folder / "checkpoint_final.pth"
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda self: None)
+    started = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", {"seed": 5}, str(final),
+                          same_task=same_task).train(torch.device("cpu"))
+    segmentation, head = split_network_weights(started.module)
+    begun = {**segmentation, **{f"head.{key}": value for key, value in head.items()}}
+    own = {key for key, value in weights(final).items() if not torch.equal(begun[key], value)}
+    assert not own if same_task else own and all(".seg_layers." in key or key.startswith("head.") for key in own)
 
 
 SCHEDULE = {"num_epochs": 4, "num_iterations_per_epoch": 6, "num_val_iterations_per_epoch": 1, "save_every": 1, "num_workers": 0}

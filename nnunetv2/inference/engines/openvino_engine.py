@@ -26,8 +26,8 @@ TOLERANCE = 1e-2  # largest difference between torch and OpenVINO in fp32, relat
 def openvino_core() -> openvino.Core:
     """The one Core of this process, which stays.
 
-    OpenVINO's CPU plugin gives the thread a stack for signal handlers. With the last Core the plugin goes, the stack with it, and
-    where that happens unseen by the thread, the next signal (the end of a data loader's process, Ctrl-C) is a segmentation fault.
+    Compiling a model sets a stack for signal handlers in the calling thread (sigaltstack; OpenVINO 2026.4). With several Cores that
+    came and went, the end of a child process (SIGCHLD) ended this one as well, by a segmentation fault; with one that stays it does not.
     """
     return openvino.Core()
 
@@ -68,7 +68,10 @@ def load_or_convert(
         return openvino_core().read_model(cached)
     model = _convert(build_network().eval(), input_channels, divisor)
     if cached is not None:
-        keep_model(model, cached)
+        try:
+            keep_model(model, cached)
+        except OSError as error:
+            warnings.warn(f"The converted model cannot be kept beside the checkpoint ({error}); it is converted anew each time.", stacklevel=2)
     return model
 
 
@@ -97,16 +100,11 @@ def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) 
 
 def keep_model(model: openvino.Model, path: Path) -> None:
     """Write path (.xml) and its .bin, the .xml last, so that a model is there whole or not; drop outdated ones of its kind."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino_") as folder:
-            temporary = Path(folder) / path.name
-            openvino.save_model(model, temporary, compress_to_fp16=False)
-            for suffix in (".bin", ".xml"):
-                os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
-    except OSError as error:
-        warnings.warn(f"The converted model cannot be kept beside the checkpoint ({error}); it is converted anew each time.",
-                      stacklevel=2)
-        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino_") as folder:
+        temporary = Path(folder) / path.name
+        openvino.save_model(model, temporary, compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):
+            os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
     prefix = path.stem.rpartition("_")[0]
     for outdated in path.parent.glob(f"{prefix}_*"):
         if outdated.stem != path.stem:
