@@ -177,15 +177,21 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
     manifest = out / "phantom.json"
     if manifest.is_file() and load_json(manifest) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
-    save_json(made_with, manifest)
-    with atomic_write(out / SYNTHETIC_MARKER) as temporary:
-        temporary.write_text("Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
+    _write_once(out / SYNTHETIC_MARKER, "Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
+    if not manifest.is_file():
+        save_json(made_with, manifest)
     cases = list_cases(counts, seed)
     run_parallel(partial(write_case, out, preset, seed), cases, f"SYNTHETIC {preset}", processes)
     truth = sorted((case.name, case.subtype) for case in cases if case.split == "test")
-    with atomic_write(out / "test_truth" / "subtypes.csv") as temporary:
-        temporary.write_text("case,subtype\n" + "".join(f"{name},{subtype}\n" for name, subtype in truth))
+    _write_once(out / "test_truth" / "subtypes.csv", "case,subtype\n" + "".join(f"{name},{subtype}\n" for name, subtype in truth))
     return cases
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Unless it stands: a rerun leaves times as they are, by which later stages tell whether the data changed."""
+    if not file.is_file():
+        with atomic_write(file) as temporary:
+            temporary.write_text(text)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,10 +1,10 @@
-"""Add two configurations to planned ones that train the same network more cheaply: on a coarser grid, and on smaller patches.
+"""Add three configurations to planned ones that train the same network more cheaply: on coarser grids, and on smaller patches.
 
     python experiments/coarse_to_fine_plans.py nnUNet_preprocessed/Dataset777_PancreasCT/nnUNetResEncUNetMPlans.json
 
-`3d_coarse` sees CTs of 2 x 3 x 3 times the planned spacing and is preprocessed by itself; `3d_crops` sees parts of the planned
-patch, of the cases preprocessed for `3d_fullres`. Weights of one start the next (nnUNetv2_train -pretrained_weights), since
-the network is that of `3d_fullres` in all three.
+`3d_coarse` sees CTs of 2 x 4 x 4 times the planned spacing, `3d_middle` parts of CTs of 1 x 2 x 2 times; both are preprocessed by
+themselves. `3d_crops` sees parts of the planned patch, of the cases preprocessed for `3d_fullres`. Weights of one start the
+next (nnUNetv2_train -pretrained_weights), since the network is that of `3d_fullres` in all of them.
 """
 
 import argparse
@@ -17,22 +17,27 @@ from nnunetv2.inference.sliding_window_prediction import whole_volume_tile  # no
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402
 
-COARSER = (2, 3, 3)  # times the spacing, by axis
-CROPS = (2, 4 / 3, 2)  # parts of the patch, by axis
+# name -> how many times the planned spacing and which part of the planned patch, in voxels; by axis
+CHEAP = {
+    "3d_coarse": ((2, 4, 4), (2, 4, 4)),
+    "3d_middle": ((1, 2, 2), (2, 2, 3)),
+    "3d_crops": ((1, 1, 1), (2, 4 / 3, 2)),
+}
 
 
 def with_cheap_configurations(plans: dict) -> dict:
-    """A copy of `plans` with `3d_coarse` and `3d_crops`; patches are multiples of what the network's strides divide."""
+    """A copy of `plans` with those of CHEAP; patches are multiples of what the network's strides divide."""
     full = PlansManager(plans).get_configuration("3d_fullres")
     geometry = network_geometry(full, None)
-
-    def part(divide_by: tuple[float, ...]) -> list[int]:
-        return list(whole_volume_tile([round(size / d) for size, d in zip(geometry.patch_size, divide_by)], geometry.divisor))
-
-    coarse = {"inherits_from": "3d_fullres", "data_identifier": full.data_identifier.replace("fullres", "coarse"),
-              "spacing": [s * c for s, c in zip(geometry.spacing, COARSER)], "patch_size": part(COARSER)}
-    crops = {"inherits_from": "3d_fullres", "patch_size": part(CROPS)}
-    return plans | {"configurations": plans["configurations"] | {"3d_coarse": coarse, "3d_crops": crops}}
+    configurations = dict(plans["configurations"])
+    for name, (coarser, parts) in CHEAP.items():
+        patch = [round(size / part) for size, part in zip(geometry.patch_size, parts)]
+        configuration = {"inherits_from": "3d_fullres", "patch_size": list(whole_volume_tile(patch, geometry.divisor))}
+        if any(factor > 1 for factor in coarser):
+            configuration |= {"data_identifier": full.data_identifier.replace("3d_fullres", name),
+                              "spacing": [s * c for s, c in zip(geometry.spacing, coarser)]}
+        configurations[name] = configuration
+    return plans | {"configurations": configurations}
 
 
 def main() -> None:

@@ -4,14 +4,14 @@
 #   bash experiments/train_quiz_size.sh                     63 training cases into results/quiz_size
 #   bash experiments/train_quiz_size.sh --device cuda       the same on a GPU
 #
-# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,CROPS,FULL (an epoch, default 20,15,3; 10, 10, 2 epochs)
+# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (default 350,300,40,4)
 # --from STAGE --no-venv. A rerun after a kill goes on where it stopped.
-# One iteration at full size takes a CPU most of a minute. So the planned network is first trained on a coarser grid, from there
+# One iteration at full size takes a CPU most of a minute. So the planned network is first trained on coarser grids, from there
 # on parts of patches, and only last on whole ones (experiments/coarse_to_fine_plans.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-OUT="results/quiz_size"; TRAIN=63; DEVICE=""; ITERATIONS="20,15,3"; FROM=""; VENV=""
+OUT="results/quiz_size"; TRAIN=63; DEVICE=""; ITERATIONS="350,300,40,4"; FROM=""; VENV=""
 usage() { sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
@@ -26,8 +26,8 @@ while [[ $# -gt 0 ]]; do
         *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
     esac
 done
-[[ "$ITERATIONS" =~ ^[0-9]+,[0-9]+,[0-9]+$ ]] || { echo "error: --iterations $ITERATIONS: three numbers, such as 20,15,3" >&2; exit 2; }
-IFS=, read -r COARSE CROPS FULL <<< "$ITERATIONS"
+[[ "$ITERATIONS" =~ ^[0-9]+(,[0-9]+){3}$ ]] || { echo "error: --iterations $ITERATIONS: four numbers, such as 350,300,40,4" >&2; exit 2; }
+IFS=, read -r COARSE MIDDLE CROPS FULL <<< "$ITERATIONS"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh $VENV
@@ -38,8 +38,11 @@ source experiments/prepare.sh
 
 stage coarse_plans --outputs "$WORK/coarse_plans.done" -- \
     bash -c 'python experiments/coarse_to_fine_plans.py "$1" && touch "$2"' plans "$PREPROCESSED/$PLANS.json" "$WORK/coarse_plans.done"
-stage preprocess_coarse --outputs "$PREPROCESSED/nnUNetPlans_3d_coarse" -- nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c 3d_coarse
-train() {  # train CONFIGURATION EPOCHS ITERATIONS [CONFIGURATION TO START FROM]
+for configuration in 3d_coarse 3d_middle; do
+    stage "preprocess_$configuration" --outputs "$PREPROCESSED/nnUNetPlans_$configuration" -- \
+        nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$configuration"
+done
+train() {  # train CONFIGURATION EPOCHS ITERATIONS_IN_ALL [CONFIGURATION TO START FROM]
     local name="${TRAINER}__${PLANS}__" from=""
     [[ -z "${4:-}" ]] || from="$RESULTS/$name$4/fold_0/checkpoint_final.pth"
     # what to start from is settled inside the command: another command line would be another stage, and a kill would lose it
@@ -47,10 +50,11 @@ train() {  # train CONFIGURATION EPOCHS ITERATIONS [CONFIGURATION TO START FROM]
         start=(--c)
         [[ -z "$2" || -e "$1/checkpoint_latest.pth" || -e "$1/checkpoint_final.pth" ]] || start=(-pretrained_weights "$2" --same_task)
         exec nnUNetv2_train 777 "${@:3}" "${start[@]}"' train "$RESULTS/$name$1/fold_0" "$from" \
-        "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$2" --iterations "$3" --val_iterations 1 --no_val
+        "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$2" --iterations $(( ($3 + $2 - 1) / $2 )) --val_iterations 1 --no_val
 }
 train 3d_coarse 10 "$COARSE"
-train 3d_crops 10 "$CROPS" 3d_coarse
+train 3d_middle 10 "$MIDDLE" 3d_coarse
+train 3d_crops 10 "$CROPS" 3d_middle
 train 3d_fullres 2 "$FULL" 3d_crops
 MODEL="$RESULTS/${TRAINER}__${PLANS}__$CONFIG"
 stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \

@@ -3,9 +3,9 @@
     nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans
 
 The head's features of the fold's training cases, pooled over whole cases in all mirrored views as in prediction ->
-standardise -> linear discriminant analysis -> written into the head's last layer, so prediction does not change. With a few hundred cases and
-over a thousand features this finds the classes where gradient descent on small batches may not. A temperature from inner
-cross-validation makes the probabilities honest. Validation cases are never read.
+standardise -> linear discriminant analysis -> written into the head's last layer, so prediction does not change. With a few
+hundred cases and over a thousand features this finds the classes where gradient descent on small batches may not. A
+temperature from predictions that leave one case out makes the probabilities honest. Validation cases are never read.
 """
 
 import os
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from tqdm import tqdm
 
@@ -31,8 +30,6 @@ from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import save_json
 
-INNER_FOLDS = 10  # of the calibration; a fit on 90 % of the cases is nearly as sure as the one on all
-SEED = 12345
 REPORT_FILE = "class_head_refit.json"  # beside the checkpoint
 BACKUP_KEY = "class_head_weights_before_refit"  # of the checkpoint
 
@@ -78,21 +75,19 @@ def fit_views(features: np.ndarray, labels: np.ndarray, n_classes: int) -> Linea
     return fit_lda(features.reshape(-1, features.shape[2]), np.repeat(labels, features.shape[1]), n_classes)
 
 
-def out_of_fold_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """(N, K) logits, averaged over views, of each case from a fit without it; features (N, V, F).
+def left_out_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """(N, K) logits, averaged over views, of each case from a fit to all others; features (N, V, F).
 
-    Stratified folds of cases, seeded, everything fitted inside the fold. Fewer than INNER_FOLDS cases of a class make
-    fewer folds.
+    One case at a time, since how sure a fit is of itself depends on how many cases it had: fits to fewer would ask for a
+    higher temperature than the one that is kept.
     """
-    # one case fewer of the rarest class stays behind in every fold, and a fit needs two
-    n_folds = min(INNER_FOLDS, np.bincount(labels, minlength=n_classes).min())
-    if n_folds < 3:
-        raise ValueError(f"Calibration needs three labelled training cases of every class; there are "
-                         f"{np.bincount(labels, minlength=n_classes).tolist()} of classes 0, 1, ...")
+    counts = np.bincount(labels, minlength=n_classes)
+    if counts.min() < 3:
+        raise ValueError(f"Calibration needs three labelled training cases of every class; there are {counts.tolist()} of classes 0, 1, ...")
     logits = np.empty((len(labels), n_classes))
-    folds = StratifiedKFold(int(n_folds), shuffle=True, random_state=SEED).split(features, labels)
-    for rest, held_out in tqdm(folds, desc="calibrate", total=int(n_folds)):
-        logits[held_out] = fit_views(features[rest], labels[rest], n_classes)(features[held_out]).mean(1)
+    for case in tqdm(range(len(labels)), desc="calibrate"):
+        rest = np.arange(len(labels)) != case
+        logits[case] = fit_views(features[rest], labels[rest], n_classes)(features[case]).mean(0)
     return logits
 
 
@@ -105,7 +100,7 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
     head.eval()
     represented = head.represent(features.flatten(0, 1)).unflatten(0, features.shape[:2]).double().numpy()
     n_classes = head.classifier.out_features
-    logits = out_of_fold_logits(represented, labels, n_classes)
+    logits = left_out_logits(represented, labels, n_classes)
     temperature = fit_temperature(logits, labels)
     layer = fit_views(represented, labels, n_classes)
     head.classifier.weight.copy_(torch.from_numpy(layer.weight))
@@ -117,7 +112,7 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
         "views": represented.shape[1],
         "temperature": temperature,
         # of training cases that the encoder has seen: too good to be reported as performance
-        "inner_cross_validation": {
+        "leave_one_out": {
             "macro_f1": float(f1_score(labels, logits.argmax(1), average="macro")),
             "before_calibration": probability_scores(logits, labels),
             "after_calibration": probability_scores(logits / temperature, labels),
@@ -159,8 +154,8 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     content["class_head_weights"] = head.state_dict()
     save_checkpoint(content, path)
     save_json(report, path.with_name(REPORT_FILE))
-    inner = report["inner_cross_validation"]
-    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {inner['macro_f1']:.3f} in inner cross-validation, "
+    inner = report["leave_one_out"]
+    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {inner['macro_f1']:.3f} leaving one out, "
           f"temperature {report['temperature']:.2f}, Brier {inner['before_calibration']['brier']:.3f} -> "
           f"{inner['after_calibration']['brier']:.3f}")
     return report

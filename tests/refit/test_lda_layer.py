@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dynamic_network_architectures.building_blocks.class_head import ClassHead
-from nnunetv2.training.class_head_refit import fit_lda, fit_views, out_of_fold_logits, refit_head
+from nnunetv2.training.class_head_refit import fit_lda, fit_views, left_out_logits, refit_head
 
 
 def gaussians(n_per_class, n_features: int = 6, distance: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -80,20 +80,21 @@ def test_classes_with_too_few_cases_are_counted():
         fit_lda(features, labels, 3)
     features, labels = gaussians([5, 2, 5])
     with pytest.raises(ValueError, match=r"\[5, 2, 5\]"):
-        out_of_fold_logits(features[:, None], labels, 3)
+        left_out_logits(features[:, None], labels, 3)
 
 
-def test_out_of_fold_logits_of_noise_are_at_chance():
+def test_left_out_logits_of_noise_are_at_chance():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(150, 300)), np.arange(150) % 3
     assert (fit_lda(features, labels, 3)(features).argmax(1) == labels).mean() > 0.9  # what a leak would look like
-    assert (out_of_fold_logits(features[:, None], labels, 3).argmax(1) == labels).mean() < 0.45
+    assert (left_out_logits(features[:, None], labels, 3).argmax(1) == labels).mean() < 0.45
 
 
-def test_out_of_fold_logits_do_not_depend_on_the_run():
+def test_left_out_logits_are_those_of_a_fit_to_the_others():
     features, labels = gaussians([6, 7, 8])
-    features = features[:, None]
-    np.testing.assert_array_equal(out_of_fold_logits(features, labels, 3), out_of_fold_logits(features, labels, 3))
+    views = np.stack([features, features + 0.1], 1)
+    others = np.arange(21) != 3
+    np.testing.assert_allclose(left_out_logits(views, labels, 3)[3], fit_views(views[others], labels[others], 3)(views[3]).mean(0))
 
 
 def test_held_out_cases_are_judged_by_the_mean_of_their_views():
@@ -103,7 +104,7 @@ def test_held_out_cases_are_judged_by_the_mean_of_their_views():
     views = np.stack([features + shift, features - shift], 1)
     fit_on_rest = fit_views(views, labels, 3)
     np.testing.assert_allclose(fit_on_rest(views).mean(1), fit_on_rest(features), atol=1e-9)
-    assert (out_of_fold_logits(views, labels, 3).argmax(1) == labels).mean() > 0.8
+    assert (left_out_logits(views, labels, 3).argmax(1) == labels).mean() > 0.8
 
 
 def test_directions_that_mirroring_moves_lose_weight():
