@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.convert_quiz import stratified_folds
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
+from experiments.new_cases import calibration_on_new_cases, draw_new_cases, temperatures_of
 from experiments.out_of_fold import gather
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -183,10 +184,16 @@ class Ablation:
         gather(parts, self.splits, self.raw / "labelsTr", pooled, self.work / "reference")
         metrics = self.score(variant.name, None if variant.head is None else pooled, pooled)
         minutes = sum(load_json(part / "done.json")["seconds"] for part in parts.values()) / 60 / len(parts)
-        temperatures = {fold: load_json(part / "class_head_refit.json")["temperature"] for fold, part in parts.items()} \
-            if variant.refit_of else None
+        temperatures = temperatures_of(parts) if variant.refit_of else None
         alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
         return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
+
+    def on_new_cases(self, variant: Variant) -> dict:
+        """How well calibrated a refitted variant is on synthetic cases of another seed."""
+        images, classes = draw_new_cases(self.work / "new_cases", self.args.new_cases)
+        parts = {fold: self.folder(variant.name) / f"fold_{fold}" for fold in self.folds}
+        return calibration_on_new_cases(self.model(variant), {fold: part / "new_cases" for fold, part in parts.items()}, images, classes,
+                                        temperatures_of(parts), lambda command: self._command(command, None), self.args.device)
 
     def baseline(self, baseline: Baseline) -> dict:
         """A baseline's row; folds as for the variants. Its DSC is that of the masks it reads."""
@@ -221,10 +228,12 @@ def main(arguments: list[str] | None = None) -> None:
     steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
     steps += [lambda baseline=baseline: ablation.baseline(baseline) for baseline in baselines]
     rows = [step() for step in steps]
+    refitted = next((variant for variant in chosen if variant.refit_of), None)
+    new_cases = ablation.on_new_cases(refitted) if refitted and args.synthetic and args.new_cases else None
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
     command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs"))]
     result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
-              "rows": rows, "conclusions": conclusions(rows)}
+              "rows": rows, "new_cases": new_cases, "conclusions": conclusions(rows, new_cases)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
     args.out.with_suffix(".md").write_text(text)
@@ -246,6 +255,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
+    parser.add_argument("--new_cases", type=int, default=99, help="new synthetic cases to judge the refit's calibration on (default 99, 0: none)")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
     return parser.parse_args(arguments)
 

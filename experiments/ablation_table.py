@@ -30,7 +30,7 @@ def ablation_row(name: str, title: str, metrics: dict, splits: list[dict], folds
     else:
         before, after = with_temperature(reported, np.array([1 / temperatures[fold] for fold in fold_of])), reported
     return row | {"calibration": "own" if temperatures else "temperature of the other folds",
-                  "before_calibration": _scores(before, true), "after_calibration": _scores(after, true)}
+                  "before_calibration": calibration_scores(before, true), "after_calibration": calibration_scores(after, true)}
 
 
 def with_temperature(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
@@ -47,13 +47,27 @@ def cross_fitted(probabilities: np.ndarray, true: np.ndarray, fold_of: np.ndarra
     return with_temperature(probabilities, temperature)
 
 
-def _scores(probabilities: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    return {"brier": float(brier_per_case(true, probabilities).mean()),
-            "ece": float(classwise_ece(true, probabilities, np.ones((1, len(true))))[0])}
+def calibration_scores(probabilities: np.ndarray, true: np.ndarray, draws: int = 200) -> dict[str, float]:
+    """Brier score, class-wise ECE and log loss in nats, of probabilities (n, K) and classes (n,).
+
+    `ece_expected` is the mean ECE over `draws` sets of classes drawn from the probabilities themselves: with few cases in a
+    bin, chance alone gives a perfectly calibrated model that much (Broecker and Smith 2007), and more the less sure it is.
+    """
+    each = np.ones((1, len(true)))
+    scores = {"brier": float(brier_per_case(true, probabilities).mean()), "ece": float(classwise_ece(true, probabilities, each)[0]),
+              "nll": float(-np.log(np.maximum(probabilities[np.arange(len(true)), true], TINY)).mean())}
+    if draws:
+        rng, last = np.random.default_rng(0), probabilities.shape[1] - 1
+        drawn = [np.minimum((rng.random((len(true), 1)) > probabilities.cumsum(1)).sum(1), last) for _ in range(draws)]
+        scores["ece_expected"] = float(np.mean([classwise_ece(classes, probabilities, each)[0] for classes in drawn]))
+    return scores
 
 
-def conclusions(rows: list[dict]) -> list[dict]:
-    """What the table is there to tell, each with whether it holds; questions about rows that are not there are left out."""
+def conclusions(rows: list[dict], new_cases: dict | None = None) -> list[dict]:
+    """What the table is there to tell, each with whether it holds; questions about rows that are not there are left out.
+
+    new_cases: of `new_cases.calibration_on_new_cases`.
+    """
     by_name = {row["variant"]: row for row in rows}
     best = by_name.get("chosen_refit", by_name.get("chosen"))
     found = []
@@ -66,6 +80,10 @@ def conclusions(rows: list[dict]) -> list[dict]:
         before, after = best["before_calibration"], best["after_calibration"]
         ask(f"its calibration lowers Brier score and ECE ({before['brier']:.3f} to {after['brier']:.3f}, "
             f"{before['ece']:.3f} to {after['ece']:.3f})", after["brier"] < before["brier"] and after["ece"] < before["ece"])
+    if new_cases:
+        before, after = new_cases["before_calibration"], new_cases["after_calibration"]
+        ask(f"on {new_cases['cases']} new cases it lowers both ({before['brier']:.3f} to {after['brier']:.3f}, {before['ece']:.3f} to "
+            f"{after['ece']:.3f})", after["brier"] < before["brier"] and after["ece"] < before["ece"])
     if best and "naive" in by_name:
         naive = by_name["naive"]
         low = best["macro_f1_ci"][0]
@@ -95,7 +113,7 @@ def markdown(result: dict) -> str:
     lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}.", "",
               f"Out-of-fold predictions of {result['rows'][0]['n']} training cases over {settings['folds']} folds; {settings['epochs']} epochs of "
               f"{settings['iterations']} iterations on {settings['device']}; seed {settings['seed']}. Brackets: 95 % bootstrap interval over "
-              "cases. Brier and ECE before -> after calibration.", "",
+              "cases. Brier and ECE before -> after calibration; in parentheses the ECE that chance alone gives a calibrated model.", "",
               "| variant | macro-F1 | balanced accuracy | AUROC | Brier | ECE | alarms | whole DSC | lesion DSC | min a fold |",
               "|---|---|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
@@ -103,11 +121,32 @@ def markdown(result: dict) -> str:
         if "macro_f1" in row:
             cells.append("{:.3f} [{:.3f}, {:.3f}]".format(row["macro_f1"], *row["macro_f1_ci"]))
             cells += [f"{row['balanced_accuracy']:.3f}", f"{row['auroc']:.3f}"]
-            cells += [f"{row['before_calibration'][key]:.3f} -> {row['after_calibration'][key]:.3f}" for key in ("brier", "ece")]
+            before, after = row["before_calibration"], row["after_calibration"]
+            cells += [f"{before['brier']:.3f} -> {after['brier']:.3f}", f"{_ece(before)} -> {_ece(after)}"]
             cells.append("-" if row["collapse_alarms"] is None else f"{row['collapse_alarms']} of {row['folds']}")
         else:
             cells += ["-"] * 6
         cells += [f"{row['whole_pancreas_dsc']['mean']:.3f}", f"{row['lesion_dsc']['mean']:.3f}", f"{row['minutes_per_fold']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    if result.get("new_cases"):
+        lines += ["", new_cases_text(result["new_cases"])]
     lines += ["", *(f"- {'yes' if item['holds'] else 'NO'}: {item['question']}" for item in result["conclusions"]), ""]
     return "\n".join(lines)
+
+
+def _ece(scores: dict[str, float]) -> str:
+    return f"{scores['ece']:.3f} ({scores['ece_expected']:.3f})"
+
+
+def new_cases_text(new_cases: dict) -> str:
+    """One paragraph on the calibration of the refitted heads on new cases."""
+    before, after = new_cases["before_calibration"], new_cases["after_calibration"]
+
+    def change(key: str) -> str:
+        low, high = new_cases[f"{key}_change_ci"]
+        return f"{before[key]:.3f} -> {after[key]:.3f} (change {low:+.3f} to {high:+.3f})"
+
+    temperatures = ", ".join(f"{t:.2f}" for t in new_cases["temperatures"].values())
+    return (f"Calibration of the refitted heads on {new_cases['cases']} new SYNTHETIC cases (seed {new_cases['seed']}), each predicted by all "
+            f"{new_cases['folds']} models, temperatures {temperatures}: Brier {change('brier')}, ECE {change('ece')}, of which chance alone gives "
+            f"{before['ece_expected']:.3f} -> {after['ece_expected']:.3f}, log loss {change('nll')}. Changes: 95 % bootstrap interval over cases.")

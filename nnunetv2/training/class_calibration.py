@@ -8,11 +8,11 @@ TEMPERATURE_RANGE = (1e-2, 1e4)  # LDA on a dozen cases can be a thousand times 
 
 
 def smoothed_targets(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """(N,) -> (N, K): one-hot with one pseudo-case spread over all classes (Platt 1999, sec. 2.2).
+    """(N,) -> (N, K): one-hot with one pseudo-case spread over all classes, after Platt (1999, sec. 2.2).
 
     Without it, few and perfectly separated cases would ask for a temperature of 0, that is for certainty.
     """
-    share = n_classes / (len(labels) + n_classes)
+    share = 1 / (len(labels) + 1)
     return (1 - share) * np.eye(n_classes)[labels] + share / n_classes
 
 

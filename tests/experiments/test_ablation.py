@@ -11,7 +11,8 @@ import SimpleITK as sitk
 
 from experiments import ablation
 from experiments.ablation import BASELINES, VARIANTS, Ablation
-from experiments.ablation_table import conclusions, cross_fitted, markdown, with_temperature
+from experiments.ablation_table import calibration_scores, conclusions, cross_fitted, markdown, new_cases_text, with_temperature
+from experiments.new_cases import calibration_on_new_cases, draw_new_cases
 from experiments.out_of_fold import write_tables
 from nnunetv2.utilities.files import load_json, save_json
 from report.tables import TABLES
@@ -202,11 +203,52 @@ def test_a_fold_is_calibrated_by_the_other_folds_alone():
     assert one.max() < 0.6  # guesses at random deserve no certainty
 
 
+def test_calibration_scores_by_hand():
+    """Two cases, sure at .9 and .6 of the right one of two classes."""
+    scores = calibration_scores(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 1]), draws=0)
+    assert scores["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.4**2) / 2)
+    assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.6)) / 2)
+    assert "ece_expected" not in scores
+
+
+def test_chance_alone_explains_less_of_a_larger_sets_ece():
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet([1, 1, 1], 3000)
+    true = np.array([rng.choice(3, p=p) for p in probabilities])
+    few, many = calibration_scores(probabilities[:60], true[:60]), calibration_scores(probabilities, true)
+    assert few["ece_expected"] > 3 * many["ece_expected"]
+    assert many["ece"] == pytest.approx(many["ece_expected"], abs=0.01)  # they are calibrated
+
+
+def test_new_cases_are_predicted_once_by_every_fold(tmp_path):
+    images, classes = draw_new_cases(tmp_path / "new", 3)
+    assert sorted(path.name for path in images.iterdir()) == [f"{name}_0000.nii.gz" for name in sorted(classes)]
+    assert sorted(classes.values()) == [0, 1, 2]
+    commands = []
+
+    def predict(command):
+        commands.append(command)
+        folder = Path(command[command.index("-o") + 1])
+        folder.mkdir()
+        write_tables(folder, ["0", "1", "2"], {f"{name}.nii.gz": np.where(np.arange(3) == k, 0.6, 0.2).tolist() for name, k in classes.items()})
+
+    tables = {fold: tmp_path / f"fold_{fold}" for fold in (1, 2)}
+    for _ in range(2):
+        found = calibration_on_new_cases(tmp_path, tables, images, classes, {1: 2.0, 2: 1.0}, predict, "cpu")
+    assert [command[command.index("-f") + 1] for command in commands] == ["1", "2"]
+    assert found["cases"] == 3 and found["after_calibration"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
+    # fold 1 without its temperature of 2: 9/11 1/11 1/11
+    assert found["before_calibration"]["brier"] == pytest.approx((0.24 + (1 - 9 / 11) ** 2 + 2 / 121) / 2)
+    assert found["brier_change_ci"] == pytest.approx([found["after_calibration"]["brier"] - found["before_calibration"]["brier"]] * 2)
+    assert "on 3 new cases" in conclusions([row("chosen_refit", 0.8)], found)[2]["question"]
+    assert "3 new SYNTHETIC cases" in new_cases_text(found)
+
+
 def row(name: str, f1: float, low: float = 0.0, dsc: float = 0.9, **more) -> dict:
-    scores = {"brier": 0.5, "ece": 0.2}
+    scores = {"brier": 0.5, "ece": 0.2, "ece_expected": 0.05}
     return {"variant": name, "title": name, "n": 63, "folds": 3, "minutes_per_fold": 1.0, "whole_pancreas_dsc": {"mean": dsc},
             "lesion_dsc": {"mean": 0.5}, "macro_f1": f1, "macro_f1_ci": [low, 1.0], "balanced_accuracy": f1, "auroc": f1,
-            "collapse_alarms": 0, "before_calibration": scores, "after_calibration": {"brier": 0.4, "ece": 0.1}} | more
+            "collapse_alarms": 0, "before_calibration": scores, "after_calibration": {"brier": 0.4, "ece": 0.1, "ece_expected": 0.06}} | more
 
 
 def test_conclusions_say_what_the_figures_say():
@@ -222,4 +264,4 @@ def test_markdown_says_synthetic_and_shows_a_dash_for_what_a_row_has_not():
     text = markdown({"synthetic": True, "command": "bash x.sh", "environment": {"CPU": "two cores"}, "settings": settings,
                      "rows": [plain, row("chosen", 0.8)], "conclusions": []})
     assert "SYNTHETIC" in text and "`bash x.sh`; CPU two cores." in text and "| segmentation | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
-    assert "| chosen | 0.800 [0.000, 1.000] | 0.800 | 0.800 | 0.500 -> 0.400 | 0.200 -> 0.100 | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text
+    assert "| chosen | 0.800 [0.000, 1.000] | 0.800 | 0.800 | 0.500 -> 0.400 | 0.200 (0.050) -> 0.100 (0.060) | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text

@@ -32,9 +32,9 @@ def test_few_separated_cases_do_not_become_certain():
     logits, labels = np.eye(3) * 4, np.arange(3)
     temperature = fit_temperature(logits, labels)
     assert temperature > 1.5 * TEMPERATURE_RANGE[0]
-    # one pseudo-case per class on three cases: the true class's target is 1/2 + 1/6
+    # one pseudo-case beside three cases: the true class's target is 3/4 + 1/12
     p = 1 / (1 + 2 * math.exp(-4 / temperature))
-    assert p == pytest.approx(2 / 3, abs=1e-3)
+    assert p == pytest.approx(5 / 6, abs=1e-3)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,69 @@
+"""Calibration of refitted class heads on new SYNTHETIC cases: of another seed, seen by no fold and by no choice of a setting.
+
+The out-of-fold cases of an ablation are too few to tell a small calibration error from chance; here every fold's model
+predicts every new case. Real data have no new cases with a known subtype, so this is for synthetic ones alone.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.make_phantom import case_files, make_phantom
+from experiments.ablation_table import calibration_scores, with_temperature
+from experiments.out_of_fold import PROBABILITIES, read_table
+from nnunetv2.utilities.files import load_json
+
+PRESET, SEED = "demo", 4713
+RESAMPLES = 1000
+
+
+def draw_new_cases(folder: Path, n: int) -> tuple[Path, dict[str, int]]:
+    """Make `n` cases below `folder`, keeping what is there; the folder of their images, and the class of each case."""
+    data, images = folder / "data", folder / "images"
+    cases = make_phantom(data, PRESET, SEED, (n, 0, 0))
+    images.mkdir(exist_ok=True)
+    for case in cases:
+        image = case_files(data, case)[0]
+        if not (images / image.name).exists():
+            (images / image.name).symlink_to(image.resolve())
+    return images, {case.name: case.subtype for case in cases}
+
+
+def calibration_on_new_cases(model: Path, tables: dict[int, Path], images: Path, classes: dict[str, int], temperatures: dict[int, float],
+                             command: Callable[[list[str]], None], device: str) -> dict:
+    """Scores of all folds' predictions together, with and without the head's own temperature.
+
+    tables: fold -> folder for its predictions, resumed where it holds some. command runs a command line. The change's 95 %
+    interval is a bootstrap over cases, a case's predictions by all folds together.
+    """
+    names, before, after = sorted(classes), [], []
+    for fold, folder in tables.items():
+        if not (folder / PROBABILITIES).is_file() or len(read_table(folder / PROBABILITIES)[1]) < len(names):
+            command(["nnUNetv2_predict_from_modelfolder", "-i", str(images), "-o", str(folder), "-m", str(model), "-f", str(fold),
+                     "-device", device, "--continue_prediction"])
+        rows = read_table(folder / PROBABILITIES)[1]
+        reported = np.array([rows[f"{name}.nii.gz"] for name in names])
+        after.append(reported)
+        before.append(with_temperature(reported, np.full(len(names), 1 / temperatures[fold])))
+    true = np.array([classes[name] for name in names])
+    stacked = np.stack(before), np.stack(after)  # each (folds, cases, classes)
+
+    def scores(probabilities: np.ndarray, cases: np.ndarray, draws: int) -> dict[str, float]:
+        return calibration_scores(probabilities[:, cases].reshape(-1, probabilities.shape[2]), np.tile(true[cases], len(tables)), draws)
+
+    everyone, rng = np.arange(len(names)), np.random.default_rng(0)
+    old, new = (scores(probabilities, everyone, 200) for probabilities in stacked)
+    changes = []
+    for _ in range(RESAMPLES):
+        cases = rng.integers(0, len(names), len(names))
+        a, b = (scores(probabilities, cases, 0) for probabilities in stacked)
+        changes.append({key: b[key] - a[key] for key in ("brier", "ece", "nll")})
+    intervals = {f"{key}_change_ci": np.quantile([change[key] for change in changes], [0.025, 0.975]).tolist() for key in changes[0]}
+    return {"cases": len(names), "seed": SEED, "folds": len(tables), "temperatures": {str(fold): t for fold, t in temperatures.items()},
+            "before_calibration": old, "after_calibration": new, **intervals}
+
+
+def temperatures_of(folders: dict[int, Path]) -> dict[int, float]:
+    """fold -> temperature, from each folder's class_head_refit.json."""
+    return {fold: load_json(folder / "class_head_refit.json")["temperature"] for fold, folder in folders.items()}
