@@ -202,7 +202,9 @@ def main() -> None:
             result["derived"] = {"from": str(args.tta_from), "seconds_a_tile": args.seconds_a_tile}
         if any(not is_upstream(row) for _, row in pending):
             print("Converting the network once, which a first prediction would do ...", flush=True)
-            run_once("exact", args, images[True], masks / "warm_up")
+            one = link_cases(args.images, 1, Path(folder) / "one")
+            for row in ("exact, TTA 1", "fast"):  # one fp32 pass, and what reduced precision needs
+                run_once(row, args, one, masks / "warm_up")
         for i, (number, row) in enumerate(pending, start=1):
             run = run_once(row, args, images[row == REFERENCE], masks / row.replace(", ", "_").replace(" ", "_"))
             print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
