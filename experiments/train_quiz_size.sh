@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A trained model of the quiz's image size on SYNTHETIC CTs, for run_speed.sh: masks worth comparing, on a CPU in about an hour.
+# A trained model of the quiz's image size on SYNTHETIC CTs, for run_speed.sh: masks worth comparing, on a CPU in about two hours.
 #
 #   bash experiments/train_quiz_size.sh                     63 training cases into results/quiz_size
 #   bash experiments/train_quiz_size.sh --device cuda       the same on a GPU
 #
-# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (default 350,300,40,4)
+# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (default 350,900,120,12)
 # --from STAGE --no-venv. A rerun after a kill goes on where it stopped.
 # One iteration at full size takes a CPU most of a minute. So the planned network is first trained on coarser grids, from there
 # on parts of patches, and only last on whole ones (experiments/coarse_to_fine_plans.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-OUT="results/quiz_size"; TRAIN=63; DEVICE=""; ITERATIONS="350,300,40,4"; FROM=""; VENV=""
+OUT="results/quiz_size"; TRAIN=63; DEVICE=""; ITERATIONS="350,900,120,12"; FROM=""; VENV=""
 usage() { sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
@@ -26,7 +26,7 @@ while [[ $# -gt 0 ]]; do
         *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
     esac
 done
-[[ "$ITERATIONS" =~ ^[0-9]+(,[0-9]+){3}$ ]] || { echo "error: --iterations $ITERATIONS: four numbers, such as 350,300,40,4" >&2; exit 2; }
+[[ "$ITERATIONS" =~ ^[0-9]+(,[0-9]+){3}$ ]] || { echo "error: --iterations $ITERATIONS: four numbers, such as 350,900,120,12" >&2; exit 2; }
 IFS=, read -r COARSE MIDDLE CROPS FULL <<< "$ITERATIONS"
 
 # shellcheck source=experiments/setup_env.sh
