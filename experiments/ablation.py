@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.convert_quiz import stratified_folds
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
-from experiments.new_cases import calibration_on_new_cases, draw_new_cases, temperatures_of
+from experiments.new_cases import calibration_on_new_cases, draw_new_cases
 from experiments.out_of_fold import gather
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -184,7 +184,7 @@ class Ablation:
         gather(parts, self.splits, self.raw / "labelsTr", pooled, self.work / "reference")
         metrics = self.score(variant.name, None if variant.head is None else pooled, pooled)
         minutes = sum(load_json(part / "done.json")["seconds"] for part in parts.values()) / 60 / len(parts)
-        temperatures = temperatures_of(parts) if variant.refit_of else None
+        temperatures = _temperatures(parts) if variant.refit_of else None
         alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
         return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
 
@@ -193,7 +193,7 @@ class Ablation:
         images, classes = draw_new_cases(self.work / "new_cases", self.args.new_cases)
         parts = {fold: self.folder(variant.name) / f"fold_{fold}" for fold in self.folds}
         return calibration_on_new_cases(self.model(variant), {fold: part / "new_cases" for fold, part in parts.items()}, images, classes,
-                                        temperatures_of(parts), lambda command: self._command(command, None), self.args.device)
+                                        _temperatures(parts), lambda command: self._command(command, None), self.args.device)
 
     def baseline(self, baseline: Baseline) -> dict:
         """A baseline's row; folds as for the variants. Its DSC is that of the masks it reads."""
@@ -207,6 +207,11 @@ class Ablation:
             sys.exit(f"error: the baseline {baseline.name} failed")
         minutes = (time.time() - start) / 60 / len(self.folds)
         return ablation_row(baseline.name, baseline.title, self.score(baseline.name, out, masks), self.splits, self.folds, minutes, None, None)
+
+
+def _temperatures(parts: dict[int, Path]) -> dict[int, float]:
+    """Of each fold's refitted head."""
+    return {fold: load_json(part / "class_head_refit.json")["temperature"] for fold, part in parts.items()}
 
 
 def _training_seconds(model: Path) -> float:
@@ -231,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     refitted = next((variant for variant in chosen if variant.refit_of), None)
     new_cases = ablation.on_new_cases(refitted) if refitted and args.synthetic and args.new_cases else None
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
-    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs"))]
+    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs", "new_cases"))]
     result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
               "rows": rows, "new_cases": new_cases, "conclusions": conclusions(rows, new_cases)}
     save_json(result, args.out.with_suffix(".json"))

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import softmax
 
+from evaluation.bootstrap import weighted_mean
 from evaluation.subtype_metrics import brier_per_case, classwise_ece
 from nnunetv2.training.class_calibration import fit_temperature
 
@@ -47,15 +48,21 @@ def cross_fitted(probabilities: np.ndarray, true: np.ndarray, fold_of: np.ndarra
     return with_temperature(probabilities, temperature)
 
 
-def calibration_scores(probabilities: np.ndarray, true: np.ndarray, draws: int = 200) -> dict[str, float]:
-    """Brier score, class-wise ECE and log loss in nats, of probabilities (n, K) and classes (n,).
+def weighted_calibration(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Brier score, class-wise ECE and log loss in nats, each (R,), of probabilities (n, K) and classes (n,) under weights (R, n)."""
+    surprise = -np.log(np.maximum(probabilities[np.arange(len(true)), true], TINY))
+    return {"brier": weighted_mean(brier_per_case(true, probabilities), weights), "ece": classwise_ece(true, probabilities, weights),
+            "nll": weighted_mean(surprise, weights)}
 
-    `ece_expected` is the mean ECE over `draws` sets of classes drawn from the probabilities themselves: with few cases in a
-    bin, chance alone gives a perfectly calibrated model that much (Broecker and Smith 2007), and more the less sure it is.
+
+def calibration_scores(probabilities: np.ndarray, true: np.ndarray, draws: int = 200) -> dict[str, float]:
+    """`weighted_calibration` with every case counted once, and `ece_expected` unless `draws` is 0.
+
+    That is the mean ECE over `draws` sets of classes drawn from the probabilities themselves: with few cases in a bin, chance
+    alone gives a perfectly calibrated model that much (Broecker and Smith 2007), and more the less sure it is.
     """
     each = np.ones((1, len(true)))
-    scores = {"brier": float(brier_per_case(true, probabilities).mean()), "ece": float(classwise_ece(true, probabilities, each)[0]),
-              "nll": float(-np.log(np.maximum(probabilities[np.arange(len(true)), true], TINY)).mean())}
+    scores = {name: float(values[0]) for name, values in weighted_calibration(probabilities, true, each).items()}
     if draws:
         rng, last = np.random.default_rng(0), probabilities.shape[1] - 1
         drawn = [np.minimum((rng.random((len(true), 1)) > probabilities.cumsum(1)).sum(1), last) for _ in range(draws)]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.make_phantom import case_files, make_phantom
-from experiments.ablation_table import calibration_scores, with_temperature
+from evaluation.bootstrap import interval, resample_counts
+from experiments.ablation_table import calibration_scores, weighted_calibration, with_temperature
 from experiments.out_of_fold import PROBABILITIES, read_table
-from nnunetv2.utilities.files import load_json
 
 PRESET, SEED = "demo", 4713
-RESAMPLES = 1000
+RESAMPLES = 2000
 
 
 def draw_new_cases(folder: Path, n: int) -> tuple[Path, dict[str, int]]:
@@ -46,24 +46,10 @@ def calibration_on_new_cases(model: Path, tables: dict[int, Path], images: Path,
         reported = np.array([rows[f"{name}.nii.gz"] for name in names])
         after.append(reported)
         before.append(with_temperature(reported, np.full(len(names), 1 / temperatures[fold])))
-    true = np.array([classes[name] for name in names])
-    stacked = np.stack(before), np.stack(after)  # each (folds, cases, classes)
-
-    def scores(probabilities: np.ndarray, cases: np.ndarray, draws: int) -> dict[str, float]:
-        return calibration_scores(probabilities[:, cases].reshape(-1, probabilities.shape[2]), np.tile(true[cases], len(tables)), draws)
-
-    everyone, rng = np.arange(len(names)), np.random.default_rng(0)
-    old, new = (scores(probabilities, everyone, 200) for probabilities in stacked)
-    changes = []
-    for _ in range(RESAMPLES):
-        cases = rng.integers(0, len(names), len(names))
-        a, b = (scores(probabilities, cases, 0) for probabilities in stacked)
-        changes.append({key: b[key] - a[key] for key in ("brier", "ece", "nll")})
-    intervals = {f"{key}_change_ci": np.quantile([change[key] for change in changes], [0.025, 0.975]).tolist() for key in changes[0]}
+    true = np.tile([classes[name] for name in names], len(tables))
+    old, new = np.concatenate(before), np.concatenate(after)  # (folds x cases, classes), one fold after the other
+    counts = np.tile(resample_counts(len(names), RESAMPLES, seed=0), len(tables))
+    resampled = [weighted_calibration(probabilities, true, counts) for probabilities in (old, new)]
+    intervals = {f"{key}_change_ci": list(interval(resampled[1][key] - resampled[0][key])) for key in resampled[0]}
     return {"cases": len(names), "seed": SEED, "folds": len(tables), "temperatures": {str(fold): t for fold, t in temperatures.items()},
-            "before_calibration": old, "after_calibration": new, **intervals}
-
-
-def temperatures_of(folders: dict[int, Path]) -> dict[int, float]:
-    """fold -> temperature, from each folder's class_head_refit.json."""
-    return {fold: load_json(folder / "class_head_refit.json")["temperature"] for fold, folder in folders.items()}
+            "before_calibration": calibration_scores(old, true), "after_calibration": calibration_scores(new, true), **intervals}

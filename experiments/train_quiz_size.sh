@@ -4,7 +4,7 @@
 #   bash experiments/train_quiz_size.sh                     63 training cases into results/quiz_size
 #   bash experiments/train_quiz_size.sh --device cuda       the same on a GPU
 #
-# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (default 350,900,120,12)
+# Options: --out DIR --train N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (in all; default 350,900,120,12)
 # --from STAGE --no-venv. A rerun after a kill goes on where it stopped.
 # One iteration at full size takes a CPU most of a minute. So the planned network is first trained on coarser grids, from there
 # on parts of patches, and only last on whole ones (experiments/coarse_to_fine_plans.py).

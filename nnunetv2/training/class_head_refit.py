@@ -4,8 +4,8 @@
 
 The head's features of the fold's training cases, pooled over whole cases in all mirrored views as in prediction ->
 standardise -> linear discriminant analysis -> written into the head's last layer, so prediction does not change. With a few
-hundred cases and over a thousand features this finds the classes where gradient descent on small batches may not. A
-temperature from predictions that leave one case out makes the probabilities honest. Validation cases are never read.
+hundred cases this finds the classes where gradient descent on small batches may not. A temperature from predictions that
+leave one case out makes the probabilities honest. Validation cases are never read.
 """
 
 import os
@@ -154,10 +154,10 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     content["class_head_weights"] = head.state_dict()
     save_checkpoint(content, path)
     save_json(report, path.with_name(REPORT_FILE))
-    inner = report["leave_one_out"]
-    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {inner['macro_f1']:.3f} leaving one out, "
-          f"temperature {report['temperature']:.2f}, Brier {inner['before_calibration']['brier']:.3f} -> "
-          f"{inner['after_calibration']['brier']:.3f}")
+    found = report["leave_one_out"]
+    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {found['macro_f1']:.3f} leaving one out, "
+          f"temperature {report['temperature']:.2f}, Brier {found['before_calibration']['brier']:.3f} -> "
+          f"{found['after_calibration']['brier']:.3f}")
     return report
 
 
