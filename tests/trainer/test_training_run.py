@@ -85,6 +85,47 @@ def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer,
     assert whole.log.values["train_losses"] == resumed.log.values["train_losses"]
 
 
+class RecordsWeights(nnUNetTrainer):
+    """Keeps a bias of the segmentation and one of the head after each update."""
+
+    def train_step(self, batch, step):
+        result = super().train_step(batch, step)
+        steps = self.__dict__.setdefault("steps", [])
+        steps.append([self.module.decoder.seg_layers[-1].bias.detach().clone(), self.module.class_head.classifier.bias.detach().clone()])
+        return result
+
+
+def test_averaged_weights_follow_the_formula_and_leave_the_training_alone(make_trainer):
+    averaged = make_trainer(RecordsWeights, num_epochs=1, ema_decay=0.75)
+    averaged.run_training()
+    segmentation, head = averaged.steps[0]  # the average begins with the first update's weights
+    for next_segmentation, next_head in averaged.steps[1:]:
+        segmentation, head = 0.75 * segmentation + 0.25 * next_segmentation, 0.75 * head + 0.25 * next_head
+    saved = load_checkpoint(averaged.output_folder / "checkpoint_ema.pth")
+    torch.testing.assert_close(saved["network_weights"]["decoder.seg_layers.1.bias"], segmentation)
+    torch.testing.assert_close(saved["class_head_weights"]["classifier.bias"], head)
+    assert not torch.equal(segmentation, averaged.steps[-1][0])
+
+    plain = make_trainer(num_epochs=1)
+    plain.run_training()
+    assert not (plain.output_folder / "checkpoint_ema.pth").exists()
+    assert_same_weights(averaged.output_folder / "checkpoint_final.pth", plain.output_folder / "checkpoint_final.pth")
+
+
+def test_resumed_training_ends_with_the_same_averaged_weights(make_trainer, monkeypatch, tmp_path):
+    whole = make_trainer(ema_decay=0.75, save_every=1)
+    whole.run_training()
+    unbroken = whole.output_folder / "checkpoint_ema.pth"
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
+    broken = make_trainer(StopsAfterOneEpoch, ema_decay=0.75, save_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        broken.run_training()
+    resumed = make_trainer(ema_decay=0.75, save_every=1)
+    resumed.load_checkpoint(broken.output_folder / "checkpoint_latest.pth")
+    resumed.run_training()
+    assert_same_weights(unbroken, resumed.output_folder / "checkpoint_ema.pth")
+
+
 @pytest.mark.parametrize("same_task", [True, False])
 def test_only_weights_of_the_same_task_bring_their_output_layers(make_trainer, monkeypatch, same_task):
     source = make_trainer(num_epochs=1)

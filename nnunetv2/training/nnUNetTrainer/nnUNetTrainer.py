@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from nnunetv2 import paths
@@ -77,6 +78,7 @@ class nnUNetTrainer:
         # None: without blur, low resolution and gamma when there is a class task, nnU-Net's full set otherwise
         self.texture_keeping: bool | None = None
         self.class_training = ClassTraining()
+        self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
         self.disable_checkpointing = False
         self.num_workers: int | None = None  # data loading processes, 0 = none; None: nnUNet_n_proc_DA or by cores
@@ -131,6 +133,7 @@ class nnUNetTrainer:
             network.compile()
         # the lowest decoder output has loss weight 0 and a batch may hold no lesion: some parameters get no gradient
         self.network = DistributedDataParallel(network, find_unused_parameters=True) if self.is_ddp else network
+        self.average = None if self.ema_decay is None else AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
         # of the training cases alone: what the validation cases are stays unread
         self.class_labels = {} if self.class_task is None else read_training_labels(
             self.class_task, self.preprocessed_dataset_folder_base, self.train_cases)
@@ -193,6 +196,8 @@ class nnUNetTrainer:
             for epoch in range(self.current_epoch, self.num_epochs):
                 self._run_epoch(epoch, batches)
         self.save_checkpoint(self.output_folder / "checkpoint_final.pth")
+        if self.average is not None:
+            self.save_checkpoint(self.output_folder / "checkpoint_ema.pth", averaged=True)
         if self.local_rank == 0:
             (self.output_folder / "checkpoint_latest.pth").unlink(missing_ok=True)
             self.log.plot(force=True)
@@ -261,6 +266,8 @@ class nnUNetTrainer:
             optimizer.step() if scaler is None else scaler.step(optimizer)
         if scaler is not None:
             scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
 
     def validation_step(self, batch: dict) -> dict[str, Tensor]:
         """Segmentation only: monitoring needs no class labels of validation cases."""
@@ -309,9 +316,9 @@ class nnUNetTrainer:
 
     # ---- checkpoints and validation --------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: str | Path) -> None:
+    def save_checkpoint(self, path: str | Path, averaged: bool = False) -> None:
         if self.local_rank == 0 and not self.disable_checkpointing:
-            save_checkpoint(training_state(self), path)
+            save_checkpoint(training_state(self, averaged), path)
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Continue from a checkpoint of ours or upstream's, or use it for validation."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 SCHEDULE = ("seed", "initial_lr", "weight_decay", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")  # what an exact resume must not change
 
 
-def training_state(trainer: "nnUNetTrainer") -> dict[str, Any]:
-    """A checkpoint: upstream's keys, plus the class task's and the schedule."""
-    segmentation_weights, head_weights = split_network_weights(trainer.module)
+def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str, Any]:
+    """A checkpoint: upstream's keys, plus the class task's and the schedule. `averaged`: with the averaged weights, to predict with."""
+    segmentation_weights, head_weights = split_network_weights(trainer.average.module if averaged else trainer.module)
     return {
         "network_weights": segmentation_weights,
         "optimizer_state": trainer.optimizer.state_dict(),
@@ -28,6 +28,7 @@ def training_state(trainer: "nnUNetTrainer") -> dict[str, Any]:
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
         "class_head_weights": head_weights,
         "class_optimizer_state": trainer.class_optimizer.state_dict() if trainer.class_optimizer is not None else None,
+        "average_state": trainer.average.state_dict() if trainer.average is not None and not averaged else None,
         "schedule": {name: getattr(trainer, name) for name in SCHEDULE},
     }
 
@@ -43,6 +44,8 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
     if trainer.class_optimizer is not None and checkpoint.get("class_optimizer_state") is not None:
         trainer.class_optimizer.load_state_dict(checkpoint["class_optimizer_state"])
+    if trainer.average is not None and checkpoint.get("average_state") is not None:  # else it starts from these weights
+        trainer.average.load_state_dict(checkpoint["average_state"])
     if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
     trainer.log.values = trainer.log.values | checkpoint["logging"]
