@@ -9,9 +9,7 @@ OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped;
 import argparse
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,15 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.convert_quiz import stratified_folds
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
+from experiments.fold_jobs import run_command, write_inner_folds
 from experiments.new_cases import calibration_on_new_cases, draw_new_cases
 from experiments.out_of_fold import gather
 from experiments.record_run import environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
-from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import load_json, save_json
 
 NAIVE_HEAD = {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False}
@@ -78,18 +75,7 @@ class Ablation:
         self.args, self.work = args, args.out / "work"
         self.raw, self.preprocessed = paths.nnUNet_raw / args.dataset, paths.nnUNet_preprocessed / args.dataset
         self.folds = range(1, args.folds + 1)
-        self.splits = self._write_splits()
-
-    def _write_splits(self) -> list[dict]:
-        """Fold 0 stays; folds 1 to N become a stratified N-fold of its training cases, so that every one is predicted."""
-        path = self.preprocessed / "splits_final.json"
-        quiz_split = load_json(path)[0]
-        description = load_json(self.raw / "dataset.json")
-        task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
-        labels = task.read_labels(self.raw, quiz_split["train"])
-        splits = [quiz_split, *stratified_folds({case: task.classes[k] for case, k in labels.items()}, self.args.folds)]
-        save_json(splits, path)
-        return splits
+        self.splits = write_inner_folds(self.raw, self.preprocessed, args.folds)
 
     def plans_of(self, variant: Variant) -> str:
         """Write the variant's plans beside the planned ones; they share the preprocessed cases. Returns their name."""
@@ -143,16 +129,7 @@ class Ablation:
         print(f"[{variant.name} fold {fold}] done in {(time.time() - start) / 60:.1f} min", flush=True)
 
     def _command(self, command: list[str], log: Path | None) -> None:
-        """Run a command; with several at a time, each gets its share of the cores and writes into its own log."""
-        if log is None:
-            subprocess.run(command, check=True)
-            return
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.args.jobs)))
-        with open(log, "a") as output:
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads}).returncode
-        if code:
-            raise RuntimeError(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
-                               + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+        run_command(command, log, self.args.jobs)
 
     def run_all(self, variants: list[Variant]) -> None:
         """Train all folds of all variants, `--jobs` at a time, then refit those that build on another's training."""

@@ -1,0 +1,38 @@
+"""What experiments over folds inside the training cases share: the folds, and commands that run beside each other."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from data_prep.convert_quiz import stratified_folds
+from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.files import load_json, save_json
+
+
+def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
+    """Fold 0 of splits_final.json stays; folds 1 to n become a stratified n-fold of its training cases, so that every one is predicted."""
+    path = preprocessed / "splits_final.json"
+    outer = load_json(path)[0]
+    description = load_json(raw / "dataset.json")
+    task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
+    labels = task.read_labels(raw, outer["train"])
+    splits = [outer, *stratified_folds({case: task.classes[k] for case, k in labels.items()}, n)]
+    save_json(splits, path)
+    return splits
+
+
+def run_command(command: list[str], log: Path | None, jobs: int) -> None:
+    """Run a command to its end. With a log, one of `jobs` at a time: it gets its share of the cores and appends its output there.
+
+    Raises RuntimeError with the log's last lines, or CalledProcessError without one, when the command fails.
+    """
+    if log is None:
+        subprocess.run(command, check=True)
+        return
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as output:
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads}).returncode
+    if code:
+        raise RuntimeError(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
+                           + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))

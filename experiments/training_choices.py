@@ -1,0 +1,213 @@
+"""Settle choices of the training by out-of-fold figures, each against the training as it is; run_training_choices.sh prepares the data.
+
+    python experiments/training_choices.py --out results/training_choices --folds 3 --epochs 12 --iterations 25 --device cpu --synthetic
+
+A choice is a trainer, or another checkpoint of the same one. Per choice and fold: train, predict the held-out cases, refit the
+class head, predict them again. Both predictions are compared case by case with those of the first choice. What is done is
+kept below OUT/work, so a rerun goes on where it stopped; other lengths than before are refused.
+"""
+
+import argparse
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from evaluation import compute_metrics
+from evaluation.compare_runs import compare
+from experiments.fold_jobs import run_command, write_inner_folds
+from experiments.out_of_fold import PROBABILITIES, gather, read_table
+from experiments.record_run import environment
+from nnunetv2 import paths
+from nnunetv2.training.class_head_refit import BACKUP_KEY
+from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.files import load_json, save_json
+
+HEADS = ("trained", "refitted")
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Choice:
+    name: str
+    title: str
+    trainer: str
+    checkpoint: str = "checkpoint_final.pth"
+
+
+# The first is the training as it is (nnUNetTrainerEMA trains alike and keeps an average besides); the others change one thing.
+CHOICES = (
+    Choice("default", "as it is: class weights, texture kept where classified, last weights", "nnUNetTrainerEMA"),
+    Choice("sampling", "balanced sampling in place of class weights", "nnUNetTrainerBalancedSampling"),
+    Choice("augmented", "blur, low resolution and gamma for the class term as well", "nnUNetTrainerFullAugmentation"),
+    Choice("averaged", "averaged weights in place of the last", "nnUNetTrainerEMA", "checkpoint_ema.pth"),
+)
+FIGURES = (("subtype", "macro_f1"), ("subtype", "auroc"), ("subtype", "brier"), ("whole_pancreas", "dsc"), ("lesion", "dsc"))
+
+
+class Study:
+    """Paths and settings; `args` as parsed below."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work, self.folds = args, args.out / "work", range(1, args.folds + 1)
+        self.raw, self.preprocessed = paths.nnUNet_raw / args.dataset, paths.nnUNet_preprocessed / args.dataset
+        self.splits = write_inner_folds(self.raw, self.preprocessed, args.folds)
+        self._refuse_other_settings()
+
+    def _refuse_other_settings(self) -> None:
+        settings = {key: getattr(self.args, key) for key in ("folds", "epochs", "iterations", "seed", "views", "plans")}
+        file = self.work / "training_choices_settings.json"
+        if file.is_file() and load_json(file) != settings:
+            raise ValueError(f"{self.work} holds a study with other settings, {load_json(file)}; now {settings}. "
+                             "Give another --out, or delete that folder.")
+        save_json(settings, file)
+
+    def model(self, choice: Choice) -> Path:
+        return paths.nnUNet_results / self.args.dataset / f"{choice.trainer}__{self.args.plans}__{self.args.configuration}"
+
+    def predictions(self, choice: Choice, head: str) -> Path:
+        return self.work / "choices" / choice.name / head
+
+    def log(self, trainer: str, fold: int) -> Path | None:
+        return self.work / "logs" / f"{trainer}_{fold}.txt" if self.args.jobs > 1 else None
+
+    def run_all(self) -> None:
+        """All trainings, then all predictions and refits, `--jobs` at a time."""
+        trainers = dict.fromkeys(choice.trainer for choice in CHOICES)
+        self._in_parallel(self.train, [(trainer, fold) for fold in self.folds for trainer in trainers])
+        self._in_parallel(self.predict_and_refit, [(choice, fold) for fold in self.folds for choice in CHOICES])
+
+    def _in_parallel(self, function, arguments: list[tuple]) -> None:
+        with ThreadPoolExecutor(self.args.jobs) as pool:
+            tasks = [pool.submit(function, *each) for each in arguments]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what runs ends, what waits does not begin
+                raise
+
+    def train(self, trainer: str, fold: int) -> None:
+        """Returns soon when the fold was trained before; a killed training goes on with its checkpoint."""
+        print(f"[train] {trainer}, fold {fold}", flush=True)
+        lengths = ["--epochs", str(self.args.epochs), "--iterations", str(self.args.iterations), "--val_iterations", "1", "--seed", str(self.args.seed)]
+        run_command(["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), "-tr", trainer, "-p", self.args.plans,
+                     "-device", self.args.device, *lengths, "--no_val", "--c"], self.log(trainer, fold), self.args.jobs)
+
+    def predict_and_refit(self, choice: Choice, fold: int) -> None:
+        """Order matters: the refit replaces the head in the checkpoint."""
+        log = self.log(choice.trainer, fold)
+        common = ["-d", self.args.dataset, "-c", self.args.configuration, "-p", self.args.plans, "-tr", choice.trainer, "-f", str(fold),
+                  "-chk", choice.checkpoint, "-device", self.args.device]
+        for head in HEADS:
+            folder = self.predictions(choice, head) / f"fold_{fold}"
+            if self._complete(folder, fold):
+                continue
+            print(f"[predict] {choice.name}, fold {fold}, head {head}", flush=True)
+            checkpoint = self.model(choice) / f"fold_{fold}" / choice.checkpoint
+            if head == "trained" and BACKUP_KEY in load_checkpoint(checkpoint):
+                raise ValueError(f"{folder} is not complete, but the head in {checkpoint} is refitted already: what was trained can no longer "
+                                 "be predicted. Delete that fold's folder to train it again.")
+            if head == "refitted":
+                run_command(["nnUNetv2_refit_class_head", *common, "-views", str(self.args.views)], log, self.args.jobs)
+            run_command(["nnUNetv2_predict", "-i", str(self._images(fold)), "-o", str(folder), *common, "--tta", str(self.args.views),
+                         "--continue_prediction"], log, self.args.jobs)
+
+    def _complete(self, folder: Path, fold: int) -> bool:
+        table = folder / PROBABILITIES
+        return table.is_file() and read_table(table)[1].keys() == {f"{case}.nii.gz" for case in self.splits[fold]["val"]}
+
+    def _images(self, fold: int) -> Path:
+        """The fold's held-out images, as links."""
+        folder = self.work / "held_out" / f"fold_{fold}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for case in self.splits[fold]["val"]:
+            image = self.raw / "imagesTr" / f"{case}_0000.nii.gz"
+            if not (folder / image.name).exists():
+                (folder / image.name).symlink_to(image.resolve())
+        return folder
+
+    def score(self, choice: Choice, head: str) -> dict:
+        """metrics.json of all folds' held-out cases together."""
+        folder = self.predictions(choice, head)
+        pooled, reference = folder / "out_of_fold", self.work / "reference"
+        gather({fold: folder / f"fold_{fold}" for fold in self.folds}, self.splits, self.raw / "labelsTr", pooled, reference)
+        arguments = ["--pred", str(pooled), "--ref", str(reference), "--out", str(folder), "--subtypes", str(pooled / "subtype_results.csv"),
+                     "--truth", str(self.raw / "subtypes.csv"), "--seed", str(self.args.seed)]
+        if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
+            sys.exit(f"error: the predictions of {choice.name} cannot be scored")
+        return load_json(folder / "metrics.json")
+
+
+def rows_of(scores: dict[tuple[str, str], dict], seed: int) -> list[dict]:
+    """One row a choice and head: its figures, and the difference to the first choice with 95 % interval and permutation test."""
+    rows = []
+    for choice in CHOICES:
+        for head in HEADS:
+            compared = compare(scores[CHOICES[0].name, head], scores[choice.name, head], RESAMPLES, seed)
+            rows.append({"choice": choice.name, "title": choice.title, "head": head, "n": compared["n_cases"],
+                         **{f"{block}_{name}": compared[block][name] for block, name in FIGURES}})
+    return rows
+
+
+def markdown(result: dict) -> str:
+    settings = result["settings"]
+    lines = ["# Choices of the training", ""]
+    if result["synthetic"]:
+        lines += ["**SYNTHETIC DATA: these figures say nothing about patients.**", ""]
+    lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}.", "",
+              f"Out-of-fold predictions of {result['rows'][0]['n']} training cases, {settings['folds']} folds, {settings['epochs']} epochs of "
+              f"{settings['iterations']} iterations, seed {settings['seed']}, {settings['views']} mirrored views. Brackets: difference to the "
+              "first choice, 95 % bootstrap interval over cases and p of a paired permutation test; nothing is corrected for the number of comparisons.", "",
+              "| choice | head | macro-F1 | AUROC | Brier | whole DSC | lesion DSC |", "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        cells = [row["title"], row["head"]]
+        for block, name in FIGURES:
+            figure = row[f"{block}_{name}"]
+            cell = f"{figure['b']:.3f}"
+            if row["choice"] != CHOICES[0].name:
+                cell += f" [{figure['ci_low']:+.3f}, {figure['ci_high']:+.3f}; p {figure['p']:.3f}]"
+            cells.append(cell)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = _parse(arguments)
+    try:
+        study = Study(args)
+        study.run_all()
+        scores = {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in HEADS}
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    settings = {key: value for key, value in vars(args).items() if key != "out"}
+    command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs"))]
+    result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
+              "rows": rows_of(scores, args.seed)}
+    save_json(result, args.out.with_suffix(".json"))
+    text = markdown(result)
+    args.out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the work; the table is OUT.json and OUT.md")
+    parser.add_argument("--dataset", default="Dataset777_PancreasCT")
+    parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
+    parser.add_argument("--configuration", default="3d_fullres")
+    parser.add_argument("--folds", type=int, default=3, help="folds inside the training cases (default 3)")
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--iterations", type=int, required=True, help="an epoch")
+    parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of refit and prediction (default 2)")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
+    parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
