@@ -4,13 +4,13 @@
 #   bash experiments/run_training_choices.sh                                       synthetic data, 3 folds, 2 CPU cores, about 2 hours
 #   bash experiments/run_training_choices.sh --data data --folds 5 --epochs 100    the quiz's training cases on a GPU
 #
-# Options: --data DIR --out DIR --folds N --epochs N --iterations N --views 8|4|2|1 --device cuda|cpu|mps --seed S --jobs N (trainings at
-# a time) --train N (synthetic training cases) --from data|convert|plan|preprocess --no-venv. A rerun after a kill goes on where it stopped.
+# Options: --data DIR --out DIR --folds N --only_folds K... --epochs N --iterations N --views 8|4|2|1 --device cuda|cpu|mps --seed S
+# --jobs N (trainings at a time) --train N (synthetic training cases) --from data|convert|plan|preprocess --no-venv. A rerun after a kill goes on where it stopped.
 # Written: OUT.json and OUT.md (results/training_choices.{json,md}). The folds lie inside the training cases; no other case is read.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; OUT="results/training_choices"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VIEWS=""; DEVICE=""; SEED=0; FROM=""; VENV=""; JOBS=""
+DATA=""; OUT="results/training_choices"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VIEWS=""; DEVICE=""; SEED=0; FROM=""; VENV=""; JOBS=""; ONLY=()
 PHANTOM=(--train 189)  # two thirds are as many as the main job trains on
 usage() { sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
@@ -19,6 +19,7 @@ while [[ $# -gt 0 ]]; do
         --data) need "$@"; DATA="$2"; shift 2 ;;
         --out) need "$@"; OUT="$2"; shift 2 ;;
         --folds) need "$@"; FOLDS="$2"; shift 2 ;;
+        --only_folds) shift; while [[ $# -gt 0 && "$1" != -* ]]; do ONLY+=("$1"); shift; done ;;
         --epochs) need "$@"; EPOCHS="$2"; shift 2 ;;
         --iterations) need "$@"; ITERATIONS="$2"; shift 2 ;;
         --views) need "$@"; VIEWS="$2"; shift 2 ;;
@@ -40,5 +41,6 @@ if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
 else
     EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VIEWS="${VIEWS:-8}"
 fi
+[[ ${#ONLY[@]} -eq 0 ]] || ONLY=(--only_folds "${ONLY[@]}")
 python experiments/training_choices.py --out "$OUT" --dataset "$DATASET" --plans "$PLANS" --configuration "$CONFIG" --folds "$FOLDS" \
-    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" "${SYNTHETIC[@]}"
+    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" "${SYNTHETIC[@]}" "${ONLY[@]}"

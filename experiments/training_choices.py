@@ -51,7 +51,7 @@ class Study:
     """Paths and settings; `args` as parsed below."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.work, self.folds = args, args.out / "work", range(1, args.folds + 1)
+        self.args, self.work, self.folds = args, args.out / "work", args.only_folds or range(1, args.folds + 1)
         self.raw, self.preprocessed = paths.nnUNet_raw / args.dataset, paths.nnUNet_preprocessed / args.dataset
         self.splits = write_inner_folds(self.raw, self.preprocessed, args.folds)
         self._refuse_other_settings()
@@ -152,13 +152,18 @@ def rows_of(scores: dict[tuple[str, str], dict], seed: int) -> list[dict]:
     return rows
 
 
+def _folds_text(settings: dict) -> str:
+    only = settings["only_folds"]
+    return f"{len(only)} of {settings['folds']} folds" if only else f"{settings['folds']} folds"
+
+
 def markdown(result: dict) -> str:
     settings = result["settings"]
     lines = ["# Choices of the training", ""]
     if result["synthetic"]:
         lines += ["**SYNTHETIC DATA: these figures say nothing about patients.**", ""]
     lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}.", "",
-              f"Out-of-fold predictions of {result['rows'][0]['n']} training cases, {settings['folds']} folds, {settings['epochs']} epochs of "
+              f"Out-of-fold predictions of {result['rows'][0]['n']} training cases, {_folds_text(settings)}, {settings['epochs']} epochs of "
               f"{settings['iterations']} iterations, seed {settings['seed']}, {settings['views']} mirrored views. Brackets: difference to the "
               "first choice, 95 % bootstrap interval over cases and p of a paired permutation test; nothing is corrected for the number of comparisons.", "",
               "| choice | head | macro-F1 | AUROC | Brier | whole DSC | lesion DSC |", "|---|---|---|---|---|---|---|"]
@@ -184,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     settings = {key: value for key, value in vars(args).items() if key != "out"}
     command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs"))]
+    command += ["--only_folds", *map(str, args.only_folds)] if args.only_folds else []
     result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
               "rows": rows_of(scores, args.seed)}
     save_json(result, args.out.with_suffix(".json"))
@@ -199,6 +205,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
     parser.add_argument("--configuration", default="3d_fullres")
     parser.add_argument("--folds", type=int, default=3, help="folds inside the training cases (default 3)")
+    parser.add_argument("--only_folds", type=int, nargs="+", metavar="K", help="run and score these of them; default: all")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--iterations", type=int, required=True, help="an epoch")
     parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of refit and prediction (default 2)")
@@ -206,7 +213,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.only_folds and not all(1 <= fold <= args.folds for fold in args.only_folds):
+        parser.error(f"--only_folds {' '.join(map(str, args.only_folds))}: the folds are 1 to {args.folds}")
+    return args
 
 
 if __name__ == "__main__":

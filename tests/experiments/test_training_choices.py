@@ -64,8 +64,8 @@ def args(tmp_path, monkeypatch) -> argparse.Namespace:
                "classification": {"name": "subtype", "classes": ["0", "1", "2"], "labels": "subtypes.csv"}}, raw / "dataset.json")
     save_json([{"train": cases[:16], "val": cases[16:]}], preprocessed / "splits_final.json")
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # a pool of scorers takes longer to start than these cases
-    return argparse.Namespace(out=tmp_path / "study", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, epochs=1, iterations=1,
-                              views=1, device="cpu", seed=0, synthetic=True, jobs=1)
+    return argparse.Namespace(out=tmp_path / "study", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, only_folds=None, epochs=1,
+                              iterations=1, views=1, device="cpu", seed=0, synthetic=True, jobs=1)
 
 
 @pytest.fixture
@@ -112,6 +112,16 @@ def test_a_rerun_predicts_nothing_again(args, commands):
     commands.calls.clear()
     Study(args).run_all()
     assert {call[0] for call in commands.calls} == {"nnUNetv2_train"}  # which sees that it is finished
+
+
+def test_some_folds_are_scored_alone(args, commands):
+    args.only_folds = [2]
+    study = Study(args)
+    study.run_all()
+    assert {call[2] for call in commands.calls} == {2}
+    rows = rows_of(scored(study), seed=0)
+    assert {row["n"] for row in rows} == {len(study.splits[2]["val"])}
+    assert "1 of 3 folds" in markdown({"synthetic": True, "command": "c", "environment": {}, "settings": vars(args), "rows": rows})
 
 
 def test_other_settings_do_not_enter_the_same_study(args, commands):
