@@ -21,7 +21,7 @@ stage() {  # stage NAME [--log DIR] --outputs PATH... [--key TEXT...] [--input_f
 }
 [[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
 
-SYNTHETIC=(); MEMORY=()
+SYNTHETIC=(); MEMORY=()  # expanded as ${A[@]+"${A[@]}"}: an empty array counts as unset in macOS's bash 3.2
 [[ -n "$DATA" || ! -d data ]] || DATA=data
 if [[ -z "$DATA" ]]; then
     echo "NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS."
@@ -36,5 +36,5 @@ else
 fi
 stage convert --outputs "$RAW" --input_folder "$DATA" -- python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
 stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \
-    nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp "${MEMORY[@]}"
+    nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp ${MEMORY[@]+"${MEMORY[@]}"}
 stage preprocess --outputs "$PREPROCESSED/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$CONFIG"

@@ -48,4 +48,4 @@ fi
 [[ ${#VARIANTS[@]} -eq 0 ]] || VARIANTS=(--variants "${VARIANTS[@]}")
 python experiments/ablation.py --out "$OUT" --dataset "$DATASET" --plans "$PLANS" --configuration "$CONFIG" --folds "$FOLDS" \
     --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --device "$DEVICE" --seed "$SEED" \
-    --jobs "${JOBS:-1}" "${SYNTHETIC[@]}" "${VARIANTS[@]}" "${NEW_CASES[@]}"
+    --jobs "${JOBS:-1}" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"} ${VARIANTS[@]+"${VARIANTS[@]}"} ${NEW_CASES[@]+"${NEW_CASES[@]}"}

@@ -46,7 +46,7 @@ else
     NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS="${VAL_ITERATIONS:-50}"
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
-PREPARED="$(cat "$PREPROCESSED/$PLANS.json" "$PREPROCESSED"/{dataset_fingerprint,splits_final}.json | sha256sum | cut -c1-16)"
+PREPARED="$(cat "$PREPROCESSED/$PLANS.json" "$PREPROCESSED"/{dataset_fingerprint,splits_final}.json | fingerprint)"
 
 train_fold() {
     local k="$1" log="$WORK/fold_$1"  # a log of its own, because folds may run side by side
@@ -86,7 +86,7 @@ python experiments/out_of_fold.py gather --model "$MODEL" --folds "${FOLDS[@]}" 
     --labels "$RAW/labelsTr" --out "$OOF" --reference "$REFERENCE"
 score() {  # score TABLES OUT
     python evaluation/compute_metrics.py --pred "$OOF" --ref "$REFERENCE" --subtypes "$1/subtype_results.csv" \
-        --truth "$RAW/subtypes.csv" --out "$2" "${SYNTHETIC[@]}"
+        --truth "$RAW/subtypes.csv" --out "$2" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
 }
 score "$OOF" "$OUT"
 

@@ -57,7 +57,7 @@ predict test "$RAW/imagesTs"
 
 stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
-    --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" "${SYNTHETIC[@]}"
+    --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
 stage figures --outputs "$OUT/figures" -- \
     python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation" --training "$MODEL/fold_0" --speed results/speed.json
@@ -67,7 +67,7 @@ stage gallery --outputs "$OUT/gallery.html" -- \
 stage submission --outputs "$OUT/${NAME}_results.zip" -- \
     python data_prep/make_submission.py --pred "$OUT/predictions/test" --test "$RAW/imagesTs" --name "$NAME" --out "$OUT"
 python experiments/record_run.py --out "$OUT" --name "$NAME" --device "$DEVICE" --mode "$MODE" \
-    --plans "$PREPROCESSED/$PLANS.json" --configuration "$CONFIG" --fold "$MODEL/fold_0" "${SYNTHETIC[@]}"
+    --plans "$PREPROCESSED/$PLANS.json" --configuration "$CONFIG" --fold "$MODEL/fold_0" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
 if command -v latexmk >/dev/null; then
     stage report --outputs "$OUT/${NAME}_results.pdf" -- bash report/build.sh --results "$OUT" --name "$NAME"
 else

@@ -43,4 +43,4 @@ else
 fi
 [[ ${#ONLY[@]} -eq 0 ]] || ONLY=(--only_folds "${ONLY[@]}")
 python experiments/training_choices.py --out "$OUT" --dataset "$DATASET" --plans "$PLANS" --configuration "$CONFIG" --folds "$FOLDS" \
-    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" "${SYNTHETIC[@]}" "${ONLY[@]}"
+    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"} ${ONLY[@]+"${ONLY[@]}"}

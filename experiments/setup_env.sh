@@ -16,8 +16,10 @@ if [[ "${1:-}" != "--no-venv" ]]; then
 fi
 python -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"error: Python 3.10 or newer is needed, this is {sys.version}")'
 
+fingerprint() { python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:16])'; }  # macOS has no sha256sum
+
 # One stamp a content of setup.py and constraints.txt: an edit of either installs again.
-stamp="$(python -c 'import sys; print(sys.prefix)')/.nnunetv2-$(cat "$REPO/setup.py" "$REPO/constraints.txt" <(echo "$REPO") | sha256sum | cut -c1-16)"
+stamp="$(python -c 'import sys; print(sys.prefix)')/.nnunetv2-$(cat "$REPO/setup.py" "$REPO/constraints.txt" <(echo "$REPO") | fingerprint)"
 if [[ ! -e "$stamp" ]]; then
     echo "[environment] installing into $(python -c 'import sys; print(sys.prefix)')"
     if [[ "${1:-}" == "--no-venv" ]] && python -c 'import torch' 2>/dev/null; then
