@@ -18,7 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import is_synthetic  # noqa: E402
+from evaluation.subtype_tables import read_truth  # noqa: E402
 from experiments.record_run import environment  # noqa: E402
+from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
@@ -148,6 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="model folder instead of the run's")
     parser.add_argument("--images", type=Path, help="images instead of the run's validation cases")
     parser.add_argument("--labels", type=Path, help="true masks of --images, if there are any")
+    parser.add_argument("--truth", type=Path, help="true subtypes of --images, a csv with the columns case,subtype")
     parser.add_argument("--fold", default="0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="CPU cores that a run may use")
@@ -176,6 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     args.synthetic |= any(map(is_synthetic, marked))
     if args.images is None:
         args.images, args.labels = args.run / "work/validation/images", args.run / "work/validation/labels"
+        args.truth = next(iter(sorted(args.run.glob("work/nnUNet_raw/Dataset*/subtypes.csv"))), None)
     if args.tta_from:
         args.seconds_a_tile = load_json(args.tta_from).get("seconds_a_tile")
         if args.seconds_a_tile is None:
@@ -206,12 +210,12 @@ def main() -> None:
             for row in ("exact, TTA 1", "fast"):  # one fp32 pass, and what reduced precision needs
                 run_once(row, args, one, masks / "warm_up")
         for i, (number, row) in enumerate(pending, start=1):
-            run = run_once(row, args, images[row == REFERENCE], masks / row.replace(", ", "_").replace(" ", "_"))
+            run = run_once(row, args, images[row == REFERENCE], folder_of(row, masks))
             print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
             result["runs"].append({"round": number} | run)
             save_json(result, result_file)
     derive_with_tta(result)
-    write_table(result, masks, args.labels, args.out)
+    write_table(result, masks, args.labels, read_truth(args.truth) if args.truth else None, args.out)
     save_json(result, result_file)
     print(args.out.with_name(f"{args.out.name}.md").read_text())
 

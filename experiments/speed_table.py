@@ -1,6 +1,5 @@
 """The table and figure of experiments/run_speed.py: seconds, memory and agreement of each row."""
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
@@ -10,26 +9,12 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import SimpleITK as sitk
 
+from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
+from experiments.speed_masks import STRUCTURES, dice, folder_of, masks_in, read_mask, subtypes
 from nnunetv2.utilities.files import atomic_write
 
-STRUCTURES = {"whole": lambda mask: mask > 0, "lesion": lambda mask: mask == 2}
 STAGES = ("read", "preprocess", "network", "resample", "write")
-
-
-def read_mask(path: Path) -> np.ndarray:
-    return np.rint(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float | None:
-    """None when both are empty."""
-    total = a.sum() + b.sum()
-    return float(2 * (a & b).sum() / total) if total else None
-
-
-def masks_in(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in sorted(folder.glob("*.nii.gz"))}
 
 
 def agreement(folder: Path, other: Path) -> dict:
@@ -49,15 +34,6 @@ def agreement(folder: Path, other: Path) -> dict:
     found = {structure: [score for score in values if score is not None] for structure, values in scores.items()}
     return {"changed": changed / voxels, "cases": len(scores["whole"])} | {
         f"{structure}_{how.__name__}": how(values) for structure, values in found.items() if values for how in (mean, min)}
-
-
-def subtypes(folder: Path) -> dict[str, str]:
-    """Mask name -> class, of the csv that classification writes; {} without one."""
-    found = sorted(folder.glob("*_results.csv"))
-    if not found:
-        return {}
-    with open(found[0], newline="") as file:
-        return {name: label for name, label in list(csv.reader(file))[1:]}
 
 
 def same_subtype(folder: Path, other: Path) -> str | None:
@@ -103,12 +79,12 @@ def derive_with_tta(result: dict) -> None:
         result["derived"]["seconds_a_case"] = round(median(seconds[without]) + more, 1)
 
 
-def summarise(result: dict, masks: Path, labels: Path | None) -> dict[str, dict]:
-    """Figures by row, in the order in which rows were first run."""
+def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None = None) -> dict[str, dict]:
+    """Figures by row, in the order in which rows were first run. truth: case -> class."""
     by_row = defaultdict(list)
     for run in result["runs"]:
         by_row[run["row"]].append(run)
-    folders = {row: masks / row.replace(", ", "_").replace(" ", "_") for row in by_row}
+    folders = {row: folder_of(row, masks) for row in by_row}
     reference, derived = result["reference"], result.get("derived", {}).get("seconds_a_case")
     upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
     per_case = seconds_a_case(result)
@@ -125,6 +101,7 @@ def summarise(result: dict, masks: Path, labels: Path | None) -> dict[str, dict]
             "against_upstream": agreement(folders[row], folders[upstream]) if upstream else {},
             "against_exact": agreement(folders[row], folders["exact"]) if "exact" in folders else {},
             "against_truth": agreement(folders[row], labels) if labels is not None else {},
+            "truth_beside_exact": compared_with_exact(folders[row], folders["exact"], labels, truth) if labels and "exact" in folders else {},
             "subtype_as_exact": same_subtype(folders[row], folders["exact"]) if "exact" in folders else None,
             "time_split": time_split(runs),
         }
@@ -162,6 +139,7 @@ def as_markdown(result: dict) -> str:
             f"{_number(figures['against_exact'].get('whole_mean'), 4)} / {_number(figures['against_exact'].get('whole_min'), 4)}",
             f"{_number(truth.get('whole_mean'))} / {_number(truth.get('lesion_mean'))}", figures["subtype_as_exact"] or "-",
         ]) + " |")
+    lines += accuracy_markdown(result["rows"])
     lines += ["", "Where the time goes, seconds a case; stages of different cases overlap, so they may add up to more than the total.", "",
               f"| row | start | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row, figures in result["rows"].items():
@@ -187,9 +165,9 @@ def draw(rows: dict[str, dict], path: Path) -> None:
     plt.close(figure)
 
 
-def write_table(result: dict, masks: Path, labels: Path | None, out: Path) -> None:
+def write_table(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None, out: Path) -> None:
     """Add `rows` to `result`; write OUT.md and OUT.png."""
-    result["rows"] = summarise(result, masks, labels)
+    result["rows"] = summarise(result, masks, labels, truth)
     with atomic_write(out.with_name(f"{out.name}.md")) as temporary:
         temporary.write_text(as_markdown(result))
     draw(result["rows"], out.with_name(f"{out.name}.png"))

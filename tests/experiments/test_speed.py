@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
 from experiments.run_speed import link_cases, parse_arguments, planned_runs, tree_memory
+from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -95,6 +96,39 @@ def test_subtypes_are_compared_on_common_cases(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "subtype_results.csv").write_text("Names,Subtype\n" + rows)
     assert same_subtype(tmp_path / "a", tmp_path / "b") == "1/2"
+
+
+def subtype_table(folder, **classes):
+    folder.mkdir(exist_ok=True)
+    (folder / "subtype_results.csv").write_text("Names,Subtype\n" + "".join(f"{case}.nii.gz,{k}\n" for case, k in classes.items()))
+
+
+def test_scores_stand_beside_those_of_exact_by_hand(tmp_path):
+    for case, exact, fast in (("x", [0, 1, 1, 2], [0, 1, 1, 2]), ("y", [0, 1, 1, 2], [0, 0, 1, 2])):
+        write(tmp_path / "labels" / f"{case}.nii.gz", [0, 1, 1, 2])
+        write(tmp_path / "exact" / f"{case}.nii.gz", exact)
+        write(tmp_path / "fast" / f"{case}.nii.gz", fast)
+    write(tmp_path / "exact" / "fast_was_not_run_on_it.nii.gz", [0, 0, 0, 0])
+    subtype_table(tmp_path / "exact", x=0, y=1)
+    subtype_table(tmp_path / "fast", x=0, y=0)
+    got = compared_with_exact(tmp_path / "fast", tmp_path / "exact", tmp_path / "labels", {"x": "0", "y": "1"})
+    assert got["whole"]["n"] == got["macro_f1"]["n"] == 2
+    assert got["whole"]["a"] == 1 and got["whole"]["b"] == pytest.approx((1 + 2 * 2 / (3 + 2)) / 2)
+    assert got["whole"]["difference"] == pytest.approx(-0.1) and got["lesion"]["difference"] == 0
+    assert got["macro_f1"]["a"] == 1 and got["macro_f1"]["b"] == pytest.approx((2 / 3 + 0) / 2)
+    assert "| fast | 2 | 0.900 (-0.1000, -0.2000 to +0.0000) | 1.000 (" in "\n".join(accuracy_markdown({"fast": {"truth_beside_exact": got}}))
+
+
+def test_scores_without_common_cases_or_subtypes(tmp_path):
+    for folder in ("labels", "exact", "fast"):
+        write(tmp_path / folder / f"{folder}.nii.gz", [0, 1])
+    assert compared_with_exact(tmp_path / "fast", tmp_path / "exact", tmp_path / "labels", None) == {}
+    assert accuracy_markdown({"fast": {"truth_beside_exact": {}}}) == []
+    for folder in ("labels", "exact", "fast"):
+        write(tmp_path / folder / "x.nii.gz", [0, 1])
+    got = compared_with_exact(tmp_path / "fast", tmp_path / "exact", tmp_path / "labels", {"x": "0"})
+    assert "macro_f1" not in got and got["lesion"]["n"] == 0 and got["whole"]["b"] == 1
+    assert "| fast | 1 | 1.000 (+0.0000, +0.0000 to +0.0000) | - | - |" in accuracy_markdown({"fast": {"truth_beside_exact": got}})
 
 
 def test_ratio_is_between_medians_of_seconds_a_case(tmp_path):

@@ -1,0 +1,37 @@
+"""Masks and subtypes that a prediction left in its folder, as the speed table reads them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+STRUCTURES = {"whole": lambda mask: mask > 0, "lesion": lambda mask: mask == 2}
+
+
+def folder_of(row: str, masks: Path) -> Path:
+    """Where a row's masks lie below `masks`."""
+    return masks / row.replace(", ", "_").replace(" ", "_")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    return np.rint(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float | None:
+    """None when both are empty."""
+    total = a.sum() + b.sum()
+    return float(2 * (a & b).sum() / total) if total else None
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted(folder.glob("*.nii.gz"))}
+
+
+def subtypes(folder: Path) -> dict[str, str]:
+    """Mask name -> class, of the csv that classification writes; {} without one."""
+    found = sorted(folder.glob("*_results.csv"))
+    if not found:
+        return {}
+    with open(found[0], newline="") as file:
+        return {name: label for name, label in list(csv.reader(file))[1:]}
