@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from data_prep.convert_quiz import stratified_folds
@@ -13,12 +14,16 @@ def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
     """Fold 0 of splits_final.json stays; folds 1 to n become a stratified n-fold of its training cases, so that every one is predicted."""
     path = preprocessed / "splits_final.json"
     outer = load_json(path)[0]
-    description = load_json(raw / "dataset.json")
-    task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
-    labels = task.read_labels(raw, outer["train"])
-    splits = [outer, *stratified_folds({case: task.classes[k] for case, k in labels.items()}, n)]
+    splits = [outer, *stratified_folds(classes_of(raw, outer["train"]), n)]
     save_json(splits, path)
     return splits
+
+
+def classes_of(raw: Path, cases: Iterable[str]) -> dict[str, str]:
+    """case -> class name of those of `cases` that have one; other rows of the table are not read."""
+    description = load_json(raw / "dataset.json")
+    task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
+    return {case: task.classes[k] for case, k in task.read_labels(raw, cases).items()}
 
 
 def run_command(command: list[str], log: Path | None, jobs: int) -> None:

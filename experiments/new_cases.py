@@ -18,10 +18,10 @@ PRESET, SEED = "demo", 4713
 RESAMPLES = 2000
 
 
-def draw_new_cases(folder: Path, n: int) -> tuple[Path, dict[str, int]]:
-    """Make `n` cases below `folder`, keeping what is there; the folder of their images, and the class of each case."""
+def draw_new_cases(folder: Path, n: int, seed: int = SEED) -> tuple[Path, dict[str, int]]:
+    """Make `n` cases of `seed` below `folder`, keeping what is there; the folder of their images, and the class of each case."""
     data, images = folder / "data", folder / "images"
-    cases = make_phantom(data, PRESET, SEED, (n, 0, 0))
+    cases = make_phantom(data, PRESET, seed, (n, 0, 0))
     images.mkdir(exist_ok=True)
     for case in cases:
         image = case_files(data, case)[0]

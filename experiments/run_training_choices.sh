@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Choices of the training that only measurement settles: class weights or balanced sampling, the class term's augmentation, averaged weights.
+# Choices that only measurement settles: class weights or balanced sampling, the class term's augmentation, averaged weights, and
+# whether views and folds are averaged as logits or as probabilities.
 #
 #   bash experiments/run_training_choices.sh                                       synthetic data, 3 folds, 2 CPU cores, about 2 hours
 #   bash experiments/run_training_choices.sh --data data --folds 5 --epochs 100    the quiz's training cases on a GPU
 #
 # Options: --data DIR --out DIR --folds N --only_folds K... --epochs N --iterations N --views 8|4|2|1 --device cuda|cpu|mps --seed S
-# --jobs N (trainings at a time) --train N (synthetic training cases) --from data|convert|plan|preprocess --no-venv. A rerun after a kill goes on where it stopped.
-# Written: OUT.json and OUT.md (results/training_choices.{json,md}). The folds lie inside the training cases; no other case is read.
+# --jobs N (trainings at a time) --train N (synthetic training cases) --new_cases N --from data|convert|plan|preprocess --no-venv.
+# A rerun after a kill goes on where it stopped. Written: OUT.json and OUT.md (results/training_choices.{json,md}). The folds lie inside the
+# training cases; no other case is read, but for 99 new synthetic ones (--new_cases) on which the folds are averaged.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; OUT="results/training_choices"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VIEWS=""; DEVICE=""; SEED=0; FROM=""; VENV=""; JOBS=""; ONLY=()
+DATA=""; OUT="results/training_choices"; FOLDS=3; EPOCHS=""; ITERATIONS=""; VIEWS=""; DEVICE=""; SEED=0; FROM=""; VENV=""; JOBS=""; ONLY=(); NEW_CASES=()
 PHANTOM=(--train 189)  # two thirds are as many as the main job trains on
-usage() { sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -27,6 +29,7 @@ while [[ $# -gt 0 ]]; do
         --seed) need "$@"; SEED="$2"; shift 2 ;;
         --jobs) need "$@"; JOBS="$2"; shift 2 ;;
         --train) need "$@"; PHANTOM=(--train "$2"); shift 2 ;;
+        --new_cases) need "$@"; NEW_CASES=(--new_cases "$2"); shift 2 ;;
         --from) need "$@"; FROM="$2"; shift 2 ;;
         --no-venv) VENV="--no-venv"; shift ;;
         -h|--help) usage; exit 0 ;;
@@ -43,4 +46,5 @@ else
 fi
 [[ ${#ONLY[@]} -eq 0 ]] || ONLY=(--only_folds "${ONLY[@]}")
 python experiments/training_choices.py --out "$OUT" --dataset "$DATASET" --plans "$PLANS" --configuration "$CONFIG" --folds "$FOLDS" \
-    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"} ${ONLY[@]+"${ONLY[@]}"}
+    --epochs "$EPOCHS" --iterations "$ITERATIONS" --views "$VIEWS" --device "$DEVICE" --seed "$SEED" --jobs "${JOBS:-1}" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"} ${ONLY[@]+"${ONLY[@]}"} \
+    ${NEW_CASES[@]+"${NEW_CASES[@]}"}

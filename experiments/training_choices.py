@@ -3,8 +3,9 @@
     python experiments/training_choices.py --out results/training_choices --folds 3 --epochs 12 --iterations 25 --device cpu --synthetic
 
 A choice is a trainer, or another checkpoint of the same one. Per choice and fold: train, predict the held-out cases, refit the
-class head, predict them again. Both predictions are compared case by case with those of the first choice. What is done is
-kept below OUT/work, so a rerun goes on where it stopped; other lengths than before are refused.
+class head, predict them again. Both predictions are compared case by case with those of the first choice. Besides, mirrored views
+and folds are averaged in two ways (experiments/class_averaging.py). What is done is kept below OUT/work, so a rerun goes on
+where it stopped; other lengths than before are refused.
 """
 
 import argparse
@@ -13,11 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
-from experiments.fold_jobs import run_command, write_inner_folds
+from experiments.class_averaging import averaging_markdown, logits_against_probabilities, table_logits, view_logits
+from experiments.fold_jobs import classes_of, run_command, write_inner_folds
+from experiments.new_cases import draw_new_cases
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -27,6 +33,7 @@ from nnunetv2.utilities.files import load_json, save_json
 
 HEADS = ("trained", "refitted")
 RESAMPLES = 2000
+NEW_CASES_SEED = 4715  # of synthetic cases that nothing else uses
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,32 @@ class Study:
             sys.exit(f"error: the predictions of {choice.name} cannot be scored")
         return load_json(folder / "metrics.json")
 
+    def averaging(self) -> list[dict]:
+        """How views and folds of the first choice, refitted, are better averaged: on held-out cases, and on new synthetic ones."""
+        choice, device = CHOICES[0], torch.device(self.args.device)
+        cases = [case for fold in self.folds for case in self.splits[fold]["val"]]
+        class_of, names = classes_of(self.raw, cases), load_json(self.raw / "dataset.json")["classification"]["classes"]
+        logits = [view_logits(self.model(choice), fold, choice.checkpoint, self.splits[fold]["val"], device) for fold in self.folds]
+        found = [self._averages(f"{len(logits[0])} mirrored views, held-out cases", np.concatenate(logits, axis=1),
+                                [names.index(class_of[case]) for case in cases])]
+        if self.args.synthetic and self.args.new_cases and len(self.folds) > 1:
+            images, new = draw_new_cases(self.work / "new_cases", self.args.new_cases, NEW_CASES_SEED)
+            tables = [self._predict_new_cases(fold, images, len(new)) for fold in self.folds]
+            found.append(self._averages(f"{len(tables)} folds, new cases (seed {NEW_CASES_SEED})", table_logits(tables, sorted(new)),
+                                        [new[case] for case in sorted(new)]))
+        return found
+
+    def _averages(self, what: str, logits: np.ndarray, true: list[int]) -> dict:
+        return {"what": what, "figures": logits_against_probabilities(logits, np.array(true), RESAMPLES, self.args.seed)}
+
+    def _predict_new_cases(self, fold: int, images: Path, n: int) -> Path:
+        """Folder of the first choice's predictions by one fold's refitted model."""
+        folder = self.work / "new_cases" / f"fold_{fold}"
+        if not (folder / PROBABILITIES).is_file() or len(read_table(folder / PROBABILITIES)[1]) < n:
+            run_command(["nnUNetv2_predict_from_modelfolder", "-i", str(images), "-o", str(folder), "-m", str(self.model(CHOICES[0])), "-f", str(fold),
+                         "-device", self.args.device, "--tta", str(self.args.views), "--continue_prediction"], None, 1)
+        return folder
+
 
 def rows_of(scores: dict[tuple[str, str], dict], seed: int) -> list[dict]:
     """One row a choice and head: its figures, and the difference to the first choice with 95 % interval and permutation test."""
@@ -176,7 +209,7 @@ def markdown(result: dict) -> str:
                 cell += f" [{figure['ci_low']:+.3f}, {figure['ci_high']:+.3f}; p {figure['p']:.3f}]"
             cells.append(cell)
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *averaging_markdown(result["averaging"]), ""])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -185,13 +218,14 @@ def main(arguments: list[str] | None = None) -> None:
         study = Study(args)
         study.run_all()
         scores = {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in HEADS}
+        averaging = study.averaging()
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     settings = {key: value for key, value in vars(args).items() if key != "out"}
-    command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs"))]
+    command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs", "new_cases"))]
     command += ["--only_folds", *map(str, args.only_folds)] if args.only_folds else []
     result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
-              "rows": rows_of(scores, args.seed)}
+              "rows": rows_of(scores, args.seed), "averaging": averaging}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
     args.out.with_suffix(".md").write_text(text)
@@ -212,6 +246,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
+    parser.add_argument("--new_cases", type=int, default=99, help="new synthetic cases to average the folds on (default 99, 0: none)")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
     args = parser.parse_args(arguments)
     if args.only_folds and not all(1 <= fold <= args.folds for fold in args.only_folds):

@@ -145,7 +145,7 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     labels = np.array([label_of[case] for case in cases])
 
     network = model.build_network(path).to(device)
-    features = _features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
+    features = features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
     head = network.class_head.cpu()
     report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
 
@@ -161,7 +161,7 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     return report
 
 
-def _features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
+def features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
                        device: torch.device, n_views: int) -> torch.Tensor:
     """Pooled features (N, V, F) float32 of preprocessed cases in V mirrored views, on the CPU."""
     geometry = network_geometry(model.configuration_manager, None)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from experiments import training_choices
+from experiments.class_averaging import averaging_markdown, logits_against_probabilities, table_logits
 from experiments.out_of_fold import write_tables
 from experiments.training_choices import CHOICES, Study, markdown, rows_of
 from nnunetv2.training.class_head_refit import BACKUP_KEY
@@ -28,6 +30,8 @@ class Commands:
     def __call__(self, command: list[str], **kwargs) -> subprocess.CompletedProcess:
         options = dict(zip(command, command[1:]))
         fold = command[3] if command[0] == "nnUNetv2_train" else options["-f"]
+        if command[0] == "nnUNetv2_predict_from_modelfolder":
+            return self.predict(Path(options["-i"]), Path(options["-o"]), right=True)
         model = self.results / DATASET / f"{options['-tr']}__{options['-p']}__3d_fullres" / f"fold_{fold}"
         self.calls.append((command[0], options["-tr"], int(fold), options.get("-chk")))
         if command[0] == "nnUNetv2_train":
@@ -38,14 +42,18 @@ class Commands:
             save_checkpoint({"class_head_weights": {}, BACKUP_KEY: {}}, model / options["-chk"])
         else:
             right = BACKUP_KEY in load_checkpoint(model / options["-chk"]) or options["-tr"] == "nnUNetTrainerBalancedSampling"
-            out, table = Path(options["-o"]), {}
-            out.mkdir(parents=True, exist_ok=True)
-            for image in sorted(Path(options["-i"]).iterdir()):
-                name = image.name.replace("_0000", "")
-                sitk.WriteImage(sitk.GetImageFromArray(TRUTH), str(out / name))
-                table[name] = np.where(np.arange(3) == (int(name[5]) if right else 0), 0.6, 0.2).tolist()
-            write_tables(out, ["0", "1", "2"], table)
+            return self.predict(Path(options["-i"]), Path(options["-o"]), right)
         return subprocess.CompletedProcess(command, 0)
+
+    def predict(self, images: Path, out: Path, right: bool) -> subprocess.CompletedProcess:
+        table = {}
+        out.mkdir(parents=True, exist_ok=True)
+        for image in sorted(images.iterdir()):
+            name = image.name.replace("_0000", "")
+            sitk.WriteImage(sitk.GetImageFromArray(TRUTH), str(out / name))
+            table[name] = np.where(np.arange(3) == (int(name[5]) if right else 0), 0.6, 0.2).tolist()
+        write_tables(out, ["0", "1", "2"], table)
+        return subprocess.CompletedProcess([], 0)
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def args(tmp_path, monkeypatch) -> argparse.Namespace:
     save_json([{"train": cases[:16], "val": cases[16:]}], preprocessed / "splits_final.json")
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # a pool of scorers takes longer to start than these cases
     return argparse.Namespace(out=tmp_path / "study", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, only_folds=None, epochs=1,
-                              iterations=1, views=1, device="cpu", seed=0, synthetic=True, jobs=1)
+                              iterations=1, views=1, device="cpu", seed=0, synthetic=True, jobs=1, new_cases=3)
 
 
 @pytest.fixture
@@ -77,6 +85,10 @@ def commands(tmp_path, monkeypatch, args) -> Commands:
 
 def scored(study: Study) -> dict:
     return {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in ("trained", "refitted")}
+
+
+def report(args: argparse.Namespace, rows: list[dict]) -> dict:
+    return {"synthetic": True, "command": "c", "environment": {"cpu": "x"}, "settings": vars(args), "rows": rows, "averaging": []}
 
 
 def test_every_choice_is_compared_with_the_first_before_and_after_the_refit(args, commands):
@@ -93,7 +105,7 @@ def test_every_choice_is_compared_with_the_first_before_and_after_the_refit(args
     for head in ("trained", "refitted"):
         assert rows["augmented", head]["subtype_macro_f1"]["difference"] == rows["averaged", head]["lesion_dsc"]["difference"] == 0
     assert rows["sampling", "refitted"]["subtype_macro_f1"]["difference"] == 0
-    text = markdown({"synthetic": True, "command": "c", "environment": {"cpu": "x"}, "settings": vars(args), "rows": list(rows.values())})
+    text = markdown(report(args, list(rows.values())))
     assert "SYNTHETIC" in text and "| 1.000 [+" in text
 
 
@@ -121,7 +133,7 @@ def test_some_folds_are_scored_alone(args, commands):
     assert {call[2] for call in commands.calls} == {2}
     rows = rows_of(scored(study), seed=0)
     assert {row["n"] for row in rows} == {len(study.splits[2]["val"])}
-    assert "1 of 3 folds" in markdown({"synthetic": True, "command": "c", "environment": {}, "settings": vars(args), "rows": rows})
+    assert "1 of 3 folds" in markdown(report(args, rows))
 
 
 def test_other_settings_do_not_enter_the_same_study(args, commands):
@@ -137,3 +149,38 @@ def test_a_refitted_head_is_never_taken_for_the_trained_one(args, commands):
     (study.predictions(CHOICES[0], "trained") / "fold_2" / "subtype_probabilities.csv").unlink()
     with pytest.raises(ValueError, match="refitted already"):
         Study(args).run_all()
+
+
+def test_logits_and_probabilities_are_averaged_by_hand():
+    # view 1 is sure of class 0, views 2 and 3 less so of class 1: the mean logit follows the first, the mean probability the others
+    logits = np.array([[[9.0, 0.0]], [[-4.0, 0.0]], [[-4.0, 0.0]]]).repeat(2, axis=1)  # two cases alike
+    logits[:, 1] = logits[:, 1, ::-1]  # the second with its classes exchanged
+    figures = logits_against_probabilities(logits, np.array([0, 1]), resamples=50, seed=0)
+    assert figures["macro_f1"]["a"] == 1 and figures["macro_f1"]["b"] == 0
+    p = np.mean([1 / (1 + np.exp(-9)), 1 / (1 + np.exp(4)), 1 / (1 + np.exp(4))])
+    assert figures["brier"]["b"] == pytest.approx(2 * (1 - p) ** 2) and figures["brier"]["a"] == pytest.approx(2 * (1 - 1 / (1 + np.exp(-1 / 3))) ** 2)
+    assert "| views | 2 | 1.0000 -> 0.0000 [" in "\n".join(averaging_markdown([{"what": "views", "figures": figures}]))
+
+
+def test_tables_give_logits_up_to_a_constant(tmp_path):
+    for folder, p in (("a", 0.8), ("b", 0.0)):
+        (tmp_path / folder).mkdir()
+        write_tables(tmp_path / folder, ["0", "1"], {"x.nii.gz": [p, 1 - p]})
+    got = table_logits([tmp_path / "a", tmp_path / "b"], ["x"])
+    assert got.shape == (2, 1, 2) and got[0, 0, 0] - got[0, 0, 1] == pytest.approx(np.log(4)) and np.isfinite(got).all()
+
+
+def test_views_are_averaged_on_held_out_cases_and_folds_on_new_ones(args, commands, monkeypatch):
+    """Every view is right; every fold is, too, since the stub's refitted heads are."""
+    monkeypatch.setattr(training_choices, "view_logits", lambda model, fold, checkpoint, cases, device: np.stack(
+        [np.where(np.arange(3) == int(case[5]), 2.0, 0.0) for case in cases])[None].repeat(8, axis=0))
+    monkeypatch.setattr(training_choices, "draw_new_cases", lambda folder, n, seed: (new_images, {"quiz_0_900": 0, "quiz_2_901": 2}))
+    new_images = args.out / "new_images"
+    new_images.mkdir(parents=True)
+    for case in ("quiz_0_900", "quiz_2_901"):
+        (new_images / f"{case}_0000.nii.gz").touch()
+    study = Study(args)
+    study.run_all()
+    views, folds = study.averaging()
+    assert views["figures"]["brier"]["n"] == 16 and views["figures"]["macro_f1"]["a"] == 1
+    assert folds["figures"]["brier"]["n"] == 2 and folds["what"].startswith("3 folds") and folds["figures"]["macro_f1"]["b"] == 1

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
+from experiments.class_averaging import view_logits
 from nnunetv2.inference.case_classification import classify_case
 from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.model_loading import find_model, network_geometry
+from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint, split_network_weights
@@ -120,3 +123,17 @@ def test_model_without_class_head_is_named(model_folder):
     save_checkpoint({**load_checkpoint(path), "class_head_weights": None}, path)
     with pytest.raises(ValueError, match="checkpoint_final.pth has no class head"):
         refit_class_head(model_folder, 0)
+
+
+def test_mean_of_view_logits_is_what_prediction_decides_by(model_folder):
+    path = model_folder / "fold_0" / "checkpoint_final.pth"
+    save_checkpoint(load_checkpoint(path) | {"inference_allowed_mirroring_axes": (1, 2)}, path)
+    refit_class_head(model_folder, 0, n_views=4)
+    logits = view_logits(model_folder, 0, path.name, TRAIN[:5], torch.device("cpu"), views=4)
+    assert logits.shape == (4, 5, 3)
+    model = find_model(model_folder, (0,))
+    engine = make_engine(lambda: model.build_network(model.checkpoints[0]), torch.device("cpu"), "fp32", "torch", 1, (2, 4, 4))
+    geometry = network_geometry(model.configuration_manager, None)
+    predicted = [classify_case(engine, torch.from_numpy(image(i % 3, i)), geometry.patch_size, geometry.divisor, [2], mirror_views((1, 2), 4))
+                 for i in range(5)]
+    np.testing.assert_allclose(softmax(logits.mean(0), axis=1), predicted, atol=1e-5)
