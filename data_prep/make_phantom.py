@@ -4,6 +4,7 @@
     python data_prep/make_phantom.py OUT --preset demo             # 126 + 36 + 12 coarse cases, the README's default
     python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
     python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
+    python data_prep/make_phantom.py OUT --preset varied             # voxels of demo, fields of view of quiz: 1 to 8 windows
 
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
     OUT/test/quiz_NNN_0000.nii.gz                                   image only
@@ -55,6 +56,8 @@ PRESETS = {
     "demo": Preset((32, 32, 48), (3.2, 2.6, 2.65), (126, 36, 12), 2, 14.0, vary=(-0.08, 0.0)),
     # Sizes vary so much that windows of the planned patch, 64 x 128 x 192, half overlapping, are 2.4 a case, as for the quiz.
     "quiz": Preset((59, 117, 180), (2.0, 0.7305, 0.7305), (63, 18, 12), 1, 22.0, vary=(-0.255, 0.255)),
+    # As many millimetres as "quiz" on the voxels of "demo": cases of one window and of several for a model of "demo".
+    "varied": Preset((37, 33, 50), (3.2, 2.6, 2.65), (63, 18, 12), 2, 14.0, vary=(-0.255, 0.255)),
     "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=(0.0, 0.0)),
 }
 

@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
+from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import run_command, write_inner_folds
-from experiments.new_cases import calibration_on_new_cases, draw_new_cases
+from experiments.new_cases import SEED, calibration_on_new_cases
 from experiments.out_of_fold import gather
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -167,7 +168,7 @@ class Ablation:
 
     def on_new_cases(self, variant: Variant) -> dict:
         """How well calibrated a refitted variant is on synthetic cases of another seed."""
-        images, classes = draw_new_cases(self.work / "new_cases", self.args.new_cases)
+        images, classes = draw_cases(self.work / "new_cases", self.args.new_cases, SEED)
         parts = {fold: self.folder(variant.name) / f"fold_{fold}" for fold in self.folds}
         return calibration_on_new_cases(self.model(variant), {fold: part / "new_cases" for fold, part in parts.items()}, images, classes,
                                         _temperatures(parts), lambda command: self._command(command, None), self.args.device)

@@ -9,25 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.make_phantom import case_files, make_phantom
 from evaluation.bootstrap import interval, resample_counts
 from experiments.ablation_table import calibration_scores, weighted_calibration, with_temperature
 from experiments.out_of_fold import PROBABILITIES, read_table
 
-PRESET, SEED = "demo", 4713
+SEED = 4713
 RESAMPLES = 2000
-
-
-def draw_new_cases(folder: Path, n: int, seed: int = SEED) -> tuple[Path, dict[str, int]]:
-    """Make `n` cases of `seed` below `folder`, keeping what is there; the folder of their images, and the class of each case."""
-    data, images = folder / "data", folder / "images"
-    cases = make_phantom(data, PRESET, seed, (n, 0, 0))
-    images.mkdir(exist_ok=True)
-    for case in cases:
-        image = case_files(data, case)[0]
-        if not (images / image.name).exists():
-            (images / image.name).symlink_to(image.resolve())
-    return images, {case.name: case.subtype for case in cases}
 
 
 def calibration_on_new_cases(model: Path, tables: dict[int, Path], images: Path, classes: dict[str, int], temperatures: dict[int, float],

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, table_logits, view_logits
+from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import classes_of, run_command, write_inner_folds
-from experiments.new_cases import draw_new_cases
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -156,7 +156,7 @@ class Study:
         found = [self._averages(f"{len(logits[0])} mirrored views, held-out cases", np.concatenate(logits, axis=1),
                                 [names.index(class_of[case]) for case in cases])]
         if self.args.synthetic and self.args.new_cases and len(self.folds) > 1:
-            images, new = draw_new_cases(self.work / "new_cases", self.args.new_cases, NEW_CASES_SEED)
+            images, new = draw_cases(self.work / "new_cases", self.args.new_cases, NEW_CASES_SEED)
             tables = [self._predict_new_cases(fold, images, len(new)) for fold in self.folds]
             found.append(self._averages(f"{len(tables)} folds, new cases (seed {NEW_CASES_SEED})", table_logits(tables, sorted(new)),
                                         [new[case] for case in sorted(new)]))

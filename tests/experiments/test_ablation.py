@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from evaluation.subtype_tables import read_truth
 from experiments import ablation
 from experiments.ablation import BASELINES, VARIANTS, Ablation
 from experiments.ablation_table import calibration_scores, conclusions, cross_fitted, markdown, new_cases_text, with_temperature
-from experiments.new_cases import calibration_on_new_cases, draw_new_cases
+from experiments.draw_cases import draw_cases
+from experiments.new_cases import calibration_on_new_cases
 from experiments.out_of_fold import write_tables
 from nnunetv2.utilities.files import load_json, save_json
 from report.tables import TABLES
@@ -221,8 +223,10 @@ def test_chance_alone_explains_less_of_a_larger_sets_ece():
 
 
 def test_new_cases_are_predicted_once_by_every_fold(tmp_path):
-    images, classes = draw_new_cases(tmp_path / "new", 3)
+    images, classes = draw_cases(tmp_path / "new", 3, seed=4713)
     assert sorted(path.name for path in images.iterdir()) == [f"{name}_0000.nii.gz" for name in sorted(classes)]
+    assert sorted(path.name for path in (tmp_path / "new/labels").iterdir()) == [f"{name}.nii.gz" for name in sorted(classes)]
+    assert read_truth(tmp_path / "new/subtypes.csv") == {name: str(k) for name, k in classes.items()}
     assert sorted(classes.values()) == [0, 1, 2]
     commands = []
 

@@ -174,7 +174,7 @@ def test_views_are_averaged_on_held_out_cases_and_folds_on_new_ones(args, comman
     """Every view is right; every fold is, too, since the stub's refitted heads are."""
     monkeypatch.setattr(training_choices, "view_logits", lambda model, fold, checkpoint, cases, device: np.stack(
         [np.where(np.arange(3) == int(case[5]), 2.0, 0.0) for case in cases])[None].repeat(8, axis=0))
-    monkeypatch.setattr(training_choices, "draw_new_cases", lambda folder, n, seed: (new_images, {"quiz_0_900": 0, "quiz_2_901": 2}))
+    monkeypatch.setattr(training_choices, "draw_cases", lambda folder, n, seed: (new_images, {"quiz_0_900": 0, "quiz_2_901": 2}))
     new_images = args.out / "new_images"
     new_images.mkdir(parents=True)
     for case in ("quiz_0_900", "quiz_2_901"):

@@ -1,0 +1,45 @@
+"""Draw new SYNTHETIC cases and lay them out flat, to try a trained model on.
+
+    python experiments/draw_cases.py results/accuracy/work --preset varied --seed 4716 --n 60
+
+Writes OUT/images/CASE_0000.nii.gz, OUT/labels/CASE.nii.gz and OUT/subtypes.csv (case,subtype); the files themselves are in OUT/data.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.make_phantom import PRESETS, case_files, make_phantom
+from data_prep.split_view import link_or_copy
+from nnunetv2.utilities.files import atomic_write
+
+
+def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[Path, dict[str, int]]:
+    """Make `n` cases below `folder`, keeping what is there; the folder of their images, and the class of each case."""
+    cases = make_phantom(folder / "data", preset, seed, (n, 0, 0))
+    for name in ("images", "labels"):
+        (folder / name).mkdir(exist_ok=True)
+    for case in cases:
+        for source, name in zip(case_files(folder / "data", case), ("images", "labels")):
+            if not (folder / name / source.name).exists():
+                link_or_copy(source.resolve(), folder / name / source.name)
+    with atomic_write(folder / "subtypes.csv") as temporary:
+        temporary.write_text("case,subtype\n" + "".join(f"{case.name},{case.subtype}\n" for case in cases))
+    return folder / "images", {case.name: case.subtype for case in cases}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--n", type=int, default=60)
+    args = parser.parse_args()
+    images, _ = draw_cases(args.out, args.n, args.seed, args.preset)
+    print(f"{args.n} SYNTHETIC cases in {images}")
+
+
+if __name__ == "__main__":
+    main()
