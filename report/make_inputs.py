@@ -18,7 +18,8 @@ from report import tables
 from report.tex import escape, values_of
 
 FILES = {"metrics": "metrics.json", "run": "run.json", "radiomics": "radiomics.json", "figures": "figures/figures.json"}
-SHARED_FILES = {"speed": "speed.json", "ablation": "ablation.json", "conformance": "conformance.json"}
+SHARED_FILES = {"speed": "speed.json", "ablation": "ablation.json", "conformance": "conformance.json",
+                "accuracy": "accuracy.json", "choices": "training_choices.json"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     metrics, run = inputs["metrics"], inputs["run"]
     values = values_of({key: value for key, value in metrics.items() if key != "cases"})
     values |= {f"run.{key}": value for key, value in values_of(run).items()}
-    for key in ("speed", "ablation", "radiomics"):
+    for key in ("speed", "ablation", "radiomics", "accuracy", "choices"):
         values |= {f"{key}.{field}": escape(inputs[key][field]) for field in ("command", "device") if field in inputs[key]}
     if inputs["conformance"]:
         passed = [bool(row["pass"]) for row in inputs["conformance"]["rows"]]

@@ -73,6 +73,24 @@ def speed(inputs: dict) -> str:
     return tabular("lrrrccr", ["Mode", "s/case", "times faster", "GiB", "DSC", "Lesion DSC", "Changed voxels"], rows)
 
 
+def accuracy(inputs: dict) -> str:
+    """Rows of experiments/run_accuracy.sh: scores against the truth, and in brackets the interval of the difference to `exact`."""
+    rows = []
+    for name, row in inputs["accuracy"].get("rows", {}).items():
+        figures = row.get("truth_beside_exact", {})
+        rows.append([escape(name), _decimal(row["seconds_a_case"], "median", 1), _decimal(row, "times_faster", 1),
+                     *(_beside_exact(figures.get(key), name) for key in ("whole", "lesion", "macro_f1"))])
+    return tabular("lrrccc", ["Mode", "s/case", "times faster", "DSC", "Lesion DSC", "Macro-F1"], rows)
+
+
+def choices(inputs: dict) -> str:
+    """Rows of experiments/training_choices.py; in brackets the interval of the difference to the first choice."""
+    rows = inputs["choices"].get("rows", [])
+    return tabular(r">{\raggedright\arraybackslash}p{4.2cm}lccc", ["Choice", "Head", "Macro-F1", "Brier", "Lesion DSC"],
+                   [[escape(row["title"]), row["head"], *(_difference(row[key], row["choice"] != rows[0]["choice"])
+                                                          for key in ("subtype_macro_f1", "subtype_brier", "lesion_dsc"))] for row in rows])
+
+
 def conformance(inputs: dict) -> str:
     """Failed comparisons first, then the others in the suite's order."""
     rows = sorted(inputs["conformance"].get("rows", []), key=lambda row: bool(row["pass"]))[:MOST_COMPARISONS]
@@ -106,8 +124,8 @@ def _settings(key: str) -> Callable[[dict], str]:
 
 
 TABLES: dict[str, Callable[[dict], str]] = {
-    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed,
-    "conformance": conformance, "stages": stages, "failures": failure_list,
+    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed, "accuracy": accuracy,
+    "choices": choices, "conformance": conformance, "stages": stages, "failures": failure_list,
     **{key: _settings(key) for key in ("environment", "training", "plan")},
 }
 
@@ -135,6 +153,16 @@ def _brief(value: str | float | None) -> str:
     if isinstance(value, str):
         return escape(value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "...")
     return number(value)
+
+
+def _beside_exact(figure: dict | None, name: str) -> str:
+    return "--" if not figure or not figure["n"] else _difference(figure, name != "exact")
+
+
+def _difference(figure: dict, differs: bool) -> str:
+    """The second run's figure of a row of evaluation/comparison.py, and the interval of its difference to the first."""
+    text = number(figure["b"])
+    return text + (rf" {{\scriptsize [{number(figure['ci_low'])}, {number(figure['ci_high'])}]}}" if differs else "")
 
 
 def _decimal(row: dict, key: str, digits: int = 3) -> str:

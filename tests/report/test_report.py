@@ -27,6 +27,14 @@ SPEED = {"device": "a CPU", "command": "bash experiments/run_speed.sh", "rows": 
     "seconds_a_case": {"median": 60.0, "min": 50.0, "max": 70.0}, "times_faster": 2.53, "peak_memory_gib": 2,
     "against_truth": {"whole_mean": 0.912, "lesion_mean": 0.62}, "against_upstream": {"changed": 1e-7}}}}
 
+BESIDE = {"a": 0.75, "b": 0.7, "difference": -0.05, "ci_low": -0.125, "ci_high": 0.01, "n": 4}
+ACCURACY = {"command": "bash experiments/run_accuracy.sh", "synthetic": True, "rows": {
+    "exact": SPEED["rows"]["exact"] | {"truth_beside_exact": {"whole": BESIDE | {"b": 0.75}}},
+    "half, whole": SPEED["rows"]["exact"] | {"truth_beside_exact": {"whole": BESIDE, "lesion": BESIDE | {"n": 0}}}}}
+CHOICES = {"command": "bash experiments/run_training_choices.sh", "rows": [
+    {"choice": name, "title": f"{name} & all", "head": "refitted", "subtype_macro_f1": BESIDE, "subtype_brier": BESIDE, "lesion_dsc": BESIDE}
+    for name in ("default", "sampling")]}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
@@ -36,6 +44,8 @@ def run(tmp_path_factory) -> Path:
     make_figures(["--results", str(folder), *image_options(folder)])
     (folder / "run.json").write_text(json.dumps(RUN))
     (folder / "speed.json").write_text(json.dumps(SPEED))
+    (folder / "accuracy.json").write_text(json.dumps(ACCURACY))
+    (folder / "training_choices.json").write_text(json.dumps(CHOICES))
     (folder / "conformance.json").write_text(json.dumps(CONFORMANCE))
     return folder
 
@@ -96,6 +106,12 @@ def test_settings_of_the_run_are_printed(text):
 
 def test_speed_rows_are_printed(text):
     assert re.search(r"exact 60\.00 2\.5 2\.0 0\.912 0\.620", text) and "bash experiments/run_speed.sh" in text
+
+
+def test_differences_to_exact_and_to_the_first_choice_are_printed(text):
+    assert "exact 60.0 2.5 0.750 \u2013 \u2013" in text and "half, whole 60.0 2.5 0.700 [-0.125, 0.010] \u2013 \u2013" in text
+    assert "default & all refitted 0.700 0.700 0.700" in text and "sampling & all refitted 0.700 [-0.125, 0.010]" in text
+    assert "bash experiments/run_accuracy.sh" in text and "bash experiments/run_training_choices.sh" in text
 
 
 def test_failed_comparisons_come_first(text):
