@@ -41,6 +41,10 @@ def logits_against_probabilities(logits: np.ndarray, true: np.ndarray, resamples
     return compare_subtypes(true, a, b, logits.shape[2], MARGIN, resamples, seed)
 
 
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def averaging_markdown(comparisons: list[dict]) -> list[str]:
     """Lines of a table, a row a comparison: `what` and its figures."""
     lines = ["", "Averages of class logits -> of class probabilities; brackets: the change.", "", "| averaged over | n | macro-F1 | AUROC | Brier |",
@@ -49,6 +53,6 @@ def averaging_markdown(comparisons: list[dict]) -> list[str]:
         cells = []
         for name in FIGURES:
             figure = comparison["figures"][name]
-            cells.append(f"{figure['a']:.4f} -> {figure['b']:.4f} [{figure['ci_low']:+.4f}, {figure['ci_high']:+.4f}; p {figure['p']:.3f}]")
+            cells.append(f"{figure['a']:.4f} -> {figure['b']:.4f} [{figure['ci_low']:+.4f}, {figure['ci_high']:+.4f}; {p_text(figure['p'])}]")
         lines.append(f"| {comparison['what']} | {comparison['figures']['brier']['n']} | {' | '.join(cells)} |")
     return lines

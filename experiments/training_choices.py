@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
-from experiments.class_averaging import averaging_markdown, logits_against_probabilities, table_logits, view_logits
+from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
 from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import classes_of, run_command, write_inner_folds
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
@@ -206,7 +206,7 @@ def markdown(result: dict) -> str:
             figure = row[f"{block}_{name}"]
             cell = f"{figure['b']:.3f}"
             if row["choice"] != CHOICES[0].name:
-                cell += f" [{figure['ci_low']:+.3f}, {figure['ci_high']:+.3f}; p {figure['p']:.3f}]"
+                cell += f" [{figure['ci_low']:+.3f}, {figure['ci_high']:+.3f}; {p_text(figure['p'])}]"
             cells.append(cell)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *averaging_markdown(result["averaging"]), ""])

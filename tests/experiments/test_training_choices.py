@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from experiments import training_choices
-from experiments.class_averaging import averaging_markdown, logits_against_probabilities, table_logits
+from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits
 from experiments.out_of_fold import write_tables
 from experiments.training_choices import CHOICES, Study, markdown, rows_of
 from nnunetv2.training.class_head_refit import BACKUP_KEY
@@ -160,6 +160,10 @@ def test_logits_and_probabilities_are_averaged_by_hand():
     p = np.mean([1 / (1 + np.exp(-9)), 1 / (1 + np.exp(4)), 1 / (1 + np.exp(4))])
     assert figures["brier"]["b"] == pytest.approx(2 * (1 - p) ** 2) and figures["brier"]["a"] == pytest.approx(2 * (1 - 1 / (1 + np.exp(-1 / 3))) ** 2)
     assert "| views | 2 | 1.0000 -> 0.0000 [" in "\n".join(averaging_markdown([{"what": "views", "figures": figures}]))
+
+
+def test_a_small_p_is_never_printed_as_0():
+    assert p_text(1 / 2001) == "p < 0.001" and p_text(0.0125) == "p 0.013"
 
 
 def test_tables_give_logits_up_to_a_constant(tmp_path):
