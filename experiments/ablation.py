@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation import compute_metrics, radiomics_baseline
 from experiments.ablation_table import ablation_row, conclusions, markdown
 from experiments.draw_cases import draw_cases
-from experiments.fold_jobs import run_command, write_inner_folds
+from experiments.fold_jobs import in_parallel, run_command, write_inner_folds
 from experiments.new_cases import SEED, calibration_on_new_cases
 from experiments.out_of_fold import gather
 from experiments.record_run import environment
@@ -135,15 +134,8 @@ class Ablation:
     def run_all(self, variants: list[Variant]) -> None:
         """Train all folds of all variants, `--jobs` at a time, then refit those that build on another's training."""
         for refits in (False, True):
-            with ThreadPoolExecutor(self.args.jobs) as pool:
-                tasks = [pool.submit(self.run_fold, variant, fold) for variant in variants if (variant.refit_of is not None) == refits
-                         for fold in self.folds]
-                try:
-                    for task in tasks:
-                        task.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)  # what runs ends, what waits does not begin
-                    raise
+            of_kind = [variant for variant in variants if (variant.refit_of is not None) == refits]
+            in_parallel(self.args.jobs, self.run_fold, [(variant, fold) for variant in of_kind for fold in self.folds])
 
     def score(self, name: str, tables: Path | None, masks: Path) -> dict:
         """metrics.json of a variant: its out-of-fold `masks`, and the subtype tables in the folder `tables`."""

@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep.convert_quiz import stratified_folds
@@ -24,6 +25,18 @@ def classes_of(raw: Path, cases: Iterable[str]) -> dict[str, str]:
     description = load_json(raw / "dataset.json")
     task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
     return {case: task.classes[k] for case, k in task.read_labels(raw, cases).items()}
+
+
+def in_parallel(jobs: int, function: Callable[..., None], arguments: Iterable[tuple]) -> None:
+    """Call `function` with each of `arguments`, `jobs` at a time. After a failure, which is raised, what runs ends and what waits does not begin."""
+    with ThreadPoolExecutor(jobs) as pool:
+        tasks = [pool.submit(function, *each) for each in arguments]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def run_command(command: list[str], log: Path | None, jobs: int) -> None:

@@ -10,7 +10,6 @@ where it stopped; other lengths than before are refused.
 
 import argparse
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from evaluation import compute_metrics
 from evaluation.compare_runs import compare
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
 from experiments.draw_cases import draw_cases
-from experiments.fold_jobs import classes_of, run_command, write_inner_folds
+from experiments.fold_jobs import classes_of, in_parallel, run_command, write_inner_folds
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
 from experiments.record_run import environment
 from nnunetv2 import paths
@@ -83,18 +82,8 @@ class Study:
     def run_all(self) -> None:
         """All trainings, then all predictions and refits, `--jobs` at a time."""
         trainers = dict.fromkeys(choice.trainer for choice in CHOICES)
-        self._in_parallel(self.train, [(trainer, fold) for fold in self.folds for trainer in trainers])
-        self._in_parallel(self.predict_and_refit, [(choice, fold) for fold in self.folds for choice in CHOICES])
-
-    def _in_parallel(self, function, arguments: list[tuple]) -> None:
-        with ThreadPoolExecutor(self.args.jobs) as pool:
-            tasks = [pool.submit(function, *each) for each in arguments]
-            try:
-                for task in tasks:
-                    task.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # what runs ends, what waits does not begin
-                raise
+        in_parallel(self.args.jobs, self.train, [(trainer, fold) for fold in self.folds for trainer in trainers])
+        in_parallel(self.args.jobs, self.predict_and_refit, [(choice, fold) for fold in self.folds for choice in CHOICES])
 
     def train(self, trainer: str, fold: int) -> None:
         """Returns soon when the fold was trained before; a killed training goes on with its checkpoint."""
