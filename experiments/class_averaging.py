@@ -7,13 +7,13 @@ import torch
 from scipy.special import softmax
 
 from evaluation.comparison import Subtypes, compare_subtypes
+from experiments.ablation_table import TINY
 from experiments.out_of_fold import PROBABILITIES, read_table
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.training.class_head_refit import features_of_cases
 
 MARGIN = 0.05  # a difference worth knowing about
-TINY = 1e-6  # probabilities are written with six digits; a 0 has no logarithm
 FIGURES = ("macro_f1", "auroc", "brier")
 
 

@@ -30,7 +30,8 @@ MODEL="$RUN/work/nnUNet_results/Dataset777_PancreasCT/nnUNetTrainer__nnUNetResEn
 WORK="$(cd "$RUN/work" && pwd)"
 export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
 python experiments/draw_cases.py "$OUT/work" --preset varied --seed "$SEED" --n "$N"
-nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -tr nnUNetTrainer -p nnUNetResEncUNetMPlans
+[[ "$MODEL/fold_0/quantization.json" -nt "$MODEL/fold_0/checkpoint_final.pth" ]] ||
+    nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -tr nnUNetTrainer -p nnUNetResEncUNetMPlans
 exec bash experiments/run_speed.sh --model "$MODEL" --images "$OUT/work/images" --labels "$OUT/work/labels" --truth "$OUT/work/subtypes.csv" \
     --synthetic --cases "$N" --reference_cases "$N" --rounds 1 --reference_rounds 1 --lever_rounds 1 --out "$OUT" \
     --rows upstream exact fast half 'half, whole' 'exact, whole' 'exact, ROI' 'exact, TTA 1' 'exact, torch' 'upstream, no TTA' ${REST[@]+"${REST[@]}"}

@@ -2,7 +2,7 @@
 # Choices that only measurement settles: class weights or balanced sampling, the class term's augmentation, averaged weights, and
 # whether views and folds are averaged as logits or as probabilities.
 #
-#   bash experiments/run_training_choices.sh                                       synthetic data, 3 folds, 2 CPU cores, about 2 hours
+#   bash experiments/run_training_choices.sh                                       synthetic data, 3 folds, 2 CPU cores, two hours or more
 #   bash experiments/run_training_choices.sh --data data --folds 5 --epochs 100    the quiz's training cases on a GPU
 #
 # Options: --data DIR --out DIR --folds N --only_folds K... --epochs N --iterations N --views 8|4|2|1 --device cuda|cpu|mps --seed S

@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.comparison import Subtypes, compare_means, compare_subtypes
 from evaluation.subtype_tables import case_of
-from experiments.speed_masks import STRUCTURES, dice, masks_in, read_mask, subtypes
+from experiments.speed_masks import STRUCTURES, masks_in, read_mask, scores_of, subtypes
 
 RESAMPLES, SEED = 2000, 0
 MARGINS = {"whole": 0.005, "lesion": 0.01, "macro_f1": 0.05}  # differences worth knowing about
@@ -22,13 +22,14 @@ def compared_with_exact(folder: Path, exact: Path, labels: Path, truth: dict[str
     names = sorted(masks.keys() & exact_masks.keys() & true_masks.keys())
     if not names:
         return {}
-    scores: dict[str, list] = {structure: [] for structure in STRUCTURES}
+    pairs: dict[str, list] = {structure: [] for structure in STRUCTURES}  # (exact, this row) a case
     for name in names:
-        true, ours, theirs = (read_mask(found[name]) for found in (true_masks, masks, exact_masks))
-        for structure, select in STRUCTURES.items():
-            pair = [dice(select(mask), select(true)) for mask in (theirs, ours)]
-            scores[structure].append([np.nan if score is None else score for score in pair])
-    compared = {structure: compare_means(*np.array(pairs).T, MARGINS[structure], RESAMPLES, SEED) for structure, pairs in scores.items()}
+        true = read_mask(true_masks[name])
+        exact_scores, scores = (scores_of(read_mask(found[name]), true) for found in (exact_masks, masks))
+        for structure in STRUCTURES:
+            pairs[structure].append((exact_scores[structure], scores[structure]))
+    compared = {structure: compare_means(*np.array(values, float).T, MARGINS[structure], RESAMPLES, SEED)  # None becomes NaN
+                for structure, values in pairs.items()}
     ours, theirs = subtypes(folder), subtypes(exact)
     known = [(truth[case_of(name)], theirs[name], ours[name]) for name in names
              if truth and case_of(name) in truth and name in ours and name in theirs]

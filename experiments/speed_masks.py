@@ -28,6 +28,11 @@ def masks_in(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(folder.glob("*.nii.gz"))}
 
 
+def scores_of(mask: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
+    """DSC of each structure of two label maps; None where it is absent from both."""
+    return {structure: dice(select(mask), select(other)) for structure, select in STRUCTURES.items()}
+
+
 def subtypes(folder: Path) -> dict[str, str]:
     """Mask name -> class, of the csv that classification writes; {} without one."""
     found = sorted(folder.glob("*_results.csv"))

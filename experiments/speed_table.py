@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
-from experiments.speed_masks import STRUCTURES, dice, folder_of, masks_in, read_mask, subtypes
+from experiments.speed_masks import folder_of, masks_in, read_mask, scores_of, subtypes
 from nnunetv2.utilities.files import atomic_write
 
 STAGES = ("read", "preprocess", "network", "resample", "write")
@@ -27,8 +27,8 @@ def agreement(folder: Path, other: Path) -> dict:
     for name in ours.keys() & theirs.keys():
         a, b = read_mask(ours[name]), read_mask(theirs[name])
         changed, voxels = changed + int((a != b).sum()), voxels + a.size
-        for structure, select in STRUCTURES.items():
-            scores[structure].append(dice(select(a), select(b)))
+        for structure, score in scores_of(a, b).items():
+            scores[structure].append(score)
     if not voxels:
         return {}
     found = {structure: [score for score in values if score is not None] for structure, values in scores.items()}

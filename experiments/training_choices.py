@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep.split_view import link_or_copy
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
@@ -122,7 +123,7 @@ class Study:
         for case in self.splits[fold]["val"]:
             image = self.raw / "imagesTr" / f"{case}_0000.nii.gz"
             if not (folder / image.name).exists():
-                (folder / image.name).symlink_to(image.resolve())
+                link_or_copy(image.resolve(), folder / image.name)
         return folder
 
     def score(self, choice: Choice, head: str) -> dict:
