@@ -34,4 +34,4 @@ python experiments/draw_cases.py "$OUT/work" --preset varied --seed "$SEED" --n 
     nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -tr nnUNetTrainer -p nnUNetResEncUNetMPlans
 exec bash experiments/run_speed.sh --model "$MODEL" --images "$OUT/work/images" --labels "$OUT/work/labels" --truth "$OUT/work/subtypes.csv" \
     --synthetic --cases "$N" --reference_cases "$N" --rounds 1 --reference_rounds 1 --lever_rounds 1 --out "$OUT" \
-    --rows upstream exact fast half 'half, whole' 'exact, whole' 'exact, ROI' 'exact, TTA 1' 'exact, torch' 'upstream, no TTA' ${REST[@]+"${REST[@]}"}
+    --rows upstream exact fast half 'half, whole' 'fast, TTA 2' 'fast, TTA 8' 'exact, whole' 'exact, ROI' 'exact, TTA 1' 'exact, torch' 'upstream, no TTA' ${REST[@]+"${REST[@]}"}

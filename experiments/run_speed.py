@@ -32,6 +32,8 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "exact": ["--mode", "exact"],
     "half": ["--mode", "half"],
     "fast": ["--mode", "fast"],
+    "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
+    "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],
     "exact, torch": ["--engine", "torch"],
     "exact, half precision": ["--precision", "half"],

@@ -96,6 +96,7 @@ class CasePredictor:
                 foreground_of=lambda prediction: self._foreground(prediction[0]),
                 data=data,
                 spacing=self.geometry.spacing,
+                fed_size=self._fed_size,
             )
         return CasePrediction(logits, box, shape, class_probabilities)
 
@@ -109,12 +110,22 @@ class CasePredictor:
 
     def _coarse_logits(self, engines: Sequence[Engine], data: Tensor) -> Tensor:
         """One unmirrored pass of the first fold, in windows with as little overlap as the volume allows."""
-        geometry = self.geometry
-        tile = whole_volume_tile(data.shape, geometry.divisor) if self._fits(data) else even_tile(data.shape, geometry.patch_size, geometry.divisor)
+        shape, geometry = data.shape[1:], self.geometry
+        tile = whole_volume_tile(shape, geometry.divisor) if self._fits(shape) else even_tile(shape, geometry.patch_size, geometry.divisor)
         return self._windows(engines[0], data, VIEWS_AS_IS, tile, COARSE_STEP, gaussian=False)
 
-    def _fits(self, data: Tensor) -> bool:
-        return fits_whole(data.shape[1:], self.geometry.patch_size, self.geometry.divisor)
+    def _fits(self, shape: Sequence[int]) -> bool:
+        return fits_whole(shape, self.geometry.patch_size, self.geometry.divisor)
+
+    def _tile(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The window in which a volume of `shape` (D, H, W) is segmented; with a 2D network (H, W)."""
+        whole = self.mode.tiling == "whole" and self._fits(shape)
+        return whole_volume_tile(shape, self.geometry.divisor) if whole else self.geometry.patch_size
+
+    def _fed_size(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """`shape` (D, H, W), or the zero-padded one in which a volume smaller than its window is segmented."""
+        tile = self._tile(shape)
+        return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
     def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], tile: tuple[int, ...], step: float,
                  gaussian: bool, observer: ClassEvidence | None = None) -> Tensor:
@@ -134,11 +145,11 @@ class CasePredictor:
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
         otherwise from further passes over the whole case, in FURTHER_CLASS_VIEWS of the mirrored views at most.
         """
-        fits = self._fits(data)
+        shape = data.shape[1:]
+        fits, tile = self._fits(shape), self._tile(shape)
         whole = fits and self.mode.tiling == "whole"
-        tile = whole_volume_tile(data.shape, self.geometry.divisor) if whole else self.geometry.patch_size
-        window_is_case = tuple(whole_volume_tile(data.shape, self.geometry.divisor)) == tuple(self.geometry.patch_size)
-        segmenting_passes_decide = whole or window_is_case or not fits
+        window_is_case = tuple(tile) == whole_volume_tile(shape, self.geometry.divisor)
+        segmenting_passes_decide = window_is_case or not fits
         logits: Tensor | None = None
         probabilities = []
         for engine in engines:

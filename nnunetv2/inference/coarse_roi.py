@@ -3,6 +3,7 @@
 The idea of FLARE22's winner (Huang et al. 2022) and of TotalSegmentator's `roi_subset`, with the same network for both passes.
 A coarse pass may be wrong, so two rules keep it from costing anything but time: either pass finds nothing -> the whole volume
 is segmented; the fine result touches a side of the box that is not the volume's own -> the box grows there and is done again.
+A box is never smaller than what the network is fed for it: voxels of the volume cost as much as the zeros they replace.
 What remains lost is a component that the coarse pass misses and that nothing inside the box touches.
 """
 
@@ -70,6 +71,20 @@ def grow_where_touched(box: Box, foreground: Box, margin: Sequence[int], shape: 
     return tuple(grown)
 
 
+def widen(box: Box, size: Sequence[int], shape: Sequence[int]) -> Box:
+    """`box` with at least `size` voxels a side, as far as the volume's `shape` allows: evenly on both sides, or where there is room.
+
+    >>> widen((slice(3, 7), slice(0, 2)), (6, 4), (20, 20))
+    (slice(2, 8, None), slice(0, 4, None))
+    """
+    widened = []
+    for b, wanted, n in zip(box, size, shape):
+        length = min(max(wanted, b.stop - b.start), n)
+        start = min(max(0, b.start - (length - (b.stop - b.start)) // 2), n - length)
+        widened.append(slice(start, start + length))
+    return tuple(widened)
+
+
 def predict_in_roi(
     coarse_mask: Callable[[Tensor], np.ndarray],
     fine: Callable[[Tensor], Prediction],
@@ -77,22 +92,28 @@ def predict_in_roi(
     data: Tensor,
     spacing: Sequence[float],
     margin_mm: float = MARGIN_MM,
+    fed_size: Callable[[Sequence[int]], Sequence[int]] = tuple,
 ) -> tuple[Prediction, Box]:
     """Segment `data` (C, D, H, W), spacing in mm, in a box found on a coarse grid: (prediction of the box, the box).
 
     coarse_mask: coarse data (C, d, h, w) -> boolean foreground (d, h, w). fine: data of the box -> prediction.
-    foreground_of: prediction -> its boolean foreground, shape of the box.
+    foreground_of: prediction -> its boolean foreground, shape of the box. fed_size: shape of a box -> the padded shape in which
+    `fine` runs it.
     """
     shape = tuple(data.shape[1:])
     whole = tuple(slice(0, n) for n in shape)
     factors, margin = coarse_factors(spacing), margin_voxels(spacing, margin_mm)
     found = foreground_box(coarse_mask(coarsen(data, factors)))
-    box = whole if found is None else box_on_fine_grid(found, factors, margin, shape)
+
+    def with_what_padding_costs(box: Box) -> Box:
+        return widen(box, fed_size([b.stop - b.start for b in box]), shape)
+
+    box = whole if found is None else with_what_padding_costs(box_on_fine_grid(found, factors, margin, shape))
     for attempt in range(1, MAX_GROWTHS + 2):
         prediction = fine(data[(slice(None), *box)])
         foreground = foreground_box(foreground_of(prediction))
         needed = whole if foreground is None else grow_where_touched(box, foreground, margin, shape)
         if needed == box:
             break
-        box = whole if attempt == MAX_GROWTHS else needed
+        box = whole if attempt == MAX_GROWTHS else with_what_padding_costs(needed)
     return prediction, box

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnunetv2.inference.case_prediction import CasePredictor, NetworkGeometry
 from nnunetv2.inference.coarse_roi import (
-    MAX_GROWTHS, box_on_fine_grid, coarse_factors, coarsen, foreground_box, grow_where_touched, predict_in_roi,
+    MAX_GROWTHS, box_on_fine_grid, coarse_factors, coarsen, foreground_box, grow_where_touched, predict_in_roi, widen,
 )
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -27,7 +29,7 @@ class Threshold:
         return torch.stack([torch.full_like(x[:, 0], self.level), x[:, 0]], 1), None
 
 
-def find(image, margin_mm=2.0, coarse_level=0.5, fine_level=0.5):
+def find(image, margin_mm=2.0, coarse_level=0.5, fine_level=0.5, **options):
     """(mask in the full volume, box, boxes' sizes tried) of predict_in_roi with two thresholds."""
     tried = []
 
@@ -36,7 +38,7 @@ def find(image, margin_mm=2.0, coarse_level=0.5, fine_level=0.5):
         return data[0].numpy() > fine_level
 
     mask, box = predict_in_roi(lambda coarse: coarse[0].numpy() > coarse_level, fine, lambda mask: mask,
-                               torch.from_numpy(image)[None].float(), SPACING, margin_mm)
+                               torch.from_numpy(image)[None].float(), SPACING, margin_mm, **options)
     full = np.zeros(image.shape, bool)
     full[box] = mask
     return full, box, tried
@@ -82,6 +84,30 @@ def test_only_the_touched_side_grows():
 def test_touching_the_volumes_own_border_is_no_reason_to_grow():
     box, inside = (slice(0, 10),), (slice(0, 10),)
     assert grow_where_touched(box, inside, (2,), (10,)) == box
+
+
+def test_widening_is_even_and_shifts_where_the_volume_ends():
+    assert widen((slice(3, 7), slice(0, 2), slice(8, 10)), (6, 5, 5), (20, 20, 10)) == (slice(2, 8), slice(0, 5), slice(5, 10))
+
+
+def test_widening_never_shrinks_and_stops_at_the_volume():
+    assert widen((slice(3, 9), slice(3, 5)), (4, 32), (20, 20)) == (slice(3, 9), slice(0, 20))
+
+
+@given(st.data())
+def test_widened_box_holds_the_box_within_the_volume(data):
+    n = data.draw(st.integers(1, 40))
+    start = data.draw(st.integers(0, n - 1))
+    stop, size = data.draw(st.integers(start + 1, n)), data.draw(st.integers(1, 50))
+    (wide,) = widen((slice(start, stop),), (size,), (n,))
+    assert 0 <= wide.start <= start and stop <= wide.stop <= n
+    assert wide.stop - wide.start == max(stop - start, min(size, n))
+
+
+def test_box_is_filled_up_to_what_the_network_is_fed():
+    image = volume(np.s_[8:12, 8:12, 8:12])
+    mask, box, tried = find(image, fed_size=lambda shape: [16 * -(-n // 16) for n in shape])
+    assert np.array_equal(mask, image > 0) and box == (slice(2, 18),) * 3 and len(tried) == 1
 
 
 def test_object_inside_is_found_in_one_small_box():
@@ -151,6 +177,16 @@ def test_volume_of_a_patch_is_not_searched_first():
     engine = Threshold()
     case_predictor(engine, roi="coarse", tta=1, tiling="whole")(torch.ones(1, 8, 8, 8))
     assert engine.voxels == 8**3
+
+
+@pytest.mark.parametrize(("tiling", "side"), [("whole", 16), ("windows", 40)])
+def test_box_needs_no_padding(tiling, side):
+    """An object of 4 voxels with a margin of 3 on each side: 10, in steps of 8 are 16; in windows of 40, one window."""
+    geometry = NetworkGeometry(patch_size=(40, 40, 40), divisor=(8, 8, 8), spacing=(5.0, 5.0, 5.0), mirror_axes=None)
+    labels = LabelManager({"background": 0, "organ": 1}, None)
+    predictor = CasePredictor([Threshold()], geometry, InferenceMode(roi="coarse", tta=1, tiling=tiling), labels, lesion_channels=None)
+    image = torch.from_numpy(volume(np.s_[30:34, 30:34, 30:34], shape=(64, 64, 64)))[None]
+    assert predictor(image).logits.shape[1:] == (side,) * 3
 
 
 def test_outside_the_box_is_certain_background():
