@@ -4,6 +4,7 @@
     python data_prep/make_phantom.py OUT --preset demo             # 126 + 36 + 12 coarse cases, the README's default
     python data_prep/make_phantom.py OUT --preset quiz --train 12 --validation 6 --test 4
     python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
+    python data_prep/make_phantom.py OUT --preset torso              # the same millimetres on the voxels of demo
     python data_prep/make_phantom.py OUT --preset varied             # voxels of demo, fields of view of quiz: 1 to 8 windows
 
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
@@ -59,6 +60,8 @@ PRESETS = {
     # As many millimetres as "quiz" on the voxels of "demo": cases of one window and of several for a model of "demo".
     "varied": Preset((37, 33, 50), (3.2, 2.6, 2.65), (63, 18, 12), 2, 14.0, vary=(-0.255, 0.255)),
     "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=(0.0, 0.0)),
+    # As many millimetres as "abdomen" on the voxels of "demo": what a model of "demo" has to learn to find its way in one.
+    "torso": Preset((125, 144, 141), (3.2, 2.6, 2.65), (20, 3, 1), 1, 14.0),
 }
 
 
