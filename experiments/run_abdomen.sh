@@ -58,7 +58,7 @@ stage train --outputs "$FOLD" -- bash -c '
     exec nnUNetv2_train "${@:3}" "${start[@]}"' train "$FOLD" "$RUN/work/nnUNet_results/$SOURCE/$MODEL/fold_0/checkpoint_final.pth" \
     778 "$CONFIG" 0 -p "$PLANS" -device "$DEVICE" --epochs 8 --iterations $(( (ITERATIONS + 7) / 8 )) --val_iterations 4 --no_val
 [[ "$DEVICE" != cpu ]] || stage quantize --outputs "$FOLD/quantization.json" -- nnUNetv2_quantize -d 778 -c "$CONFIG" -f 0 -tr nnUNetTrainer -p "$PLANS"
-python experiments/draw_cases.py "$WORK/abdomen" --preset abdomen --seed 4718 --n 1
-exec bash experiments/run_speed.sh --model "$nnUNet_results/$TORSOS/$MODEL" --images "$WORK/abdomen/images" --labels "$WORK/abdomen/labels" \
-    --truth "$WORK/abdomen/subtypes.csv" --synthetic --cases 1 --rounds 1 --device "$DEVICE" --tta_from "$SECONDS_FROM" --out "$OUT" \
+python experiments/draw_cases.py "$OUT/work/abdomen" --preset abdomen --seed 4718 --n 1
+exec bash experiments/run_speed.sh --model "$OUT/work/nnUNet_results/$TORSOS/$MODEL" --images "$OUT/work/abdomen/images" --labels "$OUT/work/abdomen/labels" \
+    --truth "$OUT/work/abdomen/subtypes.csv" --synthetic --cases 1 --rounds 1 --device "$DEVICE" --tta_from "$SECONDS_FROM" --out "$OUT" \
     --rows fast 'upstream, no TTA' ${REST[@]+"${REST[@]}"}
