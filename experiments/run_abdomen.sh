@@ -7,7 +7,7 @@
 # The main job's model has seen the pancreas and its surroundings alone, and in a whole abdomen takes much else for it. So it first learns
 # on SYNTHETIC abdomens of its own voxel size (preset torso). Upstream runs without TTA; its time with TTA is derived from the seconds a
 # window in results/accuracy.json.
-# Options: --run DIR (a finished run_fold0.sh on synthetic data; default results/fold0) --out PATH --iterations N --device cuda|cpu|mps
+# Options: --run DIR (a finished run_fold0.sh on synthetic data; default results/fold0) --out PATH --iterations N --device cuda|cpu
 # --seconds_from JSON; all others go to experiments/run_speed.py (--help there). Written: results/abdomen.{json,md,png}. A rerun after a
 # kill goes on where it stopped.
 set -euo pipefail
