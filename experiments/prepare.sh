@@ -3,7 +3,7 @@
 #
 # Expects DATA (empty: the folder data/, else synthetic CTs), OUT, DEVICE (may be empty), FROM, VENV, and the array PHANTOM of
 # further flags for make_phantom.py. Leaves behind: OUT and WORK absolute, nnUNet_* exported, DATASET PLANS CONFIG TRAINER RAW
-# PREPROCESSED RESULTS DEVICE, SYNTHETIC (flags for the scorer, empty with real data) and the function `stage`.
+# PREPROCESSED RESULTS DEVICE, SYNTHETIC (flags for the scorer, empty with real data) and the functions of stages.sh.
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh $VENV
@@ -14,11 +14,8 @@ DATASET=Dataset777_PancreasCT; PLANS=nnUNetResEncUNetMPlans; CONFIG=3d_fullres; 
 RAW="$nnUNet_raw/$DATASET"; PREPROCESSED="$nnUNet_preprocessed/$DATASET"; RESULTS="$nnUNet_results/$DATASET"
 [[ -n "$DEVICE" ]] || DEVICE="$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")')"
 
-stage() {  # stage NAME [--log DIR] --outputs PATH... [--key TEXT...] [--input_folder DIR] -- COMMAND...
-    local name="$1" log="$WORK"; shift
-    if [[ "$1" == --log ]]; then log="$2"; shift 2; fi
-    python experiments/stage.py --work "$log" --name "$name" "$@"
-}
+# shellcheck source=experiments/stages.sh
+source experiments/stages.sh
 [[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
 
 SYNTHETIC=(); MEMORY=()  # expanded as ${A[@]+"${A[@]}"}: an empty array counts as unset in macOS's bash 3.2

@@ -36,10 +36,8 @@ CONFIG=3d_fullres; PLANS=nnUNetResEncUNetMPlans; MODEL="nnUNetTrainer__${PLANS}_
 RUN="$(cd "$RUN" && pwd)"; mkdir -p "$OUT/work"; WORK="$(cd "$OUT/work" && pwd)"
 export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
 FOLD="$nnUNet_results/$TORSOS/$MODEL/fold_0"
-stage() {  # stage NAME --outputs PATH... -- COMMAND...
-    local name="$1"; shift
-    python experiments/stage.py --work "$WORK" --name "$name" "$@"
-}
+# shellcheck source=experiments/stages.sh
+source experiments/stages.sh
 
 stage data --outputs "$WORK/torsos" -- python data_prep/make_phantom.py "$WORK/torsos" --preset torso --seed 4720
 stage convert --outputs "$nnUNet_raw/$TORSOS" -- python data_prep/convert_quiz.py --data "$WORK/torsos" --out "$nnUNet_raw" --dataset "$TORSOS"
@@ -51,11 +49,7 @@ import json, sys
 plans = json.load(open(sys.argv[1])) | {"dataset_name": sys.argv[3]}
 json.dump(plans, open(sys.argv[2], "w"), indent=4)' "$RUN/work/nnUNet_preprocessed/$SOURCE/$PLANS.json" "$nnUNet_preprocessed/$TORSOS/$PLANS.json" "$TORSOS"
 stage preprocess --outputs "$nnUNet_preprocessed/$TORSOS/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 778 -plans_name "$PLANS" -c "$CONFIG"
-# what to start from is settled inside the command: another command line would be another stage, and a kill would lose it
-stage train --outputs "$FOLD" -- bash -c '
-    start=(--c)
-    [[ -e "$1/checkpoint_latest.pth" || -e "$1/checkpoint_final.pth" ]] || start=(-pretrained_weights "$2" --same_task)
-    exec nnUNetv2_train "${@:3}" "${start[@]}"' train "$FOLD" "$RUN/work/nnUNet_results/$SOURCE/$MODEL/fold_0/checkpoint_final.pth" \
+train_from train "$FOLD" "$RUN/work/nnUNet_results/$SOURCE/$MODEL/fold_0/checkpoint_final.pth" \
     778 "$CONFIG" 0 -p "$PLANS" -device "$DEVICE" --epochs 8 --iterations $(( (ITERATIONS + 7) / 8 )) --val_iterations 4 --no_val
 [[ "$DEVICE" != cpu ]] || stage quantize --outputs "$FOLD/quantization.json" -- nnUNetv2_quantize -d 778 -c "$CONFIG" -f 0 -tr nnUNetTrainer -p "$PLANS"
 python experiments/draw_cases.py "$OUT/work/abdomen" --preset abdomen --seed 4718 --n 1

@@ -45,12 +45,8 @@ done
 train() {  # train CONFIGURATION EPOCHS ITERATIONS_IN_ALL [CONFIGURATION TO START FROM]
     local name="${TRAINER}__${PLANS}__" from=""
     [[ -z "${4:-}" ]] || from="$RESULTS/$name$4/fold_0/checkpoint_final.pth"
-    # what to start from is settled inside the command: another command line would be another stage, and a kill would lose it
-    stage "train_$1" --outputs "$RESULTS/$name$1/fold_0" -- bash -c '
-        start=(--c)
-        [[ -z "$2" || -e "$1/checkpoint_latest.pth" || -e "$1/checkpoint_final.pth" ]] || start=(-pretrained_weights "$2" --same_task)
-        exec nnUNetv2_train 777 "${@:3}" "${start[@]}"' train "$RESULTS/$name$1/fold_0" "$from" \
-        "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$2" --iterations $(( ($3 + $2 - 1) / $2 )) --val_iterations 1 --no_val
+    train_from "train_$1" "$RESULTS/$name$1/fold_0" "$from" \
+        777 "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$2" --iterations $(( ($3 + $2 - 1) / $2 )) --val_iterations 1 --no_val
 }
 train 3d_coarse 10 "$COARSE"
 train 3d_middle 10 "$MIDDLE" 3d_coarse

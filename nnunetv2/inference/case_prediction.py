@@ -117,10 +117,12 @@ class CasePredictor:
     def _fits(self, shape: Sequence[int]) -> bool:
         return fits_whole(shape, self.geometry.patch_size, self.geometry.divisor)
 
+    def _goes_whole(self, shape: Sequence[int]) -> bool:
+        return self.mode.tiling == "whole" and self._fits(shape)
+
     def _tile(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The window in which a volume of `shape` (D, H, W) is segmented; with a 2D network (H, W)."""
-        whole = self.mode.tiling == "whole" and self._fits(shape)
-        return whole_volume_tile(shape, self.geometry.divisor) if whole else self.geometry.patch_size
+        return whole_volume_tile(shape, self.geometry.divisor) if self._goes_whole(shape) else self.geometry.patch_size
 
     def _fed_size(self, shape: Sequence[int]) -> tuple[int, ...]:
         """`shape` (D, H, W), or the zero-padded one in which a volume smaller than its window is segmented."""
@@ -146,10 +148,9 @@ class CasePredictor:
         otherwise from further passes over the whole case, in FURTHER_CLASS_VIEWS of the mirrored views at most.
         """
         shape = data.shape[1:]
-        fits, tile = self._fits(shape), self._tile(shape)
-        whole = fits and self.mode.tiling == "whole"
+        whole, tile = self._goes_whole(shape), self._tile(shape)
         window_is_case = tuple(tile) == whole_volume_tile(shape, self.geometry.divisor)
-        segmenting_passes_decide = window_is_case or not fits
+        segmenting_passes_decide = window_is_case or not self._fits(shape)
         logits: Tensor | None = None
         probabilities = []
         for engine in engines:
