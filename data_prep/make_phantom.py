@@ -61,7 +61,7 @@ PRESETS = {
     "varied": Preset((37, 33, 50), (3.2, 2.6, 2.65), (63, 18, 12), 2, 14.0, vary=(-0.255, 0.255)),
     "abdomen": Preset((200, 512, 512), (2.0, 0.7305, 0.7305), (3, 3, 1), 1, 22.0, vary=(0.0, 0.0)),
     # As many millimetres as "abdomen" on the voxels of "demo": what a model of "demo" has to learn to find its way in one.
-    "torso": Preset((125, 144, 141), (3.2, 2.6, 2.65), (20, 3, 1), 1, 14.0),
+    "torso": Preset((125, 144, 141), (3.2, 2.6, 2.65), (40, 3, 1), 1, 14.0),
 }
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from nnunetv2.inference.model_loading import network_geometry  # noqa: E402
+from nnunetv2.inference.network_geometry import network_geometry  # noqa: E402
 from nnunetv2.inference.sliding_window_prediction import whole_volume_tile  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402

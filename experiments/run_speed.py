@@ -32,6 +32,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "exact": ["--mode", "exact"],
     "half": ["--mode", "half"],
     "fast": ["--mode", "fast"],
+    "fast, ROI model": ["--mode", "fast", "-roi_model"],  # --roi_model follows
     "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],
@@ -46,6 +47,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
 }
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
 NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
+NEED_ROI_MODEL = ("fast, ROI model",)
 SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory
 
 
@@ -58,7 +60,7 @@ def command(row: str, args: argparse.Namespace, images: Path, out: Path) -> list
     python = args.upstream if is_upstream(row) else Path(sys.executable)
     script = python.parent / "nnUNetv2_predict_from_modelfolder"
     return [str(script), "-i", str(images), "-o", str(out), "-m", str(args.model), "-f", args.fold, "-device", args.device,
-            "--disable_progress_bar", *ROWS[row]]
+            "--disable_progress_bar", *ROWS[row], *([str(args.roi_model)] if row in NEED_ROI_MODEL else [])]
 
 
 def tree_memory(root: int) -> int:
@@ -150,6 +152,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, default=Path("results/quiz_size"),
                         help="a finished train_quiz_size.sh or run_fold0.sh; gives model, images and labels")
     parser.add_argument("--model", type=Path, help="model folder instead of the run's")
+    parser.add_argument("--roi_model", type=Path, help=f"model folder that finds the boxes of the row {NEED_ROI_MODEL[0]!r}")
     parser.add_argument("--images", type=Path, help="images instead of the run's validation cases")
     parser.add_argument("--labels", type=Path, help="true masks of --images, if there are any")
     parser.add_argument("--truth", type=Path, help="true subtypes of --images, a csv with the columns case,subtype")
@@ -176,7 +179,9 @@ def parse_arguments() -> argparse.Namespace:
         args.model = found[0].parents[1]
     if args.rows is None:
         can_int8 = args.device == "cpu" and any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
-        args.rows = [row for row in ROWS if can_int8 or row not in NEED_INT8]
+        args.rows = [row for row in ROWS if (can_int8 or row not in NEED_INT8) and (args.roi_model or row not in NEED_ROI_MODEL)]
+    if args.roi_model is None and set(args.rows) & set(NEED_ROI_MODEL):
+        sys.exit(f"error: the row {NEED_ROI_MODEL[0]!r} needs --roi_model")
     marked = [args.images] if args.images else sorted(args.run.glob("work/nnUNet_raw/Dataset*"))
     args.synthetic |= any(map(is_synthetic, marked))
     if args.images is None:
@@ -209,7 +214,7 @@ def main() -> None:
         if any(not is_upstream(row) for _, row in pending):
             print("Converting the network once, which a first prediction would do ...", flush=True)
             one = link_cases(args.images, 1, Path(folder) / "one")
-            for row in ("exact, TTA 1", "fast"):  # one fp32 pass, and what reduced precision needs
+            for row in ("exact, TTA 1", "fast", *(row for row in NEED_ROI_MODEL if args.roi_model)):  # a pass in fp32, and one in reduced precision
                 run_once(row, args, one, masks / "warm_up")
         for i, (number, row) in enumerate(pending, start=1):
             run = run_once(row, args, images[row == REFERENCE], folder_of(row, masks))

@@ -32,7 +32,9 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
                       help="override the mode's precision. half: fp16, on a CPU bf16; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
     fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")
     fast.add_argument("--tiling", choices=("windows", "whole"), default=None, help="override: windows, or a case at its exact size where it fits")
-    fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or a box from a coarse pass")
+    fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or boxes from a coarse pass")
+    fast.add_argument("-roi_model", default=None, metavar="FOLDER", help="folder of a model of a coarser configuration of the same plans (3d_lowres), which "
+                      "finds the boxes; without it the model itself looks at a coarser grid, which on whole abdomens finds much else as well")
     fast.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="network engine; auto: OpenVINO on the CPU if installed")
 
 
@@ -45,7 +47,7 @@ def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Name
     def go() -> int | None:
         return run_prediction(
             args.i, args.o, findmodel_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode, precision=args.precision,
-            tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine,
+            tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine, roi_model=args.roi_model,
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
             folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,

@@ -8,26 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2.inference.case_classification import VIEWS_AS_IS, ClassEvidence, classify_case, fits_whole
-from nnunetv2.inference.coarse_roi import Box, predict_in_roi
+from nnunetv2.inference.case_classification import ClassEvidence, classify_case, fits_whole
+from nnunetv2.inference.coarse_network import CoarseNetwork, foreground_of, same_network_on_a_coarser_grid
+from nnunetv2.inference.coarse_roi import Box, around, predict_in_roi
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.modes import InferenceMode
-from nnunetv2.inference.sliding_window_prediction import even_tile, mirror_views, predict_windows, whole_volume_tile
+from nnunetv2.inference.network_geometry import NetworkGeometry
+from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
 FURTHER_CLASS_VIEWS = 2  # mirrored passes over the whole case for its class alone: most of what 8 bring (experiments/README.md)
-COARSE_STEP = 1.0  # windows of the coarse pass only have to find, not to delineate
 
 
-@dataclass(frozen=True)
-class NetworkGeometry:
-    """What prediction has to know of the network: sizes in voxels of the plans' spacing, spacing in mm (D, H, W)."""
-
-    patch_size: tuple[int, ...]
-    divisor: tuple[int, ...]  # product of the strides of each axis
-    spacing: tuple[float, ...]
-    mirror_axes: tuple[int, ...] | None  # axes mirrored in training, counted from the first spatial axis
+def background_logits(channels: int, shape: Sequence[int], dtype: torch.dtype, has_regions: bool) -> Tensor:
+    """(channels, *shape): certain background. With regions each channel is one, else channel 0 is the background."""
+    logits = torch.full((channels, *shape), -OUTSIDE_LOGIT, dtype=dtype)
+    if not has_regions:
+        logits[0] = OUTSIDE_LOGIT
+    return logits
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,7 @@ class CasePrediction:
         """(S, *shape): certain background outside the box."""
         if tuple(self.logits.shape[1:]) == self.shape:
             return self.logits
-        full = self.logits.new_full((len(self.logits), *self.shape), -OUTSIDE_LOGIT)
-        if not has_regions:
-            full[0] = OUTSIDE_LOGIT
+        full = background_logits(len(self.logits), self.shape, self.logits.dtype, has_regions)
         full[(slice(None), *self.box)] = self.logits
         return full
 
@@ -54,7 +51,8 @@ class CasePredictor:
     """Runs the folds' engines over one case after another; results do not depend on the order of cases.
 
     lesion_channels: channels that decide the class; None without a class head. on_device: accumulate logits on the engines'
-    device; where its memory does not hold them, main memory does.
+    device; where its memory does not hold them, main memory does. coarse_network: finds the boxes; None is the first engine on a
+    coarser grid.
     """
 
     def __init__(
@@ -68,11 +66,12 @@ class CasePredictor:
         on_device: bool = True,
         gaussian: bool = True,
         progress: bool = False,
+        coarse_network: CoarseNetwork | None = None,
     ) -> None:
         self.engines, self.geometry, self.mode = engines, geometry, mode
         self.label_manager, self.lesion_channels = label_manager, lesion_channels
         self.results_device = device if on_device and device.type == "cuda" else torch.device("cpu")
-        self.gaussian, self.progress = gaussian, progress
+        self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
     def __call__(self, data: Tensor, name: str = "this case") -> CasePrediction:
@@ -87,32 +86,37 @@ class CasePredictor:
         shape = tuple(data.shape[1:])
         nothing_to_crop = np.prod(shape) <= np.prod(self.geometry.patch_size)
         if self.mode.roi == "none" or nothing_to_crop:
-            box = tuple(slice(0, n) for n in shape)
-            logits, class_probabilities = self._predict_volume(engines, data)
+            parts = [(self._predict_volume(engines, data), tuple(slice(0, n) for n in shape))]
         else:
-            (logits, class_probabilities), box = predict_in_roi(
-                coarse_mask=lambda coarse: self._foreground(self._coarse_logits(engines, coarse)),
+            coarse_network = self.coarse_network or same_network_on_a_coarser_grid(engines[0], self.geometry, self.label_manager)
+            parts = predict_in_roi(
+                coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress),
                 fine=lambda part: self._predict_volume(engines, part),
                 foreground_of=lambda prediction: self._foreground(prediction[0]),
                 data=data,
                 spacing=self.geometry.spacing,
+                coarse_spacing=coarse_network.geometry.spacing,
                 fed_size=self._fed_size,
+                growths=coarse_network.growths,
             )
-        return CasePrediction(logits, box, shape, class_probabilities)
+        return self._put_together(parts, shape)
+
+    def _put_together(self, parts: Sequence[tuple[tuple[Tensor, np.ndarray | None], Box]], shape: tuple[int, ...]) -> CasePrediction:
+        """((logits, class probabilities) of a box, the box) of each -> the case. Each box has the say in the class that its lesion has."""
+        (logits, class_probabilities), box = parts[0]
+        if len(parts) == 1:
+            return CasePrediction(logits, box, shape, class_probabilities)
+        box = around([part_box for _, part_box in parts])
+        joined = background_logits(len(logits), [side.stop - side.start for side in box], logits.dtype, self.label_manager.has_regions)
+        evidence = ClassEvidence(self.lesion_channels) if class_probabilities is not None else None
+        for (logits, class_probabilities), part_box in parts:
+            joined[(slice(None), *(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part_box, box)))] = logits
+            if evidence is not None:
+                evidence.add_values(logits, torch.from_numpy(class_probabilities))
+        return CasePrediction(joined, box, shape, None if evidence is None else evidence.mean().numpy())
 
     def _foreground(self, logits: Tensor) -> np.ndarray:
-        """Boolean (D, H, W). With regions any channel above probability 1/2 is foreground, else any above background."""
-        threshold = 0 if self.label_manager.has_regions else logits[0]
-        foreground = torch.zeros(logits.shape[1:], dtype=torch.bool)
-        for channel in logits if self.label_manager.has_regions else logits[1:]:
-            foreground |= channel > threshold
-        return foreground.numpy()
-
-    def _coarse_logits(self, engines: Sequence[Engine], data: Tensor) -> Tensor:
-        """One unmirrored pass of the first fold, in windows with as little overlap as the volume allows."""
-        shape, geometry = data.shape[1:], self.geometry
-        tile = whole_volume_tile(shape, geometry.divisor) if self._fits(shape) else even_tile(shape, geometry.patch_size, geometry.divisor)
-        return self._windows(engines[0], data, VIEWS_AS_IS, tile, COARSE_STEP, gaussian=False)
+        return foreground_of(logits, self.label_manager)
 
     def _fits(self, shape: Sequence[int]) -> bool:
         return fits_whole(shape, self.geometry.patch_size, self.geometry.divisor)

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from nnunetv2.inference.case_prediction import NetworkGeometry
+from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -83,23 +83,6 @@ class TrainedModel:
         return cached_model_path(checkpoint, self.configuration_manager.configuration["architecture"], kind)
 
 
-def network_geometry(configuration_manager: ConfigurationManager, mirror_axes: Sequence[int] | None) -> NetworkGeometry:
-    """Sizes of the network that a configuration describes; spacing is (D, H, W) and 2D plans have only (H, W)."""
-    spacing = tuple(configuration_manager.spacing)
-    return NetworkGeometry(
-        patch_size=tuple(configuration_manager.patch_size),
-        divisor=tuple(prod(axis) for axis in zip(*_strides_by_axis(configuration_manager))),
-        spacing=spacing if len(spacing) == 3 else (max(spacing), *spacing),
-        mirror_axes=None if mirror_axes is None else tuple(mirror_axes),
-    )
-
-
-def _strides_by_axis(configuration_manager: ConfigurationManager) -> list[tuple[int, ...]]:
-    """Strides of each stage, one value an axis; old plans hold a single number for all."""
-    n_axes = len(configuration_manager.patch_size)
-    return [(s,) * n_axes if isinstance(s, int) else tuple(s) for s in configuration_manager.pool_op_kernel_sizes]
-
-
 def available_folds(folder: Path, checkpoint_name: str) -> list[int]:
     """Folds of a model folder that hold `checkpoint_name`; `fold_all` is a model of its own and does not count."""
     names = (path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint_name}"))
@@ -129,3 +112,31 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
         checkpoints=checkpoints,
         has_class_head=header.get(CLASS_HEAD_KEY) is not None,
     )
+
+
+def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration_manager: ConfigurationManager, device: torch.device,
+                        mode: InferenceMode, wish: str) -> CoarseNetwork:
+    """The first fold of the model in `folder`, to find boxes for a model of the given plans and configuration.
+
+    It sees that model's preprocessed images, averaged onto its own grid, so both have to be preprocessed alike. Raises
+    ValueError that lists what differs, and where `folder` holds a 2D network or one of a finer grid.
+    """
+    fold = next(iter(available_folds(folder, "checkpoint_final.pth")), "all")
+    model = find_model(folder, (fold,))
+    geometry = network_geometry(model.configuration_manager, None)
+    finer = [f"spacing {geometry.spacing} against {tuple(configuration_manager.spacing)}, which is not coarser"] if any(
+        coarse < 0.99 * fine for coarse, fine in zip(geometry.spacing, network_geometry(configuration_manager, None).spacing)) else []
+    pairs = {
+        "axis order": (model.plans_manager.transpose_forward, plans_manager.transpose_forward),
+        "normalisation": (model.configuration_manager.normalization_schemes, configuration_manager.normalization_schemes),
+        "intensities of the plans": (model.plans_manager.foreground_intensity_properties_per_channel,
+                                     plans_manager.foreground_intensity_properties_per_channel),
+    }
+    problems = finer + [f"{name}: {its} against {wanted}" for name, (its, wanted) in pairs.items() if its != wanted]
+    if len(geometry.patch_size) < 3:
+        problems.append("its network is 2D")
+    if problems:
+        raise ValueError(f"{folder} cannot find boxes for this model: {'; '.join(problems)}. Train it with a coarser configuration of the same plans, "
+                         "such as 3d_lowres.")
+    engine, = model.make_engines(device, mode, wish)
+    return CoarseNetwork(engine, geometry, model.plans_manager.get_label_manager(model.dataset_json), GROWTHS_OF_TRAINED)

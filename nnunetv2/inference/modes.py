@@ -22,7 +22,7 @@ class InferenceMode:
         model has been quantised and fp32 where it has not.
     tta: mirrored passes that are averaged; 8, 4, 2 mirror over the last 3, 2, 1 of the axes that training mirrored.
     tiling: "windows" of the training patch, or "whole": a volume that fits goes through once at its exact size.
-    roi: "coarse" looks for the foreground on a coarse grid first and then segments only the box around it.
+    roi: "coarse" looks for the foreground on a coarse grid first and then segments only boxes around what it finds.
     tile_step_size: distance of windows as a fraction of the patch, in (0, 1].
     """
 

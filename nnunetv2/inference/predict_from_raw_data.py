@@ -27,8 +27,9 @@ from nnunetv2.inference.case_prediction import CasePrediction, CasePredictor
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
-from nnunetv2.inference.model_loading import available_folds, find_model, network_geometry
+from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network
 from nnunetv2.inference.modes import inference_mode
+from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import create_lists_from_splitted_dataset_folder
@@ -57,8 +58,11 @@ class nnUNetPredictor:
         tiling: str | None = None,
         roi: str | None = None,
         engine: str | None = None,
+        roi_model: PathLike | None = None,
     ) -> None:
         """precision, tta, tiling, roi: override the mode's. use_mirroring False is tta 1.
+
+        roi_model: folder of another model, trained on a coarser grid, that finds the boxes of roi "coarse"; its first fold is used.
 
         engine: "torch", "openvino" or "auto"; None is "auto" for a trained model's folder and "torch" for a network handed over.
         """
@@ -67,7 +71,9 @@ class nnUNetPredictor:
         self.mode_name = mode
         self.mode = inference_mode(mode, precision=precision, tta=tta if use_mirroring else 1, tiling=tiling, roi=roi,
                                    tile_step_size=tile_step_size)
-        self.device, self.engine_wish = device, engine
+        if roi_model is not None and self.mode.roi == "none":
+            raise ValueError(f"roi_model finds boxes, but mode {mode!r} segments whole volumes; choose --mode fast or --roi coarse.")
+        self.device, self.engine_wish, self.roi_model = device, engine, roi_model
         self.use_gaussian, self.perform_everything_on_device = use_gaussian, perform_everything_on_device
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
         if device.type == "cuda":
@@ -124,7 +130,9 @@ class nnUNetPredictor:
         self.case_predictor = CasePredictor(
             engines, network_geometry(configuration_manager, mirror_axes), self.mode, self.label_manager,
             None if self.task is None else configuration_manager.class_head["lesion_labels"], self.device,
-            self.perform_everything_on_device, self.use_gaussian, self.allow_tqdm)
+            self.perform_everything_on_device, self.use_gaussian, self.allow_tqdm,
+            None if self.roi_model is None else load_coarse_network(
+                Path(self.roi_model), plans_manager, configuration_manager, self.device, self.mode, self.engine_wish or "auto"))
 
     def predict_case_logits(self, data: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray | None]:
         """Preprocessed data (C, D, H, W) -> logits (S, D, H, W) and class probabilities (n,), None without class head."""
@@ -274,7 +282,7 @@ class nnUNetPredictor:
 
     def _report(self, times: StageTimes, wall: float) -> dict:
         """Seconds; stages of different cases overlap."""
-        return {"mode": self.mode_name, **vars(self.mode), "engine": self.engines[0].name, "computed_in": self.engines[0].precision,
+        return {"mode": self.mode_name, **vars(self.mode), "roi_model": self.roi_model and str(self.roi_model), "engine": self.engines[0].name, "computed_in": self.engines[0].precision,
                 "device": self.device.type, "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4),
                 "cases_wall": round(wall, 4), "cases": times.seconds}
 
@@ -291,6 +299,7 @@ def run_prediction(
     tiling: str | None = None,
     roi: str | None = None,
     engine: str = "auto",
+    roi_model: PathLike | None = None,
     tile_step_size: float | None = None,
     save_probabilities: bool = False,
     overwrite: bool = True,
@@ -310,7 +319,8 @@ def run_prediction(
     predictor = nnUNetPredictor(
         tile_step_size=0.5 if tile_step_size is None else tile_step_size, device=device,
         perform_everything_on_device=perform_everything_on_device, verbose=verbose, verbose_preprocessing=verbose,
-        allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine)
+        allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
+        roi_model=roi_model)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
     try:
         predictor.predict_from_files(

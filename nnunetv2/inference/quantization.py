@@ -24,7 +24,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.inference.coarse_roi import foreground_box
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert
-from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
+from nnunetv2.inference.model_loading import TrainedModel, find_model
+from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.splits import load_split

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from nnunetv2 import paths
 from nnunetv2.inference.case_classification import case_class_features
-from nnunetv2.inference.model_loading import TrainedModel, find_model, network_geometry
+from nnunetv2.inference.model_loading import TrainedModel, find_model
+from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_calibration import fit_temperature, probability_scores

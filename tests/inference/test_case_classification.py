@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from nnunetv2.inference.case_classification import ClassEvidence, case_class_features, classify_case, fits_whole
-from nnunetv2.inference.case_prediction import CasePredictor, NetworkGeometry
+from nnunetv2.inference.case_prediction import CasePredictor
 from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 SURE = 30.0  # logit whose softmax is 1

@@ -66,13 +66,13 @@ def tiny_network(class_head: bool = True, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
-def save_model(folder, plans: dict, dataset_json: dict, networks: list[torch.nn.Module]) -> None:
+def save_model(folder, plans: dict, dataset_json: dict, networks: list[torch.nn.Module], configuration: str = "3d_fullres") -> None:
     """A model folder as training leaves it, one fold a network."""
     for fold, network in enumerate(networks):
         (folder / f"fold_{fold}").mkdir(parents=True)
         weights, head = split_network_weights(network)
         torch.save({"network_weights": weights, "class_head_weights": head, "trainer_name": "nnUNetTrainer",
-                    "init_args": {"plans": plans, "configuration": "3d_fullres", "fold": fold, "dataset_json": dataset_json},
+                    "init_args": {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json},
                     "inference_allowed_mirroring_axes": (0, 1, 2)}, folder / f"fold_{fold}" / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))

@@ -10,7 +10,8 @@ from scipy.special import softmax
 from experiments.class_averaging import view_logits
 from nnunetv2.inference.case_classification import classify_case
 from nnunetv2.inference.engines import make_engine
-from nnunetv2.inference.model_loading import find_model, network_geometry
+from nnunetv2.inference.model_loading import find_model
+from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
