@@ -114,9 +114,9 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
     )
 
 
-def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration_manager: ConfigurationManager, device: torch.device,
-                        mode: InferenceMode, wish: str) -> CoarseNetwork:
-    """The first fold of the model in `folder`, to find boxes for a model of the given plans and configuration.
+def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration_manager: ConfigurationManager, dataset_json: dict,
+                        device: torch.device, mode: InferenceMode, wish: str) -> CoarseNetwork:
+    """The first fold of the model in `folder`, to find boxes for a model of the given plans, configuration and dataset.json.
 
     It sees that model's preprocessed images, averaged onto its own grid, so both have to be preprocessed alike. Raises
     ValueError that lists what differs, and where `folder` holds a 2D network or one of a finer grid.
@@ -127,6 +127,7 @@ def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration
     finer = [f"spacing {geometry.spacing} against {tuple(configuration_manager.spacing)}, which is not coarser"] if any(
         coarse < 0.99 * fine for coarse, fine in zip(geometry.spacing, network_geometry(configuration_manager, None).spacing)) else []
     pairs = {
+        "input channels": (model.input_channels, determine_num_input_channels(plans_manager, configuration_manager, dataset_json)),
         "axis order": (model.plans_manager.transpose_forward, plans_manager.transpose_forward),
         "normalisation": (model.configuration_manager.normalization_schemes, configuration_manager.normalization_schemes),
         "intensities of the plans": (model.plans_manager.foreground_intensity_properties_per_channel,

@@ -132,7 +132,7 @@ class nnUNetPredictor:
             None if self.task is None else configuration_manager.class_head["lesion_labels"], self.device,
             self.perform_everything_on_device, self.use_gaussian, self.allow_tqdm,
             None if self.roi_model is None else load_coarse_network(
-                Path(self.roi_model), plans_manager, configuration_manager, self.device, self.mode, self.engine_wish or "auto"))
+                Path(self.roi_model), plans_manager, configuration_manager, dataset_json, self.device, self.mode, self.engine_wish or "auto"))
 
     def predict_case_logits(self, data: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray | None]:
         """Preprocessed data (C, D, H, W) -> logits (S, D, H, W) and class probabilities (n,), None without class head."""
@@ -282,9 +282,9 @@ class nnUNetPredictor:
 
     def _report(self, times: StageTimes, wall: float) -> dict:
         """Seconds; stages of different cases overlap."""
-        return {"mode": self.mode_name, **vars(self.mode), "roi_model": self.roi_model and str(self.roi_model), "engine": self.engines[0].name, "computed_in": self.engines[0].precision,
-                "device": self.device.type, "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4),
-                "cases_wall": round(wall, 4), "cases": times.seconds}
+        return {"mode": self.mode_name, **vars(self.mode), "roi_model": self.roi_model and str(self.roi_model),
+                "engine": self.engines[0].name, "computed_in": self.engines[0].precision, "device": self.device.type,
+                "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4), "cases_wall": round(wall, 4), "cases": times.seconds}
 
 
 def run_prediction(

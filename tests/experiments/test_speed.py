@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
-from experiments.run_speed import link_cases, parse_arguments, planned_runs, tree_memory
+from experiments.run_speed import command, link_cases, parse_arguments, planned_runs, tree_memory
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise
 from experiments.upstream_tiles import upstream_tiles
@@ -51,6 +51,17 @@ def test_a_run_gives_the_model_of_3d_fullres_and_says_that_it_is_synthetic(tmp_p
     args = arguments_of(monkeypatch, "--run", tmp_path)
     assert args.synthetic and "exact, int8" in args.rows
     assert "exact, int8" not in arguments_of(monkeypatch, "--run", tmp_path, "--device", "cuda").rows
+
+
+def test_the_row_with_a_second_model_needs_one_and_names_it(tmp_path, monkeypatch):
+    flags = ("--model", tmp_path, "--images", tmp_path)
+    assert "fast, ROI model" not in arguments_of(monkeypatch, *flags).rows
+    with pytest.raises(SystemExit, match="needs --roi_model"):
+        arguments_of(monkeypatch, *flags, "--rows", "fast, ROI model")
+    args = arguments_of(monkeypatch, *flags, "--roi_model", "coarse")
+    assert "fast, ROI model" in args.rows
+    assert command("fast, ROI model", args, tmp_path, tmp_path)[-4:] == ["--mode", "fast", "-roi_model", "coarse"]
+    assert command("fast", args, tmp_path, tmp_path)[-2:] == ["--mode", "fast"]
 
 
 def test_a_table_without_seconds_a_window_cannot_derive_tta(tmp_path, monkeypatch):

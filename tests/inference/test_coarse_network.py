@@ -100,7 +100,7 @@ def test_box_finder_without_a_box_to_find_is_refused(roi_folder):
 
 def test_model_that_is_preprocessed_otherwise_is_refused_with_all_reasons(roi_folder, model_folder):
     main = find_model(model_folder, (0,))
-    load = dict(device=CPU, mode=inference_mode("fast", precision="fp32"), wish="torch")
+    load = dict(dataset_json=tiny_dataset_json(), device=CPU, mode=inference_mode("fast", precision="fp32"), wish="torch")
     assert load_coarse_network(roi_folder, main.plans_manager, main.configuration_manager, **load).geometry.patch_size == (8, 16, 16)
 
     plans = lowres_plans() | {"transpose_forward": [2, 0, 1]}
@@ -108,13 +108,14 @@ def test_model_that_is_preprocessed_otherwise_is_refused_with_all_reasons(roi_fo
     plans["configurations"]["3d_lowres"]["normalization_schemes"] = ["ZScoreNormalization"]
     plans["configurations"]["3d_lowres"]["spacing"] = [2.0, 0.5, 2.0]
     (roi_folder / "plans.json").write_text(json.dumps(plans))
+    load["dataset_json"]["channel_names"]["1"] = "PET"
     with pytest.raises(ValueError) as refusal:
         load_coarse_network(roi_folder, main.plans_manager, main.configuration_manager, **load)
-    for reason in ("spacing (2.0, 0.5, 2.0)", "axis order: [2, 0, 1]", "ZScoreNormalization", "'mean': 80.0", "3d_lowres"):
+    for reason in ("input channels: 1 against 2", "spacing (2.0, 0.5, 2.0)", "axis order: [2, 0, 1]", "ZScoreNormalization", "'mean': 80.0", "3d_lowres"):
         assert reason in str(refusal.value)
 
 
 def test_folder_without_a_model_is_named(model_folder, tmp_path):
     main = find_model(model_folder, (0,))
     with pytest.raises(FileNotFoundError, match="nothing_here"):
-        load_coarse_network(tmp_path / "nothing_here", main.plans_manager, main.configuration_manager, CPU, inference_mode("fast"), "torch")
+        load_coarse_network(tmp_path / "nothing_here", main.plans_manager, main.configuration_manager, main.dataset_json, CPU, inference_mode("fast"), "torch")
