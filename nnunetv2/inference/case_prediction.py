@@ -97,6 +97,7 @@ class CasePredictor:
                 spacing=self.geometry.spacing,
                 coarse_spacing=coarse_network.geometry.spacing,
                 fed_size=self._fed_size,
+                at_once=self._fits,
                 growths=coarse_network.growths,
             )
         return self._put_together(parts, shape)

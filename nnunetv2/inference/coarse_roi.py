@@ -1,8 +1,8 @@
 """Coarse to fine: find the foreground on a coarse grid, then segment only boxes around it.
 
 The idea of FLARE22's winner (Huang et al. 2022) and of TotalSegmentator's `roi_subset`. The coarse pass may be the same network's.
-Every component that the coarse pass finds gets a box; boxes that meet become one. So a false finding at the other end of the
-volume costs a small box of its own, not everything in between.
+One box around all that the coarse pass finds goes through the network at once if it can, for surroundings help. If it cannot, every component
+gets a box, and boxes that meet become one: a false finding at the other end of the volume costs a small box, not everything in between.
 A coarse pass may be wrong, so two rules keep it from costing anything but time: no pass finds anything -> the whole volume
 is segmented; a fine result touches a side of its box that is not the volume's own -> the box grows there and is done again.
 A box is never smaller than what the network is fed for it: voxels of the volume cost as much as the zeros they replace.
@@ -140,6 +140,7 @@ def predict_in_roi(
     coarse_spacing: Sequence[float],
     margin_mm: float = MARGIN_MM,
     fed_size: Callable[[Sequence[int]], Sequence[int]] = tuple,
+    at_once: Callable[[Sequence[int]], bool] = lambda shape: False,
     growths: int | None = None,
 ) -> list[tuple[Prediction, Box]]:
     """Segment `data` (C, D, H, W) in boxes found on a coarse grid, spacings in mm: (prediction of a box, the box) of each.
@@ -147,16 +148,22 @@ def predict_in_roi(
     No two boxes share a voxel, and each holds foreground; the one exception is a volume without any, which is one box.
     coarse_mask: coarse data (C, d, h, w) -> boolean foreground (d, h, w). fine: data of a box -> prediction.
     foreground_of: prediction -> its boolean foreground, shape of the box. fed_size: shape of a box -> the padded shape in which
-    `fine` runs it. growths: after so many a result stands that touches its box; None goes on up to the whole volume.
+    `fine` runs it. at_once: whether the network takes a box of that shape in one pass. growths: after so many a result stands
+    that touches its box; None goes on up to the whole volume.
     """
     shape = tuple(data.shape[1:])
     whole = tuple(slice(0, n) for n in shape)
     coarse, margin = coarse_shape(shape, spacing, coarse_spacing), margin_voxels(spacing, margin_mm)
 
+    def size(box: Box) -> list[int]:
+        return [side.stop - side.start for side in box]
+
     def with_what_padding_costs(box: Box) -> Box:
-        return widen(box, fed_size([b.stop - b.start for b in box]), shape)
+        return widen(box, fed_size(size(box)), shape)
 
     found = [box_on_fine_grid(box, coarse, margin, shape) for box in component_boxes(coarse_mask(coarsen(data, coarse)))]
+    if found and at_once(size(around(found))):
+        found = [around(found)]
     waiting = merge_where_they_meet(map(with_what_padding_costs, found))
     done: list[tuple[Prediction, Box]] = []
     for grown_so_far in range(MAX_GROWTHS):

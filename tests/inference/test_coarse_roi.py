@@ -149,6 +149,13 @@ def test_components_apart_have_a_box_each():
     assert sorted(boxes, key=str) == [(slice(0, 8),) * 3, (slice(14, 22),) * 3] and sorted(tried) == [(8, 8, 8)] * 2
 
 
+def test_components_share_a_box_that_the_network_takes_at_once():
+    image = volume(np.s_[2:6, 2:6, 2:6], np.s_[16:20, 16:20, 16:20])
+    mask, boxes, tried = find(image, at_once=lambda shape: np.prod(shape) <= 22**3)
+    assert np.array_equal(mask, image > 0) and boxes == [(slice(0, 22),) * 3] and len(tried) == 1
+    assert len(find(image, at_once=lambda shape: np.prod(shape) < 22**3)[1]) == 2
+
+
 def test_components_whose_margins_meet_share_a_box():
     image = volume(np.s_[2:6, 2:6, 2:6], np.s_[2:6, 2:6, 8:12])
     mask, boxes, tried = find(image)
