@@ -31,11 +31,10 @@ done
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
 PLANS=nnUNetResEncUNetMPlans; TRAINED="nnUNetTrainer__$PLANS"; SOURCE=Dataset777_PancreasCT; TORSOS=Dataset778_Torso
-[[ -e "$RUN/work/nnUNet_results/$SOURCE/${TRAINED}__3d_fullres/fold_0/checkpoint_final.pth" ]] ||
-    { echo "error: $RUN holds no finished model; run experiments/run_fold0.sh first" >&2; exit 2; }
-MAIN="$(cd "$RUN/work" && pwd)"; mkdir -p "$OUT/work"; WORK="$(cd "$OUT/work" && pwd)"
+START="$RUN/work/nnUNet_results/$SOURCE/${TRAINED}__3d_fullres/fold_0/checkpoint_final.pth"
+[[ -e "$START" ]] || { echo "error: $RUN holds no finished model; run experiments/run_fold0.sh first" >&2; exit 2; }
+mkdir -p "$OUT/work"; WORK="$(cd "$OUT/work" && pwd)"
 export nnUNet_raw="$WORK/nnUNet_raw" nnUNet_preprocessed="$WORK/nnUNet_preprocessed" nnUNet_results="$WORK/nnUNet_results"
-START="$MAIN/nnUNet_results/$SOURCE/${TRAINED}__3d_fullres/fold_0/checkpoint_final.pth"
 # shellcheck source=experiments/stages.sh
 source experiments/stages.sh
 
@@ -51,7 +50,7 @@ plans = json.load(open(source))
 spacing = [2 * mm for mm in plans["configurations"]["3d_fullres"]["spacing"]]
 plans["configurations"][name] = {"inherits_from": "3d_fullres", "data_identifier": f"nnUNetPlans_{name}", "spacing": spacing}
 json.dump(plans | {"dataset_name": dataset}, open(target, "w"), indent=4)
-' "$MAIN/nnUNet_preprocessed/$SOURCE/$PLANS.json" "$nnUNet_preprocessed/$TORSOS/$PLANS.json" "$TORSOS" 3d_lowres
+' "$RUN/work/nnUNet_preprocessed/$SOURCE/$PLANS.json" "$nnUNet_preprocessed/$TORSOS/$PLANS.json" "$TORSOS" 3d_lowres
 for CONFIG in 3d_lowres 3d_fullres; do
     FOLD="$nnUNet_results/$TORSOS/${TRAINED}__$CONFIG/fold_0"
     stage "preprocess_$CONFIG" --outputs "$nnUNet_preprocessed/$TORSOS/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 778 -plans_name "$PLANS" -c "$CONFIG"

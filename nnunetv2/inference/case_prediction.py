@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nnunetv2.inference.case_classification import ClassEvidence, classify_case, fits_whole
 from nnunetv2.inference.coarse_network import CoarseNetwork, foreground_of, same_network_on_a_coarser_grid
-from nnunetv2.inference.coarse_roi import Box, around, predict_in_roi
+from nnunetv2.inference.coarse_roi import Box, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
@@ -108,7 +108,7 @@ class CasePredictor:
         if len(parts) == 1:
             return CasePrediction(logits, box, shape, class_probabilities)
         box = around([part_box for _, part_box in parts])
-        joined = background_logits(len(logits), [side.stop - side.start for side in box], logits.dtype, self.label_manager.has_regions)
+        joined = background_logits(len(logits), box_shape(box), logits.dtype, self.label_manager.has_regions)
         evidence = ClassEvidence(self.lesion_channels) if class_probabilities is not None else None
         for (logits, class_probabilities), part_box in parts:
             joined[(slice(None), *(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part_box, box)))] = logits

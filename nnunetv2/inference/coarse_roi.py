@@ -60,6 +60,10 @@ def foreground_box(mask: np.ndarray) -> Box | None:
     return tuple(box)
 
 
+def box_shape(box: Box) -> tuple[int, ...]:
+    return tuple(side.stop - side.start for side in box)
+
+
 def component_boxes(mask: np.ndarray) -> list[Box]:
     """The smallest box of each connected component (voxels that share a corner are connected) of a 3D mask; [] if it is empty."""
     components, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
@@ -155,14 +159,11 @@ def predict_in_roi(
     whole = tuple(slice(0, n) for n in shape)
     coarse, margin = coarse_shape(shape, spacing, coarse_spacing), margin_voxels(spacing, margin_mm)
 
-    def size(box: Box) -> list[int]:
-        return [side.stop - side.start for side in box]
-
     def with_what_padding_costs(box: Box) -> Box:
-        return widen(box, fed_size(size(box)), shape)
+        return widen(box, fed_size(box_shape(box)), shape)
 
     found = [box_on_fine_grid(box, coarse, margin, shape) for box in component_boxes(coarse_mask(coarsen(data, coarse)))]
-    if found and at_once(size(around(found))):
+    if found and at_once(box_shape(around(found))):
         found = [around(found)]
     waiting = merge_where_they_meet(map(with_what_padding_costs, found))
     done: list[tuple[Prediction, Box]] = []

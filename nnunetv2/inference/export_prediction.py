@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2.inference.case_prediction import CasePrediction
-from nnunetv2.inference.coarse_roi import Box, foreground_box
+from nnunetv2.inference.coarse_roi import Box, box_shape, foreground_box
 from nnunetv2.preprocessing.resampling import (
     apply_along_axis, interpolation_matrix, low_resolution_axis, nearest_indices, resample_data_or_seg_to_shape,
 )
@@ -86,7 +86,7 @@ def resample_logits_to_segmentation_box(
         target.append(rows)
         source.append(columns)
         matrices.append(np.ascontiguousarray(weights[rows, inside][:, columns]))
-    shape = tuple(rows.stop - rows.start for rows in target)
+    shape = box_shape(target)
     logits = prediction.logits[(slice(None), *source)]
     if 0 in shape:
         return np.zeros((0, 0, 0), label_dtype(label_manager)), (slice(0, 0),) * 3

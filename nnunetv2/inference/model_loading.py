@@ -123,9 +123,7 @@ def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration
     """
     fold = next(iter(available_folds(folder, "checkpoint_final.pth")), "all")
     model = find_model(folder, (fold,))
-    geometry = network_geometry(model.configuration_manager, None)
-    finer = [f"spacing {geometry.spacing} against {tuple(configuration_manager.spacing)}, which is not coarser"] if any(
-        coarse < 0.99 * fine for coarse, fine in zip(geometry.spacing, network_geometry(configuration_manager, None).spacing)) else []
+    geometry, fine = (network_geometry(configuration, None) for configuration in (model.configuration_manager, configuration_manager))
     pairs = {
         "input channels": (model.input_channels, determine_num_input_channels(plans_manager, configuration_manager, dataset_json)),
         "axis order": (model.plans_manager.transpose_forward, plans_manager.transpose_forward),
@@ -133,7 +131,9 @@ def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration
         "intensities of the plans": (model.plans_manager.foreground_intensity_properties_per_channel,
                                      plans_manager.foreground_intensity_properties_per_channel),
     }
-    problems = finer + [f"{name}: {its} against {wanted}" for name, (its, wanted) in pairs.items() if its != wanted]
+    problems = [f"{name}: {its} against {wanted}" for name, (its, wanted) in pairs.items() if its != wanted]
+    if any(coarse < 0.99 * own for coarse, own in zip(geometry.spacing, fine.spacing)):
+        problems.append(f"spacing {geometry.spacing} against {fine.spacing}, which is not coarser")
     if len(geometry.patch_size) < 3:
         problems.append("its network is 2D")
     if problems:

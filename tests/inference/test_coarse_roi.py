@@ -17,21 +17,9 @@ from nnunetv2.inference.coarse_roi import (
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from tests.inference.threshold_engine import Threshold
 
 SPACING = (1.0, 1.0, 1.0)
-
-
-class Threshold:
-    """Foreground where the image exceeds `level`; no class."""
-
-    name, precision, batch_size = "threshold", "fp32", 1
-
-    def __init__(self, level=0.5):
-        self.level, self.voxels = level, 0
-
-    def __call__(self, x):
-        self.voxels += x[0, 0].numel()
-        return torch.stack([torch.full_like(x[:, 0], self.level), x[:, 0]], 1), None
 
 
 def find(image, margin_mm=2.0, coarse_level=0.5, fine_level=0.5, **options):
