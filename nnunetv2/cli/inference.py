@@ -35,7 +35,8 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or boxes from a coarse pass")
     fast.add_argument("-roi_model", default=None, metavar="FOLDER", help="folder of a model of a coarser configuration of the same plans (3d_lowres), which "
                       "finds the boxes; without it the model itself looks at a coarser grid, which on whole abdomens finds much else as well")
-    fast.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="network engine; auto: OpenVINO on the CPU if installed")
+    fast.add_argument("--engine", choices=("auto", "torch", "openvino", "winograd"), default="auto",
+                      help="network engine; auto: on the CPU winograd in fp32 (needs g++), else OpenVINO if installed")
 
 
 def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Namespace], str]) -> None:

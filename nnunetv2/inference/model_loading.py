@@ -59,7 +59,7 @@ class TrainedModel:
         divisor = network_geometry(self.configuration_manager, self.mirror_axes).divisor
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
-        may_be_int8 = on_cpu and mode.precision_on(device.type, quantised=True) == "int8"
+        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on(device.type, quantised=True) == "int8"
         quantised = [self.converted_path(checkpoint, "int8") if may_be_int8 else None for checkpoint in self.checkpoints]
         not_quantised = [checkpoint for checkpoint, path in zip(self.checkpoints, quantised) if path is None or not path.is_file()]
         precision = mode.precision_on(device.type, quantised=not not_quantised)

@@ -1,4 +1,4 @@
-"""What runs the network: torch on any device, OpenVINO on CPUs.
+"""What runs the network: torch on any device, Winograd convolutions or OpenVINO on CPUs.
 
 An engine maps a batch (B, C, D, H, W) float32 to `(seg_logits (B, S, D, H, W), class_logits (B, n) or None)`, both float32.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-CHOICES = ("auto", "torch", "openvino")
+CHOICES = ("auto", "torch", "openvino", "winograd")
 
 
 class Engine(Protocol):
@@ -76,40 +76,52 @@ def make_engine(
     cached_model: Path | None = None,
     quantised_model: Path | None = None,
 ) -> Engine:
-    """The engine `wish` ("auto": OpenVINO on the CPU where it is installed, else torch), guarded if not in fp32.
+    """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU in fp32 winograd, else OpenVINO, else torch.
 
     precision: "fp32", "half" (what the device has: fp16 or bf16), or "int8", which only OpenVINO with a `quantised_model` (.xml)
-    has. `build_network` is called only when the weights are needed: not when `cached_model`, the OpenVINO model's .xml beside the
-    checkpoint, is there. Where OpenVINO cannot serve, torch does, and a warning says why.
+    has. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
+    checkpoint. Where an engine cannot serve, the next one does, and a warning says why, unless it is that "auto" passes over
+    winograd for a network it has no code for.
     """
     if wish not in CHOICES:
         raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
     if precision == "int8":
-        if wish == "torch" or device.type != "cpu" or quantised_model is None:
+        if wish in ("torch", "winograd") or device.type != "cpu" or quantised_model is None:
             raise ValueError(f"int8 runs in OpenVINO on the CPU, with a model that nnUNetv2_quantize has made; the engine asked for is "
                              f"{wish}, the device {device.type}.")
         from nnunetv2.inference.engines.openvino_engine import Int8Engine
 
         return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
             build_network, device, "fp32", wish, input_channels, divisor, cached_model)))
+    if precision == "half" and wish == "winograd":
+        raise ValueError("winograd computes in fp32; ask for --precision fp32, or another engine.")
     engine: Engine | None = None
-    if wish != "torch":
-        if device.type != "cpu":
-            reason = None if wish == "auto" else f"it runs on the CPU and the device is {device.type}"
-        else:
-            try:
-                from nnunetv2.inference.engines.openvino_engine import OpenVINOEngine, load_or_convert
+    passed_over: dict[str, str] = {}
+    if device.type == "cpu" and precision == "fp32" and wish in ("auto", "winograd"):
+        from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 
-                engine = OpenVINOEngine(load_or_convert(build_network, input_channels, divisor, cached_model), precision == "half")
-                reason = None
-            except ImportError as error:
-                reason = f"it is not installed ({error}); pip install openvino"
-            except RuntimeError as error:  # OpenVINO's conversion, compilation and our check all raise this
-                reason = f"the network cannot be converted: {error}"
-        if reason:
-            warnings.warn(f"OpenVINO is not used, torch is: {reason}.", stacklevel=2)
+        try:
+            engine = WinogradEngine(build_network, input_channels, divisor)
+        except UnsupportedNetwork as error:
+            if wish == "winograd":
+                passed_over["winograd"] = f"the network has no code there: {error}"
+        except RuntimeError as error:
+            passed_over["winograd"] = str(error)
+    if device.type == "cpu" and engine is None and wish != "torch":
+        try:
+            from nnunetv2.inference.engines.openvino_engine import OpenVINOEngine, load_or_convert
+
+            engine = OpenVINOEngine(load_or_convert(build_network, input_channels, divisor, cached_model), precision == "half")
+        except ImportError as error:
+            passed_over["OpenVINO"] = f"it is not installed ({error}); pip install openvino"
+        except RuntimeError as error:  # OpenVINO's conversion, compilation and our check all raise this
+            passed_over["OpenVINO"] = f"the network cannot be converted: {error}"
+    if device.type != "cpu" and wish not in ("auto", "torch"):
+        passed_over[wish] = f"it runs on the CPU and the device is {device.type}"
     if engine is None:
         from nnunetv2.inference.engines.torch_engine import TorchEngine
 
         engine = TorchEngine(build_network(), device, precision == "half")
+    for name, reason in passed_over.items():
+        warnings.warn(f"{name} is not used, {engine.name} is: {reason}.", stacklevel=2)
     return engine if engine.precision == "fp32" else ReducedPrecisionGuard(engine)

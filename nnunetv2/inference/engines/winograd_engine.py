@@ -1,0 +1,267 @@
+"""3D U-Nets on CPUs, in fp32, with Winograd convolutions: about a third of the multiplications that the layers have by definition."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from dynamic_network_architectures.architectures.unet import UNet
+from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, StackedConvBlocks
+from dynamic_network_architectures.building_blocks.encoders import PlainConvEncoder, ResidualEncoder
+from dynamic_network_architectures.building_blocks.residual import ResidualBlock
+from nnunetv2.inference.engines.winograd_library import load_library
+
+LARGEST_WINOGRAD = 256  # channels; above, filters grow by 144 / 27 for the few voxels of the deepest stages
+TOLERANCE = 1e-3  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
+
+
+class UnsupportedNetwork(RuntimeError):
+    """A layer or size has no code in winograd.cpp."""
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _ints(values: Sequence[int]) -> ctypes.Array:
+    return (ctypes.c_int * len(values))(*values)
+
+
+def _float(value: float) -> ctypes.c_float:
+    return ctypes.c_float(value)
+
+
+class Workspace:
+    """Activations of a forward pass, kept for the next: fresh memory costs about as much as a layer's arithmetic."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+        self._taken: dict[int, Tensor] = {}
+
+    def take(self, *shape: int) -> Tensor:
+        """Uninitialised float32 of `shape`."""
+        size = torch.Size(shape).numel()
+        fitting = [buffer for buffer in self._free if size <= buffer.numel() <= 2 * size]
+        if fitting:
+            buffer = min(fitting, key=torch.Tensor.numel)
+            self._free = [other for other in self._free if other is not buffer]
+        else:
+            buffer = torch.empty(size)
+        self._taken[buffer.data_ptr()] = buffer
+        return buffer[:size].view(shape)
+
+    def give(self, *tensors: Tensor) -> None:
+        """Tensors taken before whose values are no longer needed."""
+        self._free += [self._taken.pop(tensor.data_ptr()) for tensor in tensors]
+
+
+def _slope(nonlin: nn.Module | None) -> float:
+    if nonlin is None or isinstance(nonlin, nn.Identity):
+        return 1.0
+    if isinstance(nonlin, nn.LeakyReLU) and 0 <= nonlin.negative_slope <= 1:
+        return nonlin.negative_slope
+    if isinstance(nonlin, nn.ReLU):
+        return 0.0
+    raise UnsupportedNetwork(f"it has a nonlinearity {nonlin}")
+
+
+class _Layer:
+    """A ConvNormNonlin. Activations are (D, H, W, C) float32."""
+
+    def __init__(self, layer: ConvNormNonlin) -> None:
+        library, conv, norm = load_library(), layer.conv, getattr(layer, "norm", None)
+        self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
+        expected = [k // 2 for k in self.kernel]
+        if not isinstance(conv, nn.Conv3d) or list(conv.padding) != expected or conv.groups != 1 or set(conv.dilation) != {1}:
+            raise UnsupportedNetwork(f"it has a layer {conv}")
+        if norm is not None and (not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats):
+            raise UnsupportedNetwork(f"it has a layer {norm}")
+        lanes, self.in_channels = library.lanes(), conv.in_channels
+        self.unfolded = max(self.stride) > 1 or self.in_channels % lanes > 0 or self.channels > LARGEST_WINOGRAD
+        floats = library.transformed_size(*self.kernel, self.unfolded, self.in_channels, self.channels)
+        if floats == 0 or self.channels % lanes:
+            raise UnsupportedNetwork(f"it has a layer {conv}")
+        self.slope = _slope(getattr(layer, "nonlin", None))
+        if self.slope != 1 and norm is not None and list(layer.all_modules)[-1] is norm:
+            raise UnsupportedNetwork("its nonlinearities come before the norms")
+
+        self.filters = torch.empty(floats)
+        library.transform_filters(*self.kernel, self.unfolded, _pointer(conv.weight.detach().float().contiguous()), _pointer(self.filters),
+                                  self.in_channels, self.channels, torch.get_num_threads())
+        self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
+        self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
+        affine = norm is not None and norm.affine
+        self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
+        self.shift = norm.bias.detach().double() if affine else torch.zeros(self.channels, dtype=torch.double)
+
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace, residual: Tensor | None = None, slope: float | None = None) -> Tensor:
+        """Several inputs count as one of all their channels. `residual` is added before the nonlinearity, that of `slope`."""
+        library, threads, slope = load_library(), torch.get_num_threads(), self.slope if slope is None else slope
+        size = inputs[0].shape[:3]
+        assert sum(x.shape[3] for x in inputs) == self.in_channels
+        result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
+        moments = torch.empty(2, self.channels, dtype=torch.double)
+        library.convolve(*self.kernel, self.unfolded, (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs)),
+                         _ints([x.shape[3] for x in inputs]), len(inputs), *size, _pointer(self.filters), _pointer(self.bias),
+                         self.channels, *self.stride, _pointer(result), _pointer(moments), threads)
+        scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
+        if self.normalises:
+            mean, variance = moments
+            double_scale = self.weight * torch.rsqrt(variance + self.eps)
+            scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
+        if self.normalises or slope != 1 or residual is not None:
+            library.scale_and_activate(_pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual),
+                                       _float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
+        return result
+
+
+class _Stack:
+    def __init__(self, stack: StackedConvBlocks) -> None:
+        self.layers = [_Layer(layer) for layer in stack.convs]
+
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
+        x = self.layers[0](inputs, workspace)
+        for layer in self.layers[1:]:
+            before, x = x, layer([x], workspace)
+            workspace.give(before)
+        return x
+
+
+class _Block:
+    """A ResidualBlock."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        self.layers = [_Layer(layer) for layer in block.layers]
+        self.stride = block.stride
+        self.project = next((_Layer(module) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
+        self.slope = _slope(block.nonlin)
+
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
+        x, = inputs
+        skip, own = x, []
+        if max(self.stride) > 1:
+            skip = _average_pool(x, self.stride, workspace)
+            own.append(skip)
+        if self.project is not None:
+            skip = self.project([skip], workspace)
+            own.append(skip)
+        for layer in self.layers[:-1]:
+            x = layer([x], workspace)
+            own.append(x)
+        result = self.layers[-1]([x], workspace, residual=skip, slope=self.slope)
+        workspace.give(*own)
+        return result
+
+
+def _average_pool(x: Tensor, stride: Sequence[int], workspace: Workspace) -> Tensor:
+    result = workspace.take(*(n // s for n, s in zip(x.shape, stride)), x.shape[3])
+    load_library().average_pool(_pointer(x), x.shape[3], *x.shape[:3], *stride, _pointer(result), torch.get_num_threads())
+    return result
+
+
+class _Upsampling:
+    """A transposed convolution whose kernel is its stride."""
+
+    def __init__(self, layer: nn.ConvTranspose3d) -> None:
+        library = load_library()
+        if layer.kernel_size != layer.stride or set(layer.padding) != {0} or layer.groups != 1 or layer.in_channels % library.lanes() \
+                or layer.out_channels % library.lanes():
+            raise UnsupportedNetwork(f"it has a layer {layer}")
+        self.stride, self.channels = layer.stride, layer.out_channels
+        self.weights = torch.empty(layer.weight.numel())
+        library.transform_transposed(_pointer(layer.weight.detach().float().contiguous()), _pointer(self.weights), layer.in_channels,
+                                     self.channels, layer.weight[0, 0].numel())
+        self.bias = torch.zeros(self.channels) if layer.bias is None else layer.bias.detach().float()
+
+    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
+        result = workspace.take(*(n * s for n, s in zip(x.shape, self.stride)), self.channels)
+        load_library().convolve_transposed(_pointer(x), x.shape[3], *x.shape[:3], _pointer(self.weights), _pointer(self.bias), self.channels,
+                                           *self.stride, _pointer(result), torch.get_num_threads())
+        return result
+
+
+class WinogradUNet:
+    """What `network`, a U-Net of ours in eval mode, computes for one item.
+
+    Its filters are copied, so it may go afterwards; only its class head stays in use. UnsupportedNetwork (a RuntimeError) names the
+    first layer that has no code here.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        if not isinstance(network, UNet) or network.encoder.ops.n_dims != 3:
+            raise UnsupportedNetwork("it is none of the 3D U-Nets")
+        encoder, decoder = network.encoder, network.decoder
+        if isinstance(encoder, ResidualEncoder):
+            self.stages = [[_Block(block) for block in stage.blocks] for stage in encoder.stages]
+            self.stages[0].insert(0, _Stack(encoder.stem))
+        elif isinstance(encoder, PlainConvEncoder):
+            self.stages = [[_Stack(stage[-1])] for stage in encoder.stages]
+        else:
+            raise UnsupportedNetwork(f"it has a {type(encoder).__name__}")
+        self.upsampling = [_Upsampling(layer) for layer in decoder.transpconvs]
+        self.decoder = [_Stack(stage) for stage in decoder.stages]
+        segmentation = decoder.seg_layers[-1]
+        self.seg_weight, self.seg_bias = segmentation.weight.detach().float().flatten(1), segmentation.bias.detach().float()
+        self.class_head = network.class_head
+        self.workspace, self._shape = Workspace(), None
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(C, D, H, W) -> seg_logits (S, D, H, W), class_logits (n,) or None."""
+        if image.shape != self._shape:
+            self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
+        workspace = self.workspace
+        x = workspace.take(*image.shape[1:], len(image))
+        x.copy_(image.movedim(0, -1))
+        skips: list[Tensor] = []
+        for stage in self.stages:
+            for layer in stage:
+                before, x = x, layer([x], workspace)
+                if before is not (skips[-1] if skips else None):
+                    workspace.give(before)
+            skips.append(x)
+        for skip, upsampling, stage in zip(skips[-2::-1], self.upsampling, self.decoder):
+            upsampled = upsampling(x, workspace)
+            if x is not skips[-1]:
+                workspace.give(x)
+            x = stage([upsampled, skip], workspace)
+            workspace.give(upsampled)
+        seg_logits = linear(x, self.seg_weight, self.seg_bias).movedim(-1, 0).contiguous()
+        workspace.give(x)
+        class_logits = None
+        if self.class_head is not None:
+            features = [skip.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
+            class_logits = self.class_head(features, seg_logits[None], None, 0.0, image[None])[0]
+        workspace.give(*skips)
+        return seg_logits, class_logits
+
+
+class WinogradEngine:
+    """Runs a WinogradUNet, item by item."""
+
+    name, precision, batch_size = "winograd", "fp32", 1
+
+    def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int]) -> None:
+        """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes."""
+        load_library()  # before weights are read for nothing
+        network = build_network().eval()
+        self.network = WinogradUNet(network)
+        self._check(network, input_channels, divisor)
+
+    @torch.no_grad()
+    def _check(self, network: nn.Module, input_channels: int, divisor: Sequence[int]) -> None:
+        x = torch.randn((1, input_channels, *(2 * d for d in divisor)), generator=torch.Generator().manual_seed(0))
+        for name, expected, got in zip(("segmentation", "class"), network(x), self(x)):
+            difference = 0.0 if expected is None else float((expected - got).abs().max() / expected.abs().max().clamp_min(1))
+            if not difference <= TOLERANCE:
+                raise RuntimeError(f"its {name} logits differ from torch's by {difference:.3g} of the largest")
+
+    def in_full_precision(self) -> "WinogradEngine":
+        return self
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        results = [self.network(item) for item in x.float()]
+        seg_logits = torch.stack([seg for seg, _ in results])
+        return seg_logits, None if results[0][1] is None else torch.stack([classes for _, classes in results])

@@ -1,0 +1,57 @@
+"""Compiles and loads winograd.cpp: once for a CPU and a compiler, then it is found again."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("winograd.cpp")
+# OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
+COMPILE = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
+
+
+def _cpu() -> str:
+    """What -march=native depends on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))}))
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunetv2"
+
+
+def _compile(compiler: str, library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        compiled, linked = Path(folder) / "winograd.o", Path(folder) / library.name
+        for command in ([compiler, *COMPILE, str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr.strip()[-500:]}")
+        os.replace(linked, library)
+
+
+@lru_cache
+def load_library() -> ctypes.CDLL:
+    """The compiled functions. RuntimeError that says why there are none: no Linux, no C++ compiler, or it cannot compile them."""
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if platform.system() != "Linux" or compiler is None:
+        raise RuntimeError("its layers are compiled on Linux, with the C++ compiler g++ or the one that CXX names, which is not there")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), *COMPILE, version, _cpu(), torch.__version__]).encode()).hexdigest()[:16]
+    library = cache_folder() / f"winograd_{key}.so"
+    try:
+        if not library.is_file():
+            _compile(compiler, library)
+        functions = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise RuntimeError(f"its compiled layers cannot be kept or loaded: {error}") from error
+    functions.transformed_size.restype = ctypes.c_long
+    return functions

@@ -1,0 +1,224 @@
+import ctypes
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from nnunetv2.inference.engines import make_engine, winograd_library
+from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace
+from tests.inference.tiny_model import CLASS_HEAD
+
+CPU = torch.device("cpu")
+try:
+    LIBRARY = winograd_library.load_library()
+except RuntimeError as error:
+    pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
+KERNELS = [(1, 1, 1), (1, 3, 3), (3, 3, 3)]
+
+
+def pointer(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def convolve(inputs, weight, bias, stride=(1, 1, 1), unfolded=False):
+    """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W'), mean and variance of each channel."""
+    kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
+    filters = torch.empty(LIBRARY.transformed_size(*kernel, unfolded, channels, out))
+    LIBRARY.transform_filters(*kernel, unfolded, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    last = [x.movedim(0, -1).contiguous() for x in inputs]
+    result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan)
+    moments = torch.empty(2, out, dtype=torch.double)
+    LIBRARY.convolve(*kernel, unfolded, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
+                     (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
+                     *stride, pointer(result), pointer(moments), 2)
+    return result.movedim(-1, 0), moments
+
+
+def expected_convolution(inputs, weight, bias, stride=(1, 1, 1)):
+    padding = [k // 2 for k in weight.shape[2:]]
+    return F.conv3d(torch.cat(inputs)[None].double(), weight.double(), bias.double(), stride, padding)[0]
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_an_impulse_gives_the_mirrored_filter(unfolded):
+    x = torch.zeros(16, 5, 6, 7)
+    x[3, 2, 3, 4] = 1
+    weight = torch.zeros(16, 16, 3, 3, 3)
+    weight[5, 3] = torch.arange(27.0).reshape(3, 3, 3)
+    result, _ = convolve([x], weight, torch.zeros(16), unfolded=unfolded)
+    expected = torch.zeros(16, 5, 6, 7)
+    expected[5, 1:4, 2:5, 3:6] = torch.arange(27.0).flip(0).reshape(3, 3, 3)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(kernel=st.sampled_from(KERNELS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
+       out=st.sampled_from([16, 32, 48, 64]), unfolded=st.booleans(), stride=st.tuples(*[st.integers(1, 2)] * 3), seed=st.integers(0, 99))
+def test_convolutions_are_torchs(kernel, size, channels, out, unfolded, stride, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(c, *size, generator=generator) for c in channels]
+    weight = torch.randn(out, sum(channels), *kernel, generator=generator)
+    weight /= weight[0].numel() ** 0.5
+    bias = 10 * torch.randn(out, generator=generator)
+    stride = stride if unfolded else (1, 1, 1)
+    result, moments = convolve(inputs, weight, bias, stride, unfolded)
+    expected = expected_convolution(inputs, weight, bias, stride)
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=3e-4)
+    torch.testing.assert_close(moments[0], expected.flatten(1).mean(1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(moments[1], expected.flatten(1).var(1, correction=0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_volume_of_many_chunks_and_an_image_of_one_channel():
+    image = torch.randn(1, 9, 40, 33)
+    weight, bias = torch.randn(32, 1, 1, 3, 3), torch.randn(32)
+    first, moments = convolve([image], weight, bias, unfolded=True)
+    torch.testing.assert_close(first.double(), expected_convolution([image], weight, bias), rtol=0, atol=1e-4)
+    torch.testing.assert_close(moments[1], first.double().flatten(1).var(1, correction=0), rtol=1e-4, atol=0)
+    weight, bias = torch.randn(32, 32, 3, 3, 3) / 30, torch.full((32,), 1e3)
+    second, moments = convolve([first], weight, bias)
+    torch.testing.assert_close(second.double(), expected_convolution([first], weight, bias), rtol=0, atol=2e-3)
+    torch.testing.assert_close(moments[1], second.double().flatten(1).var(1, correction=0), rtol=1e-4, atol=0)  # though the mean is 1000
+
+
+def test_the_same_input_gives_the_same_result_whichever_thread_does_what():
+    x, weight, bias = torch.randn(16, 8, 48, 48), torch.randn(16, 16, 3, 3, 3), torch.randn(16)
+    results = [convolve([x], weight, bias) for _ in range(5)]
+    assert all(torch.equal(result, results[0][0]) and torch.equal(moments, results[0][1]) for result, moments in results)
+
+
+def test_an_unknown_kernel_has_no_size():
+    assert LIBRARY.transformed_size(5, 5, 5, False, 16, 16) == 0
+
+
+@pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
+def test_transposed_convolution_and_average_pooling_are_torchs(stride):
+    x, weight, bias = torch.randn(32, 3, 4, 5), torch.randn(32, 16, *stride), torch.randn(16)
+    transformed, last = torch.empty(weight.numel()), x.movedim(0, -1).contiguous()
+    LIBRARY.transform_transposed(pointer(weight), pointer(transformed), 32, 16, weight[0, 0].numel())
+    result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16)
+    LIBRARY.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
+    expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
+    torch.testing.assert_close(result.movedim(-1, 0), expected, rtol=0, atol=1e-4)
+    pooled = torch.empty(3, 4, 5, 16)
+    LIBRARY.average_pool(pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
+    torch.testing.assert_close(pooled.movedim(-1, 0), F.avg_pool3d(expected[None], stride)[0], rtol=0, atol=1e-4)
+
+
+def test_scale_residual_and_leaky_relu_by_hand():
+    x = torch.tensor([1.0, -2.0] * 8).repeat(2, 1)  # two voxels of 16 channels
+    scale, shift, residual = torch.full((16,), 3.0), torch.full((16,), 1.0), torch.full((2, 16), -1.0)
+    LIBRARY.scale_and_activate(pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
+    assert x.tolist() == [[3.0, -3.0] * 8] * 2
+
+
+def unet(kind=ResidualEncoderUNet, class_head=True, **changed):
+    torch.manual_seed(0)
+    arguments = {"n_stages": 3, "features_per_stage": [16, 32, 32], "conv_op": nn.Conv3d, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+                 "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "n_conv_per_stage_decoder": [1, 2], "num_classes": 3, "conv_bias": True,
+                 "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+    arguments["n_blocks_per_stage" if kind is ResidualEncoderUNet else "n_conv_per_stage"] = [1, 2, 2]
+    network = kind(changed.pop("input_channels", 1), **arguments | changed, class_head=CLASS_HEAD if class_head else None)
+    for parameter in network.parameters():
+        if parameter.ndim == 1 or parameter.ndim == 2:  # norms, biases and the head start at zeros and ones
+            nn.init.normal_(parameter, 0.5)
+    return network.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ResidualEncoderUNet, PlainConvUNet])
+@pytest.mark.parametrize("changed", [{}, {"input_channels": 3, "class_head": False}, {"nonlin": nn.ReLU, "conv_bias": False, "n_stages": 3}])
+def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
+    network = unet(kind, **changed)
+    engine = WinogradEngine(lambda: network, changed.get("input_channels", 1), (2, 4, 4))
+    for size in ((4, 12, 20), (4, 12, 20), (10, 8, 4)):
+        x = torch.randn(2, changed.get("input_channels", 1), *size)
+        expected, got = network(x), engine(x)
+        torch.testing.assert_close(got[0], expected[0], rtol=0, atol=1e-3)
+        assert got[0].is_contiguous()
+        if expected[1] is None:
+            assert got[1] is None
+        else:
+            torch.testing.assert_close(got[1], expected[1], rtol=0, atol=1e-3)
+
+
+def test_outputs_survive_the_next_call_and_repeat():
+    engine = WinogradEngine(unet, 1, (2, 4, 4))
+    x = torch.randn(1, 1, 4, 16, 16)
+    first = engine(x)[0]
+    before = first.clone()
+    engine(torch.randn(1, 1, 4, 16, 16))
+    assert torch.equal(first, before) and torch.equal(engine(x)[0], before)
+
+
+def test_the_workspace_gives_back_the_smallest_buffer_that_fits():
+    workspace = Workspace()
+    large, small = workspace.take(4, 5), workspace.take(3, 4)
+    where = small.data_ptr()
+    workspace.give(large, small)
+    assert workspace.take(2, 5).data_ptr() == where
+    assert workspace.take(2, 2).numel() == 4  # a buffer of its own: 20 floats for 4 would be a waste
+    with pytest.raises(KeyError):
+        workspace.give(torch.zeros(3))
+
+
+@pytest.mark.parametrize("changed, named", [
+    ({"features_per_stage": [4, 8, 8]}, "Conv3d"), ({"norm_op": nn.BatchNorm3d}, "BatchNorm3d"), ({"nonlin": nn.ELU}, "ELU"),
+    ({"kernel_sizes": [[5, 5, 5]] * 3}, "Conv3d")])
+def test_what_has_no_code_is_named_and_openvino_or_torch_serves(changed, named):
+    with pytest.raises(UnsupportedNetwork, match=named):
+        WinogradUNet(unet(class_head=False, **changed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", input_channels=1, divisor=(2, 4, 4)).name != "winograd"
+    with pytest.warns(UserWarning, match=f"winograd is not used.*{named}"):
+        make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", "winograd", 1, (2, 4, 4))
+
+
+def test_winograd_is_the_cpus_choice_in_fp32_only():
+    assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name == "winograd"
+    with pytest.raises(ValueError, match="fp32"):
+        make_engine(unet, CPU, "half", "winograd")
+
+
+def test_a_wrong_result_is_noticed(monkeypatch):
+    monkeypatch.setattr(WinogradUNet, "__call__", lambda self, image: (torch.zeros(3, *image.shape[1:]), torch.zeros(3)))
+    with pytest.raises(RuntimeError, match="segmentation logits differ"):
+        WinogradEngine(unet, 1, (2, 4, 4))
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    winograd_library.load_library.cache_clear()
+    yield tmp_path
+    winograd_library.load_library.cache_clear()
+
+
+def test_the_library_is_compiled_once(fresh_cache, monkeypatch):
+    winograd_library.load_library()
+    library, = (fresh_cache / "nnunetv2").iterdir()
+    winograd_library.load_library.cache_clear()
+    monkeypatch.setattr(winograd_library, "_compile", None)
+    winograd_library.load_library()
+    assert library.name.startswith("winograd_") and library.suffix == ".so"
+
+
+@pytest.mark.parametrize("compiler, reason", [("no-such-compiler", "CXX"), ("false", "ended with 1")])
+def test_without_a_compiler_another_engine_serves_and_the_reason_is_told(fresh_cache, monkeypatch, compiler, reason):
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.warns(UserWarning, match=f"winograd is not used, (openvino|torch) is: .*{reason}"):
+        assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name != "winograd"
+
+
+def test_a_cache_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    winograd_library.load_library.cache_clear()
+    with pytest.raises(RuntimeError, match="kept or loaded"):
+        winograd_library.load_library()
+    winograd_library.load_library.cache_clear()
