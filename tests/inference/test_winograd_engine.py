@@ -1,5 +1,9 @@
 import ctypes
+import os
+import platform
+import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,25 +19,40 @@ from tests.inference.tiny_model import CLASS_HEAD
 
 CPU = torch.device("cpu")
 try:
-    LIBRARY = winograd_library.load_library()
+    winograd_library.load_library()
 except RuntimeError as error:
     pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
 KERNELS = [(1, 1, 1), (1, 3, 3), (3, 3, 3)]
+
+
+def _runs(cpu):
+    flags = Path("/proc/cpuinfo").read_text()
+    return cpu == "native" or platform.machine() == "x86_64" and (cpu == "x86-64" or " avx2 " in flags and " fma " in flags)
+
+
+@pytest.fixture(scope="module", params=["native", "x86-64-v3", "x86-64"])
+def library(request, tmp_path_factory):
+    """Vectors of what this CPU has, of 8 and of 4 lanes."""
+    if not _runs(request.param):
+        pytest.skip(f"this CPU does not run code for {request.param}")
+    path = tmp_path_factory.mktemp(request.param) / "winograd.so"
+    winograd_library.compile_library(shutil.which(os.environ.get("CXX", "g++")), path, request.param)
+    return winograd_library.open_library(path)
 
 
 def pointer(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def convolve(inputs, weight, bias, stride=(1, 1, 1), unfolded=False):
+def convolve(library, inputs, weight, bias, stride=(1, 1, 1), unfolded=False):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W'), mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(LIBRARY.transformed_size(*kernel, unfolded, channels, out))
-    LIBRARY.transform_filters(*kernel, unfolded, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    filters = torch.empty(library.transformed_size(*kernel, unfolded, channels, out))
+    library.transform_filters(*kernel, unfolded, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
     last = [x.movedim(0, -1).contiguous() for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan)
     moments = torch.empty(2, out, dtype=torch.double)
-    LIBRARY.convolve(*kernel, unfolded, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
+    library.convolve(*kernel, unfolded, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
                      (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
                      *stride, pointer(result), pointer(moments), 2)
     return result.movedim(-1, 0), moments
@@ -45,12 +64,12 @@ def expected_convolution(inputs, weight, bias, stride=(1, 1, 1)):
 
 
 @pytest.mark.parametrize("unfolded", [False, True])
-def test_an_impulse_gives_the_mirrored_filter(unfolded):
+def test_an_impulse_gives_the_mirrored_filter(library, unfolded):
     x = torch.zeros(16, 5, 6, 7)
     x[3, 2, 3, 4] = 1
     weight = torch.zeros(16, 16, 3, 3, 3)
     weight[5, 3] = torch.arange(27.0).reshape(3, 3, 3)
-    result, _ = convolve([x], weight, torch.zeros(16), unfolded=unfolded)
+    result, _ = convolve(library, [x], weight, torch.zeros(16), unfolded=unfolded)
     expected = torch.zeros(16, 5, 6, 7)
     expected[5, 1:4, 2:5, 3:6] = torch.arange(27.0).flip(0).reshape(3, 3, 3)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
@@ -59,60 +78,60 @@ def test_an_impulse_gives_the_mirrored_filter(unfolded):
 @settings(max_examples=25, deadline=None)
 @given(kernel=st.sampled_from(KERNELS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
        out=st.sampled_from([16, 32, 48, 64]), unfolded=st.booleans(), stride=st.tuples(*[st.integers(1, 2)] * 3), seed=st.integers(0, 99))
-def test_convolutions_are_torchs(kernel, size, channels, out, unfolded, stride, seed):
+def test_convolutions_are_torchs(library, kernel, size, channels, out, unfolded, stride, seed):
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(c, *size, generator=generator) for c in channels]
     weight = torch.randn(out, sum(channels), *kernel, generator=generator)
     weight /= weight[0].numel() ** 0.5
     bias = 10 * torch.randn(out, generator=generator)
     stride = stride if unfolded else (1, 1, 1)
-    result, moments = convolve(inputs, weight, bias, stride, unfolded)
+    result, moments = convolve(library, inputs, weight, bias, stride, unfolded)
     expected = expected_convolution(inputs, weight, bias, stride)
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=3e-4)
     torch.testing.assert_close(moments[0], expected.flatten(1).mean(1), rtol=0, atol=1e-4)
     torch.testing.assert_close(moments[1], expected.flatten(1).var(1, correction=0), rtol=1e-3, atol=1e-4)
 
 
-def test_a_volume_of_many_chunks_and_an_image_of_one_channel():
+def test_a_volume_of_many_chunks_and_an_image_of_one_channel(library):
     image = torch.randn(1, 9, 40, 33)
     weight, bias = torch.randn(32, 1, 1, 3, 3), torch.randn(32)
-    first, moments = convolve([image], weight, bias, unfolded=True)
+    first, moments = convolve(library, [image], weight, bias, unfolded=True)
     torch.testing.assert_close(first.double(), expected_convolution([image], weight, bias), rtol=0, atol=1e-4)
     torch.testing.assert_close(moments[1], first.double().flatten(1).var(1, correction=0), rtol=1e-4, atol=0)
     weight, bias = torch.randn(32, 32, 3, 3, 3) / 30, torch.full((32,), 1e3)
-    second, moments = convolve([first], weight, bias)
+    second, moments = convolve(library, [first], weight, bias)
     torch.testing.assert_close(second.double(), expected_convolution([first], weight, bias), rtol=0, atol=2e-3)
     torch.testing.assert_close(moments[1], second.double().flatten(1).var(1, correction=0), rtol=1e-4, atol=0)  # though the mean is 1000
 
 
-def test_the_same_input_gives_the_same_result_whichever_thread_does_what():
+def test_the_same_input_gives_the_same_result_whichever_thread_does_what(library):
     x, weight, bias = torch.randn(16, 8, 48, 48), torch.randn(16, 16, 3, 3, 3), torch.randn(16)
-    results = [convolve([x], weight, bias) for _ in range(5)]
+    results = [convolve(library, [x], weight, bias) for _ in range(5)]
     assert all(torch.equal(result, results[0][0]) and torch.equal(moments, results[0][1]) for result, moments in results)
 
 
-def test_an_unknown_kernel_has_no_size():
-    assert LIBRARY.transformed_size(5, 5, 5, False, 16, 16) == 0
+def test_an_unknown_kernel_has_no_size(library):
+    assert library.transformed_size(5, 5, 5, False, 16, 16) == 0
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
-def test_transposed_convolution_and_average_pooling_are_torchs(stride):
+def test_transposed_convolution_and_average_pooling_are_torchs(library, stride):
     x, weight, bias = torch.randn(32, 3, 4, 5), torch.randn(32, 16, *stride), torch.randn(16)
     transformed, last = torch.empty(weight.numel()), x.movedim(0, -1).contiguous()
-    LIBRARY.transform_transposed(pointer(weight), pointer(transformed), 32, 16, weight[0, 0].numel())
+    library.transform_transposed(pointer(weight), pointer(transformed), 32, 16, weight[0, 0].numel())
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16)
-    LIBRARY.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
+    library.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
     expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
     torch.testing.assert_close(result.movedim(-1, 0), expected, rtol=0, atol=1e-4)
     pooled = torch.empty(3, 4, 5, 16)
-    LIBRARY.average_pool(pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
+    library.average_pool(pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
     torch.testing.assert_close(pooled.movedim(-1, 0), F.avg_pool3d(expected[None], stride)[0], rtol=0, atol=1e-4)
 
 
-def test_scale_residual_and_leaky_relu_by_hand():
+def test_scale_residual_and_leaky_relu_by_hand(library):
     x = torch.tensor([1.0, -2.0] * 8).repeat(2, 1)  # two voxels of 16 channels
     scale, shift, residual = torch.full((16,), 3.0), torch.full((16,), 1.0), torch.full((2, 16), -1.0)
-    LIBRARY.scale_and_activate(pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
+    library.scale_and_activate(pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
     assert x.tolist() == [[3.0, -3.0] * 8] * 2
 
 
@@ -203,7 +222,7 @@ def test_the_library_is_compiled_once(fresh_cache, monkeypatch):
     winograd_library.load_library()
     library, = (fresh_cache / "nnunetv2").iterdir()
     winograd_library.load_library.cache_clear()
-    monkeypatch.setattr(winograd_library, "_compile", None)
+    monkeypatch.setattr(winograd_library, "compile_library", None)
     winograd_library.load_library()
     assert library.name.startswith("winograd_") and library.suffix == ".so"
 

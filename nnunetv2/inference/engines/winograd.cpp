@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <sys/mman.h>
 #include <vector>
 
 namespace {
@@ -31,11 +32,13 @@ inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the 
 
 struct Free { void operator()(void* p) const { std::free(p); } };
 using Floats = std::unique_ptr<float, Free>;
-Floats zeros(long n) {
-    const size_t bytes = (n * sizeof(float) + 63) / 64 * 64;
-    float* p = static_cast<float*>(std::aligned_alloc(64, bytes));
-    std::memset(p, 0, bytes);
-    return Floats(p);
+Floats zeros(long n) {  // in huge pages: tiles touch hundreds of small ones at once, more than the CPU keeps addresses of
+    constexpr size_t PAGE = 2 << 20;
+    const size_t bytes = (n * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+    void* p = std::aligned_alloc(PAGE, bytes);
+    madvise(p, bytes, MADV_HUGEPAGE);
+    std::memset(p, 0, n * sizeof(float));
+    return Floats(static_cast<float*>(p));
 }
 
 // Transforms along one axis: OUT outputs from IN inputs `stride` vectors apart, in place. FILTER has a row for each input.
@@ -97,20 +100,22 @@ int panel(int n) {
     return vectors;
 }
 
+constexpr int DEPTH = 256;  // of a product at a time: so deep a panel stays in the second-level cache while all rows pass
+
 template <int M, int V>
-inline void multiply_block(const float* __restrict a, const float* __restrict b, float* __restrict c, int depth, int n) {
+inline void multiply_block(const float* __restrict a, long depth, const float* __restrict b, float* __restrict c, int n, int part, bool add) {
     vec sums[M][V];
 #pragma GCC unroll 12
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < V; j++) sums[i][j] = vec{};
-    for (int k = 0; k < depth; k++) {
+        for (int j = 0; j < V; j++) sums[i][j] = add ? load(c + long(i) * n + j * LANES) : vec{};
+    for (int k = 0; k < part; k++) {
         vec columns[V];
 #pragma GCC unroll 4
         for (int j = 0; j < V; j++) columns[j] = load(b + (k * V + j) * LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < M; i++) {
-            const vec left = broadcast(a[long(i) * depth + k]);
+            const vec left = broadcast(a[i * depth + k]);
 #pragma GCC unroll 4
             for (int j = 0; j < V; j++) sums[i][j] += left * columns[j];
         }
@@ -123,9 +128,11 @@ inline void multiply_block(const float* __restrict a, const float* __restrict b,
 
 template <int M, int V>
 void multiply_panels(const float* a, const float* b, float* c, int rows, int depth, int n) {
-    for (int first = 0; first < n; first += V * LANES)
-        for (int row = 0; row < rows; row += M)
-            multiply_block<M, V>(a + long(row) * depth, b + long(first) * depth, c + long(row) * n + first, depth, n);
+    for (int k = 0; k < depth; k += DEPTH)
+        for (int first = 0; first < n; first += V * LANES)
+            for (int row = 0; row < rows; row += M)
+                multiply_block<M, V>(a + long(row) * depth + k, depth, b + long(first) * depth + long(k) * V * LANES, c + long(row) * n + first, n,
+                                     std::min(DEPTH, depth - k), k > 0);
 }
 
 void multiply(const float* a, const float* b, float* c, int rows, int depth, int n) {
@@ -292,7 +299,9 @@ struct Winograd {
         const int in = channels_of(inputs, n_inputs);
         const Size tiles = {(size.d + MD - 1) / MD, (size.h + MH - 1) / MH, (size.w + MW - 1) / MW};
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
-        const int chunk = rows_at_a_time(n_tiles, threads, 3 * ROWS);
+        // as many rows as the second-level cache holds; where it holds none, more, to share what is read of the filters
+        const long cached = (1 << 20) / (POINTS * (in + out) * long(sizeof(float))) / ROWS * ROWS;
+        const int chunk = rows_at_a_time(n_tiles, threads, cached ? int(std::min(cached, 3L * ROWS)) : 3 * ROWS);
         // one vector more than fits: points a power of two apart would fall on the same lines of the cache
         const long from_point = long(chunk) * in + LANES, to_point = long(chunk) * out + LANES;
         std::vector<double> chunks((n_tiles + chunk - 1) / chunk * 3 * out);
@@ -361,7 +370,7 @@ struct Unfolded {
         const int in = channels_of(inputs, n_inputs), depth = KERNEL * in;
         const Size grid = {(size.d + stride.d - 1) / stride.d, (size.h + stride.h - 1) / stride.h, (size.w + stride.w - 1) / stride.w};
         const long voxels = long(grid.d) * grid.h * grid.w;
-        const int chunk = rows_at_a_time(voxels, threads, ROWS * std::max(4, 1024 / depth));
+        const int chunk = rows_at_a_time(voxels, threads, ROWS * std::max(16, 1024 / depth));
         std::vector<double> chunks((voxels + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(threads)
         {

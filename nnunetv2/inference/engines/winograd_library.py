@@ -14,7 +14,7 @@ import torch
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 # OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
-COMPILE = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
+COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
 
 
 def _cpu() -> str:
@@ -27,15 +27,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunetv2"
 
 
-def _compile(compiler: str, library: Path) -> None:
+def compile_library(compiler: str, library: Path, cpu: str = "native") -> None:
+    """Write `library`, whole or not at all, for a `cpu` as -march names it. RuntimeError with what the compiler says."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         compiled, linked = Path(folder) / "winograd.o", Path(folder) / library.name
-        for command in ([compiler, *COMPILE, str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
+        for command in ([compiler, *COMPILE, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:
                 raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr.strip()[-500:]}")
         os.replace(linked, library)
+
+
+def open_library(library: Path) -> ctypes.CDLL:
+    functions = ctypes.CDLL(str(library))
+    functions.transformed_size.restype = ctypes.c_long
+    return functions
 
 
 @lru_cache
@@ -49,9 +56,7 @@ def load_library() -> ctypes.CDLL:
     library = cache_folder() / f"winograd_{key}.so"
     try:
         if not library.is_file():
-            _compile(compiler, library)
-        functions = ctypes.CDLL(str(library))
+            compile_library(compiler, library)
+        return open_library(library)
     except OSError as error:
         raise RuntimeError(f"its compiled layers cannot be kept or loaded: {error}") from error
-    functions.transformed_size.restype = ctypes.c_long
-    return functions
