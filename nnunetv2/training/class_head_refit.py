@@ -9,6 +9,7 @@ leave one case out makes the probabilities honest. Validation cases are never re
 """
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from nnunetv2 import paths
 from nnunetv2.inference.case_classification import case_class_features
+from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
@@ -146,7 +148,7 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     labels = np.array([label_of[case] for case in cases])
 
     network = model.build_network(path).to(device)
-    features = features_of_cases(model, network, cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
+    features = features_of_cases(model, _fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
     head = network.class_head.cpu()
     report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
 
@@ -162,7 +164,20 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     return report
 
 
-def features_of_cases(model: TrainedModel, network: nn.Module, cases: list[str], folder: Path,
+def _fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn.Module | WinogradEngine:
+    """What computes the features of `network`: on a CPU, where it serves, in Winograd convolutions."""
+    if device.type != "cpu":
+        return network
+    try:
+        return WinogradEngine(lambda: network, model.input_channels, network_geometry(model.configuration_manager, None).divisor)
+    except UnsupportedNetwork:
+        return network
+    except RuntimeError as error:
+        warnings.warn(f"winograd is not used, torch is: {error}.", stacklevel=2)
+        return network
+
+
+def features_of_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cases: list[str], folder: Path,
                        device: torch.device, n_views: int) -> torch.Tensor:
     """Pooled features (N, V, F) float32 of preprocessed cases in V mirrored views, on the CPU."""
     geometry = network_geometry(model.configuration_manager, None)

@@ -163,6 +163,7 @@ def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
             assert got[1] is None
         else:
             torch.testing.assert_close(got[1], expected[1], rtol=0, atol=1e-3)
+            torch.testing.assert_close(engine.class_features(x), network.class_features(x), rtol=0, atol=1e-3)
 
 
 def test_outputs_survive_the_next_call_and_repeat():
@@ -205,7 +206,7 @@ def test_winograd_is_the_cpus_choice_in_fp32_only():
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):
-    monkeypatch.setattr(WinogradUNet, "__call__", lambda self, image: (torch.zeros(3, *image.shape[1:]), torch.zeros(3)))
+    monkeypatch.setattr(WinogradUNet, "__call__", lambda self, image, head: (torch.zeros(3, *image.shape[1:]), torch.zeros(3)))
     with pytest.raises(RuntimeError, match="segmentation logits differ"):
         WinogradEngine(unet, 1, (2, 4, 4))
 

@@ -193,7 +193,7 @@ class _Upsampling:
 class WinogradUNet:
     """What `network`, a U-Net of ours in eval mode, computes for one item.
 
-    Its filters are copied, so it may go afterwards; only its class head stays in use. UnsupportedNetwork (a RuntimeError) names the
+    Its filters are copied, so it may go afterwards; only its `class_head` stays in use. UnsupportedNetwork (a RuntimeError) names the
     first layer that has no code here.
     """
 
@@ -215,8 +215,8 @@ class WinogradUNet:
         self.class_head = network.class_head
         self.workspace, self._shape = Workspace(), None
 
-    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(C, D, H, W) -> seg_logits (S, D, H, W), class_logits (n,) or None."""
+    def __call__(self, image: Tensor, of_classes: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """(C, D, H, W) -> seg_logits (S, D, H, W), and (n,) of what `of_classes`, the head or a method of it, gives; None without."""
         if image.shape != self._shape:
             self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
         workspace = self.workspace
@@ -237,12 +237,12 @@ class WinogradUNet:
             workspace.give(upsampled)
         seg_logits = linear(x, self.seg_weight, self.seg_bias).movedim(-1, 0).contiguous()
         workspace.give(x)
-        class_logits = None
-        if self.class_head is not None:
+        classes = None
+        if of_classes is not None:
             features = [skip.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
-            class_logits = self.class_head(features, seg_logits[None], None, 0.0, image[None])[0]
+            classes = of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
         workspace.give(*skips)
-        return seg_logits, class_logits
+        return seg_logits, classes
 
 
 class WinogradEngine:
@@ -270,6 +270,11 @@ class WinogradEngine:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        results = [self.network(item) for item in x.float()]
+        results = [self.network(item, self.network.class_head) for item in x.float()]
         seg_logits = torch.stack([seg for seg, _ in results])
         return seg_logits, None if results[0][1] is None else torch.stack([classes for _, classes in results])
+
+    @torch.no_grad()
+    def class_features(self, x: Tensor) -> Tensor:
+        """What UNet.class_features gives: (B, F) of x (B, C, D, H, W)."""
+        return torch.stack([self.network(item, self.network.class_head.features)[1] for item in x.float()])
