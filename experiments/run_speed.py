@@ -37,6 +37,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],
     "exact, torch": ["--engine", "torch"],
+    "exact, OpenVINO": ["--engine", "openvino"],
     "exact, half precision": ["--precision", "half"],
     "exact, int8": ["--precision", "int8"],
     "exact, TTA 4": ["--tta", "4"],

@@ -64,7 +64,7 @@ class nnUNetPredictor:
 
         roi_model: folder of another model, trained on a coarser grid, that finds the boxes of roi "coarse"; its first fold is used.
 
-        engine: "torch", "openvino" or "auto"; None is "auto" for a trained model's folder and "torch" for a network handed over.
+        engine: "torch", "openvino", "winograd" or "auto"; None is "auto" for a trained model's folder and "torch" for a network handed over.
         """
         if not use_mirroring and tta not in (None, 1):
             raise ValueError(f"use_mirroring=False and tta={tta} contradict each other.")

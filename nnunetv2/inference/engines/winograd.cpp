@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <sys/mman.h>
 #include <vector>
 
@@ -30,16 +29,31 @@ inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p);
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the compiler keeps that addition, for x = -0
 
-struct Free { void operator()(void* p) const { std::free(p); } };
-using Floats = std::unique_ptr<float, Free>;
-Floats zeros(long n) {  // in huge pages: tiles touch hundreds of small ones at once, more than the CPU keeps addresses of
-    constexpr size_t PAGE = 2 << 20;
-    const size_t bytes = (n * sizeof(float) + PAGE - 1) / PAGE * PAGE;
-    void* p = std::aligned_alloc(PAGE, bytes);
-    madvise(p, bytes, MADV_HUGEPAGE);
-    std::memset(p, 0, n * sizeof(float));
-    return Floats(static_cast<float*>(p));
-}
+// Memory of a thread, of any content, which stays from layer to layer. In huge pages: tiles touch hundreds of small ones at once, more than
+// the CPU keeps addresses of.
+class Scratch {
+public:
+    Scratch() = default;
+    Scratch(const Scratch&) = delete;
+    ~Scratch() { std::free(data); }
+    float* get(long floats) {
+        if (floats > size) {
+            constexpr size_t PAGE = 2 << 20;
+            const size_t bytes = (floats * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+            std::free(data);
+            data = static_cast<float*>(std::aligned_alloc(PAGE, bytes));
+            madvise(data, bytes, MADV_HUGEPAGE);
+            std::memset(data, 0, bytes);
+            size = bytes / sizeof(float);
+        }
+        return data;
+    }
+
+private:
+    float* data = nullptr;
+    long size = 0;
+};
+thread_local Scratch left_scratch, products_scratch;
 
 // Transforms along one axis: OUT outputs from IN inputs `stride` vectors apart, in place. FILTER has a row for each input.
 template <int OUTPUTS, int KERNEL> struct Axis;
@@ -307,7 +321,7 @@ struct Winograd {
         std::vector<double> chunks((n_tiles + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(threads)
         {
-            const Floats left = zeros(POINTS * from_point), products = zeros(POINTS * to_point);
+            float *const left = left_scratch.get(POINTS * from_point), *const products = products_scratch.get(POINTS * to_point);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < n_tiles; first += chunk) {
@@ -316,13 +330,13 @@ struct Winograd {
                     const long tile = first + row;
                     const int z = int(tile / tiles.w / tiles.h) * MD - KD / 2, y = int(tile / tiles.w % tiles.h) * MH - KH / 2,
                               x = int(tile % tiles.w) * MW - KW / 2;
-                    float* to = left.get() + long(row) * in;
+                    float* to = left + long(row) * in;
                     for (int i = 0; i < n_inputs; i++)
                         for (int c = 0; c < inputs[i].channels; c += LANES, to += LANES)
                             transform_input(inputs[i], c, size, z, y, x, to, from_point);
                 }
                 for (int point = 0; point < POINTS; point++)
-                    multiply(left.get() + point * from_point, transformed + long(point) * in * out, products.get() + point * to_point,
+                    multiply(left + point * from_point, transformed + long(point) * in * out, products + point * to_point,
                              (rows + ROWS - 1) / ROWS * ROWS, in, out);
                 for (int row = 0; row < rows; row++) {
                     const long tile = first + row;
@@ -330,7 +344,7 @@ struct Winograd {
                     const Size inside = {std::min(MD, size.d - z), std::min(MH, size.h - y), std::min(MW, size.w - x)};
                     float* to = result + ((long(z) * size.h + y) * size.w + x) * out;
                     for (int c = 0; c < out; c += LANES)
-                        transform_output(products.get() + long(row) * out + c, to_point, load(bias + c), to + c, out, size, inside, moments, c);
+                        transform_output(products + long(row) * out + c, to_point, load(bias + c), to + c, out, size, inside, moments, c);
                     moments.count += long(inside.d) * inside.h * inside.w;
                 }
                 moments.finish(&chunks[first / chunk * 3 * out]);
@@ -358,9 +372,11 @@ struct Unfolded {
         for (int a = z; a < z + KD; a++) for (int b = y; b < y + KH; b++) for (int c = x; c < x + KW; c++) {
             const bool inside = a >= 0 && a < size.d && b >= 0 && b < size.h && c >= 0 && c < size.w;
             for (int i = 0; i < n_inputs; to += inputs[i++].channels) {
-                const size_t bytes = inputs[i].channels * sizeof(float);
-                if (inside) std::memcpy(to, inputs[i].data + ((long(a) * size.h + b) * size.w + c) * inputs[i].channels, bytes);
-                else std::memset(to, 0, bytes);
+                const int channels = inputs[i].channels;
+                const float* from = inputs[i].data + ((long(a) * size.h + b) * size.w + c) * channels;
+                if (channels == 1) *to = inside ? *from : 0;
+                else if (inside) std::memcpy(to, from, channels * sizeof(float));
+                else std::memset(to, 0, channels * sizeof(float));
             }
         }
     }
@@ -374,7 +390,7 @@ struct Unfolded {
         std::vector<double> chunks((voxels + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(threads)
         {
-            const Floats left = zeros(long(chunk) * depth), products = zeros(long(chunk) * out);
+            float *const left = left_scratch.get(long(chunk) * depth), *const products = products_scratch.get(long(chunk) * out);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < voxels; first += chunk) {
@@ -382,12 +398,12 @@ struct Unfolded {
                 for (int row = 0; row < rows; row++) {
                     const long voxel = first + row;
                     unfold(inputs, n_inputs, size, int(voxel / grid.w / grid.h) * stride.d - KD / 2, int(voxel / grid.w % grid.h) * stride.h - KH / 2,
-                           int(voxel % grid.w) * stride.w - KW / 2, left.get() + long(row) * depth);
+                           int(voxel % grid.w) * stride.w - KW / 2, left + long(row) * depth);
                 }
-                multiply(left.get(), transformed, products.get(), (rows + ROWS - 1) / ROWS * ROWS, depth, out);
+                multiply(left, transformed, products, (rows + ROWS - 1) / ROWS * ROWS, depth, out);
                 for (int row = 0; row < rows; row++, moments.count++)
                     for (int c = 0; c < out; c += LANES) {
-                        const vec value = load(products.get() + long(row) * out + c) + load(bias + c);
+                        const vec value = load(products + long(row) * out + c) + load(bias + c);
                         store(result + (first + row) * out + c, value);
                         moments.add(c, &value, 1);
                     }
@@ -480,17 +496,17 @@ void convolve_transposed(const float* x, int in, int d, int h, int w, const floa
     const int rows = (w + ROWS - 1) / ROWS * ROWS;
 #pragma omp parallel num_threads(threads)
     {
-        const Floats left = zeros(long(rows) * in), products = zeros(long(rows) * out);
+        float *const left = left_scratch.get(long(rows) * in), *const products = products_scratch.get(long(rows) * out);
 #pragma omp for
         for (long line = 0; line < lines; line++) {
-            std::memcpy(left.get(), x + line * w * in, long(w) * in * sizeof(float));
+            std::memcpy(left, x + line * w * in, long(w) * in * sizeof(float));
             const long z = line / h * sd, y = line % h * sh;
             for (int k = 0; k < sd * sh * sw; k++) {
-                multiply(left.get(), transformed + long(k) * in * out, products.get(), rows, in, out);
+                multiply(left, transformed + long(k) * in * out, products, rows, in, out);
                 float* to = result + (((z + k / sw / sh) * h * sh + y + k / sw % sh) * w * sw + k % sw) * out;
                 for (int i = 0; i < w; i++)
                     for (int c = 0; c < out; c += LANES)
-                        store(to + long(i) * sw * out + c, load(products.get() + long(i) * out + c) + load(bias + c));
+                        store(to + long(i) * sw * out + c, load(products + long(i) * out + c) + load(bias + c));
             }
         }
     }
