@@ -56,7 +56,7 @@ class TrainedModel:
 
     def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:
         """One engine a fold, in the precision that `mode` wants on `device`."""
-        divisor = network_geometry(self.configuration_manager, self.mirror_axes).divisor
+        geometry = network_geometry(self.configuration_manager, self.mirror_axes)
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
         may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on(device.type, quantised=True) == "int8"
@@ -71,7 +71,8 @@ class TrainedModel:
             def build(checkpoint: Path = checkpoint) -> nn.Module:
                 return self.build_network(checkpoint)
 
-            engines.append(make_engine(build, device, precision, wish, self.input_channels, divisor, openvino_model, int8_model))
+            engines.append(make_engine(build, device, precision, wish, self.input_channels, geometry.divisor, openvino_model, int8_model,
+                                       geometry.patch_size))
         return engines
 
     def converted_path(self, checkpoint: Path, kind: str) -> Path | None:

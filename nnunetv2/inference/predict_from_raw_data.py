@@ -112,7 +112,7 @@ class nnUNetPredictor:
             fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
         engines = [make_engine(lambda fold=fold: fold, self.device, self.mode.precision_on(self.device.type), self.engine_wish or "torch",
-                               len(dataset_json["channel_names"]), geometry.divisor) for fold in networks]
+                               len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size) for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
         self.seconds_to_load = time.perf_counter() - start

@@ -168,8 +168,9 @@ def _fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> n
     """What computes the features of `network`: on a CPU, where it serves, in Winograd convolutions."""
     if device.type != "cpu":
         return network
+    geometry = network_geometry(model.configuration_manager, None)
     try:
-        return WinogradEngine(lambda: network, model.input_channels, network_geometry(model.configuration_manager, None).divisor)
+        return WinogradEngine(lambda: network, model.input_channels, geometry.divisor, geometry.patch_size)
     except UnsupportedNetwork:
         return network
     except RuntimeError as error:

@@ -153,7 +153,7 @@ def unet(kind=ResidualEncoderUNet, class_head=True, **changed):
 @pytest.mark.parametrize("changed", [{}, {"input_channels": 3, "class_head": False}, {"nonlin": nn.ReLU, "conv_bias": False, "n_stages": 3}])
 def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
     network = unet(kind, **changed)
-    engine = WinogradEngine(lambda: network, changed.get("input_channels", 1), (2, 4, 4))
+    engine = WinogradEngine(lambda: network, changed.get("input_channels", 1), (2, 4, 4), (16, 64, 64))
     for size in ((4, 12, 20), (4, 12, 20), (10, 8, 4)):
         x = torch.randn(2, changed.get("input_channels", 1), *size)
         expected, got = network(x), engine(x)
@@ -167,7 +167,7 @@ def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
 
 
 def test_outputs_survive_the_next_call_and_repeat():
-    engine = WinogradEngine(unet, 1, (2, 4, 4))
+    engine = WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
     x = torch.randn(1, 1, 4, 16, 16)
     first = engine(x)[0]
     before = first.clone()
@@ -191,7 +191,7 @@ def test_the_workspace_gives_back_the_smallest_buffer_that_fits():
     ({"kernel_sizes": [[5, 5, 5]] * 3}, "Conv3d")])
 def test_what_has_no_code_is_named_and_openvino_or_torch_serves(changed, named):
     with pytest.raises(UnsupportedNetwork, match=named):
-        WinogradUNet(unet(class_head=False, **changed))
+        WinogradUNet(unet(class_head=False, **changed), (8, 32, 32))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", input_channels=1, divisor=(2, 4, 4)).name != "winograd"
@@ -208,7 +208,7 @@ def test_winograd_is_the_cpus_choice_in_fp32_only():
 def test_a_wrong_result_is_noticed(monkeypatch):
     monkeypatch.setattr(WinogradUNet, "__call__", lambda self, image, head: (torch.zeros(3, *image.shape[1:]), torch.zeros(3)))
     with pytest.raises(RuntimeError, match="segmentation logits differ"):
-        WinogradEngine(unet, 1, (2, 4, 4))
+        WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
 
 
 @pytest.fixture

@@ -75,12 +75,13 @@ def make_engine(
     divisor: tuple[int, ...] = (1, 1, 1),
     cached_model: Path | None = None,
     quantised_model: Path | None = None,
+    patch_size: tuple[int, ...] = (64, 128, 128),
 ) -> Engine:
     """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU in fp32 winograd, else OpenVINO, else torch.
 
     precision: "fp32", "half" (what the device has: fp16 or bf16), or "int8", which only OpenVINO with a `quantised_model` (.xml)
     has. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
-    checkpoint. Where an engine cannot serve, the next one does, and a warning says why, unless it is that "auto" passes over
+    checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why, unless it is that "auto" passes over
     winograd for a network it has no code for.
     """
     if wish not in CHOICES:
@@ -92,7 +93,7 @@ def make_engine(
         from nnunetv2.inference.engines.openvino_engine import Int8Engine
 
         return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
-            build_network, device, "fp32", wish, input_channels, divisor, cached_model)))
+            build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size)))
     if precision == "half" and wish == "winograd":
         raise ValueError("winograd computes in fp32; ask for --precision fp32, or another engine.")
     engine: Engine | None = None
@@ -101,7 +102,7 @@ def make_engine(
         from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 
         try:
-            engine = WinogradEngine(build_network, input_channels, divisor)
+            engine = WinogradEngine(build_network, input_channels, divisor, patch_size)
         except UnsupportedNetwork as error:
             if wish == "winograd":
                 passed_over["winograd"] = f"the network has no code there: {error}"

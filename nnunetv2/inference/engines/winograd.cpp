@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -55,35 +56,14 @@ private:
 };
 thread_local Scratch left_scratch, products_scratch;
 
-// Transforms along one axis: OUT outputs from IN inputs `stride` vectors apart, in place. FILTER has a row for each input.
+// F(outputs, kernel) along one axis. FILTER has a row for each of IN points. Within a plane input and output are transformed in place, on vectors
+// `stride` apart.
 template <int OUTPUTS, int KERNEL> struct Axis;
 
-template <> struct Axis<1, 1> {
-    static constexpr int IN = 1;
-    static void input(vec*, int) {}
-    static void output(vec*, int) {}
-    static constexpr double FILTER[1][1] = {{1}};
-};
-
-template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1
-    static constexpr int IN = 4;
-    static void input(vec* p, int stride) {
-        const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride];
-        p[0] = a - c;
-        p[stride] = b + c;
-        p[2 * stride] = c - b;
-        p[3 * stride] = b - d;
-    }
-    static void output(vec* p, int stride) {
-        const vec b = p[stride], c = p[2 * stride];
-        p[0] += b + c;
-        p[stride] = b - c - p[3 * stride];
-    }
-    static constexpr double FILTER[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
-};
-
-template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2
+template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2, infinity
     static constexpr int IN = 6;
+    static constexpr double FILTER[6][3] = {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
+                                            {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
     static void input(vec* p, int stride) {
         const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride], e = p[4 * stride], f = p[5 * stride];
         const vec even1 = e - 4 * c, odd1 = d - 4 * b, even2 = e - c, odd2 = 2 * (d - b);
@@ -102,8 +82,25 @@ template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2
         p[2 * stride] = even1 + 4 * even2;
         p[3 * stride] = odd1 + 8 * odd2 + p[5 * stride];
     }
-    static constexpr double FILTER[6][3] = {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
-                                            {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
+};
+
+// Across planes a point at a time: it is the difference of two planes (but the sum where SUM says so), and adds to the outputs with a sign.
+template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
+    static constexpr int IN = 4;
+    static constexpr double FILTER[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+    static constexpr int PLANES[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}};
+    static constexpr bool SUM[4] = {false, true, false, false};
+    static constexpr int SIGN[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};  // of the point in each output
+    static constexpr int FIRST[2] = {0, 1}, LAST[2] = {2, 3};  // points of each output
+};
+
+template <> struct Axis<1, 1> {
+    static constexpr int IN = 1;
+    static constexpr double FILTER[1][1] = {{1}};
+    static constexpr int PLANES[1][2] = {{0, -1}};  // no second plane
+    static constexpr bool SUM[1] = {false};
+    static constexpr int SIGN[1][1] = {{1}};
+    static constexpr int FIRST[1] = {0}, LAST[1] = {0};
 };
 
 // Matrix products: c (rows x n) = a (rows x depth) * b, whose columns lie in panels of `panel(n)` vectors, each panel depth x width.
@@ -233,7 +230,8 @@ struct Winograd {
     using D = Axis<MD, KD>;
     using H = Axis<MH, KH>;
     using W = Axis<MW, KW>;
-    static constexpr int POINTS = D::IN * H::IN * W::IN;  // matrix products of a tile
+    static constexpr int IN_PLANE = H::IN * W::IN, POINTS = D::IN * IN_PLANE;  // matrix products of a tile
+    static constexpr long CACHE = 450 << 10;  // bytes
 
     static long transformed_size(int in, int out) { return long(POINTS) * in * out; }
 
@@ -257,100 +255,141 @@ struct Winograd {
             }
     }
 
-    // One vector of channels of a tile, from (z, y, x) on; zero outside. `stride` floats between points of the result.
-    static void transform_input(const Input& input, int channel, Size size, int z, int y, int x, float* to, long stride) {
-        vec tile[D::IN][H::IN][W::IN];
-        for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) {
-            vec* row = tile[d][h];
-            if (z + d < 0 || z + d >= size.d || y + h < 0 || y + h >= size.h) {
-                for (int w = 0; w < W::IN; w++) row[w] = vec{};
-                continue;
-            }
-            const float* from = input.data + ((long(z + d) * size.h + y + h) * size.w + x) * input.channels + channel;
-            if (x >= 0 && x + W::IN <= size.w)
-                for (int w = 0; w < W::IN; w++) row[w] = load(from + long(w) * input.channels);
-            else
-                for (int w = 0; w < W::IN; w++) row[w] = x + w >= 0 && x + w < size.w ? load(from + long(w) * input.channels) : vec{};
-            W::input(row, 1);
+    // Point POINT across planes of one vector of channels, from (z, y, x) on; zero outside. `stride` floats between points of the result.
+    template <int POINT> static void transform_input(const Input& input, int channel, Size size, int z, int y, int x, float* to, long stride) {
+        static const vec nothing = {};
+        constexpr bool ONE = D::PLANES[POINT][1] < 0;
+        const long row = long(size.w) * input.channels, plane = row * size.h;
+        const float* from[2];
+        long step[2], row_step[2];
+        for (int i = 0; i < 2; i++) {
+            const int at = z + D::PLANES[POINT][i];
+            const bool inside = at >= 0 && at < size.d;
+            from[i] = inside ? input.data + at * plane + y * row + long(x) * input.channels + channel : reinterpret_cast<const float*>(&nothing);
+            step[i] = inside ? input.channels : 0;
+            row_step[i] = inside ? row : 0;
         }
-        for (int d = 0; d < D::IN; d++) for (int w = 0; w < W::IN; w++) H::input(&tile[d][0][w], W::IN);
-        for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
-            D::input(&tile[0][h][w], H::IN * W::IN);
-            for (int d = 0; d < D::IN; d++) store(to + ((d * H::IN + h) * W::IN + w) * stride, tile[d][h][w]);
+        vec tile[H::IN][W::IN];
+        const auto fill = [&](int h, int w) {
+            const vec one = load(from[0] + h * row_step[0] + w * step[0]);
+            if constexpr (ONE) tile[h][w] = one;
+            else {
+                const vec other = load(from[1] + h * row_step[1] + w * step[1]);
+                tile[h][w] = D::SUM[POINT] ? one + other : one - other;
+            }
+        };
+        if (y >= 0 && y + H::IN <= size.h && x >= 0 && x + W::IN <= size.w)
+#pragma GCC unroll 6
+            for (int h = 0; h < H::IN; h++)
+#pragma GCC unroll 6
+                for (int w = 0; w < W::IN; w++) fill(h, w);
+        else
+            for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
+                if (y + h >= 0 && y + h < size.h && x + w >= 0 && x + w < size.w) fill(h, w);
+                else tile[h][w] = vec{};
+            }
+#pragma GCC unroll 6
+        for (int h = 0; h < H::IN; h++) W::input(tile[h], 1);
+#pragma GCC unroll 6
+        for (int w = 0; w < W::IN; w++) {
+            H::input(&tile[0][w], W::IN);
+#pragma GCC unroll 6
+            for (int h = 0; h < H::IN; h++) store(to + (h * W::IN + w) * stride, tile[h][w]);
         }
     }
 
-    // One vector of channels of a tile: sums over points, plus bias, to `result` (the tile's first voxel), as far as it lies inside.
-    static void transform_output(const float* from, long stride, vec bias, float* result, int channels, Size size, Size inside,
-                                 Moments& moments, int channel) {
-        vec tile[D::IN][H::IN][W::IN], values[MD * MH * MW];
-        for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) {
-            for (int w = 0; w < W::IN; w++) tile[d][h][w] = load(from + ((d * H::IN + h) * W::IN + w) * stride);
-            W::output(tile[d][h], 1);
-        }
-        for (int d = 0; d < D::IN; d++) for (int w = 0; w < MW; w++) H::output(&tile[d][0][w], W::IN);
-        for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) D::output(&tile[0][h][w], H::IN * W::IN);
-        if (inside.d == MD && inside.h == MH && inside.w == MW) {
-            for (int d = 0; d < MD; d++) for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) {
-                const vec value = tile[d][h][w] + bias;
-                values[(d * MH + h) * MW + w] = value;
-                store(result + ((long(d) * size.h + h) * size.w + w) * channels, value);
-            }
-            moments.add(channel, values, MD * MH * MW);
-        } else {
+    // What point POINT adds to one vector of channels of plane PLANE of a tile, into `result` (the tile's first voxel) as far as it lies inside.
+    // An output's first point brings the bias, its last one makes it known to `moments`.
+    template <int POINT, int PLANE> static void add_output(const vec (&tile)[H::IN][W::IN], vec bias, float* result, int channels, Size size, Size inside,
+                                                           Moments& moments, int channel) {
+        if constexpr (D::SIGN[POINT][PLANE] != 0) {
+            if (PLANE >= inside.d) return;
+            float* const plane = result + long(PLANE) * size.h * size.w * channels;
+            vec values[MH * MW] = {};
+            const auto add = [&](int h, int w) {
+                float* const at = plane + (long(h) * size.w + w) * channels;
+                const vec before = D::FIRST[PLANE] == POINT ? bias : load(at);
+                const vec value = D::SIGN[POINT][PLANE] > 0 ? before + tile[h][w] : before - tile[h][w];
+                store(at, value);
+                return value;
+            };
             int n = 0;
-            for (int d = 0; d < inside.d; d++) for (int h = 0; h < inside.h; h++) for (int w = 0; w < inside.w; w++) {
-                const vec value = tile[d][h][w] + bias;
-                values[n++] = value;
-                store(result + ((long(d) * size.h + h) * size.w + w) * channels, value);
-            }
-            moments.add(channel, values, n);
+            if (inside.h == MH && inside.w == MW)
+                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) values[n++] = add(h, w);
+            else
+                for (int h = 0; h < inside.h; h++) for (int w = 0; w < inside.w; w++) values[n++] = add(h, w);
+            if (D::LAST[PLANE] == POINT) moments.add(channel, values, n);
         }
     }
 
-    static void run(const Input* inputs, int n_inputs, Size size, const float* transformed, const float* bias, int out,
-                    Size, float* result, double* mean_and_variance, int threads) {
+    template <int POINT> static void transform_output(const float* from, long stride, vec bias, float* result, int channels, Size size, Size inside,
+                                                      Moments& moments, int channel) {
+        vec tile[H::IN][W::IN];
+        for (int h = 0; h < H::IN; h++) {
+            for (int w = 0; w < W::IN; w++) tile[h][w] = load(from + (h * W::IN + w) * stride);
+            W::output(tile[h], 1);
+        }
+        for (int w = 0; w < MW; w++) H::output(&tile[0][w], W::IN);
+        add_output<POINT, 0>(tile, bias, result, channels, size, inside, moments, channel);
+        if constexpr (MD > 1) add_output<POINT, 1>(tile, bias, result, channels, size, inside, moments, channel);
+    }
+
+    // Tiles `first` to `first + rows`, of which one thread does everything, a point across planes at a time: so its matrices stay in cache.
+    template <int POINT> static void run_point(const Input* inputs, int n_inputs, int in, Size size, Size tiles, long first, int rows, const float* transformed,
+                                               const float* bias, int out, float* result, Moments& moments, float* left, long from_point, float* products,
+                                               long to_point) {
+        const auto corner = [&](int row) {
+            const long tile = first + row;
+            return Size{int(tile / tiles.w / tiles.h) * MD, int(tile / tiles.w % tiles.h) * MH, int(tile % tiles.w) * MW};
+        };
+        for (int row = 0; row < rows; row++) {
+            const Size at = corner(row);
+            float* to = left + long(row) * in;
+            for (int i = 0; i < n_inputs; i++)
+                for (int c = 0; c < inputs[i].channels; c += LANES, to += LANES)
+                    transform_input<POINT>(inputs[i], c, size, at.d - KD / 2, at.h - KH / 2, at.w - KW / 2, to, from_point);
+        }
+        for (int point = 0; point < IN_PLANE; point++)
+            multiply(left + point * from_point, transformed + (long(POINT) * IN_PLANE + point) * in * out, products + point * to_point,
+                     (rows + ROWS - 1) / ROWS * ROWS, in, out);
+        for (int row = 0; row < rows; row++) {
+            const Size at = corner(row), inside = {std::min(MD, size.d - at.d), std::min(MH, size.h - at.h), std::min(MW, size.w - at.w)};
+            float* to = result + ((long(at.d) * size.h + at.h) * size.w + at.w) * out;
+            for (int c = 0; c < out; c += LANES)
+                transform_output<POINT>(products + long(row) * out + c, to_point, load(bias + c), to + c, out, size, inside, moments, c);
+            for (int plane = 0; plane < inside.d; plane++) moments.count += D::LAST[plane] == POINT ? long(inside.h) * inside.w : 0;
+        }
+    }
+
+    template <int... POINT> static void run_points(std::integer_sequence<int, POINT...>, const Input* inputs, int n_inputs, Size size, const float* transformed,
+                                                   const float* bias, int out, float* result, double* mean_and_variance, int threads) {
         const int in = channels_of(inputs, n_inputs);
         const Size tiles = {(size.d + MD - 1) / MD, (size.h + MH - 1) / MH, (size.w + MW - 1) / MW};
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
-        // as many rows as the second-level cache holds; where it holds none, more, to share what is read of the filters
-        const long cached = (1 << 20) / (POINTS * (in + out) * long(sizeof(float))) / ROWS * ROWS;
-        const int chunk = rows_at_a_time(n_tiles, threads, cached ? int(std::min(cached, 3L * ROWS)) : 3 * ROWS);
+        // as many rows as the second-level cache holds beside images and filters; where it holds few, more, to share what is read of the filters
+        const long cached = CACHE / (IN_PLANE * (in + out) * long(sizeof(float))) / ROWS * ROWS;
+        const int chunk = rows_at_a_time(n_tiles, threads, cached < 2 * ROWS ? 4 * ROWS : int(std::min(cached, 4L * ROWS)));
         // one vector more than fits: points a power of two apart would fall on the same lines of the cache
         const long from_point = long(chunk) * in + LANES, to_point = long(chunk) * out + LANES;
         std::vector<double> chunks((n_tiles + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(threads)
         {
-            float *const left = left_scratch.get(POINTS * from_point), *const products = products_scratch.get(POINTS * to_point);
+            float *const left = left_scratch.get(IN_PLANE * from_point), *const products = products_scratch.get(IN_PLANE * to_point);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < n_tiles; first += chunk) {
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
-                for (int row = 0; row < rows; row++) {
-                    const long tile = first + row;
-                    const int z = int(tile / tiles.w / tiles.h) * MD - KD / 2, y = int(tile / tiles.w % tiles.h) * MH - KH / 2,
-                              x = int(tile % tiles.w) * MW - KW / 2;
-                    float* to = left + long(row) * in;
-                    for (int i = 0; i < n_inputs; i++)
-                        for (int c = 0; c < inputs[i].channels; c += LANES, to += LANES)
-                            transform_input(inputs[i], c, size, z, y, x, to, from_point);
-                }
-                for (int point = 0; point < POINTS; point++)
-                    multiply(left + point * from_point, transformed + long(point) * in * out, products + point * to_point,
-                             (rows + ROWS - 1) / ROWS * ROWS, in, out);
-                for (int row = 0; row < rows; row++) {
-                    const long tile = first + row;
-                    const int z = int(tile / tiles.w / tiles.h) * MD, y = int(tile / tiles.w % tiles.h) * MH, x = int(tile % tiles.w) * MW;
-                    const Size inside = {std::min(MD, size.d - z), std::min(MH, size.h - y), std::min(MW, size.w - x)};
-                    float* to = result + ((long(z) * size.h + y) * size.w + x) * out;
-                    for (int c = 0; c < out; c += LANES)
-                        transform_output(products + long(row) * out + c, to_point, load(bias + c), to + c, out, size, inside, moments, c);
-                    moments.count += long(inside.d) * inside.h * inside.w;
-                }
+                (run_point<POINT>(inputs, n_inputs, in, size, tiles, first, rows, transformed, bias, out, result, moments, left, from_point, products,
+                                  to_point), ...);
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
         }
         mean_and_variance_of(chunks, out, double(size.d) * size.h * size.w, mean_and_variance);
+    }
+
+    static void run(const Input* inputs, int n_inputs, Size size, const float* transformed, const float* bias, int out, Size, float* result,
+                    double* mean_and_variance, int threads) {
+        run_points(std::make_integer_sequence<int, D::IN>(), inputs, n_inputs, size, transformed, bias, out, result, mean_and_variance, threads);
     }
 };
 

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Callable, Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from dynamic_network_architectures.building_blocks.encoders import PlainConvEnco
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
 from nnunetv2.inference.engines.winograd_library import load_library
 
-LARGEST_WINOGRAD = 256  # channels; above, filters grow by 144 / 27 for the few voxels of the deepest stages
+# Winograd's filters are 144 / 27 times as large. They pay where a stage has the voxels of 12 tiles, which a matrix product takes at once, and
+# not for the channels of the deepest stages.
+FEWEST_VOXELS, MOST_CHANNELS = 12 * 2 * 4 * 4, 256
 TOLERANCE = 1e-3  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
 
 
@@ -76,9 +79,9 @@ def _slope(nonlin: nn.Module | None) -> float:
 
 
 class _Layer:
-    """A ConvNormNonlin. Activations are (D, H, W, C) float32."""
+    """A ConvNormNonlin on a grid of `voxels`, or thereabouts. Activations are (D, H, W, C) float32."""
 
-    def __init__(self, layer: ConvNormNonlin) -> None:
+    def __init__(self, layer: ConvNormNonlin, voxels: int) -> None:
         library, conv, norm = load_library(), layer.conv, getattr(layer, "norm", None)
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         expected = [k // 2 for k in self.kernel]
@@ -87,7 +90,7 @@ class _Layer:
         if norm is not None and (not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats):
             raise UnsupportedNetwork(f"it has a layer {norm}")
         lanes, self.in_channels = library.lanes(), conv.in_channels
-        self.unfolded = max(self.stride) > 1 or self.in_channels % lanes > 0 or self.channels > LARGEST_WINOGRAD
+        self.unfolded = max(self.stride) > 1 or self.in_channels % lanes > 0 or voxels < FEWEST_VOXELS or self.channels > MOST_CHANNELS
         floats = library.transformed_size(*self.kernel, self.unfolded, self.in_channels, self.channels)
         if floats == 0 or self.channels % lanes:
             raise UnsupportedNetwork(f"it has a layer {conv}")
@@ -126,8 +129,8 @@ class _Layer:
 
 
 class _Stack:
-    def __init__(self, stack: StackedConvBlocks) -> None:
-        self.layers = [_Layer(layer) for layer in stack.convs]
+    def __init__(self, stack: StackedConvBlocks, voxels: int) -> None:
+        self.layers = [_Layer(layer, voxels) for layer in stack.convs]
 
     def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
         x = self.layers[0](inputs, workspace)
@@ -140,10 +143,10 @@ class _Stack:
 class _Block:
     """A ResidualBlock."""
 
-    def __init__(self, block: ResidualBlock) -> None:
-        self.layers = [_Layer(layer) for layer in block.layers]
+    def __init__(self, block: ResidualBlock, voxels: int) -> None:
+        self.layers = [_Layer(layer, voxels) for layer in block.layers]
         self.stride = block.stride
-        self.project = next((_Layer(module) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
+        self.project = next((_Layer(module, voxels) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
         self.slope = _slope(block.nonlin)
 
     def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
@@ -191,25 +194,28 @@ class _Upsampling:
 
 
 class WinogradUNet:
-    """What `network`, a U-Net of ours in eval mode, computes for one item.
+    """What `network`, a U-Net of ours in eval mode, computes for one item; fastest for those of about `patch_size`.
 
     Its filters are copied, so it may go afterwards; only its `class_head` stays in use. UnsupportedNetwork (a RuntimeError) names the
     first layer that has no code here.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, patch_size: Sequence[int]) -> None:
         if not isinstance(network, UNet) or network.encoder.ops.n_dims != 3:
             raise UnsupportedNetwork("it is none of the 3D U-Nets")
         encoder, decoder = network.encoder, network.decoder
+        voxels = [prod(patch_size)]
+        for stride in encoder.strides:
+            voxels.append(voxels[-1] // prod(stride))
         if isinstance(encoder, ResidualEncoder):
-            self.stages = [[_Block(block) for block in stage.blocks] for stage in encoder.stages]
-            self.stages[0].insert(0, _Stack(encoder.stem))
+            self.stages = [[_Block(block, n) for block in stage.blocks] for stage, n in zip(encoder.stages, voxels[1:])]
+            self.stages[0].insert(0, _Stack(encoder.stem, voxels[0]))
         elif isinstance(encoder, PlainConvEncoder):
-            self.stages = [[_Stack(stage[-1])] for stage in encoder.stages]
+            self.stages = [[_Stack(stage[-1], n)] for stage, n in zip(encoder.stages, voxels[1:])]
         else:
             raise UnsupportedNetwork(f"it has a {type(encoder).__name__}")
         self.upsampling = [_Upsampling(layer) for layer in decoder.transpconvs]
-        self.decoder = [_Stack(stage) for stage in decoder.stages]
+        self.decoder = [_Stack(stage, n) for stage, n in zip(decoder.stages, voxels[-2:0:-1])]
         segmentation = decoder.seg_layers[-1]
         self.seg_weight, self.seg_bias = segmentation.weight.detach().float().flatten(1), segmentation.bias.detach().float()
         self.class_head = network.class_head
@@ -250,11 +256,11 @@ class WinogradEngine:
 
     name, precision, batch_size = "winograd", "fp32", 1
 
-    def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int]) -> None:
+    def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int], patch_size: Sequence[int]) -> None:
         """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes."""
         load_library()  # before weights are read for nothing
         network = build_network().eval()
-        self.network = WinogradUNet(network)
+        self.network = WinogradUNet(network, patch_size)
         self._check(network, input_channels, divisor)
 
     @torch.no_grad()
