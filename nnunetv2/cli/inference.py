@@ -75,7 +75,7 @@ def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
 
 
 def quantize(argv: Sequence[str] | None = None) -> None:
-    parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs without AMX; --mode half and fast then use it. Ranges come from "
+    parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs with VNNI and without AMX; --mode half and fast then use it. Ranges come from "
                      "the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
                      "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)

@@ -9,7 +9,8 @@ from torch import nn
 
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
-from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.inference.engines.winograd_library import load_library
+from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
 from nnunetv2.utilities.files import load_json
@@ -59,10 +60,11 @@ class TrainedModel:
         geometry = network_geometry(self.configuration_manager, self.mirror_axes)
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
-        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on(device.type, quantised=True) == "int8"
+        int8_pays = cpu_has_fast_int8() or not self._winograd_serves(wish)
+        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on(device.type, int8_pays) == "int8"
         quantised = [self.converted_path(checkpoint, "int8") if may_be_int8 else None for checkpoint in self.checkpoints]
         not_quantised = [checkpoint for checkpoint, path in zip(self.checkpoints, quantised) if path is None or not path.is_file()]
-        precision = mode.precision_on(device.type, quantised=not not_quantised)
+        precision = mode.precision_on(device.type, may_be_int8 and not not_quantised)
         if precision == "int8" and on_cpu and not_quantised:
             raise FileNotFoundError(f"Not quantised, or since then trained or refitted: {', '.join(map(str, not_quantised))}. Run nnUNetv2_quantize "
                                     "for them (it needs openvino), or choose another --precision.")
@@ -74,6 +76,16 @@ class TrainedModel:
             engines.append(make_engine(build, device, precision, wish, self.input_channels, geometry.divisor, openvino_model, int8_model,
                                        geometry.patch_size))
         return engines
+
+    def _winograd_serves(self, wish: str) -> bool:
+        """Whether fp32 on a CPU means Winograd convolutions here, other than for a network that has layers unknown to them."""
+        if wish not in ("auto", "winograd") or len(self.configuration_manager.patch_size) < 3:
+            return False
+        try:
+            load_library()
+        except RuntimeError:
+            return False  # make_engine says why
+        return True
 
     def converted_path(self, checkpoint: Path, kind: str) -> Path | None:
         """Where the OpenVINO model of a checkpoint is or will be, .xml; kind "openvino" or "int8". None without OpenVINO."""

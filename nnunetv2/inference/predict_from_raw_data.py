@@ -28,7 +28,7 @@ from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
 from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network
-from nnunetv2.inference.modes import inference_mode
+from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
 from nnunetv2.utilities.classification import ClassificationTask
@@ -215,7 +215,7 @@ class nnUNetPredictor:
     def _precision_in_words(self) -> str:
         precision = self.engines[0].precision
         if precision == "fp32" and self.mode.precision == "reduced":
-            return "fp32 (this CPU has no AMX, so bf16 would be slower; nnUNetv2_quantize once gives int8, which is faster)"
+            return "fp32 (this CPU has no AMX, so bf16 would be slower" + ("; nnUNetv2_quantize once gives int8, which is faster)" if cpu_has_fast_int8() else ")")
         return precision
 
     def _list_cases(self, source: PathLike | Sequence[Sequence[PathLike]], output: PathLike | Sequence[PathLike] | None,

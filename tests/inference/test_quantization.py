@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2.inference import modes
+from nnunetv2.inference import model_loading, modes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.utilities.files import load_json, save_json
@@ -104,6 +104,7 @@ def trained(tmp_path, monkeypatch):
     save_json([{"train": cases, "val": ["held_out"]}], dataset / "splits_final.json")
     save_model(tmp_path / "model", plans, tiny_dataset_json(), [tiny_network()])
     monkeypatch.setattr(modes, "cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: True)
     return tmp_path / "model"
 
 
@@ -126,6 +127,12 @@ def test_a_quantised_model_is_used_by_the_reduced_modes_until_the_weights_change
     assert isinstance(engine, ReducedPrecisionGuard) and engine.precision == "int8"
     assert engine.in_full_precision().precision == "fp32"
     assert predictor_of(trained).engines[0].precision == "fp32", "exact never uses it"
+
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: False)
+    monkeypatch.setattr(model_loading, "load_library", lambda: None)
+    assert predictor_of(trained, mode="fast").engines[0].precision == "fp32", "Winograd convolutions are faster"
+    assert predictor_of(trained, mode="fast", engine="openvino").engines[0].precision == "int8"
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: True)
 
     path = trained / "fold_0" / "checkpoint_final.pth"
     content = torch.load(path, weights_only=True)
