@@ -166,6 +166,17 @@ def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
             torch.testing.assert_close(engine.class_features(x), network.class_features(x), rtol=0, atol=1e-3)
 
 
+@torch.no_grad()
+def test_deep_supervision_and_weights_in_half_precision():
+    network = unet(deep_supervision=True)
+    x = torch.randn(1, 1, 4, 16, 16)
+    engine = WinogradEngine(lambda: network, 1, (2, 4, 4), (4, 16, 16))
+    torch.testing.assert_close(engine(x)[0], network(x)[0][0], rtol=0, atol=1e-3)
+    half = WinogradUNet(unet(class_head=False).half(), (4, 16, 16))
+    rounded = unet(class_head=False).half().float()
+    torch.testing.assert_close(half(x[0], None)[0], rounded(x)[0][0], rtol=0, atol=1e-3)
+
+
 def test_outputs_survive_the_next_call_and_repeat():
     engine = WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
     x = torch.randn(1, 1, 4, 16, 16)
