@@ -239,19 +239,22 @@ struct Winograd {
     static void transform_filters(const float* filters, float* transformed, int in, int out, int threads) {
 #pragma omp parallel for num_threads(threads)
         for (int i = 0; i < in; i++)
-            for (int o = 0; o < out; o++) {
-                double by_w[KD][KH][W::IN] = {}, by_h[KD][H::IN][W::IN] = {};
-                const float* g = filters + (long(o) * in + i) * KD * KH * KW;
-                for (int a = 0; a < KD; a++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++) for (int c = 0; c < KW; c++)
-                    by_w[a][b][w] += W::FILTER[w][c] * g[(a * KH + b) * KW + c];
-                for (int a = 0; a < KD; a++) for (int h = 0; h < H::IN; h++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++)
-                    by_h[a][h][w] += H::FILTER[h][b] * by_w[a][b][w];
-                float* to = transformed + in_panels(i, o, in, out);
-                for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
-                    double sum = 0;
-                    for (int a = 0; a < KD; a++) sum += D::FILTER[d][a] * by_h[a][h][w];
-                    to[long((d * H::IN + h) * W::IN + w) * in * out] = float(sum);
+            for (int first = 0; first < out; first += LANES) {
+                float points[POINTS][LANES];  // whole vectors at a time: the matrices are a power of two apart
+                for (int o = 0; o < LANES; o++) {
+                    double by_w[KD][KH][W::IN] = {}, by_h[KD][H::IN][W::IN] = {};
+                    const float* g = filters + (long(first + o) * in + i) * KD * KH * KW;
+                    for (int a = 0; a < KD; a++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++) for (int c = 0; c < KW; c++)
+                        by_w[a][b][w] += W::FILTER[w][c] * g[(a * KH + b) * KW + c];
+                    for (int a = 0; a < KD; a++) for (int h = 0; h < H::IN; h++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++)
+                        by_h[a][h][w] += H::FILTER[h][b] * by_w[a][b][w];
+                    for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
+                        double sum = 0;
+                        for (int a = 0; a < KD; a++) sum += D::FILTER[d][a] * by_h[a][h][w];
+                        points[(d * H::IN + h) * W::IN + w][o] = float(sum);
+                    }
                 }
+                for (int point = 0; point < POINTS; point++) store(transformed + long(point) * in * out + in_panels(i, first, in, out), load(points[point]));
             }
     }
 
@@ -402,9 +405,12 @@ struct Unfolded {
     // (out, in, KD, KH, KW) -> (KERNEL * in) x out, in panels
     static void transform_filters(const float* filters, float* transformed, int in, int out, int threads) {
 #pragma omp parallel for num_threads(threads)
-        for (int o = 0; o < out; o++)
+        for (int first = 0; first < out; first += LANES)
             for (int i = 0; i < in; i++)
-                for (int k = 0; k < KERNEL; k++) transformed[in_panels(k * in + i, o, KERNEL * in, out)] = filters[(long(o) * in + i) * KERNEL + k];
+                for (int k = 0; k < KERNEL; k++) {
+                    float* const to = transformed + in_panels(k * in + i, first, KERNEL * in, out);
+                    for (int o = 0; o < LANES; o++) to[o] = filters[(long(first + o) * in + i) * KERNEL + k];
+                }
     }
 
     static void unfold(const Input* inputs, int n_inputs, Size size, int z, int y, int x, float* to) {
