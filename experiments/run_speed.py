@@ -49,7 +49,8 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
 NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
 NEED_ROI_MODEL = ("fast, ROI model",)
-SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory
+SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory, at least
+LOOKING_SHARE = 0.02  # of the time, at most: a look at gigabytes in small pages takes the system tens of milliseconds, and stops the process
 
 
 def is_upstream(row: str) -> bool:
@@ -108,9 +109,11 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
         process = subprocess.Popen(command(row, args, images, out), stdout=output, stderr=subprocess.STDOUT, env=environ,
                                    preexec_fn=lambda: os.sched_setaffinity(0, cores))
         while process.poll() is None:
+            look = time.perf_counter()
             peak, gpu_peak = max(peak, tree_memory(process.pid)), max(gpu_peak, gpu_memory() - idle)
+            look = time.perf_counter() - look
             try:
-                process.wait(SAMPLE_SECONDS)
+                process.wait(max(SAMPLE_SECONDS, look / LOOKING_SHARE))
             except subprocess.TimeoutExpired:
                 pass
     seconds = time.perf_counter() - start
