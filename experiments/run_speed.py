@@ -49,8 +49,8 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
 NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
 NEED_ROI_MODEL = ("fast, ROI model",)
-SAMPLE_SECONDS = 0.25  # between looks at the process tree's memory, at least
-LOOKING_SHARE = 0.02  # of the time, at most: a look at gigabytes in small pages takes the system tens of milliseconds, and stops the process
+SAMPLE_SECONDS = 0.25  # between looks at memory
+LOOKING_SHARE = 0.02  # of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process
 
 
 def is_upstream(row: str) -> bool:
@@ -108,12 +108,15 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
     with open(log, "w") as output:
         process = subprocess.Popen(command(row, args, images, out), stdout=output, stderr=subprocess.STDOUT, env=environ,
                                    preexec_fn=lambda: os.sched_setaffinity(0, cores))
+        next_look = start
         while process.poll() is None:
             look = time.perf_counter()
-            peak, gpu_peak = max(peak, tree_memory(process.pid)), max(gpu_peak, gpu_memory() - idle)
-            look = time.perf_counter() - look
+            if look >= next_look:
+                peak = max(peak, tree_memory(process.pid))
+                next_look = look + (time.perf_counter() - look) / LOOKING_SHARE
+            gpu_peak = max(gpu_peak, gpu_memory() - idle)
             try:
-                process.wait(max(SAMPLE_SECONDS, look / LOOKING_SHARE))
+                process.wait(SAMPLE_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
     seconds = time.perf_counter() - start

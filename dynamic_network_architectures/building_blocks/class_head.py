@@ -220,7 +220,7 @@ def _box_mean(x: Tensor) -> Tensor:
 def _over_three_voxels(x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Voxels (B, C, *spatial) combined with both neighbours along each axis in turn; the outermost are their own neighbours.
 
-    By axis, a box of 27 voxels takes 6 operations: torch's poolings, which look at every one, cost ten times as much on a CPU.
+    By axis, a box of 27 voxels takes 6 operations: torch's average pooling, which looks at every one, costs ten times as much on a CPU.
     """
     x = F.pad(x, [1] * (2 * (x.ndim - 2)), mode="replicate")
     for axis in range(2, x.ndim):

@@ -60,8 +60,7 @@ class TrainedModel:
         geometry = network_geometry(self.configuration_manager, self.mirror_axes)
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
-        int8_pays = cpu_has_fast_int8() or not self._winograd_serves(wish)
-        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on(device.type, int8_pays) == "int8"
+        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on("cpu", int8_pays=True) == "int8" and self._int8_pays(mode, wish)
         quantised = [self.converted_path(checkpoint, "int8") if may_be_int8 else None for checkpoint in self.checkpoints]
         not_quantised = [checkpoint for checkpoint, path in zip(self.checkpoints, quantised) if path is None or not path.is_file()]
         precision = mode.precision_on(device.type, may_be_int8 and not not_quantised)
@@ -77,15 +76,15 @@ class TrainedModel:
                                        geometry.patch_size))
         return engines
 
-    def _winograd_serves(self, wish: str) -> bool:
-        """Whether fp32 on a CPU means Winograd convolutions here, other than for a network that has layers unknown to them."""
-        if wish not in ("auto", "winograd") or len(self.configuration_manager.patch_size) < 3:
-            return False
+    def _int8_pays(self, mode: InferenceMode, wish: str) -> bool:
+        """Whether int8 on a CPU is asked for or faster than fp32, which it is with VNNI or where fp32 has no Winograd convolutions."""
+        if mode.precision == "int8" or cpu_has_fast_int8() or wish == "openvino" or len(self.configuration_manager.patch_size) < 3:
+            return True
         try:
             load_library()
         except RuntimeError:
-            return False  # make_engine says why
-        return True
+            return True  # make_engine says why, where it matters
+        return False
 
     def converted_path(self, checkpoint: Path, kind: str) -> Path | None:
         """Where the OpenVINO model of a checkpoint is or will be, .xml; kind "openvino" or "int8". None without OpenVINO."""

@@ -1,8 +1,8 @@
 """The table of inference modes: how much work a prediction is allowed to save, and on what."""
 
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from pathlib import Path
+
+from nnunetv2.utilities.cpu_flags import cpu_flags
 
 CHOICES = {
     "precision": ("upstream", "fp32", "half", "int8", "reduced"),
@@ -50,25 +50,18 @@ class InferenceMode:
         return self.precision
 
 
-@lru_cache
-def _cpu_flags() -> frozenset[str]:
-    """What the CPU can do, as Linux names it; nothing elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    return frozenset(cpuinfo.read_text().split()) if cpuinfo.is_file() else frozenset()
-
-
 def cpu_has_fast_bf16() -> bool:
     """True on Linux CPUs with AMX tiles.
 
     AVX512_BF16 alone is not enough: a ResEnc M patch of 64x128x192 takes 18 s a core in bf16 against 11 s in fp32
     (OpenVINO 2026.4; torch 2.13: 21 and 16 s). With AMX it is a fifth of fp32's time.
     """
-    return "amx_bf16" in _cpu_flags()
+    return "amx_bf16" in cpu_flags()
 
 
 def cpu_has_fast_int8() -> bool:
     """True on Linux CPUs that multiply and add bytes in one instruction (VNNI). Without, Winograd convolutions in fp32 are faster."""
-    return not _cpu_flags().isdisjoint(("avx512_vnni", "avx_vnni"))
+    return not cpu_flags().isdisjoint(("avx512_vnni", "avx_vnni"))
 
 
 MODES = {

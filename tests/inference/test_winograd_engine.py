@@ -3,7 +3,6 @@ import os
 import platform
 import shutil
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference.engines import make_engine, winograd_library
 from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace
+from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import CLASS_HEAD
 
 CPU = torch.device("cpu")
@@ -26,8 +26,7 @@ KERNELS = [(1, 1, 1), (1, 3, 3), (3, 3, 3)]
 
 
 def _runs(cpu):
-    flags = Path("/proc/cpuinfo").read_text()
-    return cpu == "native" or platform.machine() == "x86_64" and (cpu == "x86-64" or " avx2 " in flags and " fma " in flags)
+    return cpu == "native" or platform.machine() == "x86_64" and (cpu == "x86-64" or cpu_flags() >= {"avx2", "fma"})
 
 
 @pytest.fixture(scope="module", params=["native", "x86-64-v3", "x86-64"])
@@ -214,6 +213,8 @@ def test_winograd_is_the_cpus_choice_in_fp32_only():
     assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name == "winograd"
     with pytest.raises(ValueError, match="fp32"):
         make_engine(unet, CPU, "half", "winograd")
+    with pytest.warns(UserWarning, match="winograd is not used, torch is: it runs on the CPU"):
+        assert make_engine(unet, torch.device("meta"), "half", "winograd").name == "torch"
 
 
 def test_a_wrong_result_is_noticed(monkeypatch):

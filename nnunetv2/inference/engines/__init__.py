@@ -81,8 +81,8 @@ def make_engine(
 
     precision: "fp32", "half" (what the device has: fp16 or bf16), or "int8", which only OpenVINO with a `quantised_model` (.xml)
     has. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
-    checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why, unless it is that "auto" passes over
-    winograd for a network it has no code for.
+    checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why,
+    unless it is that "auto" passes over winograd for a network it has no code for.
     """
     if wish not in CHOICES:
         raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
@@ -94,7 +94,7 @@ def make_engine(
 
         return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
             build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size)))
-    if precision == "half" and wish == "winograd":
+    if precision == "half" and wish == "winograd" and device.type == "cpu":
         raise ValueError("winograd computes in fp32; ask for --precision fp32, or another engine.")
     engine: Engine | None = None
     passed_over: dict[str, str] = {}

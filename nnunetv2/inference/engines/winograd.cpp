@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <sys/mman.h>
 #include <utility>
 #include <vector>
 
@@ -30,8 +29,7 @@ inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p);
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the compiler keeps that addition, for x = -0
 
-// Memory of a thread, of any content, which stays from layer to layer. In huge pages: tiles touch hundreds of small ones at once, more than
-// the CPU keeps addresses of.
+// Memory of a thread, of any content, which stays from layer to layer.
 class Scratch {
 public:
     Scratch() = default;
@@ -39,11 +37,10 @@ public:
     ~Scratch() { std::free(data); }
     float* get(long floats) {
         if (floats > size) {
-            constexpr size_t PAGE = 2 << 20;
-            const size_t bytes = (floats * sizeof(float) + PAGE - 1) / PAGE * PAGE;
+            constexpr size_t LINE = 64;
+            const size_t bytes = (floats * sizeof(float) + LINE - 1) / LINE * LINE;
             std::free(data);
-            data = static_cast<float*>(std::aligned_alloc(PAGE, bytes));
-            madvise(data, bytes, MADV_HUGEPAGE);
+            data = static_cast<float*>(std::aligned_alloc(LINE, bytes));
             std::memset(data, 0, bytes);
             size = bytes / sizeof(float);
         }

@@ -1,7 +1,6 @@
 """3D U-Nets on CPUs, in fp32, with Winograd convolutions: about a quarter of the multiplications that the layers have by definition."""
 
 import ctypes
-import mmap
 from collections.abc import Callable, Sequence
 from math import prod
 
@@ -30,23 +29,8 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _ints(values: Sequence[int]) -> ctypes.Array:
-    return (ctypes.c_int * len(values))(*values)
-
-
-def _float(value: float) -> ctypes.c_float:
-    return ctypes.c_float(value)
-
-
-def _huge_pages(size: int) -> Tensor:
-    """Uninitialised float32, in pages of 2 MB where the system has them: half a million small ones would slow every layer."""
-    memory = mmap.mmap(-1, max(1, size) * torch.float32.itemsize)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.float32, count=size)
-
-
 class Workspace:
-    """Activations of a forward pass, kept for the next: fresh memory costs about as much as a layer's arithmetic."""
+    """Activations of a forward pass, kept for the next: the system zeroes fresh memory page by page."""
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
@@ -60,7 +44,7 @@ class Workspace:
             buffer = min(fitting, key=torch.Tensor.numel)
             self._free = [other for other in self._free if other is not buffer]
         else:
-            buffer = _huge_pages(size)
+            buffer = torch.empty(size)
         self._taken[buffer.data_ptr()] = buffer
         return buffer[:size].view(shape)
 
@@ -99,7 +83,7 @@ class _Layer:
         if self.slope != 1 and norm is not None and list(layer.all_modules)[-1] is norm:
             raise UnsupportedNetwork("its nonlinearities come before the norms")
 
-        self.filters, weight = _huge_pages(floats), conv.weight.detach().float().contiguous()
+        self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
         library.transform_filters(*self.kernel, self.unfolded, _pointer(weight), _pointer(self.filters), self.in_channels, self.channels,
                                   torch.get_num_threads())
         self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
@@ -116,7 +100,7 @@ class _Layer:
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
         moments = torch.empty(2, self.channels, dtype=torch.double)
         library.convolve(*self.kernel, self.unfolded, (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs)),
-                         _ints([x.shape[3] for x in inputs]), len(inputs), *size, _pointer(self.filters), _pointer(self.bias),
+                         (ctypes.c_int * len(inputs))(*(x.shape[3] for x in inputs)), len(inputs), *size, _pointer(self.filters), _pointer(self.bias),
                          self.channels, *self.stride, _pointer(result), _pointer(moments), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
@@ -125,7 +109,7 @@ class _Layer:
             scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
         if self.normalises or slope != 1 or residual is not None:
             library.scale_and_activate(_pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual),
-                                       _float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
+                                       ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
         return result
 
 

@@ -12,15 +12,11 @@ from pathlib import Path
 
 import torch
 
+from nnunetv2.utilities.cpu_flags import cpu_flags
+
 SOURCE = Path(__file__).with_name("winograd.cpp")
 # OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
 COMPILE = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
-
-
-def _cpu() -> str:
-    """What -march=native depends on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))}))
 
 
 def cache_folder() -> Path:
@@ -52,7 +48,7 @@ def load_library() -> ctypes.CDLL:
     if platform.system() != "Linux" or compiler is None:
         raise RuntimeError("its layers are compiled on Linux, with the C++ compiler g++ or the one that CXX names, which is not there")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), *COMPILE, version, _cpu(), torch.__version__]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), *COMPILE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
     library = cache_folder() / f"winograd_{key}.so"
     try:
         if not library.is_file():
