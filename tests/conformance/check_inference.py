@@ -117,40 +117,47 @@ def check_openvino(bench: Bench) -> Iterator[Row]:
     plans, dataset_json, files, data, arguments = sliding_window_inputs(bench, shape, options)
     theirs, own_error = upstream_logits(bench, plans, dataset_json, files, data, arguments)[::2]
     ours = make_predictor(plans, dataset_json, files, **arguments, engine="openvino").predict_logits_from_preprocessed_data(torch.from_numpy(data))
-    yield within(f"logits by OpenVINO {openvino.__version__.split('-')[0]} in fp32 (on purpose, the CPU default), {name}", ours.float().numpy(),
+    yield within(f"logits by OpenVINO {openvino.__version__.split('-')[0]} in fp32 (on purpose), {name}", ours.float().numpy(),
                  theirs, own_error, note=f"upstream's fp16 sums are off by {own_error:.2g} from its own fp32")
 
 
-def check_openvino_full_size(bench: Bench) -> Iterator[Row]:
-    """On purpose different, as above, by a network as wide and deep as planned; random weights, as no trained one of that size is at hand.
+def check_cpu_engines_full_size(bench: Bench) -> Iterator[Row]:
+    """On purpose different: OpenVINO, and Winograd convolutions, which are the CPU's default in fp32, by a network as wide and deep as planned.
 
-    Such a network leaves many voxels on the edge between two labels: upstream's own fp16 sums tip over hundreds of them.
+    Random weights, as no trained ones of that size are at hand; they leave many voxels on the edge between two labels: upstream's own
+    fp16 sums tip over hundreds of them.
     """
-    if bench.reduced or importlib.util.find_spec("openvino") is None:  # `check_openvino` has the row that says it is missing
+    if bench.reduced:
         return
+    engines = ["winograd"] + ["openvino"] * (importlib.util.find_spec("openvino") is not None)  # `check_openvino` has the row that says it is missing
     folder, plans = tiny_model(bench)
     plans = json.loads(json.dumps(plans))
     planned = plans["configurations"]["3d_fullres"]
     plans["configurations"]["full_size"] = {**planned, "patch_size": [32, 64, 96], "data_identifier": "unused"}
     dataset_json = json.loads((folder / "dataset.json").read_text())
     kwargs = planned["architecture"]["arch_kwargs"]
-    what = f"OpenVINO fp32 (on purpose, the CPU default), {kwargs['n_stages']} stages up to {max(kwargs['features_per_stage'])} features, random weights"
+    what = f"in fp32 (on purpose), {kwargs['n_stages']} stages up to {max(kwargs['features_per_stage'])} features, random weights"
     arguments = {"mirroring": None, "step": 0.5, "gaussian": True}
-    changed, own, voxels = 0, 0, 0
+    changed, own, voxels = dict.fromkeys(engines, 0), 0, 0
     for seed in range(3):
         file = bench.folder / f"full_size_{seed}.pth"
         torch.save(random_weights(planned["architecture"], seed), file)
         data = np.random.default_rng(seed).normal(size=(1, 32, 64, 144)).astype(np.float32)  # two windows
         half, full, own_error = upstream_logits(bench, plans, dataset_json, [file], data, arguments, "full_size")
-        predictor = make_predictor(plans, dataset_json, [file], **arguments, engine="openvino", configuration="full_size")
-        ours = in_fp32(predictor, torch.from_numpy(data), **arguments)
+        for engine in engines:
+            predictor = make_predictor(plans, dataset_json, [file], **arguments, engine=engine, configuration="full_size")
+            if predictor.engines[0].name != engine:
+                yield Row(f"logits by {engine} {what} {seed}", f"{predictor.engines[0].name} ran instead", "", "not run", "the engine itself", False)
+                continue
+            ours = in_fp32(predictor, torch.from_numpy(data), **arguments)
+            yield within(f"logits by {engine} {what} {seed}", ours, full, own_error, note=f"upstream's fp16 sums are off by {own_error:.2g} from its own fp32")
+            changed[engine] += int(np.count_nonzero(ours.argmax(0) != full.argmax(0)))
         file.unlink()
-        yield within(f"logits by {what} {seed}", ours, full, own_error, note=f"upstream's fp16 sums are off by {own_error:.2g} from its own fp32")
-        changed += int(np.count_nonzero(ours.argmax(0) != full.argmax(0)))
         own += int(np.count_nonzero(half.argmax(0) != full.argmax(0)))
         voxels += full[0].size
-    yield Row(f"labels by {what}", f"{changed} voxels changed", f"{own} changed by its own fp16 sums", f"{changed} of {voxels} voxels",
-              "<= 0.001% of voxels", changed <= 1e-5 * voxels)
+    for engine in engines:
+        yield Row(f"labels by {engine} {what}", f"{changed[engine]} voxels changed", f"{own} changed by its own fp16 sums",
+                  f"{changed[engine]} of {voxels} voxels", "<= 0.001% of voxels", changed[engine] <= 1e-5 * voxels)
 
 
 def random_weights(architecture: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
@@ -269,4 +276,4 @@ def check_checkpoints(bench: Bench) -> Iterator[Row]:
                 [theirs["trainer_name"], theirs["init_args"]["configuration"], theirs["inference_allowed_mirroring_axes"], theirs["current_epoch"]])
 
 
-CHECKS = [check_tiles, check_gaussian, check_labels, check_sliding_window, check_openvino, check_openvino_full_size, check_export, check_checkpoints, check_models_both_ways]
+CHECKS = [check_tiles, check_gaussian, check_labels, check_sliding_window, check_openvino, check_cpu_engines_full_size, check_export, check_checkpoints, check_models_both_ways]
