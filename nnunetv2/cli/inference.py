@@ -29,14 +29,14 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
                       help="exact: upstream's result; half: the same in reduced precision; fast: coarse ROI, one pass in reduced precision, no TTA")
     fast.add_argument("--precision", choices=("fp32", "half", "int8", "reduced"), default=None,
-                      help="override the mode's precision. half: fp16, on a CPU bf16; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
+                      help="override the mode's precision. half: fp16, on a CPU bf16 or 16-bit integers; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
     fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")
     fast.add_argument("--tiling", choices=("windows", "whole"), default=None, help="override: windows, or a case at its exact size where it fits")
     fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or boxes from a coarse pass")
     fast.add_argument("-roi_model", default=None, metavar="FOLDER", help="folder of a model of a coarser configuration of the same plans (3d_lowres), which "
                       "finds the boxes; without it the model itself looks at a coarser grid, which on whole abdomens finds much else as well")
     fast.add_argument("--engine", choices=("auto", "torch", "openvino", "winograd"), default="auto",
-                      help="network engine; auto: on the CPU winograd in fp32 (needs g++), else OpenVINO if installed")
+                      help="network engine; auto: on the CPU winograd (needs g++; fp32 or 16-bit integers), else OpenVINO if installed")
 
 
 def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Namespace], str]) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_library import load_library
-from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8
+from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
 from nnunetv2.utilities.files import load_json
@@ -60,10 +60,13 @@ class TrainedModel:
         geometry = network_geometry(self.configuration_manager, self.mirror_axes)
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
-        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on("cpu", int8_pays=True) == "int8" and self._int8_pays(mode, wish)
+        winograd = on_cpu and wish != "openvino" and mode.precision == "reduced" and self._winograd_serves()
+        int16_pays = winograd and cpu_has_fast_int16()
+        int8_pays = cpu_has_fast_int8() or not winograd
+        may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on("cpu", int16_pays, int8_pays) == "int8"
         quantised = [self.converted_path(checkpoint, "int8") if may_be_int8 else None for checkpoint in self.checkpoints]
         not_quantised = [checkpoint for checkpoint, path in zip(self.checkpoints, quantised) if path is None or not path.is_file()]
-        precision = mode.precision_on(device.type, may_be_int8 and not not_quantised)
+        precision = mode.precision_on(device.type, int16_pays, may_be_int8 and not not_quantised)
         if precision == "int8" and on_cpu and not_quantised:
             raise FileNotFoundError(f"Not quantised, or since then trained or refitted: {', '.join(map(str, not_quantised))}. Run nnUNetv2_quantize "
                                     "for them (it needs openvino), or choose another --precision.")
@@ -76,15 +79,15 @@ class TrainedModel:
                                        geometry.patch_size))
         return engines
 
-    def _int8_pays(self, mode: InferenceMode, wish: str) -> bool:
-        """Whether int8 on a CPU is asked for or faster than fp32, which it is with VNNI or where fp32 has no Winograd convolutions."""
-        if mode.precision == "int8" or cpu_has_fast_int8() or wish == "openvino" or len(self.configuration_manager.patch_size) < 3:
-            return True
+    def _winograd_serves(self) -> bool:
+        """Whether a CPU has Winograd convolutions for a network like this one."""
+        if len(self.configuration_manager.patch_size) < 3:
+            return False
         try:
             load_library()
         except RuntimeError:
-            return True  # make_engine says why, where it matters
-        return False
+            return False  # make_engine says why, where it matters
+        return True
 
     def converted_path(self, checkpoint: Path, kind: str) -> Path | None:
         """Where the OpenVINO model of a checkpoint is or will be, .xml; kind "openvino" or "int8". None without OpenVINO."""

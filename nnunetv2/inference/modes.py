@@ -17,9 +17,8 @@ class InferenceMode:
     """Levers of one prediction; the defaults give upstream's result.
 
     precision: "upstream" is what nnU-Net does on that device (fp32 on CPU and MPS, fp16 autocast on CUDA); "fp32"; "half" is
-        fp16 on CUDA and MPS, bf16 on CPU; "int8" is for CPUs and needs a quantised model (inference/quantization.py);
-        "reduced" is the fastest of them: half, but on CPUs whose bf16 is slower (`cpu_has_fast_bf16`) fp32 or, where that is
-        faster still, int8.
+        16 bits: fp16 on CUDA and MPS, on CPUs bf16 or, with Winograd convolutions, integers; "int8" is for CPUs and needs a
+        quantised model (inference/quantization.py); "reduced" is the fastest of them, which on CPUs may be any.
     tta: mirrored passes that are averaged; 8, 4, 2 mirror over the last 3, 2, 1 of the axes that training mirrored.
     tiling: "windows" of the training patch, or "whole": a volume that fits goes through once at its exact size.
     roi: "coarse" looks for the foreground on a coarse grid first and then segments only boxes around what it finds.
@@ -39,10 +38,10 @@ class InferenceMode:
         if not 0 < self.tile_step_size <= 1:
             raise ValueError(f"tile_step_size is {self.tile_step_size}; it must lie in (0, 1].")
 
-    def precision_on(self, device_type: str, int8_pays: bool = False) -> str:
-        """ "fp32", "half" or "int8": what the network runs in on "cuda", "mps" or "cpu". int8_pays: it is there and faster than fp32."""
+    def precision_on(self, device_type: str, int16_pays: bool = False, int8_pays: bool = False) -> str:
+        """ "fp32", "half" or "int8": what the network runs in on "cuda", "mps" or "cpu". ..._pays: it is there and faster than fp32."""
         if self.precision == "reduced":
-            if device_type != "cpu" or cpu_has_fast_bf16():
+            if device_type != "cpu" or cpu_has_fast_bf16() or int16_pays:
                 return "half"
             return "int8" if int8_pays else "fp32"
         if self.precision == "upstream":
@@ -51,12 +50,16 @@ class InferenceMode:
 
 
 def cpu_has_fast_bf16() -> bool:
-    """True on Linux CPUs with AMX tiles.
+    """True on Linux CPUs with AMX tiles, where bf16 takes a fifth of fp32's time in OpenVINO.
 
-    AVX512_BF16 alone is not enough: a ResEnc M patch of 64x128x192 takes 18 s a core in bf16 against 11 s in fp32
-    (OpenVINO 2026.4; torch 2.13: 21 and 16 s). With AMX it is a fifth of fp32's time.
+    AVX512_BF16 alone is not enough: OpenVINO is no faster with it than Winograd convolutions in fp32.
     """
     return "amx_bf16" in cpu_flags()
+
+
+def cpu_has_fast_int16() -> bool:
+    """True on Linux CPUs that multiply and add 32 pairs of 16-bit integers in one instruction, twice as many as of fp32 (AVX-512 with VNNI)."""
+    return "avx512_vnni" in cpu_flags()
 
 
 def cpu_has_fast_int8() -> bool:

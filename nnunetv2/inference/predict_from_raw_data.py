@@ -215,7 +215,7 @@ class nnUNetPredictor:
     def _precision_in_words(self) -> str:
         precision = self.engines[0].precision
         if precision == "fp32" and self.mode.precision == "reduced":
-            return "fp32 (this CPU has no AMX, so bf16 would be slower" + ("; nnUNetv2_quantize once gives int8, which is faster)" if cpu_has_fast_int8() else ")")
+            return "fp32 (on this CPU bf16 would be slower" + ("; nnUNetv2_quantize once gives int8, which is faster)" if cpu_has_fast_int8() else ")")
         return precision
 
     def _list_cases(self, source: PathLike | Sequence[Sequence[PathLike]], output: PathLike | Sequence[PathLike] | None,

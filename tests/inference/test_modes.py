@@ -20,11 +20,12 @@ def test_precision_by_device(precision, device, expected):
     assert InferenceMode(precision=precision).precision_on(device) == expected
 
 
-@pytest.mark.parametrize("amx, int8_pays, expected", [(True, False, "half"), (True, True, "half"), (False, True, "int8"), (False, False, "fp32")])
-def test_the_reduced_modes_take_the_fastest_that_a_cpu_has(monkeypatch, amx, int8_pays, expected):
+@pytest.mark.parametrize("amx, int16_pays, int8_pays, expected", [
+    (True, False, False, "half"), (True, True, True, "half"), (False, True, True, "half"), (False, False, True, "int8"), (False, False, False, "fp32")])
+def test_the_reduced_modes_take_the_fastest_that_a_cpu_has(monkeypatch, amx, int16_pays, int8_pays, expected):
     monkeypatch.setattr(modes, "cpu_has_fast_bf16", lambda: amx)
     for name in ("half", "fast"):
-        assert MODES[name].precision_on("cpu", int8_pays) == expected
+        assert MODES[name].precision_on("cpu", int16_pays, int8_pays) == expected
 
 
 @pytest.mark.parametrize("lever", [{"tta": 3}, {"precision": "fp8"}, {"tiling": "x"}, {"roi": "fine"}, {"tile_step_size": 0.0}])

@@ -43,17 +43,18 @@ def pointer(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def convolve(library, inputs, weight, bias, stride=(1, 1, 1), unfolded=False):
+def convolve(library, inputs, weight, bias, stride=(1, 1, 1), unfolded=False, int16=False, bound=None):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W'), mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(library.transformed_size(*kernel, unfolded, channels, out))
-    library.transform_filters(*kernel, unfolded, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    filters = torch.empty(library.transformed_size(*kernel, unfolded, int16, channels, out))
+    library.transform_filters(*kernel, unfolded, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
     last = [x.movedim(0, -1).contiguous() for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan)
     moments = torch.empty(2, out, dtype=torch.double)
-    library.convolve(*kernel, unfolded, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
+    bound = max(float(x.abs().max()) for x in inputs) if bound is None else bound
+    library.convolve(*kernel, unfolded, int16, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
                      (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
-                     *stride, pointer(result), pointer(moments), 2)
+                     *stride, pointer(result), pointer(moments), ctypes.c_float(bound), 2)
     return result.movedim(-1, 0), moments
 
 
@@ -109,8 +110,58 @@ def test_the_same_input_gives_the_same_result_whichever_thread_does_what(library
     assert all(torch.equal(result, results[0][0]) and torch.equal(moments, results[0][1]) for result, moments in results)
 
 
+@pytest.mark.parametrize("unfolded", [False, True])
+def test_int16_by_hand(library, unfolded):
+    """Two impulses under a mirrored filter of two taps. Steps are 1/32767 of an input and 2/8191 of a filter; Winograd's points have coarser ones."""
+    x = torch.zeros(16, 4, 6, 9)
+    x[1, 1, 2, 3], x[2, 1, 2, 4] = 1, 0.5
+    weight = torch.zeros(16, 16, 1, 1, 1) if unfolded else torch.zeros(16, 16, 1, 3, 3)
+    weight[7, 1, 0, -1, -1], weight[7, 2, 0, -1, -1] = 2, -1
+    result, moments = convolve(library, [x], weight, torch.full((16,), 0.25), unfolded=unfolded, int16=True)
+    shift = 0 if unfolded else 1
+    expected = torch.full((16, 4, 6, 9), 0.25)
+    expected[7, 1, 2 - shift, 3 - shift], expected[7, 1, 2 - shift, 4 - shift] = 2.25, -0.25
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-3 if unfolded else 1e-2)
+    torch.testing.assert_close(moments[0], result.double().flatten(1).mean(1), rtol=0, atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(kernel=st.sampled_from(KERNELS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
+       out=st.sampled_from([16, 32, 48, 64]), unfolded=st.booleans(), magnitude=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 99))
+def test_int16_is_torchs_to_within_its_rounding(library, kernel, size, channels, out, unfolded, magnitude, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [magnitude * torch.randn(c, *size, generator=generator).relu() for c in channels]
+    weight = torch.randn(out, sum(channels), *kernel, generator=generator)
+    weight /= weight[0].numel() ** 0.5
+    bias = magnitude * torch.randn(out, generator=generator)
+    result, moments = convolve(library, inputs, weight, bias, unfolded=unfolded, int16=True)
+    difference = (result - expected_convolution(inputs, weight, bias)) / magnitude
+    assert difference.abs().max() < 0.05 and difference.square().mean() < 0.01**2
+    torch.testing.assert_close(moments[1], result.double().flatten(1).var(1, correction=0), rtol=1e-3, atol=1e-4 * magnitude**2)
+
+
+@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_int16_does_not_hide_what_is_not_finite(library, unfolded, value):
+    x = torch.rand(16, 4, 8, 8)
+    x[3, 2, 4, 4] = value
+    last, scale, shift = x.movedim(0, -1).contiguous(), torch.ones(16), torch.zeros(16)
+    bound = library.scale_and_activate(pointer(last), pointer(scale), pointer(shift), None, ctypes.c_float(0.01), ctypes.c_long(4 * 8 * 8), 16, 2)
+    assert not torch.tensor(bound).isfinite()
+    result, _ = convolve(library, [x], torch.randn(16, 16, 3, 3, 3), torch.zeros(16), unfolded=unfolded, int16=True, bound=bound)
+    assert not result.isfinite().any()
+
+
+def test_int16_of_nothing_but_zeros_is_the_bias(library):
+    for unfolded in (False, True):
+        result, _ = convolve(library, [torch.zeros(16, 3, 5, 5)], torch.randn(16, 16, 3, 3, 3), torch.arange(16.0), unfolded=unfolded, int16=True)
+        assert torch.equal(result, torch.arange(16.0)[:, None, None, None].expand(16, 3, 5, 5))
+        result, _ = convolve(library, [torch.rand(16, 3, 5, 5)], torch.zeros(16, 16, 3, 3, 3), torch.arange(16.0), unfolded=unfolded, int16=True)
+        assert torch.equal(result, torch.arange(16.0)[:, None, None, None].expand(16, 3, 5, 5))
+
+
 def test_an_unknown_kernel_has_no_size(library):
-    assert library.transformed_size(5, 5, 5, False, 16, 16) == 0
+    assert library.transformed_size(5, 5, 5, False, False, 16, 16) == 0
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
@@ -119,8 +170,9 @@ def test_transposed_convolution_and_average_pooling_are_torchs(library, stride):
     transformed, last = torch.empty(weight.numel()), x.movedim(0, -1).contiguous()
     library.transform_transposed(pointer(weight), pointer(transformed), 32, 16, weight[0, 0].numel())
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16)
-    library.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
+    bound = library.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
     expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
+    assert bound == float(result.abs().max())
     torch.testing.assert_close(result.movedim(-1, 0), expected, rtol=0, atol=1e-4)
     pooled = torch.empty(3, 4, 5, 16)
     library.average_pool(pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
@@ -130,8 +182,8 @@ def test_transposed_convolution_and_average_pooling_are_torchs(library, stride):
 def test_scale_residual_and_leaky_relu_by_hand(library):
     x = torch.tensor([1.0, -2.0] * 8).repeat(2, 1)  # two voxels of 16 channels
     scale, shift, residual = torch.full((16,), 3.0), torch.full((16,), 1.0), torch.full((2, 16), -1.0)
-    library.scale_and_activate(pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
-    assert x.tolist() == [[3.0, -3.0] * 8] * 2
+    bound = library.scale_and_activate(pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
+    assert x.tolist() == [[3.0, -3.0] * 8] * 2 and bound == 3
 
 
 def unet(kind=ResidualEncoderUNet, class_head=True, **changed):

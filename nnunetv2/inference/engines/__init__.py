@@ -11,11 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nnunetv2.inference.modes import cpu_has_fast_bf16, cpu_has_fast_int16
+
 CHOICES = ("auto", "torch", "openvino", "winograd")
 
 
 class Engine(Protocol):
-    """`precision`: fp32, fp16, bf16 or int8, what it computes in. `batch_size`: how many windows it wants at once."""
+    """`precision`: fp32, fp16, bf16, int16 or int8, what it computes in. `batch_size`: how many windows it wants at once."""
 
     name: str
     precision: str
@@ -77,10 +79,10 @@ def make_engine(
     quantised_model: Path | None = None,
     patch_size: tuple[int, ...] = (64, 128, 128),
 ) -> Engine:
-    """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU in fp32 winograd, else OpenVINO, else torch.
+    """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
 
-    precision: "fp32", "half" (what the device has: fp16 or bf16), or "int8", which only OpenVINO with a `quantised_model` (.xml)
-    has. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
+    precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
+    `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
     checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why,
     unless it is that "auto" passes over winograd for a network it has no code for.
     """
@@ -94,15 +96,14 @@ def make_engine(
 
         return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
             build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size)))
-    if precision == "half" and wish == "winograd" and device.type == "cpu":
-        raise ValueError("winograd computes in fp32; ask for --precision fp32, or another engine.")
     engine: Engine | None = None
     passed_over: dict[str, str] = {}
-    if device.type == "cpu" and precision == "fp32" and wish in ("auto", "winograd"):
+    half_in_winograd = wish == "winograd" or cpu_has_fast_int16() and not cpu_has_fast_bf16()
+    if device.type == "cpu" and wish in ("auto", "winograd") and (precision == "fp32" or half_in_winograd):
         from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 
         try:
-            engine = WinogradEngine(build_network, input_channels, divisor, patch_size)
+            engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half")
         except UnsupportedNetwork as error:
             if wish == "winograd":
                 passed_over["winograd"] = f"the network has no code there: {error}"

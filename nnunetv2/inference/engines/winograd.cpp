@@ -1,16 +1,24 @@
-// The layers of a U-Net on a CPU, in fp32: convolutions by Winograd's minimal filtering, instance normalisation, transposed convolutions.
+// The layers of a U-Net on a CPU: convolutions by Winograd's minimal filtering, instance normalisation, transposed convolutions.
 //
 // A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 2x4x4 outputs it costs 4 x 6 x 6 / 32 = 4.5
 // (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Strided layers, and those
 // of so many channels that transformed filters would cost more than they save, are matrix products of unfolded inputs.
 //
-// Activations are (D, H, W, C) float32; C is a multiple of LANES but for the image. Every function that computes takes the number of threads.
+// Matrix products, where nearly all the time goes, are in fp32 or of 16-bit integers, twice as many at a time where the CPU has VNNI. Everything
+// else is in fp32. Activations are (D, H, W, C) float32; C is a multiple of LANES but for the image. Every function that computes takes the number
+// of threads.
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -29,38 +37,83 @@ inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p);
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the compiler keeps that addition, for x = -0
 
+typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef int32_t loose_ivec __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
+inline ivec load(const int32_t* p) { return *reinterpret_cast<const loose_ivec*>(p); }
+inline void store(int32_t* p, ivec v) { *reinterpret_cast<loose_ivec*>(p) = v; }
+inline ivec broadcast(int32_t x) { return x - ivec{}; }
+
+// What matrix products are made of. A Word holds PER_WORD neighbours along the depth of a product; `put` writes a vector of values times `factor`.
+struct Fp32 {
+    typedef float Word;
+    typedef vec Sum;
+    static constexpr int PER_WORD = 1;
+    static vec dot(vec sum, vec left, vec right) { return sum + left * right; }
+    static void put(float* to, vec values, float) { store(to, values); }
+    static vec get(const float* from, const float*) { return load(from); }
+};
+
+struct Int16 {
+    typedef int32_t Word;
+    typedef ivec Sum;
+    static constexpr int PER_WORD = 2;
+    // Inputs take 16 bits, filters 14, less where so many products are added that sums would leave their 32 bits. (They would saturate; with 14 bits
+    // sums of 27 x 128 products of rectified noise did.)
+    static constexpr float LARGEST = 32767;
+    static float largest_filter(int depth) { return std::min(8191.f, std::floor((1 << 17) / std::sqrt(float(depth)))); }
+
+    static ivec dot(ivec sum, ivec left, ivec right) {
+#if defined(__AVX512VNNI__)
+        return ivec(_mm512_dpwssds_epi32(__m512i(sum), __m512i(left), __m512i(right)));
+#else
+        return sum + (left << 16 >> 16) * (right << 16 >> 16) + (left >> 16) * (right >> 16);
+#endif
+    }
+    static void put(int32_t* to, vec values, float factor) {
+        typedef int16_t narrow __attribute__((vector_size(LANES * sizeof(int16_t))));
+        constexpr float ROUND = 3 << 22;  // of this size floats are integers: the sum is rounded, and ends in the 16 bits wanted
+        vec rounded = values * factor + ROUND;
+        rounded = rounded < ROUND + LARGEST ? rounded : ROUND + LARGEST - vec{};
+        rounded = rounded > ROUND - LARGEST ? rounded : ROUND - LARGEST - vec{};
+        const narrow result = __builtin_convertvector(ivec(rounded), narrow);
+        std::memcpy(to, &result, sizeof result);
+    }
+    static vec get(const int32_t* from, const float* scales) { return __builtin_convertvector(load(from), vec) * load(scales); }
+};
+
 // Memory of a thread, of any content, which stays from layer to layer.
 class Scratch {
 public:
     Scratch() = default;
     Scratch(const Scratch&) = delete;
     ~Scratch() { std::free(data); }
-    float* get(long floats) {
-        if (floats > size) {
+    template <class Word> Word* get(long words) {
+        if (words > size) {
             constexpr size_t LINE = 64;
-            const size_t bytes = (floats * sizeof(float) + LINE - 1) / LINE * LINE;
+            const size_t bytes = (words * sizeof(Word) + LINE - 1) / LINE * LINE;
             std::free(data);
-            data = static_cast<float*>(std::aligned_alloc(LINE, bytes));
+            data = std::aligned_alloc(LINE, bytes);
             std::memset(data, 0, bytes);
-            size = bytes / sizeof(float);
+            size = bytes / sizeof(Word);
         }
-        return data;
+        return static_cast<Word*>(data);
     }
 
 private:
-    float* data = nullptr;
-    long size = 0;
+    void* data = nullptr;
+    long size = 0;  // words of 4 bytes
 };
 thread_local Scratch left_scratch, products_scratch;
 
-// F(outputs, kernel) along one axis. FILTER has a row for each of IN points. Within a plane input and output are transformed in place, on vectors
-// `stride` apart.
+// F(outputs, kernel) along one axis. FILTER has a row for each of IN points; REACH is how large inputs of up to 1 become at each. Within a plane
+// input and output are transformed in place, on vectors `stride` apart.
 template <int OUTPUTS, int KERNEL> struct Axis;
 
 template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2, infinity
     static constexpr int IN = 6;
     static constexpr double FILTER[6][3] = {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
                                             {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
+    static constexpr float REACH[6] = {10, 10, 10, 6, 6, 10};
     static void input(vec* p, int stride) {
         const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride], e = p[4 * stride], f = p[5 * stride];
         const vec even1 = e - 4 * c, odd1 = d - 4 * b, even2 = e - c, odd2 = 2 * (d - b);
@@ -85,6 +138,7 @@ template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2, infinity
 template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
     static constexpr int IN = 4;
     static constexpr double FILTER[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+    static constexpr float REACH[4] = {2, 2, 2, 2};
     static constexpr int PLANES[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}};
     static constexpr bool SUM[4] = {false, true, false, false};
     static constexpr int SIGN[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};  // of the point in each output
@@ -94,13 +148,15 @@ template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
 template <> struct Axis<1, 1> {
     static constexpr int IN = 1;
     static constexpr double FILTER[1][1] = {{1}};
+    static constexpr float REACH[1] = {1};
     static constexpr int PLANES[1][2] = {{0, -1}};  // no second plane
     static constexpr bool SUM[1] = {false};
     static constexpr int SIGN[1][1] = {{1}};
     static constexpr int FIRST[1] = {0}, LAST[1] = {0};
 };
 
-// Matrix products: c (rows x n) = a (rows x depth) * b, whose columns lie in panels of `panel(n)` vectors, each panel depth x width.
+// Matrix products: c (rows x n) = a (rows x depth) * b, whose columns lie in panels of `panel(n)` vectors, each panel depth x width. Depths are
+// counted in words.
 
 int panel(int n) {
     int vectors = PANEL;
@@ -110,22 +166,23 @@ int panel(int n) {
 
 constexpr int DEPTH = 256;  // of a product at a time: so deep a panel stays in the second-level cache while all rows pass
 
-template <int M, int V>
-inline void multiply_block(const float* __restrict a, long depth, const float* __restrict b, float* __restrict c, int n, int part, bool add) {
-    vec sums[M][V];
+template <class Number, int M, int V>
+inline void multiply_block(const typename Number::Word* __restrict a, long depth, const typename Number::Word* __restrict b,
+                           typename Number::Word* __restrict c, int n, int part, bool add) {
+    typename Number::Sum sums[M][V];
 #pragma GCC unroll 12
     for (int i = 0; i < M; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < V; j++) sums[i][j] = add ? load(c + long(i) * n + j * LANES) : vec{};
+        for (int j = 0; j < V; j++) sums[i][j] = add ? load(c + long(i) * n + j * LANES) : typename Number::Sum{};
     for (int k = 0; k < part; k++) {
-        vec columns[V];
+        typename Number::Sum columns[V];
 #pragma GCC unroll 4
         for (int j = 0; j < V; j++) columns[j] = load(b + (k * V + j) * LANES);
 #pragma GCC unroll 12
         for (int i = 0; i < M; i++) {
-            const vec left = broadcast(a[i * depth + k]);
+            const typename Number::Sum left = broadcast(a[i * depth + k]);
 #pragma GCC unroll 4
-            for (int j = 0; j < V; j++) sums[i][j] += left * columns[j];
+            for (int j = 0; j < V; j++) sums[i][j] = Number::dot(sums[i][j], left, columns[j]);
         }
     }
 #pragma GCC unroll 12
@@ -134,21 +191,22 @@ inline void multiply_block(const float* __restrict a, long depth, const float* _
         for (int j = 0; j < V; j++) store(c + long(i) * n + j * LANES, sums[i][j]);
 }
 
-template <int M, int V>
-void multiply_panels(const float* a, const float* b, float* c, int rows, int depth, int n) {
+template <class Number, int M, int V>
+void multiply_panels(const typename Number::Word* a, const typename Number::Word* b, typename Number::Word* c, int rows, int depth, int n) {
     for (int k = 0; k < depth; k += DEPTH)
         for (int first = 0; first < n; first += V * LANES)
             for (int row = 0; row < rows; row += M)
-                multiply_block<M, V>(a + long(row) * depth + k, depth, b + long(first) * depth + long(k) * V * LANES, c + long(row) * n + first, n,
-                                     std::min(DEPTH, depth - k), k > 0);
+                multiply_block<Number, M, V>(a + long(row) * depth + k, depth, b + long(first) * depth + long(k) * V * LANES, c + long(row) * n + first, n,
+                                             std::min(DEPTH, depth - k), k > 0);
 }
 
-void multiply(const float* a, const float* b, float* c, int rows, int depth, int n) {
+template <class Number>
+void multiply(const typename Number::Word* a, const typename Number::Word* b, typename Number::Word* c, int rows, int depth, int n) {
     constexpr int REGISTERS = PANEL == 4 ? 24 : 12;
     switch (panel(n)) {
-        case 4: return multiply_panels<REGISTERS / 4, 4>(a, b, c, rows, depth, n);
-        case 2: return multiply_panels<REGISTERS / 2, 2>(a, b, c, rows, depth, n);
-        default: return multiply_panels<12, 1>(a, b, c, rows, depth, n);
+        case 4: return multiply_panels<Number, REGISTERS / 4, 4>(a, b, c, rows, depth, n);
+        case 2: return multiply_panels<Number, REGISTERS / 2, 2>(a, b, c, rows, depth, n);
+        default: return multiply_panels<Number, 12, 1>(a, b, c, rows, depth, n);
     }
 }
 
@@ -156,6 +214,21 @@ void multiply(const float* a, const float* b, float* c, int rows, int depth, int
 long in_panels(int row, int column, int depth, int n) {
     const int width = panel(n) * LANES;
     return long(column / width) * width * depth + long(row) * width + column % width;
+}
+
+// Numbers of one vector of columns, from `first` on, of a matrix `depth` values deep, into its panels. Int16 leaves what undoes its scaling in `scales`.
+void put_columns(const float* columns, int first, int depth, int n, float* matrix, float*) {
+    for (int k = 0; k < depth; k++) store(matrix + in_panels(k, first, depth, n), load(columns + k * LANES));
+}
+
+void put_columns(const float* columns, int first, int depth, int n, int32_t* matrix, float* scales) {
+    for (int o = 0; o < LANES; o++) {
+        float largest = 1e-30f;  // an empty filter is to stay finite
+        for (int k = 0; k < depth; k++) largest = std::max(largest, std::abs(columns[k * LANES + o]));
+        scales[first + o] = largest / Int16::largest_filter(depth);
+        const auto rounded = [&](int k) { return uint32_t(std::lrint(columns[k * LANES + o] / scales[first + o])); };
+        for (int k = 0; k < depth; k += 2) matrix[in_panels(k / 2, first, depth / 2, n) + o] = int32_t((rounded(k) & 0xffff) | rounded(k + 1) << 16);
+    }
 }
 
 // Rows that one thread takes at a time: enough to reuse filters from cache, few enough that every thread gets some.
@@ -169,6 +242,18 @@ struct Size { int d, h, w; };
 struct Input {  // (D, H, W, channels)
     const float* data;
     int channels;
+};
+
+struct Layer {  // of one call
+    const Input* inputs;
+    int n_inputs, in;  // channels of all inputs
+    Size size;
+    const float* bias;
+    int out;
+    float* result;
+    double* mean_and_variance;
+    float bound;  // no input is larger, if inputs become integers
+    int threads;
 };
 
 int channels_of(const Input* inputs, int n_inputs) {
@@ -230,33 +315,49 @@ struct Winograd {
     static constexpr int IN_PLANE = H::IN * W::IN, POINTS = D::IN * IN_PLANE;  // matrix products of a tile
     static constexpr long CACHE = 450 << 10;  // bytes
 
-    static long transformed_size(int in, int out) { return long(POINTS) * in * out; }
+    // Words of the filters, then for Int16 a scale for each point and output.
+    template <class Number> static long transformed_size(int in, int out) {
+        return long(POINTS) * in * out / Number::PER_WORD + (Number::PER_WORD > 1 ? POINTS * out : 0);
+    }
+    template <class Number> static long scales_at(int in, int out) { return long(POINTS) * in * out / Number::PER_WORD; }
 
     // (out, in, KD, KH, KW) -> POINTS matrices in x out, in panels
-    static void transform_filters(const float* filters, float* transformed, int in, int out, int threads) {
+    template <class Number> static void transform_filters(const float* filters, typename Number::Word* transformed, int in, int out, int threads) {
+        typedef double dvec __attribute__((vector_size(LANES * sizeof(double))));
+        float* const scales = reinterpret_cast<float*>(transformed + scales_at<Number>(in, out));
 #pragma omp parallel for num_threads(threads)
-        for (int i = 0; i < in; i++)
-            for (int first = 0; first < out; first += LANES) {
-                float points[POINTS][LANES];  // whole vectors at a time: the matrices are a power of two apart
-                for (int o = 0; o < LANES; o++) {
-                    double by_w[KD][KH][W::IN] = {}, by_h[KD][H::IN][W::IN] = {};
-                    const float* g = filters + (long(first + o) * in + i) * KD * KH * KW;
-                    for (int a = 0; a < KD; a++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++) for (int c = 0; c < KW; c++)
-                        by_w[a][b][w] += W::FILTER[w][c] * g[(a * KH + b) * KW + c];
-                    for (int a = 0; a < KD; a++) for (int h = 0; h < H::IN; h++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++)
-                        by_h[a][h][w] += H::FILTER[h][b] * by_w[a][b][w];
-                    for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
-                        double sum = 0;
-                        for (int a = 0; a < KD; a++) sum += D::FILTER[d][a] * by_h[a][h][w];
-                        points[(d * H::IN + h) * W::IN + w][o] = float(sum);
-                    }
+        for (int first = 0; first < out; first += LANES) {
+            std::vector<float> points(long(POINTS) * in * LANES);
+            for (int i = 0; i < in; i++) {
+                dvec by_w[KD][KH][W::IN] = {}, by_h[KD][H::IN][W::IN] = {};
+                for (int a = 0; a < KD; a++) for (int b = 0; b < KH; b++) for (int c = 0; c < KW; c++) {
+                    dvec filter;
+                    for (int o = 0; o < LANES; o++) filter[o] = filters[(long(first + o) * in + i) * KD * KH * KW + (a * KH + b) * KW + c];
+                    for (int w = 0; w < W::IN; w++) by_w[a][b][w] += W::FILTER[w][c] * filter;
                 }
-                for (int point = 0; point < POINTS; point++) store(transformed + long(point) * in * out + in_panels(i, first, in, out), load(points[point]));
+                for (int a = 0; a < KD; a++) for (int h = 0; h < H::IN; h++) for (int b = 0; b < KH; b++) for (int w = 0; w < W::IN; w++)
+                    by_h[a][h][w] += H::FILTER[h][b] * by_w[a][b][w];
+                for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
+                    dvec sum = {};
+                    for (int a = 0; a < KD; a++) sum += D::FILTER[d][a] * by_h[a][h][w];
+                    store(&points[(long((d * H::IN + h) * W::IN + w) * in + i) * LANES], __builtin_convertvector(sum, vec));
+                }
             }
+            for (int point = 0; point < POINTS; point++)
+                put_columns(&points[long(point) * in * LANES], first, in, out, transformed + long(point) * in * out / Number::PER_WORD, scales + point * out);
+        }
     }
 
-    // Point POINT across planes of one vector of channels, from (z, y, x) on; zero outside. `stride` floats between points of the result.
-    template <int POINT> static void transform_input(const Input& input, int channel, Size size, int z, int y, int x, float* to, long stride) {
+    // What inputs of up to `bound` are multiplied with at a point to fit 16 bits. After an activation they are hardly negative, so they add up to half
+    // their reach at most; other inputs that do more, by changing sign from voxel to voxel, are cut off.
+    static float factor(int point, float bound) {
+        const float reach = D::REACH[point / IN_PLANE] * H::REACH[point / W::IN % H::IN] * W::REACH[point % W::IN] / 2;
+        return Int16::LARGEST / (reach * bound);
+    }
+
+    // Point POINT across planes of one vector of channels, from (z, y, x) on; zero outside. `stride` words between points of the result.
+    template <class Number, int POINT>
+    static void transform_input(const Input& input, int channel, Size size, int z, int y, int x, const float* factors, typename Number::Word* to, long stride) {
         static const vec nothing = {};
         constexpr bool ONE = D::PLANES[POINT][1] < 0;
         const long row = long(size.w) * input.channels, plane = row * size.h;
@@ -294,7 +395,7 @@ struct Winograd {
         for (int w = 0; w < W::IN; w++) {
             H::input(&tile[0][w], W::IN);
 #pragma GCC unroll 6
-            for (int h = 0; h < H::IN; h++) store(to + (h * W::IN + w) * stride, tile[h][w]);
+            for (int h = 0; h < H::IN; h++) Number::put(to + (h * W::IN + w) * stride, tile[h][w], factors[h * W::IN + w]);
         }
     }
 
@@ -322,11 +423,12 @@ struct Winograd {
         }
     }
 
-    template <int POINT> static void transform_output(const float* from, long stride, vec bias, float* result, int channels, Size size, Size inside,
-                                                      Moments& moments, int channel) {
+    template <class Number, int POINT>
+    static void transform_output(const typename Number::Word* from, long stride, const float* scales, vec bias, float* result, int channels, Size size,
+                                 Size inside, Moments& moments, int channel) {
         vec tile[H::IN][W::IN];
         for (int h = 0; h < H::IN; h++) {
-            for (int w = 0; w < W::IN; w++) tile[h][w] = load(from + (h * W::IN + w) * stride);
+            for (int w = 0; w < W::IN; w++) tile[h][w] = Number::get(from + (h * W::IN + w) * stride, scales + (h * W::IN + w) * channels);
             W::output(tile[h], 1);
         }
         for (int w = 0; w < MW; w++) H::output(&tile[0][w], W::IN);
@@ -335,61 +437,73 @@ struct Winograd {
     }
 
     // Tiles `first` to `first + rows`, of which one thread does everything, a point across planes at a time: so its matrices stay in cache.
-    template <int POINT> static void run_point(const Input* inputs, int n_inputs, int in, Size size, Size tiles, long first, int rows, const float* transformed,
-                                               const float* bias, int out, float* result, Moments& moments, float* left, long from_point, float* products,
-                                               long to_point) {
+    template <class Number, int POINT>
+    static void run_point(const Layer& layer, Size tiles, long first, int rows, const typename Number::Word* transformed, const float* factors,
+                          const float* scales, Moments& moments, typename Number::Word* left, long from_point, typename Number::Word* products, long to_point) {
+        const int depth = layer.in / Number::PER_WORD, out = layer.out;
+        const Size size = layer.size;
         const auto corner = [&](int row) {
             const long tile = first + row;
             return Size{int(tile / tiles.w / tiles.h) * MD, int(tile / tiles.w % tiles.h) * MH, int(tile % tiles.w) * MW};
         };
         for (int row = 0; row < rows; row++) {
             const Size at = corner(row);
-            float* to = left + long(row) * in;
-            for (int i = 0; i < n_inputs; i++)
-                for (int c = 0; c < inputs[i].channels; c += LANES, to += LANES)
-                    transform_input<POINT>(inputs[i], c, size, at.d - KD / 2, at.h - KH / 2, at.w - KW / 2, to, from_point);
+            auto* to = left + long(row) * depth;
+            for (int i = 0; i < layer.n_inputs; i++)
+                for (int c = 0; c < layer.inputs[i].channels; c += LANES, to += LANES / Number::PER_WORD)
+                    transform_input<Number, POINT>(layer.inputs[i], c, size, at.d - KD / 2, at.h - KH / 2, at.w - KW / 2, factors + POINT * IN_PLANE, to,
+                                                   from_point);
         }
         for (int point = 0; point < IN_PLANE; point++)
-            multiply(left + point * from_point, transformed + (long(POINT) * IN_PLANE + point) * in * out, products + point * to_point,
-                     (rows + ROWS - 1) / ROWS * ROWS, in, out);
+            multiply<Number>(left + point * from_point, transformed + (long(POINT) * IN_PLANE + point) * depth * out, products + point * to_point,
+                             (rows + ROWS - 1) / ROWS * ROWS, depth, out);
         for (int row = 0; row < rows; row++) {
             const Size at = corner(row), inside = {std::min(MD, size.d - at.d), std::min(MH, size.h - at.h), std::min(MW, size.w - at.w)};
-            float* to = result + ((long(at.d) * size.h + at.h) * size.w + at.w) * out;
+            float* to = layer.result + ((long(at.d) * size.h + at.h) * size.w + at.w) * out;
             for (int c = 0; c < out; c += LANES)
-                transform_output<POINT>(products + long(row) * out + c, to_point, load(bias + c), to + c, out, size, inside, moments, c);
+                transform_output<Number, POINT>(products + long(row) * out + c, to_point, scales + POINT * IN_PLANE * out + c, load(layer.bias + c), to + c,
+                                                out, size, inside, moments, c);
             for (int plane = 0; plane < inside.d; plane++) moments.count += D::LAST[plane] == POINT ? long(inside.h) * inside.w : 0;
         }
     }
 
-    template <int... POINT> static void run_points(std::integer_sequence<int, POINT...>, const Input* inputs, int n_inputs, Size size, const float* transformed,
-                                                   const float* bias, int out, float* result, double* mean_and_variance, int threads) {
-        const int in = channels_of(inputs, n_inputs);
-        const Size tiles = {(size.d + MD - 1) / MD, (size.h + MH - 1) / MH, (size.w + MW - 1) / MW};
+    template <class Number, int... POINT>
+    static void run_points(std::integer_sequence<int, POINT...>, const Layer& layer, const typename Number::Word* transformed) {
+        const int in = layer.in, depth = in / Number::PER_WORD, out = layer.out;
+        const Size size = layer.size, tiles = {(size.d + MD - 1) / MD, (size.h + MH - 1) / MH, (size.w + MW - 1) / MW};
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
         // as many rows as the second-level cache holds beside images and filters; where it holds few, more, to share what is read of the filters
-        const long cached = CACHE / (IN_PLANE * (in + out) * long(sizeof(float))) / ROWS * ROWS;
-        const int chunk = rows_at_a_time(n_tiles, threads, cached < 2 * ROWS ? 4 * ROWS : int(std::min(cached, 4L * ROWS)));
+        const long cached = CACHE / (IN_PLANE * (depth + out) * long(sizeof(float))) / ROWS * ROWS;
+        const int chunk = rows_at_a_time(n_tiles, layer.threads, cached < 2 * ROWS ? 4 * ROWS : int(std::min(cached, 4L * ROWS)));
         // one vector more than fits: points a power of two apart would fall on the same lines of the cache
-        const long from_point = long(chunk) * in + LANES, to_point = long(chunk) * out + LANES;
+        const long from_point = long(chunk) * depth + LANES, to_point = long(chunk) * out + LANES;
+        std::vector<float> factors(POINTS), scales(POINTS * out);
+        if constexpr (Number::PER_WORD > 1) {
+            const float* const of_filters = reinterpret_cast<const float*>(transformed + scales_at<Number>(in, out));
+            for (int point = 0; point < POINTS; point++) {
+                factors[point] = factor(point, layer.bound);
+                for (int o = 0; o < out; o++) scales[point * out + o] = of_filters[point * out + o] / factors[point];
+            }
+        }
         std::vector<double> chunks((n_tiles + chunk - 1) / chunk * 3 * out);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(layer.threads)
         {
-            float *const left = left_scratch.get(IN_PLANE * from_point), *const products = products_scratch.get(IN_PLANE * to_point);
+            auto *const left = left_scratch.get<typename Number::Word>(IN_PLANE * from_point);
+            auto *const products = products_scratch.get<typename Number::Word>(IN_PLANE * to_point);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < n_tiles; first += chunk) {
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
-                (run_point<POINT>(inputs, n_inputs, in, size, tiles, first, rows, transformed, bias, out, result, moments, left, from_point, products,
-                                  to_point), ...);
+                (run_point<Number, POINT>(layer, tiles, first, rows, transformed, factors.data(), scales.data(), moments, left, from_point, products, to_point),
+                 ...);
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
         }
-        mean_and_variance_of(chunks, out, double(size.d) * size.h * size.w, mean_and_variance);
+        mean_and_variance_of(chunks, out, double(size.d) * size.h * size.w, layer.mean_and_variance);
     }
 
-    static void run(const Input* inputs, int n_inputs, Size size, const float* transformed, const float* bias, int out, Size, float* result,
-                    double* mean_and_variance, int threads) {
-        run_points(std::make_integer_sequence<int, D::IN>(), inputs, n_inputs, size, transformed, bias, out, result, mean_and_variance, threads);
+    template <class Number> static void run(const Layer& layer, Size, const typename Number::Word* transformed) {
+        run_points<Number>(std::make_integer_sequence<int, D::IN>(), layer, transformed);
     }
 };
 
@@ -397,62 +511,82 @@ struct Winograd {
 template <int KD, int KH, int KW>
 struct Unfolded {
     static constexpr int KERNEL = KD * KH * KW;
-    static long transformed_size(int in, int out) { return long(KERNEL) * in * out; }
-
-    // (out, in, KD, KH, KW) -> (KERNEL * in) x out, in panels
-    static void transform_filters(const float* filters, float* transformed, int in, int out, int threads) {
-#pragma omp parallel for num_threads(threads)
-        for (int first = 0; first < out; first += LANES)
-            for (int i = 0; i < in; i++)
-                for (int k = 0; k < KERNEL; k++) {
-                    float* const to = transformed + in_panels(k * in + i, first, KERNEL * in, out);
-                    for (int o = 0; o < LANES; o++) to[o] = filters[(long(first + o) * in + i) * KERNEL + k];
-                }
+    // Words of the filters, then for Int16 a scale for each output. Int16's `in` is even.
+    template <class Number> static long transformed_size(int in, int out) {
+        return long(KERNEL) * in * out / Number::PER_WORD + (Number::PER_WORD > 1 ? out : 0);
     }
 
-    static void unfold(const Input* inputs, int n_inputs, Size size, int z, int y, int x, float* to) {
+    // (out, in, KD, KH, KW) -> (KERNEL * in) x out, in panels
+    template <class Number> static void transform_filters(const float* filters, typename Number::Word* transformed, int in, int out, int threads) {
+        float* const scales = reinterpret_cast<float*>(transformed + long(KERNEL) * in * out / Number::PER_WORD);
+#pragma omp parallel for num_threads(threads)
+        for (int first = 0; first < out; first += LANES) {
+            std::vector<float> columns(long(KERNEL) * in * LANES);
+            for (int o = 0; o < LANES; o++) for (int i = 0; i < in; i++) for (int k = 0; k < KERNEL; k++)
+                columns[(long(k) * in + i) * LANES + o] = filters[(long(first + o) * in + i) * KERNEL + k];
+            put_columns(columns.data(), first, KERNEL * in, out, transformed, scales);
+        }
+    }
+
+    static void unfold(const Layer& layer, float, int z, int y, int x, float* to) {
+        for_each_run(layer, z, y, x, [&](const float* from, int channels) {
+            if (channels == 1) *to = from ? *from : 0;
+            else if (from) std::memcpy(to, from, channels * sizeof(float));
+            else std::memset(to, 0, channels * sizeof(float));
+            to += channels;
+        });
+    }
+    static void unfold(const Layer& layer, float factor, int z, int y, int x, int32_t* to) {
+        for_each_run(layer, z, y, x, [&](const float* from, int channels) {
+            for (int c = 0; c < channels; c += LANES, to += LANES / Int16::PER_WORD) Int16::put(to, from ? load(from + c) : vec{}, factor);
+        });
+    }
+    // The channels that an output sees, voxel by voxel and input by input; null outside.
+    template <class Use> static void for_each_run(const Layer& layer, int z, int y, int x, Use use) {
+        const Size size = layer.size;
         for (int a = z; a < z + KD; a++) for (int b = y; b < y + KH; b++) for (int c = x; c < x + KW; c++) {
             const bool inside = a >= 0 && a < size.d && b >= 0 && b < size.h && c >= 0 && c < size.w;
-            for (int i = 0; i < n_inputs; to += inputs[i++].channels) {
-                const int channels = inputs[i].channels;
-                const float* from = inputs[i].data + ((long(a) * size.h + b) * size.w + c) * channels;
-                if (channels == 1) *to = inside ? *from : 0;
-                else if (inside) std::memcpy(to, from, channels * sizeof(float));
-                else std::memset(to, 0, channels * sizeof(float));
+            for (int i = 0; i < layer.n_inputs; i++) {
+                const int channels = layer.inputs[i].channels;
+                use(inside ? layer.inputs[i].data + ((long(a) * size.h + b) * size.w + c) * channels : nullptr, channels);
             }
         }
     }
 
-    static void run(const Input* inputs, int n_inputs, Size size, const float* transformed, const float* bias, int out, Size stride,
-                    float* result, double* mean_and_variance, int threads) {
-        const int in = channels_of(inputs, n_inputs), depth = KERNEL * in;
-        const Size grid = {(size.d + stride.d - 1) / stride.d, (size.h + stride.h - 1) / stride.h, (size.w + stride.w - 1) / stride.w};
+    template <class Number> static void run(const Layer& layer, Size stride, const typename Number::Word* transformed) {
+        const int depth = KERNEL * layer.in / Number::PER_WORD, out = layer.out;
+        const Size size = layer.size, grid = {(size.d + stride.d - 1) / stride.d, (size.h + stride.h - 1) / stride.h, (size.w + stride.w - 1) / stride.w};
         const long voxels = long(grid.d) * grid.h * grid.w;
-        const int chunk = rows_at_a_time(voxels, threads, ROWS * std::max(16, 1024 / depth));
+        const int chunk = rows_at_a_time(voxels, layer.threads, ROWS * std::max(16, 1024 / depth));
+        const float factor = Int16::LARGEST / layer.bound;
+        std::vector<float> scales(out);
+        if constexpr (Number::PER_WORD > 1)
+            for (int o = 0; o < out; o++) scales[o] = reinterpret_cast<const float*>(transformed + long(depth) * out)[o] / factor;
         std::vector<double> chunks((voxels + chunk - 1) / chunk * 3 * out);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(layer.threads)
         {
-            float *const left = left_scratch.get(long(chunk) * depth), *const products = products_scratch.get(long(chunk) * out);
+            auto *const left = left_scratch.get<typename Number::Word>(long(chunk) * depth);
+            auto *const products = products_scratch.get<typename Number::Word>(long(chunk) * out);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < voxels; first += chunk) {
                 const int rows = int(std::min<long>(chunk, voxels - first));
                 for (int row = 0; row < rows; row++) {
                     const long voxel = first + row;
-                    unfold(inputs, n_inputs, size, int(voxel / grid.w / grid.h) * stride.d - KD / 2, int(voxel / grid.w % grid.h) * stride.h - KH / 2,
+                    unfold(layer, factor, int(voxel / grid.w / grid.h) * stride.d - KD / 2, int(voxel / grid.w % grid.h) * stride.h - KH / 2,
                            int(voxel % grid.w) * stride.w - KW / 2, left + long(row) * depth);
                 }
-                multiply(left, transformed, products, (rows + ROWS - 1) / ROWS * ROWS, depth, out);
+                multiply<Number>(left, transformed, products, (rows + ROWS - 1) / ROWS * ROWS, depth, out);
                 for (int row = 0; row < rows; row++, moments.count++)
                     for (int c = 0; c < out; c += LANES) {
-                        const vec value = load(products + long(row) * out + c) + load(bias + c);
-                        store(result + (first + row) * out + c, value);
+                        const vec value = Number::get(products + long(row) * out + c, &scales[c]) + load(layer.bias + c);
+                        store(layer.result + (first + row) * out + c, value);
                         moments.add(c, &value, 1);
                     }
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
         }
-        mean_and_variance_of(chunks, out, double(voxels), mean_and_variance);
+        mean_and_variance_of(chunks, out, double(voxels), layer.mean_and_variance);
     }
 };
 
@@ -468,46 +602,77 @@ template <class Use> bool with_convolution(int kd, int kh, int kw, bool unfolded
     return true;
 }
 
+// Bits of |x|. They are in the order of the numbers, NaN last, so that a maximum does not lose it.
+inline ivec magnitude(vec x) { return ivec(x) & 0x7fffffff; }
+inline ivec larger(ivec a, ivec b) { return a > b ? a : b; }
+inline int32_t largest(ivec v) {
+    int32_t result = 0;
+    for (int i = 0; i < LANES; i++) result = std::max(result, v[i]);
+    return result;
+}
+inline float as_float(int32_t bits) {
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
 }  // namespace
 
 extern "C" {
 
 int lanes() { return LANES; }
 
-// Floats that the filters of a kernel become; 0 for a kernel that has no code here. Winograd's stride is 1, and its `in` a multiple of LANES.
-long transformed_size(int kd, int kh, int kw, int unfolded, int in, int out) {
+// Floats that the filters of a kernel become; 0 for a kernel that has no code here. Winograd's stride is 1; its `in`, and Int16's, is a multiple of
+// LANES.
+long transformed_size(int kd, int kh, int kw, int unfolded, int int16, int in, int out) {
     long size = 0;
-    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) { size = convolution.transformed_size(in, out); });
+    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
+        size = int16 ? convolution.template transformed_size<Int16>(in, out) : convolution.template transformed_size<Fp32>(in, out);
+    });
     return size;
 }
 
 // filters (out, in, kd, kh, kw)
-void transform_filters(int kd, int kh, int kw, int unfolded, const float* filters, float* transformed, int in, int out, int threads) {
-    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) { convolution.transform_filters(filters, transformed, in, out, threads); });
-}
-
-// "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels.
-void convolve(int kd, int kh, int kw, int unfolded, const float* const* inputs, const int* channels, int n_inputs, int d, int h, int w,
-              const float* transformed, const float* bias, int out, int sd, int sh, int sw, float* result, double* mean_and_variance, int threads) {
-    std::vector<Input> all;
-    for (int i = 0; i < n_inputs; i++) all.push_back({inputs[i], channels[i]});
+void transform_filters(int kd, int kh, int kw, int unfolded, int int16, const float* filters, void* transformed, int in, int out, int threads) {
     with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
-        convolution.run(all.data(), n_inputs, {d, h, w}, transformed, bias, out, {sd, sh, sw}, result, mean_and_variance, threads);
+        if (int16) convolution.template transform_filters<Int16>(filters, static_cast<int32_t*>(transformed), in, out, threads);
+        else convolution.template transform_filters<Fp32>(filters, static_cast<float*>(transformed), in, out, threads);
     });
 }
 
-// In place: x * scale + shift (per channel), plus `residual` if there is one, then leaky ReLU (slope 1: none).
-void scale_and_activate(float* x, const float* scale, const float* shift, const float* residual, float slope, long voxels, int channels,
-                        int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (long voxel = 0; voxel < voxels; voxel++)
-        for (int c = 0; c < channels; c += LANES) {
-            const long at = voxel * channels + c;
-            vec value = load(x + at) * load(scale + c) + load(shift + c);
-            if (residual) value += load(residual + at);
-            const vec lower = value * slope;
-            store(x + at, value > lower ? value : lower);
-        }
+// "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels. int16: no input is
+// larger than `bound`.
+void convolve(int kd, int kh, int kw, int unfolded, int int16, const float* const* inputs, const int* channels, int n_inputs, int d, int h, int w,
+              const void* transformed, const float* bias, int out, int sd, int sh, int sw, float* result, double* mean_and_variance, float bound, int threads) {
+    std::vector<Input> all;
+    for (int i = 0; i < n_inputs; i++) all.push_back({inputs[i], channels[i]});
+    const Layer layer = {all.data(), n_inputs, channels_of(all.data(), n_inputs), {d, h, w}, bias, out, result, mean_and_variance, bound, threads};
+    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
+        if (int16) convolution.template run<Int16>(layer, {sd, sh, sw}, static_cast<const int32_t*>(transformed));
+        else convolution.template run<Fp32>(layer, {sd, sh, sw}, static_cast<const float*>(transformed));
+    });
+}
+
+// In place: x * scale + shift (per channel), plus `residual` if there is one, then leaky ReLU (slope 1: none). Returns the largest magnitude.
+float scale_and_activate(float* x, const float* scale, const float* shift, const float* residual, float slope, long voxels, int channels, int threads) {
+    int32_t bound = 0;
+#pragma omp parallel num_threads(threads) reduction(max : bound)
+    {
+        ivec own = {};
+#pragma omp for
+        for (long voxel = 0; voxel < voxels; voxel++)
+            for (int c = 0; c < channels; c += LANES) {
+                const long at = voxel * channels + c;
+                vec value = load(x + at) * load(scale + c) + load(shift + c);
+                if (residual) value += load(residual + at);
+                const vec lower = value * slope;
+                value = value > lower ? value : lower;
+                own = larger(own, magnitude(value));
+                store(x + at, value);
+            }
+        bound = std::max(bound, largest(own));
+    }
+    return as_float(bound);
 }
 
 // Means of blocks of sd x sh x sw voxels, which divide (d, h, w).
@@ -531,27 +696,34 @@ void transform_transposed(const float* weights, float* transformed, int in, int 
         transformed[long(k) * in * out + in_panels(i, o, in, out)] = weights[(long(i) * out + o) * kernel_voxels + k];
 }
 
-// Transposed convolution whose kernel is its stride: every input voxel becomes a block of sd x sh x sw voxels.
-void convolve_transposed(const float* x, int in, int d, int h, int w, const float* transformed, const float* bias, int out, int sd, int sh, int sw,
+// Transposed convolution whose kernel is its stride: every input voxel becomes a block of sd x sh x sw voxels. Returns the largest magnitude.
+float convolve_transposed(const float* x, int in, int d, int h, int w, const float* transformed, const float* bias, int out, int sd, int sh, int sw,
                          float* result, int threads) {
     const long lines = long(d) * h;
     const int rows = (w + ROWS - 1) / ROWS * ROWS;
-#pragma omp parallel num_threads(threads)
+    int32_t bound = 0;
+#pragma omp parallel num_threads(threads) reduction(max : bound)
     {
-        float *const left = left_scratch.get(long(rows) * in), *const products = products_scratch.get(long(rows) * out);
+        float *const left = left_scratch.get<float>(long(rows) * in), *const products = products_scratch.get<float>(long(rows) * out);
+        ivec own = {};
 #pragma omp for
         for (long line = 0; line < lines; line++) {
             std::memcpy(left, x + line * w * in, long(w) * in * sizeof(float));
             const long z = line / h * sd, y = line % h * sh;
             for (int k = 0; k < sd * sh * sw; k++) {
-                multiply(left, transformed + long(k) * in * out, products, rows, in, out);
+                multiply<Fp32>(left, transformed + long(k) * in * out, products, rows, in, out);
                 float* to = result + (((z + k / sw / sh) * h * sh + y + k / sw % sh) * w * sw + k % sw) * out;
                 for (int i = 0; i < w; i++)
-                    for (int c = 0; c < out; c += LANES)
-                        store(to + long(i) * sw * out + c, load(products + long(i) * out + c) + load(bias + c));
+                    for (int c = 0; c < out; c += LANES) {
+                        const vec value = load(products + long(i) * out + c) + load(bias + c);
+                        own = larger(own, magnitude(value));
+                        store(to + long(i) * sw * out + c, value);
+                    }
             }
         }
+        bound = std::max(bound, largest(own));
     }
+    return as_float(bound);
 }
 
 }  // extern "C"

@@ -1,8 +1,12 @@
-"""3D U-Nets on CPUs, in fp32, with Winograd convolutions: about a quarter of the multiplications that the layers have by definition."""
+"""3D U-Nets on CPUs with Winograd convolutions: about a quarter of the multiplications that the layers have by definition.
+
+In fp32, or with 16-bit integers where the CPU multiplies twice as many of them at a time (AVX-512 with VNNI).
+"""
 
 import ctypes
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,7 @@ from nnunetv2.inference.engines.winograd_library import load_library
 # Winograd's filters are 144 / 27 times as large. They pay where a stage has the voxels of 12 tiles, which a matrix product takes at once, and
 # not for the channels of the deepest stages.
 FEWEST_VOXELS, MOST_CHANNELS = 12 * 2 * 4 * 4, 256
-TOLERANCE = 1e-3  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
+TOLERANCE = {"fp32": 1e-3, "int16": 5e-2}  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
 
 
 class UnsupportedNetwork(RuntimeError):
@@ -27,6 +31,13 @@ class UnsupportedNetwork(RuntimeError):
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     """Of a tensor that has a name: nothing else keeps it."""
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+class Activations(NamedTuple):
+    """(D, H, W, C) float32, none larger than `bound`."""
+
+    values: Tensor
+    bound: float
 
 
 class Workspace:
@@ -64,9 +75,9 @@ def _slope(nonlin: nn.Module | None) -> float:
 
 
 class _Layer:
-    """A ConvNormNonlin on a grid of `voxels`, or thereabouts. Activations are (D, H, W, C) float32."""
+    """A ConvNormNonlin on a grid of `voxels`, or thereabouts."""
 
-    def __init__(self, layer: ConvNormNonlin, voxels: int) -> None:
+    def __init__(self, layer: ConvNormNonlin, voxels: int, int16: bool) -> None:
         library, conv, norm = load_library(), layer.conv, getattr(layer, "norm", None)
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         expected = [k // 2 for k in self.kernel]
@@ -76,7 +87,8 @@ class _Layer:
             raise UnsupportedNetwork(f"it has a layer {norm}")
         lanes, self.in_channels = library.lanes(), conv.in_channels
         self.unfolded = max(self.stride) > 1 or self.in_channels % lanes > 0 or voxels < FEWEST_VOXELS or self.channels > MOST_CHANNELS
-        floats = library.transformed_size(*self.kernel, self.unfolded, self.in_channels, self.channels)
+        self.int16 = int16 and self.in_channels % lanes == 0  # an image keeps its precision
+        floats = library.transformed_size(*self.kernel, self.unfolded, self.int16, self.in_channels, self.channels)
         if floats == 0 or self.channels % lanes:
             raise UnsupportedNetwork(f"it has a layer {conv}")
         self.slope = _slope(getattr(layer, "nonlin", None))
@@ -84,81 +96,84 @@ class _Layer:
             raise UnsupportedNetwork("its nonlinearities come before the norms")
 
         self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
-        library.transform_filters(*self.kernel, self.unfolded, _pointer(weight), _pointer(self.filters), self.in_channels, self.channels,
-                                  torch.get_num_threads())
+        library.transform_filters(*self.kernel, self.unfolded, self.int16, _pointer(weight), _pointer(self.filters), self.in_channels,
+                                  self.channels, torch.get_num_threads())
         self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
         self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
         affine = norm is not None and norm.affine
         self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
         self.shift = norm.bias.detach().double() if affine else torch.zeros(self.channels, dtype=torch.double)
 
-    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace, residual: Tensor | None = None, slope: float | None = None) -> Tensor:
+    def __call__(self, inputs: Sequence[Activations], workspace: Workspace, residual: Activations | None = None,
+                 slope: float | None = None) -> Activations:
         """Several inputs count as one of all their channels. `residual` is added before the nonlinearity, that of `slope`."""
         library, threads, slope = load_library(), torch.get_num_threads(), self.slope if slope is None else slope
-        size = inputs[0].shape[:3]
-        assert sum(x.shape[3] for x in inputs) == self.in_channels
+        tensors = [x.values for x in inputs]
+        size = tensors[0].shape[:3]
+        assert sum(x.shape[3] for x in tensors) == self.in_channels
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, self.unfolded, (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs)),
-                         (ctypes.c_int * len(inputs))(*(x.shape[3] for x in inputs)), len(inputs), *size, _pointer(self.filters), _pointer(self.bias),
-                         self.channels, *self.stride, _pointer(result), _pointer(moments), threads)
+        library.convolve(*self.kernel, self.unfolded, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
+                         (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
+                         _pointer(self.bias), self.channels, *self.stride, _pointer(result), _pointer(moments),
+                         ctypes.c_float(max(x.bound for x in inputs)), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
             mean, variance = moments
             double_scale = self.weight * torch.rsqrt(variance + self.eps)
             scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
-        if self.normalises or slope != 1 or residual is not None:
-            library.scale_and_activate(_pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual),
-                                       ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
-        return result
+        bound = library.scale_and_activate(_pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual.values),
+                                           ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
+        return Activations(result, bound)
 
 
 class _Stack:
-    def __init__(self, stack: StackedConvBlocks, voxels: int) -> None:
-        self.layers = [_Layer(layer, voxels) for layer in stack.convs]
+    def __init__(self, stack: StackedConvBlocks, voxels: int, int16: bool) -> None:
+        self.layers = [_Layer(layer, voxels, int16) for layer in stack.convs]
 
-    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
+    def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
         x = self.layers[0](inputs, workspace)
         for layer in self.layers[1:]:
             before, x = x, layer([x], workspace)
-            workspace.give(before)
+            workspace.give(before.values)
         return x
 
 
 class _Block:
     """A ResidualBlock."""
 
-    def __init__(self, block: ResidualBlock, voxels: int) -> None:
-        self.layers = [_Layer(layer, voxels) for layer in block.layers]
+    def __init__(self, block: ResidualBlock, voxels: int, int16: bool) -> None:
+        self.layers = [_Layer(layer, voxels, int16) for layer in block.layers]
         self.stride = block.stride
-        self.project = next((_Layer(module, voxels) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
+        self.project = next((_Layer(module, voxels, int16) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
         self.slope = _slope(block.nonlin)
 
-    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
+    def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
         x, = inputs
         skip, own = x, []
         if max(self.stride) > 1:
             skip = _average_pool(x, self.stride, workspace)
-            own.append(skip)
+            own.append(skip.values)
         if self.project is not None:
             skip = self.project([skip], workspace)
-            own.append(skip)
+            own.append(skip.values)
         for layer in self.layers[:-1]:
             x = layer([x], workspace)
-            own.append(x)
+            own.append(x.values)
         result = self.layers[-1]([x], workspace, residual=skip, slope=self.slope)
         workspace.give(*own)
         return result
 
 
-def _average_pool(x: Tensor, stride: Sequence[int], workspace: Workspace) -> Tensor:
-    result = workspace.take(*(n // s for n, s in zip(x.shape, stride)), x.shape[3])
-    load_library().average_pool(_pointer(x), x.shape[3], *x.shape[:3], *stride, _pointer(result), torch.get_num_threads())
-    return result
+def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -> Activations:
+    values = x.values
+    result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3])
+    load_library().average_pool(_pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result), torch.get_num_threads())
+    return Activations(result, x.bound)
 
 
 class _Upsampling:
-    """A transposed convolution whose kernel is its stride."""
+    """A transposed convolution whose kernel is its stride; in fp32."""
 
     def __init__(self, layer: nn.ConvTranspose3d) -> None:
         library = load_library()
@@ -171,21 +186,22 @@ class _Upsampling:
         library.transform_transposed(_pointer(weight), _pointer(self.weights), layer.in_channels, self.channels, weight[0, 0].numel())
         self.bias = torch.zeros(self.channels) if layer.bias is None else layer.bias.detach().float()
 
-    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
-        result = workspace.take(*(n * s for n, s in zip(x.shape, self.stride)), self.channels)
-        load_library().convolve_transposed(_pointer(x), x.shape[3], *x.shape[:3], _pointer(self.weights), _pointer(self.bias), self.channels,
-                                           *self.stride, _pointer(result), torch.get_num_threads())
-        return result
+    def __call__(self, x: Activations, workspace: Workspace) -> Activations:
+        values = x.values
+        result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels)
+        bound = load_library().convolve_transposed(_pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights), _pointer(self.bias),
+                                                   self.channels, *self.stride, _pointer(result), torch.get_num_threads())
+        return Activations(result, bound)
 
 
 class WinogradUNet:
     """What `network`, a U-Net of ours in eval mode, computes for one item; fastest for those of about `patch_size`.
 
-    Its filters are copied, so it may go afterwards; only its `class_head` stays in use. UnsupportedNetwork (a RuntimeError) names the
-    first layer that has no code here.
+    int16: products of 16-bit integers instead of fp32, but in the first and the last layer. Its filters are copied, so it may go
+    afterwards; only its `class_head` stays in use. UnsupportedNetwork (a RuntimeError) names the first layer that has no code here.
     """
 
-    def __init__(self, network: nn.Module, patch_size: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, patch_size: Sequence[int], int16: bool = False) -> None:
         if not isinstance(network, UNet) or network.encoder.ops.n_dims != 3:
             raise UnsupportedNetwork("it is none of the 3D U-Nets")
         encoder, decoder = network.encoder, network.decoder
@@ -193,14 +209,14 @@ class WinogradUNet:
         for stride in encoder.strides:
             voxels.append(voxels[-1] // prod(stride))
         if isinstance(encoder, ResidualEncoder):
-            self.stages = [[_Block(block, n) for block in stage.blocks] for stage, n in zip(encoder.stages, voxels[1:])]
-            self.stages[0].insert(0, _Stack(encoder.stem, voxels[0]))
+            self.stages = [[_Block(block, n, int16) for block in stage.blocks] for stage, n in zip(encoder.stages, voxels[1:])]
+            self.stages[0].insert(0, _Stack(encoder.stem, voxels[0], int16))
         elif isinstance(encoder, PlainConvEncoder):
-            self.stages = [[_Stack(stage[-1], n)] for stage, n in zip(encoder.stages, voxels[1:])]
+            self.stages = [[_Stack(stage[-1], n, int16)] for stage, n in zip(encoder.stages, voxels[1:])]
         else:
             raise UnsupportedNetwork(f"it has a {type(encoder).__name__}")
         self.upsampling = [_Upsampling(layer) for layer in decoder.transpconvs]
-        self.decoder = [_Stack(stage, n) for stage, n in zip(decoder.stages, voxels[-2:0:-1])]
+        self.decoder = [_Stack(stage, n, int16) for stage, n in zip(decoder.stages, voxels[-2:0:-1])]
         segmentation = decoder.seg_layers[-1]
         self.seg_weight, self.seg_bias = segmentation.weight.detach().float().flatten(1), segmentation.bias.detach().float()
         self.class_head = network.class_head
@@ -211,41 +227,44 @@ class WinogradUNet:
         if image.shape != self._shape:
             self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
         workspace = self.workspace
-        x = workspace.take(*image.shape[1:], len(image))
-        x.copy_(image.movedim(0, -1))
-        skips: list[Tensor] = []
+        first = workspace.take(*image.shape[1:], len(image))
+        x = Activations(first.copy_(image.movedim(0, -1)), float(image.abs().max()))
+        skips: list[Activations] = []
         for stage in self.stages:
             for layer in stage:
                 before, x = x, layer([x], workspace)
                 if before is not (skips[-1] if skips else None):
-                    workspace.give(before)
+                    workspace.give(before.values)
             skips.append(x)
         for skip, upsampling, stage in zip(skips[-2::-1], self.upsampling, self.decoder):
             upsampled = upsampling(x, workspace)
             if x is not skips[-1]:
-                workspace.give(x)
+                workspace.give(x.values)
             x = stage([upsampled, skip], workspace)
-            workspace.give(upsampled)
-        seg_logits = linear(x, self.seg_weight, self.seg_bias).movedim(-1, 0).contiguous()
-        workspace.give(x)
+            workspace.give(upsampled.values)
+        seg_logits = linear(x.values, self.seg_weight, self.seg_bias).movedim(-1, 0).contiguous()
+        workspace.give(x.values)
         classes = None
         if of_classes is not None:
-            features = [skip.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
+            features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
             classes = of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
-        workspace.give(*skips)
+        workspace.give(*(skip.values for skip in skips))
         return seg_logits, classes
 
 
 class WinogradEngine:
     """Runs a WinogradUNet, item by item."""
 
-    name, precision, batch_size = "winograd", "fp32", 1
+    name, batch_size = "winograd", 1
 
-    def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int], patch_size: Sequence[int]) -> None:
+    def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int], patch_size: Sequence[int],
+                 int16: bool = False) -> None:
         """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes."""
         load_library()  # before weights are read for nothing
+        self.precision = "int16" if int16 else "fp32"
+        self._in_full_precision = lambda: WinogradEngine(build_network, input_channels, divisor, patch_size)
         network = build_network().eval()
-        self.network = WinogradUNet(network, patch_size)
+        self.network = WinogradUNet(network, patch_size, int16)
         self._check(network, input_channels, divisor)
 
     @torch.no_grad()
@@ -255,11 +274,11 @@ class WinogradEngine:
         expected_logits = (seg_logits[0] if isinstance(seg_logits, (list, tuple)) else seg_logits, class_logits)  # a list under deep supervision
         for name, expected, got in zip(("segmentation", "class"), expected_logits, self(x)):
             difference = 0.0 if expected is None else float((expected - got).abs().max() / expected.abs().max().clamp_min(1))
-            if not difference <= TOLERANCE:
+            if not difference <= TOLERANCE[self.precision]:
                 raise RuntimeError(f"its {name} logits differ from torch's by {difference:.3g} of the largest")
 
     def in_full_precision(self) -> "WinogradEngine":
-        return self
+        return self if self.precision == "fp32" else self._in_full_precision()
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
