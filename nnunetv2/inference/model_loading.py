@@ -9,7 +9,7 @@ from torch import nn
 
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
-from nnunetv2.inference.engines.winograd_library import load_library
+from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
@@ -42,18 +42,22 @@ class TrainedModel:
         content = load_checkpoint(checkpoint)
         weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
         weights |= {CLASS_HEAD_PREFIX + key: value for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
-        configuration = self.configuration_manager
-        with torch.device("meta"):  # shapes only
-            network = get_network_from_plans(
-                configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-                configuration.network_arch_init_kwargs_req_import, self.input_channels,
-                self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads, allow_init=False,
-                deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None)
+        network = self._network_of_shapes()
         try:
             network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             raise ValueError(f"{checkpoint} does not fit the network of its plans.json: {error}") from error
         return network.eval()
+
+    def _network_of_shapes(self) -> nn.Module:
+        """The network on the meta device: its tensors have shapes and no values."""
+        configuration = self.configuration_manager
+        with torch.device("meta"):
+            return get_network_from_plans(
+                configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
+                configuration.network_arch_init_kwargs_req_import, self.input_channels,
+                self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads, allow_init=False,
+                deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None)
 
     def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:
         """One engine a fold, in the precision that `mode` wants on `device`."""
@@ -80,13 +84,11 @@ class TrainedModel:
         return engines
 
     def _winograd_serves(self) -> bool:
-        """Whether a CPU has Winograd convolutions for a network like this one."""
-        if len(self.configuration_manager.patch_size) < 3:
-            return False
+        """Whether there are Winograd convolutions for this network on a CPU."""
         try:
-            load_library()
-        except RuntimeError:
-            return False  # make_engine says why, where it matters
+            check_supported(self._network_of_shapes())
+        except RuntimeError:  # make_engine says why, where it matters
+            return False
         return True
 
     def converted_path(self, checkpoint: Path, kind: str) -> Path | None:

@@ -129,7 +129,8 @@ def test_a_quantised_model_is_used_by_the_reduced_modes_until_the_weights_change
     assert predictor_of(trained).engines[0].precision == "fp32", "exact never uses it"
 
     monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: False)
-    monkeypatch.setattr(model_loading, "load_library", lambda: None)
+    monkeypatch.setattr(model_loading, "check_supported", lambda network: None)
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int16", lambda: False)
     assert predictor_of(trained, mode="fast").engines[0].precision == "fp32", "Winograd convolutions are faster"
     assert predictor_of(trained, mode="fast", engine="openvino").engines[0].precision == "int8"
     monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: True)

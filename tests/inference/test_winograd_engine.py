@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from nnunetv2.inference.engines import make_engine, winograd_library
-from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace
+from nnunetv2.inference import engines
+from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine, winograd_library
+from nnunetv2.inference.engines.winograd_engine import TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import CLASS_HEAD
 
@@ -22,7 +23,7 @@ try:
     winograd_library.load_library()
 except RuntimeError as error:
     pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
-KERNELS = [(1, 1, 1), (1, 3, 3), (3, 3, 3)]
+WAYS = [(kernel, tile) for kernel, tiles in TILES.items() for tile in tiles]
 
 
 def _runs(cpu):
@@ -43,16 +44,16 @@ def pointer(tensor):
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def convolve(library, inputs, weight, bias, stride=(1, 1, 1), unfolded=False, int16=False, bound=None):
+def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=4, int16=False, bound=None):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W'), mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(library.transformed_size(*kernel, unfolded, int16, channels, out))
-    library.transform_filters(*kernel, unfolded, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    filters = torch.empty(library.transformed_size(*kernel, tile, int16, channels, out))
+    library.transform_filters(*kernel, tile, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
     last = [x.movedim(0, -1).contiguous() for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan)
     moments = torch.empty(2, out, dtype=torch.double)
     bound = max(float(x.abs().max()) for x in inputs) if bound is None else bound
-    library.convolve(*kernel, unfolded, int16, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
+    library.convolve(*kernel, tile, int16, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
                      (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
                      *stride, pointer(result), pointer(moments), ctypes.c_float(bound), 2)
     return result.movedim(-1, 0), moments
@@ -63,29 +64,30 @@ def expected_convolution(inputs, weight, bias, stride=(1, 1, 1)):
     return F.conv3d(torch.cat(inputs)[None].double(), weight.double(), bias.double(), stride, padding)[0]
 
 
-@pytest.mark.parametrize("unfolded", [False, True])
-def test_an_impulse_gives_the_mirrored_filter(library, unfolded):
+@pytest.mark.parametrize("tile", [1, 2, 4])
+def test_an_impulse_gives_the_mirrored_filter(library, tile):
     x = torch.zeros(16, 5, 6, 7)
     x[3, 2, 3, 4] = 1
     weight = torch.zeros(16, 16, 3, 3, 3)
     weight[5, 3] = torch.arange(27.0).reshape(3, 3, 3)
-    result, _ = convolve(library, [x], weight, torch.zeros(16), unfolded=unfolded)
+    result, _ = convolve(library, [x], weight, torch.zeros(16), tile=tile)
     expected = torch.zeros(16, 5, 6, 7)
     expected[5, 1:4, 2:5, 3:6] = torch.arange(27.0).flip(0).reshape(3, 3, 3)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
-@given(kernel=st.sampled_from(KERNELS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
-       out=st.sampled_from([16, 32, 48, 64]), unfolded=st.booleans(), stride=st.tuples(*[st.integers(1, 2)] * 3), seed=st.integers(0, 99))
-def test_convolutions_are_torchs(library, kernel, size, channels, out, unfolded, stride, seed):
+@given(way=st.sampled_from(WAYS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
+       out=st.sampled_from([16, 32, 48, 64]), stride=st.tuples(*[st.integers(1, 2)] * 3), seed=st.integers(0, 99))
+def test_convolutions_are_torchs(library, way, size, channels, out, stride, seed):
+    kernel, tile = way
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(c, *size, generator=generator) for c in channels]
     weight = torch.randn(out, sum(channels), *kernel, generator=generator)
     weight /= weight[0].numel() ** 0.5
     bias = 10 * torch.randn(out, generator=generator)
-    stride = stride if unfolded else (1, 1, 1)
-    result, moments = convolve(library, inputs, weight, bias, stride, unfolded)
+    stride = stride if tile == 1 else (1, 1, 1)
+    result, moments = convolve(library, inputs, weight, bias, stride, tile)
     expected = expected_convolution(inputs, weight, bias, stride)
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=3e-4)
     torch.testing.assert_close(moments[0], expected.flatten(1).mean(1), rtol=0, atol=1e-4)
@@ -95,7 +97,7 @@ def test_convolutions_are_torchs(library, kernel, size, channels, out, unfolded,
 def test_a_volume_of_many_chunks_and_an_image_of_one_channel(library):
     image = torch.randn(1, 9, 40, 33)
     weight, bias = torch.randn(32, 1, 1, 3, 3), torch.randn(32)
-    first, moments = convolve(library, [image], weight, bias, unfolded=True)
+    first, moments = convolve(library, [image], weight, bias, tile=1)
     torch.testing.assert_close(first.double(), expected_convolution([image], weight, bias), rtol=0, atol=1e-4)
     torch.testing.assert_close(moments[1], first.double().flatten(1).var(1, correction=0), rtol=1e-4, atol=0)
     weight, bias = torch.randn(32, 32, 3, 3, 3) / 30, torch.full((32,), 1e3)
@@ -110,73 +112,82 @@ def test_the_same_input_gives_the_same_result_whichever_thread_does_what(library
     assert all(torch.equal(result, results[0][0]) and torch.equal(moments, results[0][1]) for result, moments in results)
 
 
-@pytest.mark.parametrize("unfolded", [False, True])
-def test_int16_by_hand(library, unfolded):
+@pytest.mark.parametrize("tile", [1, 4])
+def test_int16_by_hand(library, tile):
     """Two impulses under a mirrored filter of two taps. Steps are 1/32767 of an input and 2/8191 of a filter; Winograd's points have coarser ones."""
     x = torch.zeros(16, 4, 6, 9)
     x[1, 1, 2, 3], x[2, 1, 2, 4] = 1, 0.5
-    weight = torch.zeros(16, 16, 1, 1, 1) if unfolded else torch.zeros(16, 16, 1, 3, 3)
+    weight = torch.zeros(16, 16, 1, 1, 1) if tile == 1 else torch.zeros(16, 16, 1, 3, 3)
     weight[7, 1, 0, -1, -1], weight[7, 2, 0, -1, -1] = 2, -1
-    result, moments = convolve(library, [x], weight, torch.full((16,), 0.25), unfolded=unfolded, int16=True)
-    shift = 0 if unfolded else 1
+    result, moments = convolve(library, [x], weight, torch.full((16,), 0.25), tile=tile, int16=True)
+    shift = 0 if tile == 1 else 1
     expected = torch.full((16, 4, 6, 9), 0.25)
     expected[7, 1, 2 - shift, 3 - shift], expected[7, 1, 2 - shift, 4 - shift] = 2.25, -0.25
-    torch.testing.assert_close(result, expected, rtol=0, atol=1e-3 if unfolded else 1e-2)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-3 if tile == 1 else 1e-2)
     torch.testing.assert_close(moments[0], result.double().flatten(1).mean(1), rtol=0, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
-@given(kernel=st.sampled_from(KERNELS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
-       out=st.sampled_from([16, 32, 48, 64]), unfolded=st.booleans(), magnitude=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 99))
-def test_int16_is_torchs_to_within_its_rounding(library, kernel, size, channels, out, unfolded, magnitude, seed):
+@given(way=st.sampled_from(WAYS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
+       out=st.sampled_from([16, 32, 48, 64]), magnitude=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 99))
+def test_int16_is_torchs_to_within_its_rounding(library, way, size, channels, out, magnitude, seed):
+    kernel, tile = way
     generator = torch.Generator().manual_seed(seed)
     inputs = [magnitude * torch.randn(c, *size, generator=generator).relu() for c in channels]
     weight = torch.randn(out, sum(channels), *kernel, generator=generator)
     weight /= weight[0].numel() ** 0.5
     bias = magnitude * torch.randn(out, generator=generator)
-    result, moments = convolve(library, inputs, weight, bias, unfolded=unfolded, int16=True)
+    result, moments = convolve(library, inputs, weight, bias, tile=tile, int16=True)
     difference = (result - expected_convolution(inputs, weight, bias)) / magnitude
     assert difference.abs().max() < 0.05 and difference.square().mean() < 0.01**2
     torch.testing.assert_close(moments[1], result.double().flatten(1).var(1, correction=0), rtol=1e-3, atol=1e-4 * magnitude**2)
 
 
-@pytest.mark.parametrize("unfolded", [False, True])
+@pytest.mark.parametrize("tile", [1, 2, 4])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_int16_does_not_hide_what_is_not_finite(library, unfolded, value):
+def test_int16_does_not_hide_what_is_not_finite(library, tile, value):
     x = torch.rand(16, 4, 8, 8)
     x[3, 2, 4, 4] = value
     last, scale, shift = x.movedim(0, -1).contiguous(), torch.ones(16), torch.zeros(16)
     bound = library.scale_and_activate(pointer(last), pointer(scale), pointer(shift), None, ctypes.c_float(0.01), ctypes.c_long(4 * 8 * 8), 16, 2)
     assert not torch.tensor(bound).isfinite()
-    result, _ = convolve(library, [x], torch.randn(16, 16, 3, 3, 3), torch.zeros(16), unfolded=unfolded, int16=True, bound=bound)
+    result, _ = convolve(library, [x], torch.randn(16, 16, 3, 3, 3), torch.zeros(16), tile=tile, int16=True, bound=bound)
     assert not result.isfinite().any()
 
 
 def test_int16_of_nothing_but_zeros_is_the_bias(library):
-    for unfolded in (False, True):
-        result, _ = convolve(library, [torch.zeros(16, 3, 5, 5)], torch.randn(16, 16, 3, 3, 3), torch.arange(16.0), unfolded=unfolded, int16=True)
+    for tile in (1, 2, 4):
+        result, _ = convolve(library, [torch.zeros(16, 3, 5, 5)], torch.randn(16, 16, 3, 3, 3), torch.arange(16.0), tile=tile, int16=True)
         assert torch.equal(result, torch.arange(16.0)[:, None, None, None].expand(16, 3, 5, 5))
-        result, _ = convolve(library, [torch.rand(16, 3, 5, 5)], torch.zeros(16, 16, 3, 3, 3), torch.arange(16.0), unfolded=unfolded, int16=True)
+        result, _ = convolve(library, [torch.rand(16, 3, 5, 5)], torch.zeros(16, 16, 3, 3, 3), torch.arange(16.0), tile=tile, int16=True)
         assert torch.equal(result, torch.arange(16.0)[:, None, None, None].expand(16, 3, 5, 5))
 
 
 def test_an_unknown_kernel_has_no_size(library):
-    assert library.transformed_size(5, 5, 5, False, False, 16, 16) == 0
+    assert library.transformed_size(5, 5, 5, 1, False, 16, 16) == library.transformed_size(1, 3, 3, 2, False, 16, 16) == 0
 
 
+@pytest.mark.parametrize("size, channels, tile", [((64, 128, 192), 32, 4), ((8, 8, 12), 128, 4), ((8, 8, 12), 320, 2), ((4, 4, 6), 256, 2), ((1, 1, 1), 32, 1)])
+def test_the_fewer_voxels_the_smaller_the_tiles(size, channels, tile):
+    assert fastest_tile((3, 3, 3), size, channels) == tile
+
+
+@pytest.mark.parametrize("int16", [False, True])
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
-def test_transposed_convolution_and_average_pooling_are_torchs(library, stride):
+def test_transposed_convolution_and_average_pooling_are_torchs(library, stride, int16):
     x, weight, bias = torch.randn(32, 3, 4, 5), torch.randn(32, 16, *stride), torch.randn(16)
-    transformed, last = torch.empty(weight.numel()), x.movedim(0, -1).contiguous()
-    library.transform_transposed(pointer(weight), pointer(transformed), 32, 16, weight[0, 0].numel())
+    last, sizes = x.movedim(0, -1).contiguous(), (32, 16, weight[0, 0].numel())
+    transformed = torch.empty(library.transposed_size(int16, *sizes))
+    library.transform_transposed(int16, pointer(weight), pointer(transformed), *sizes)
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16)
-    bound = library.convolve_transposed(pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
+    bound = library.convolve_transposed(int16, pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result),
+                                        ctypes.c_float(float(x.abs().max())), 2)
     expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
     assert bound == float(result.abs().max())
-    torch.testing.assert_close(result.movedim(-1, 0), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.movedim(-1, 0), expected, rtol=0, atol=1e-2 if int16 else 1e-4)
     pooled = torch.empty(3, 4, 5, 16)
     library.average_pool(pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
-    torch.testing.assert_close(pooled.movedim(-1, 0), F.avg_pool3d(expected[None], stride)[0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(pooled.movedim(-1, 0), F.avg_pool3d(result.movedim(-1, 0)[None], stride)[0], rtol=0, atol=1e-4)
 
 
 def test_scale_residual_and_leaky_relu_by_hand(library):
@@ -261,10 +272,29 @@ def test_what_has_no_code_is_named_and_openvino_or_torch_serves(changed, named):
         make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", "winograd", 1, (2, 4, 4))
 
 
-def test_winograd_is_the_cpus_choice_in_fp32_only():
+@torch.no_grad()
+def test_int16_is_near_fp32_and_repeats_in_it():
+    x = torch.randn(1, 1, 8, 32, 32)
+    int16 = WinogradEngine(unet, 1, (2, 4, 4), (8, 32, 32), int16=True)
+    fp32 = int16.in_full_precision()
+    assert (int16.precision, fp32.precision) == ("int16", "fp32")
+    seg_logits, class_logits = int16(x)
+    expected, expected_classes = fp32(x)
+    assert 0 < (seg_logits - expected).abs().max() < 0.03 * expected.abs().max()
+    assert (class_logits - expected_classes).abs().max() < 0.03 * expected_classes.abs().max()
+
+
+@pytest.mark.parametrize("bf16, int16, chosen", [(True, True, "openvino"), (False, True, "winograd"), (False, False, "openvino")])
+def test_the_cpus_choice(monkeypatch, bf16, int16, chosen):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(engines, "cpu_has_fast_bf16", lambda: bf16)
+    monkeypatch.setattr(engines, "cpu_has_fast_int16", lambda: int16)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This CPU has no bf16")
+        assert make_engine(unet, CPU, "half", divisor=(2, 4, 4)).name == chosen
     assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name == "winograd"
-    with pytest.raises(ValueError, match="fp32"):
-        make_engine(unet, CPU, "half", "winograd")
+    asked_for = make_engine(unet, CPU, "half", "winograd", divisor=(2, 4, 4))
+    assert isinstance(asked_for, ReducedPrecisionGuard) and asked_for.precision == "int16"
     with pytest.warns(UserWarning, match="winograd is not used, torch is: it runs on the CPU"):
         assert make_engine(unet, torch.device("meta"), "half", "winograd").name == "torch"
 

@@ -1,8 +1,8 @@
 // The layers of a U-Net on a CPU: convolutions by Winograd's minimal filtering, instance normalisation, transposed convolutions.
 //
-// A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 2x4x4 outputs it costs 4 x 6 x 6 / 32 = 4.5
-// (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Strided layers, and those
-// of so many channels that transformed filters would cost more than they save, are matrix products of unfolded inputs.
+// A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 2x4x4 outputs it costs 4 x 6 x 6 / 32 = 4.5, of 2x2x2 eight
+// (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Filters grow to 144 / 27 and
+// 64 / 27 of their size. Strided layers, and those of few voxels, are matrix products of unfolded inputs.
 //
 // Matrix products, where nearly all the time goes, are in fp32 or of 16-bit integers, twice as many at a time where the CPU has VNNI. Everything
 // else is in fp32. Activations are (D, H, W, C) float32; C is a multiple of LANES but for the image. Every function that computes takes the number
@@ -143,6 +143,18 @@ template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
     static constexpr bool SUM[4] = {false, true, false, false};
     static constexpr int SIGN[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};  // of the point in each output
     static constexpr int FIRST[2] = {0, 1}, LAST[2] = {2, 3};  // points of each output
+    static void input(vec* p, int stride) {
+        const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride];
+        p[0] = a - c;
+        p[stride] = b + c;
+        p[2 * stride] = c - b;
+        p[3 * stride] = b - d;
+    }
+    static void output(vec* p, int stride) {
+        const vec b = p[stride], c = p[2 * stride];
+        p[0] += b + c;
+        p[stride] = b - c - p[3 * stride];
+    }
 };
 
 template <> struct Axis<1, 1> {
@@ -590,14 +602,15 @@ struct Unfolded {
     }
 };
 
-// Calls `use` with the convolution for a kernel; false if there is none.
-template <class Use> bool with_convolution(int kd, int kh, int kw, bool unfolded, Use use) {
-    const int kernel = kd * 100 + kh * 10 + kw;
-    if (kernel == 111) use(Unfolded<1, 1, 1>());
-    else if (kernel == 133 && unfolded) use(Unfolded<1, 3, 3>());
-    else if (kernel == 133) use(Winograd<1, 3, 3, 1, 4, 4>());
-    else if (kernel == 333 && unfolded) use(Unfolded<3, 3, 3>());
-    else if (kernel == 333) use(Winograd<3, 3, 3, 2, 4, 4>());
+// Calls `use` with the convolution for a kernel on tiles so wide within planes (1: unfolded); false if there is none.
+template <class Use> bool with_convolution(int kd, int kh, int kw, int tile, Use use) {
+    const int kernel = kd * 1000 + kh * 100 + kw * 10 + tile;
+    if (kernel == 1111) use(Unfolded<1, 1, 1>());
+    else if (kernel == 1331) use(Unfolded<1, 3, 3>());
+    else if (kernel == 1334) use(Winograd<1, 3, 3, 1, 4, 4>());
+    else if (kernel == 3331) use(Unfolded<3, 3, 3>());
+    else if (kernel == 3332) use(Winograd<3, 3, 3, 2, 2, 2>());
+    else if (kernel == 3334) use(Winograd<3, 3, 3, 2, 4, 4>());
     else return false;
     return true;
 }
@@ -616,25 +629,82 @@ inline float as_float(int32_t bits) {
     return result;
 }
 
+// Transposed convolution whose kernel is its stride: a matrix product for each voxel of the kernel.
+template <class Number> struct Transposed {
+    typedef typename Number::Word Word;
+
+    // Words of the weights, then for Int16 scales.
+    static long size(int in, int out, int kernel_voxels) {
+        return long(kernel_voxels) * (long(in) * out / Number::PER_WORD + (Number::PER_WORD > 1 ? out : 0));
+    }
+
+    // (in, out, kernel) -> matrices in x out, in panels
+    static void transform(const float* weights, Word* transformed, int in, int out, int kernel_voxels) {
+        const long matrix = long(in) * out / Number::PER_WORD;
+        float* const scales = reinterpret_cast<float*>(transformed + kernel_voxels * matrix);
+        std::vector<float> columns(long(in) * LANES);
+        for (int k = 0; k < kernel_voxels; k++)
+            for (int first = 0; first < out; first += LANES) {
+                for (int i = 0; i < in; i++) for (int o = 0; o < LANES; o++)
+                    columns[long(i) * LANES + o] = weights[(long(i) * out + first + o) * kernel_voxels + k];
+                put_columns(columns.data(), first, in, out, transformed + k * matrix, scales + k * out);
+            }
+    }
+
+    static float run(const float* x, int in, Size size, const Word* transformed, const float* bias, int out, Size stride, float* result, float bound,
+                     int threads) {
+        const long lines = long(size.d) * size.h, matrix = long(in) * out / Number::PER_WORD;
+        const int rows = (size.w + ROWS - 1) / ROWS * ROWS, depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
+        const float factor = Int16::LARGEST / bound;
+        std::vector<float> scales(kernel_voxels * out);
+        if constexpr (Number::PER_WORD > 1)
+            for (int i = 0; i < kernel_voxels * out; i++) scales[i] = reinterpret_cast<const float*>(transformed + kernel_voxels * matrix)[i] / factor;
+        int32_t largest_bits = 0;
+#pragma omp parallel num_threads(threads) reduction(max : largest_bits)
+        {
+            Word *const left = left_scratch.get<Word>(long(rows) * depth), *const products = products_scratch.get<Word>(long(rows) * out);
+            ivec own = {};
+#pragma omp for
+            for (long line = 0; line < lines; line++) {
+                for (long c = 0; c < long(size.w) * in; c += LANES) Number::put(left + c / Number::PER_WORD, load(x + line * size.w * in + c), factor);
+                const long z = line / size.h * stride.d, y = line % size.h * stride.h;
+                for (int k = 0; k < kernel_voxels; k++) {
+                    multiply<Number>(left, transformed + k * matrix, products, rows, depth, out);
+                    float* const to = result + (((z + k / stride.w / stride.h) * size.h * stride.h + y + k / stride.w % stride.h) * size.w * stride.w
+                                                + k % stride.w) * out;
+                    for (int i = 0; i < size.w; i++)
+                        for (int c = 0; c < out; c += LANES) {
+                            const vec value = Number::get(products + long(i) * out + c, &scales[k * out + c]) + load(bias + c);
+                            own = larger(own, magnitude(value));
+                            store(to + long(i) * stride.w * out + c, value);
+                        }
+                }
+            }
+            largest_bits = std::max(largest_bits, largest(own));
+        }
+        return as_float(largest_bits);
+    }
+};
+
 }  // namespace
 
 extern "C" {
 
 int lanes() { return LANES; }
 
-// Floats that the filters of a kernel become; 0 for a kernel that has no code here. Winograd's stride is 1; its `in`, and Int16's, is a multiple of
-// LANES.
-long transformed_size(int kd, int kh, int kw, int unfolded, int int16, int in, int out) {
+// Floats that the filters of a kernel become; 0 for a kernel that has no code here. The stride of tiles is 1; their `in`, and Int16's, is a multiple
+// of LANES.
+long transformed_size(int kd, int kh, int kw, int tile, int int16, int in, int out) {
     long size = 0;
-    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
+    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
         size = int16 ? convolution.template transformed_size<Int16>(in, out) : convolution.template transformed_size<Fp32>(in, out);
     });
     return size;
 }
 
 // filters (out, in, kd, kh, kw)
-void transform_filters(int kd, int kh, int kw, int unfolded, int int16, const float* filters, void* transformed, int in, int out, int threads) {
-    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
+void transform_filters(int kd, int kh, int kw, int tile, int int16, const float* filters, void* transformed, int in, int out, int threads) {
+    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
         if (int16) convolution.template transform_filters<Int16>(filters, static_cast<int32_t*>(transformed), in, out, threads);
         else convolution.template transform_filters<Fp32>(filters, static_cast<float*>(transformed), in, out, threads);
     });
@@ -642,12 +712,12 @@ void transform_filters(int kd, int kh, int kw, int unfolded, int int16, const fl
 
 // "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels. int16: no input is
 // larger than `bound`.
-void convolve(int kd, int kh, int kw, int unfolded, int int16, const float* const* inputs, const int* channels, int n_inputs, int d, int h, int w,
+void convolve(int kd, int kh, int kw, int tile, int int16, const float* const* inputs, const int* channels, int n_inputs, int d, int h, int w,
               const void* transformed, const float* bias, int out, int sd, int sh, int sw, float* result, double* mean_and_variance, float bound, int threads) {
     std::vector<Input> all;
     for (int i = 0; i < n_inputs; i++) all.push_back({inputs[i], channels[i]});
     const Layer layer = {all.data(), n_inputs, channels_of(all.data(), n_inputs), {d, h, w}, bias, out, result, mean_and_variance, bound, threads};
-    with_convolution(kd, kh, kw, unfolded, [&](auto convolution) {
+    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
         if (int16) convolution.template run<Int16>(layer, {sd, sh, sw}, static_cast<const int32_t*>(transformed));
         else convolution.template run<Fp32>(layer, {sd, sh, sw}, static_cast<const float*>(transformed));
     });
@@ -690,40 +760,23 @@ void average_pool(const float* x, int channels, int d, int h, int w, int sd, int
             }
 }
 
-// (kernel's voxels) matrices in x out, in panels, of a transposed convolution's weights (in, out, kernel).
-void transform_transposed(const float* weights, float* transformed, int in, int out, int kernel_voxels) {
-    for (int i = 0; i < in; i++) for (int o = 0; o < out; o++) for (int k = 0; k < kernel_voxels; k++)
-        transformed[long(k) * in * out + in_panels(i, o, in, out)] = weights[(long(i) * out + o) * kernel_voxels + k];
+// Floats that the weights of a transposed convolution become.
+long transposed_size(int int16, int in, int out, int kernel_voxels) {
+    return int16 ? Transposed<Int16>::size(in, out, kernel_voxels) : Transposed<Fp32>::size(in, out, kernel_voxels);
 }
 
-// Transposed convolution whose kernel is its stride: every input voxel becomes a block of sd x sh x sw voxels. Returns the largest magnitude.
-float convolve_transposed(const float* x, int in, int d, int h, int w, const float* transformed, const float* bias, int out, int sd, int sh, int sw,
-                         float* result, int threads) {
-    const long lines = long(d) * h;
-    const int rows = (w + ROWS - 1) / ROWS * ROWS;
-    int32_t bound = 0;
-#pragma omp parallel num_threads(threads) reduction(max : bound)
-    {
-        float *const left = left_scratch.get<float>(long(rows) * in), *const products = products_scratch.get<float>(long(rows) * out);
-        ivec own = {};
-#pragma omp for
-        for (long line = 0; line < lines; line++) {
-            std::memcpy(left, x + line * w * in, long(w) * in * sizeof(float));
-            const long z = line / h * sd, y = line % h * sh;
-            for (int k = 0; k < sd * sh * sw; k++) {
-                multiply<Fp32>(left, transformed + long(k) * in * out, products, rows, in, out);
-                float* to = result + (((z + k / sw / sh) * h * sh + y + k / sw % sh) * w * sw + k % sw) * out;
-                for (int i = 0; i < w; i++)
-                    for (int c = 0; c < out; c += LANES) {
-                        const vec value = load(products + long(i) * out + c) + load(bias + c);
-                        own = larger(own, magnitude(value));
-                        store(to + long(i) * sw * out + c, value);
-                    }
-            }
-        }
-        bound = std::max(bound, largest(own));
-    }
-    return as_float(bound);
+// weights (in, out, kernel)
+void transform_transposed(int int16, const float* weights, void* transformed, int in, int out, int kernel_voxels) {
+    if (int16) Transposed<Int16>::transform(weights, static_cast<int32_t*>(transformed), in, out, kernel_voxels);
+    else Transposed<Fp32>::transform(weights, static_cast<float*>(transformed), in, out, kernel_voxels);
+}
+
+// Every input voxel becomes a block of sd x sh x sw voxels. int16: no input is larger than `bound`. Returns the largest magnitude.
+float convolve_transposed(int int16, const float* x, int in, int d, int h, int w, const void* transformed, const float* bias, int out, int sd, int sh, int sw,
+                          float* result, float bound, int threads) {
+    if (int16)
+        return Transposed<Int16>::run(x, in, {d, h, w}, static_cast<const int32_t*>(transformed), bias, out, {sd, sh, sw}, result, bound, threads);
+    return Transposed<Fp32>::run(x, in, {d, h, w}, static_cast<const float*>(transformed), bias, out, {sd, sh, sw}, result, bound, threads);
 }
 
 }  // extern "C"

@@ -5,7 +5,7 @@ In fp32, or with 16-bit integers where the CPU multiplies twice as many of them 
 
 import ctypes
 from collections.abc import Callable, Sequence
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 import torch
@@ -18,9 +18,15 @@ from dynamic_network_architectures.building_blocks.encoders import PlainConvEnco
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
 from nnunetv2.inference.engines.winograd_library import load_library
 
-# Winograd's filters are 144 / 27 times as large. They pay where a stage has the voxels of 12 tiles, which a matrix product takes at once, and
-# not for the channels of the deepest stages.
-FEWEST_VOXELS, MOST_CHANNELS = 12 * 2 * 4 * 4, 256
+# How winograd.cpp does a kernel: the width of its tiles in a plane -> matrix products of a tile, voxels of a tile (D, H, W).
+TILES = {
+    (1, 1, 1): {1: (1, (1, 1, 1))},
+    (1, 3, 3): {1: (9, (1, 1, 1)), 4: (36, (1, 4, 4))},
+    (3, 3, 3): {1: (27, (1, 1, 1)), 2: (64, (2, 2, 2)), 4: (144, (2, 4, 4))},
+}
+# Rows of a matrix product come in twelves; fetching its filters takes the time of some more (about that, by the layers of two networks).
+ROWS, FILTER_ROWS = 12, 20
+MOST_CHANNELS = 256  # above, the filters of the largest tiles gain no time and would take hundreds of megabytes more
 TOLERANCE = {"fp32": 1e-3, "int16": 5e-2}  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
 
 
@@ -74,29 +80,57 @@ def _slope(nonlin: nn.Module | None) -> float:
     raise UnsupportedNetwork(f"it has a nonlinearity {nonlin}")
 
 
-class _Layer:
-    """A ConvNormNonlin on a grid of `voxels`, or thereabouts."""
+def check_supported(network: nn.Module) -> None:
+    """UnsupportedNetwork names what of `network` has no code here. Weights are not looked at; they may be on the meta device."""
+    if not isinstance(network, UNet) or network.encoder.ops.n_dims != 3:
+        raise UnsupportedNetwork("it is none of the 3D U-Nets")
+    if not isinstance(network.encoder, (ResidualEncoder, PlainConvEncoder)):
+        raise UnsupportedNetwork(f"it has a {type(network.encoder).__name__}")
+    lanes = load_library().lanes()
+    for module in network.modules():
+        if isinstance(module, ConvNormNonlin):
+            _check_layer(module, lanes)
+        elif isinstance(module, ResidualBlock):
+            _slope(module.nonlin)
+        elif isinstance(module, nn.ConvTranspose3d):
+            if module.kernel_size != module.stride or set(module.padding) != {0} or module.groups != 1 or module.in_channels % lanes \
+                    or module.out_channels % lanes:
+                raise UnsupportedNetwork(f"it has a layer {module}")
 
-    def __init__(self, layer: ConvNormNonlin, voxels: int, int16: bool) -> None:
+
+def _check_layer(layer: ConvNormNonlin, lanes: int) -> None:
+    conv, norm = layer.conv, getattr(layer, "norm", None)
+    if not isinstance(conv, nn.Conv3d) or conv.kernel_size not in TILES or list(conv.padding) != [k // 2 for k in conv.kernel_size] \
+            or conv.groups != 1 or set(conv.dilation) != {1} or conv.out_channels % lanes:
+        raise UnsupportedNetwork(f"it has a layer {conv}")
+    if norm is not None and (not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats):
+        raise UnsupportedNetwork(f"it has a layer {norm}")
+    if _slope(getattr(layer, "nonlin", None)) != 1 and norm is not None and list(layer.all_modules)[-1] is norm:
+        raise UnsupportedNetwork("its nonlinearities come before the norms")
+
+
+def fastest_tile(kernel: tuple[int, ...], size: Sequence[int], channels: int) -> int:
+    """Width of the tiles, 1 for none, with which a convolution of stride 1 is fastest on `size` (D, H, W) voxels."""
+    def work(tile: int) -> int:
+        products, shape = TILES[kernel][tile]
+        rows = prod(ceil(n / m) for n, m in zip(size, shape))
+        return products * (ceil(rows / ROWS) * ROWS + FILTER_ROWS)
+    return min((tile for tile in TILES[kernel] if tile < 4 or channels <= MOST_CHANNELS), key=work)
+
+
+class _Layer:
+    """A ConvNormNonlin whose output has `size` (D, H, W), or thereabouts."""
+
+    def __init__(self, layer: ConvNormNonlin, size: Sequence[int], int16: bool) -> None:
         library, conv, norm = load_library(), layer.conv, getattr(layer, "norm", None)
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
-        expected = [k // 2 for k in self.kernel]
-        if not isinstance(conv, nn.Conv3d) or list(conv.padding) != expected or conv.groups != 1 or set(conv.dilation) != {1}:
-            raise UnsupportedNetwork(f"it has a layer {conv}")
-        if norm is not None and (not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats):
-            raise UnsupportedNetwork(f"it has a layer {norm}")
-        lanes, self.in_channels = library.lanes(), conv.in_channels
-        self.unfolded = max(self.stride) > 1 or self.in_channels % lanes > 0 or voxels < FEWEST_VOXELS or self.channels > MOST_CHANNELS
-        self.int16 = int16 and self.in_channels % lanes == 0  # an image keeps its precision
-        floats = library.transformed_size(*self.kernel, self.unfolded, self.int16, self.in_channels, self.channels)
-        if floats == 0 or self.channels % lanes:
-            raise UnsupportedNetwork(f"it has a layer {conv}")
-        self.slope = _slope(getattr(layer, "nonlin", None))
-        if self.slope != 1 and norm is not None and list(layer.all_modules)[-1] is norm:
-            raise UnsupportedNetwork("its nonlinearities come before the norms")
-
+        self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
+        is_image = self.in_channels % library.lanes() > 0
+        self.tile = 1 if is_image or max(self.stride) > 1 else fastest_tile(self.kernel, size, self.channels)
+        self.int16 = int16 and not is_image
+        floats = library.transformed_size(*self.kernel, self.tile, self.int16, self.in_channels, self.channels)
         self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
-        library.transform_filters(*self.kernel, self.unfolded, self.int16, _pointer(weight), _pointer(self.filters), self.in_channels,
+        library.transform_filters(*self.kernel, self.tile, self.int16, _pointer(weight), _pointer(self.filters), self.in_channels,
                                   self.channels, torch.get_num_threads())
         self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
         self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
@@ -113,7 +147,7 @@ class _Layer:
         assert sum(x.shape[3] for x in tensors) == self.in_channels
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, self.unfolded, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
+        library.convolve(*self.kernel, self.tile, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
                          (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
                          _pointer(self.bias), self.channels, *self.stride, _pointer(result), _pointer(moments),
                          ctypes.c_float(max(x.bound for x in inputs)), threads)
@@ -128,8 +162,8 @@ class _Layer:
 
 
 class _Stack:
-    def __init__(self, stack: StackedConvBlocks, voxels: int, int16: bool) -> None:
-        self.layers = [_Layer(layer, voxels, int16) for layer in stack.convs]
+    def __init__(self, stack: StackedConvBlocks, size: Sequence[int], int16: bool) -> None:
+        self.layers = [_Layer(layer, size, int16) for layer in stack.convs]
 
     def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
         x = self.layers[0](inputs, workspace)
@@ -142,10 +176,10 @@ class _Stack:
 class _Block:
     """A ResidualBlock."""
 
-    def __init__(self, block: ResidualBlock, voxels: int, int16: bool) -> None:
-        self.layers = [_Layer(layer, voxels, int16) for layer in block.layers]
+    def __init__(self, block: ResidualBlock, size: Sequence[int], int16: bool) -> None:
+        self.layers = [_Layer(layer, size, int16) for layer in block.layers]
         self.stride = block.stride
-        self.project = next((_Layer(module, voxels, int16) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
+        self.project = next((_Layer(module, size, int16) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
         self.slope = _slope(block.nonlin)
 
     def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
@@ -173,24 +207,22 @@ def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -
 
 
 class _Upsampling:
-    """A transposed convolution whose kernel is its stride; in fp32."""
+    """A transposed convolution whose kernel is its stride."""
 
-    def __init__(self, layer: nn.ConvTranspose3d) -> None:
+    def __init__(self, layer: nn.ConvTranspose3d, int16: bool) -> None:
         library = load_library()
-        if layer.kernel_size != layer.stride or set(layer.padding) != {0} or layer.groups != 1 or layer.in_channels % library.lanes() \
-                or layer.out_channels % library.lanes():
-            raise UnsupportedNetwork(f"it has a layer {layer}")
-        self.stride, self.channels = layer.stride, layer.out_channels
-        weight = layer.weight.detach().float().contiguous()
-        self.weights = torch.empty(weight.numel())
-        library.transform_transposed(_pointer(weight), _pointer(self.weights), layer.in_channels, self.channels, weight[0, 0].numel())
+        self.stride, self.channels, self.int16 = layer.stride, layer.out_channels, int16
+        weight, sizes = layer.weight.detach().float().contiguous(), (layer.in_channels, layer.out_channels, prod(layer.stride))
+        self.weights = torch.empty(library.transposed_size(int16, *sizes))
+        library.transform_transposed(int16, _pointer(weight), _pointer(self.weights), *sizes)
         self.bias = torch.zeros(self.channels) if layer.bias is None else layer.bias.detach().float()
 
     def __call__(self, x: Activations, workspace: Workspace) -> Activations:
         values = x.values
         result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels)
-        bound = load_library().convolve_transposed(_pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights), _pointer(self.bias),
-                                                   self.channels, *self.stride, _pointer(result), torch.get_num_threads())
+        bound = load_library().convolve_transposed(self.int16, _pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights),
+                                                   _pointer(self.bias), self.channels, *self.stride, _pointer(result), ctypes.c_float(x.bound),
+                                                   torch.get_num_threads())
         return Activations(result, bound)
 
 
@@ -202,21 +234,18 @@ class WinogradUNet:
     """
 
     def __init__(self, network: nn.Module, patch_size: Sequence[int], int16: bool = False) -> None:
-        if not isinstance(network, UNet) or network.encoder.ops.n_dims != 3:
-            raise UnsupportedNetwork("it is none of the 3D U-Nets")
+        check_supported(network)
         encoder, decoder = network.encoder, network.decoder
-        voxels = [prod(patch_size)]
+        sizes = [list(patch_size)]
         for stride in encoder.strides:
-            voxels.append(voxels[-1] // prod(stride))
+            sizes.append([n // s for n, s in zip(sizes[-1], stride)])
         if isinstance(encoder, ResidualEncoder):
-            self.stages = [[_Block(block, n, int16) for block in stage.blocks] for stage, n in zip(encoder.stages, voxels[1:])]
-            self.stages[0].insert(0, _Stack(encoder.stem, voxels[0], int16))
-        elif isinstance(encoder, PlainConvEncoder):
-            self.stages = [[_Stack(stage[-1], n, int16)] for stage, n in zip(encoder.stages, voxels[1:])]
+            self.stages = [[_Block(block, size, int16) for block in stage.blocks] for stage, size in zip(encoder.stages, sizes[1:])]
+            self.stages[0].insert(0, _Stack(encoder.stem, sizes[0], int16))
         else:
-            raise UnsupportedNetwork(f"it has a {type(encoder).__name__}")
-        self.upsampling = [_Upsampling(layer) for layer in decoder.transpconvs]
-        self.decoder = [_Stack(stage, n, int16) for stage, n in zip(decoder.stages, voxels[-2:0:-1])]
+            self.stages = [[_Stack(stage[-1], size, int16)] for stage, size in zip(encoder.stages, sizes[1:])]
+        self.upsampling = [_Upsampling(layer, int16) for layer in decoder.transpconvs]
+        self.decoder = [_Stack(stage, size, int16) for stage, size in zip(decoder.stages, sizes[-2:0:-1])]
         segmentation = decoder.seg_layers[-1]
         self.seg_weight, self.seg_bias = segmentation.weight.detach().float().flatten(1), segmentation.bias.detach().float()
         self.class_head = network.class_head

@@ -37,7 +37,7 @@ def compile_library(compiler: str, library: Path, cpu: str = "native") -> None:
 
 def open_library(library: Path) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(library))
-    functions.transformed_size.restype = ctypes.c_long
+    functions.transformed_size.restype = functions.transposed_size.restype = ctypes.c_long
     functions.scale_and_activate.restype = functions.convolve_transposed.restype = ctypes.c_float
     return functions
 
