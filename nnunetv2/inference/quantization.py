@@ -1,4 +1,4 @@
-"""The network in int8, for CPUs that have VNNI and no AMX: post-training quantisation with NNCF.
+"""The network in int8, in OpenVINO on CPUs that have VNNI and no AMX: post-training quantisation with NNCF.
 
     nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans
 
@@ -118,7 +118,8 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
     keep_model(quantised, int8_path)
     save_json(report, path.with_name(REPORT_FILE))
     print(f"{path}: quantised on {len(shown)} training cases; on {len(to_check)} others one pass has a foreground DSC of "
-          f"{scores['foreground_dsc']:.4f} to that in fp32. Used by --precision int8, and by --mode half and fast on CPUs with VNNI and without AMX.")
+          f"{scores['foreground_dsc']:.4f} to that in fp32. Used by --precision int8, and by --mode half and fast on CPUs where neither bf16 "
+          "nor Winograd convolutions in int16 are fast.")
     return report
 
 

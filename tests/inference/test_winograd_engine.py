@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference import engines
 from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine, winograd_library
-from nnunetv2.inference.engines.winograd_engine import TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd_engine import KERNELS, TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import CLASS_HEAD
 
@@ -23,7 +23,7 @@ try:
     winograd_library.load_library()
 except RuntimeError as error:
     pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
-WAYS = [(kernel, tile) for kernel, tiles in TILES.items() for tile in tiles]
+WAYS = [(kernel, stride, 1) for kernel in KERNELS for stride in ((1, 1, 1), (2, 1, 2))] + [(*key, tile) for key, tiles in TILES.items() for tile in tiles]
 
 
 def _runs(cpu):
@@ -47,15 +47,15 @@ def pointer(tensor):
 def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=4, int16=False, bound=None):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W'), mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(library.transformed_size(*kernel, tile, int16, channels, out))
-    library.transform_filters(*kernel, tile, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    filters = torch.empty(library.transformed_size(*kernel, *stride, tile, int16, channels, out))
+    library.transform_filters(*kernel, *stride, tile, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
     last = [x.movedim(0, -1).contiguous() for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan)
     moments = torch.empty(2, out, dtype=torch.double)
     bound = max(float(x.abs().max()) for x in inputs) if bound is None else bound
-    library.convolve(*kernel, tile, int16, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
+    library.convolve(*kernel, *stride, tile, int16, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
                      (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
-                     *stride, pointer(result), pointer(moments), ctypes.c_float(bound), 2)
+                     pointer(result), pointer(moments), ctypes.c_float(bound), 2)
     return result.movedim(-1, 0), moments
 
 
@@ -78,15 +78,14 @@ def test_an_impulse_gives_the_mirrored_filter(library, tile):
 
 @settings(max_examples=25, deadline=None)
 @given(way=st.sampled_from(WAYS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
-       out=st.sampled_from([16, 32, 48, 64]), stride=st.tuples(*[st.integers(1, 2)] * 3), seed=st.integers(0, 99))
-def test_convolutions_are_torchs(library, way, size, channels, out, stride, seed):
-    kernel, tile = way
+       out=st.sampled_from([16, 32, 48, 64]), seed=st.integers(0, 99))
+def test_convolutions_are_torchs(library, way, size, channels, out, seed):
+    kernel, stride, tile = way
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(c, *size, generator=generator) for c in channels]
     weight = torch.randn(out, sum(channels), *kernel, generator=generator)
     weight /= weight[0].numel() ** 0.5
     bias = 10 * torch.randn(out, generator=generator)
-    stride = stride if tile == 1 else (1, 1, 1)
     result, moments = convolve(library, inputs, weight, bias, stride, tile)
     expected = expected_convolution(inputs, weight, bias, stride)
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=3e-4)
@@ -131,14 +130,14 @@ def test_int16_by_hand(library, tile):
 @given(way=st.sampled_from(WAYS), size=st.tuples(*[st.integers(1, 11)] * 3), channels=st.lists(st.sampled_from([16, 32]), min_size=1, max_size=2),
        out=st.sampled_from([16, 32, 48, 64]), magnitude=st.sampled_from([1e-6, 1.0, 1e6]), seed=st.integers(0, 99))
 def test_int16_is_torchs_to_within_its_rounding(library, way, size, channels, out, magnitude, seed):
-    kernel, tile = way
+    kernel, stride, tile = way
     generator = torch.Generator().manual_seed(seed)
     inputs = [magnitude * torch.randn(c, *size, generator=generator).relu() for c in channels]
     weight = torch.randn(out, sum(channels), *kernel, generator=generator)
     weight /= weight[0].numel() ** 0.5
     bias = magnitude * torch.randn(out, generator=generator)
-    result, moments = convolve(library, inputs, weight, bias, tile=tile, int16=True)
-    difference = (result - expected_convolution(inputs, weight, bias)) / magnitude
+    result, moments = convolve(library, inputs, weight, bias, stride, tile, int16=True)
+    difference = (result - expected_convolution(inputs, weight, bias, stride)) / magnitude
     assert difference.abs().max() < 0.05 and difference.square().mean() < 0.01**2
     torch.testing.assert_close(moments[1], result.double().flatten(1).var(1, correction=0), rtol=1e-3, atol=1e-4 * magnitude**2)
 
@@ -164,12 +163,13 @@ def test_int16_of_nothing_but_zeros_is_the_bias(library):
 
 
 def test_an_unknown_kernel_has_no_size(library):
-    assert library.transformed_size(5, 5, 5, 1, False, 16, 16) == library.transformed_size(1, 3, 3, 2, False, 16, 16) == 0
+    assert library.transformed_size(5, 5, 5, 1, 1, 1, 1, False, 16, 16) == library.transformed_size(1, 3, 3, 1, 1, 1, 2, False, 16, 16) == 0
 
 
 @pytest.mark.parametrize("size, channels, tile", [((64, 128, 192), 32, 4), ((8, 8, 12), 128, 4), ((8, 8, 12), 320, 2), ((4, 4, 6), 256, 2), ((1, 1, 1), 32, 1)])
 def test_the_fewer_voxels_the_smaller_the_tiles(size, channels, tile):
-    assert fastest_tile((3, 3, 3), size, channels) == tile
+    assert fastest_tile((3, 3, 3), (1, 1, 1), size, channels) == tile
+    assert fastest_tile((3, 3, 3), (2, 1, 2), size, channels) == fastest_tile((1, 1, 1), (1, 1, 1), size, channels) == 1
 
 
 @pytest.mark.parametrize("int16", [False, True])

@@ -82,7 +82,8 @@ def make_engine(
     """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
 
     precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
-    `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`. `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
+    `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`.
+    `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
     checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why,
     unless it is that "auto" passes over winograd for a network it has no code for.
     """

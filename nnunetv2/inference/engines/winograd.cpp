@@ -2,7 +2,8 @@
 //
 // A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 2x4x4 outputs it costs 4 x 6 x 6 / 32 = 4.5, of 2x2x2 eight
 // (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Filters grow to 144 / 27 and
-// 64 / 27 of their size. Strided layers, and those of few voxels, are matrix products of unfolded inputs.
+// 64 / 27 of their size. With a stride of 2 the middle tap sees other voxels than the outer two, so that two outputs along an axis cost 2 + 3
+// multiplications instead of 6. Layers of few voxels, and of the image, are matrix products of unfolded inputs.
 //
 // Matrix products, where nearly all the time goes, are in fp32 or of 16-bit integers, twice as many at a time where the CPU has VNNI. Everything
 // else is in fp32. Activations are (D, H, W, C) float32; C is a multiple of LANES but for the image. Every function that computes takes the number
@@ -105,15 +106,16 @@ private:
 };
 thread_local Scratch left_scratch, products_scratch;
 
-// F(outputs, kernel) along one axis. FILTER has a row for each of IN points; REACH is how large inputs of up to 1 become at each. Within a plane
-// input and output are transformed in place, on vectors `stride` apart.
-template <int OUTPUTS, int KERNEL> struct Axis;
+// F(outputs, kernel) along one axis, of IN voxels that become as many points. FILTER has a row for each point; REACH is how far above and below 0
+// inputs of 0 to 1 get there. Within a plane input and output are transformed in place, on vectors `stride` apart. Across planes a point at a time: it
+// is the difference of two planes, or their sum where SUM says so, or one plane, and adds to the outputs with a sign.
+template <int OUTPUTS, int KERNEL, int STRIDE> struct Axis;
 
-template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2, infinity
+template <> struct Axis<4, 3, 1> {  // interpolation at 0, 1, -1, 2, -2, infinity
     static constexpr int IN = 6;
     static constexpr double FILTER[6][3] = {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
                                             {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
-    static constexpr float REACH[6] = {10, 10, 10, 6, 6, 10};
+    static constexpr float REACH[6][2] = {{5, 5}, {2, 8}, {5, 5}, {3, 3}, {3, 3}, {5, 5}};
     static void input(vec* p, int stride) {
         const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride], e = p[4 * stride], f = p[5 * stride];
         const vec even1 = e - 4 * c, odd1 = d - 4 * b, even2 = e - c, odd2 = 2 * (d - b);
@@ -134,11 +136,10 @@ template <> struct Axis<4, 3> {  // interpolation at 0, 1, -1, 2, -2, infinity
     }
 };
 
-// Across planes a point at a time: it is the difference of two planes (but the sum where SUM says so), and adds to the outputs with a sign.
-template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
+template <> struct Axis<2, 3, 1> {  // interpolation at 0, 1, -1, infinity
     static constexpr int IN = 4;
     static constexpr double FILTER[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
-    static constexpr float REACH[4] = {2, 2, 2, 2};
+    static constexpr float REACH[4][2] = {{1, 1}, {2, 0}, {1, 1}, {1, 1}};
     static constexpr int PLANES[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}};
     static constexpr bool SUM[4] = {false, true, false, false};
     static constexpr int SIGN[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};  // of the point in each output
@@ -157,10 +158,28 @@ template <> struct Axis<2, 3> {  // interpolation at 0, 1, -1, infinity
     }
 };
 
-template <> struct Axis<1, 1> {
+template <> struct Axis<2, 3, 2> {  // F(2, 2) of the outer taps, interpolation at 0, 1, infinity; the middle tap by itself
+    static constexpr int IN = 5;
+    static constexpr double FILTER[5][3] = {{1, 0, 0}, {0, 1, 0}, {1, 0, 1}, {0, 1, 0}, {0, 0, 1}};
+    static constexpr float REACH[5][2] = {{1, 1}, {1, 0}, {1, 0}, {1, 0}, {1, 1}};
+    static constexpr int PLANES[5][2] = {{0, 2}, {1, -1}, {2, -1}, {3, -1}, {2, 4}};
+    static constexpr bool SUM[5] = {};
+    static constexpr int SIGN[5][2] = {{1, 0}, {1, 0}, {1, 1}, {0, 1}, {0, -1}};
+    static constexpr int FIRST[2] = {0, 2}, LAST[2] = {2, 4};
+    static void input(vec* p, int stride) {
+        p[0] -= p[2 * stride];
+        p[4 * stride] = p[2 * stride] - p[4 * stride];
+    }
+    static void output(vec* p, int stride) {
+        p[0] += p[stride] + p[2 * stride];
+        p[stride] = p[2 * stride] + p[3 * stride] - p[4 * stride];
+    }
+};
+
+template <> struct Axis<1, 1, 1> {
     static constexpr int IN = 1;
     static constexpr double FILTER[1][1] = {{1}};
-    static constexpr float REACH[1] = {1};
+    static constexpr float REACH[1][2] = {{1, 0}};
     static constexpr int PLANES[1][2] = {{0, -1}};  // no second plane
     static constexpr bool SUM[1] = {false};
     static constexpr int SIGN[1][1] = {{1}};
@@ -259,7 +278,7 @@ struct Input {  // (D, H, W, channels)
 struct Layer {  // of one call
     const Input* inputs;
     int n_inputs, in;  // channels of all inputs
-    Size size;
+    Size size, stride, grid;  // grid: size of the result
     const float* bias;
     int out;
     float* result;
@@ -318,12 +337,12 @@ void mean_and_variance_of(const std::vector<double>& chunks, int channels, doubl
     }
 }
 
-// Stride 1. Tiles of MD x MH x MW outputs.
-template <int KD, int KH, int KW, int MD, int MH, int MW>
+// Tiles of MD x MH x MW outputs, stride SD x SH x SW.
+template <int KD, int KH, int KW, int MD, int MH, int MW, int SD = 1, int SH = 1, int SW = 1>
 struct Winograd {
-    using D = Axis<MD, KD>;
-    using H = Axis<MH, KH>;
-    using W = Axis<MW, KW>;
+    using D = Axis<MD, KD, SD>;
+    using H = Axis<MH, KH, SH>;
+    using W = Axis<MW, KW, SW>;
     static constexpr int IN_PLANE = H::IN * W::IN, POINTS = D::IN * IN_PLANE;  // matrix products of a tile
     static constexpr long CACHE = 450 << 10;  // bytes
 
@@ -360,10 +379,12 @@ struct Winograd {
         }
     }
 
-    // What inputs of up to `bound` are multiplied with at a point to fit 16 bits. After an activation they are hardly negative, so they add up to half
-    // their reach at most; other inputs that do more, by changing sign from voxel to voxel, are cut off.
+    // What inputs of up to `bound` are multiplied with at a point to fit 16 bits. After an activation they are hardly negative; inputs that reach
+    // further than such ones can, by changing sign from voxel to voxel, are cut off.
     static float factor(int point, float bound) {
-        const float reach = D::REACH[point / IN_PLANE] * H::REACH[point / W::IN % H::IN] * W::REACH[point % W::IN] / 2;
+        const float *const d = D::REACH[point / IN_PLANE], *const h = H::REACH[point / W::IN % H::IN], *const w = W::REACH[point % W::IN];
+        const float plane[2] = {h[0] * w[0] + h[1] * w[1], h[0] * w[1] + h[1] * w[0]};
+        const float reach = std::max(d[0] * plane[0] + d[1] * plane[1], d[0] * plane[1] + d[1] * plane[0]);
         return Int16::LARGEST / (reach * bound);
     }
 
@@ -453,7 +474,7 @@ struct Winograd {
     static void run_point(const Layer& layer, Size tiles, long first, int rows, const typename Number::Word* transformed, const float* factors,
                           const float* scales, Moments& moments, typename Number::Word* left, long from_point, typename Number::Word* products, long to_point) {
         const int depth = layer.in / Number::PER_WORD, out = layer.out;
-        const Size size = layer.size;
+        const Size grid = layer.grid;
         const auto corner = [&](int row) {
             const long tile = first + row;
             return Size{int(tile / tiles.w / tiles.h) * MD, int(tile / tiles.w % tiles.h) * MH, int(tile % tiles.w) * MW};
@@ -463,18 +484,18 @@ struct Winograd {
             auto* to = left + long(row) * depth;
             for (int i = 0; i < layer.n_inputs; i++)
                 for (int c = 0; c < layer.inputs[i].channels; c += LANES, to += LANES / Number::PER_WORD)
-                    transform_input<Number, POINT>(layer.inputs[i], c, size, at.d - KD / 2, at.h - KH / 2, at.w - KW / 2, factors + POINT * IN_PLANE, to,
-                                                   from_point);
+                    transform_input<Number, POINT>(layer.inputs[i], c, layer.size, at.d * SD - KD / 2, at.h * SH - KH / 2, at.w * SW - KW / 2,
+                                                   factors + POINT * IN_PLANE, to, from_point);
         }
         for (int point = 0; point < IN_PLANE; point++)
             multiply<Number>(left + point * from_point, transformed + (long(POINT) * IN_PLANE + point) * depth * out, products + point * to_point,
                              (rows + ROWS - 1) / ROWS * ROWS, depth, out);
         for (int row = 0; row < rows; row++) {
-            const Size at = corner(row), inside = {std::min(MD, size.d - at.d), std::min(MH, size.h - at.h), std::min(MW, size.w - at.w)};
-            float* to = layer.result + ((long(at.d) * size.h + at.h) * size.w + at.w) * out;
+            const Size at = corner(row), inside = {std::min(MD, grid.d - at.d), std::min(MH, grid.h - at.h), std::min(MW, grid.w - at.w)};
+            float* to = layer.result + ((long(at.d) * grid.h + at.h) * grid.w + at.w) * out;
             for (int c = 0; c < out; c += LANES)
                 transform_output<Number, POINT>(products + long(row) * out + c, to_point, scales + POINT * IN_PLANE * out + c, load(layer.bias + c), to + c,
-                                                out, size, inside, moments, c);
+                                                out, grid, inside, moments, c);
             for (int plane = 0; plane < inside.d; plane++) moments.count += D::LAST[plane] == POINT ? long(inside.h) * inside.w : 0;
         }
     }
@@ -482,7 +503,7 @@ struct Winograd {
     template <class Number, int... POINT>
     static void run_points(std::integer_sequence<int, POINT...>, const Layer& layer, const typename Number::Word* transformed) {
         const int in = layer.in, depth = in / Number::PER_WORD, out = layer.out;
-        const Size size = layer.size, tiles = {(size.d + MD - 1) / MD, (size.h + MH - 1) / MH, (size.w + MW - 1) / MW};
+        const Size grid = layer.grid, tiles = {(grid.d + MD - 1) / MD, (grid.h + MH - 1) / MH, (grid.w + MW - 1) / MW};
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
         // as many rows as the second-level cache holds beside images and filters; where it holds few, more, to share what is read of the filters
         const long cached = CACHE / (IN_PLANE * (depth + out) * long(sizeof(float))) / ROWS * ROWS;
@@ -511,10 +532,10 @@ struct Winograd {
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
         }
-        mean_and_variance_of(chunks, out, double(size.d) * size.h * size.w, layer.mean_and_variance);
+        mean_and_variance_of(chunks, out, double(grid.d) * grid.h * grid.w, layer.mean_and_variance);
     }
 
-    template <class Number> static void run(const Layer& layer, Size, const typename Number::Word* transformed) {
+    template <class Number> static void run(const Layer& layer, const typename Number::Word* transformed) {
         run_points<Number>(std::make_integer_sequence<int, D::IN>(), layer, transformed);
     }
 };
@@ -565,9 +586,9 @@ struct Unfolded {
         }
     }
 
-    template <class Number> static void run(const Layer& layer, Size stride, const typename Number::Word* transformed) {
+    template <class Number> static void run(const Layer& layer, const typename Number::Word* transformed) {
         const int depth = KERNEL * layer.in / Number::PER_WORD, out = layer.out;
-        const Size size = layer.size, grid = {(size.d + stride.d - 1) / stride.d, (size.h + stride.h - 1) / stride.h, (size.w + stride.w - 1) / stride.w};
+        const Size stride = layer.stride, grid = layer.grid;
         const long voxels = long(grid.d) * grid.h * grid.w;
         const int chunk = rows_at_a_time(voxels, layer.threads, ROWS * std::max(16, 1024 / depth));
         const float factor = Int16::LARGEST / layer.bound;
@@ -602,15 +623,18 @@ struct Unfolded {
     }
 };
 
-// Calls `use` with the convolution for a kernel on tiles so wide within planes (1: unfolded); false if there is none.
-template <class Use> bool with_convolution(int kd, int kh, int kw, int tile, Use use) {
-    const int kernel = kd * 1000 + kh * 100 + kw * 10 + tile;
-    if (kernel == 1111) use(Unfolded<1, 1, 1>());
-    else if (kernel == 1331) use(Unfolded<1, 3, 3>());
-    else if (kernel == 1334) use(Winograd<1, 3, 3, 1, 4, 4>());
-    else if (kernel == 3331) use(Unfolded<3, 3, 3>());
-    else if (kernel == 3332) use(Winograd<3, 3, 3, 2, 2, 2>());
-    else if (kernel == 3334) use(Winograd<3, 3, 3, 2, 4, 4>());
+// Calls `use` with the convolution of a kernel and stride on tiles so wide within planes (1: unfolded); false if there is none.
+template <class Use> bool with_convolution(int kd, int kh, int kw, int sd, int sh, int sw, int tile, Use use) {
+    const int kernel = kd * 100 + kh * 10 + kw, stride = sd * 100 + sh * 10 + sw;
+    if (kernel == 111 && tile == 1) use(Unfolded<1, 1, 1>());
+    else if (kernel == 133 && tile == 1) use(Unfolded<1, 3, 3>());
+    else if (kernel == 133 && stride == 111 && tile == 4) use(Winograd<1, 3, 3, 1, 4, 4>());
+    else if (kernel == 133 && stride == 122 && tile == 2) use(Winograd<1, 3, 3, 1, 2, 2, 1, 2, 2>());
+    else if (kernel == 333 && tile == 1) use(Unfolded<3, 3, 3>());
+    else if (kernel == 333 && stride == 111 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2>());
+    else if (kernel == 333 && stride == 111 && tile == 4) use(Winograd<3, 3, 3, 2, 4, 4>());
+    else if (kernel == 333 && stride == 122 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2, 1, 2, 2>());
+    else if (kernel == 333 && stride == 222 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2, 2, 2, 2>());
     else return false;
     return true;
 }
@@ -692,19 +716,19 @@ extern "C" {
 
 int lanes() { return LANES; }
 
-// Floats that the filters of a kernel become; 0 for a kernel that has no code here. The stride of tiles is 1; their `in`, and Int16's, is a multiple
-// of LANES.
-long transformed_size(int kd, int kh, int kw, int tile, int int16, int in, int out) {
+// Floats that the filters of a kernel become; 0 for what has no code here. Where there are tiles, or with int16, `in` is a multiple of LANES.
+long transformed_size(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, int in, int out) {
     long size = 0;
-    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
+    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
         size = int16 ? convolution.template transformed_size<Int16>(in, out) : convolution.template transformed_size<Fp32>(in, out);
     });
     return size;
 }
 
 // filters (out, in, kd, kh, kw)
-void transform_filters(int kd, int kh, int kw, int tile, int int16, const float* filters, void* transformed, int in, int out, int threads) {
-    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
+void transform_filters(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, const float* filters, void* transformed, int in, int out,
+                       int threads) {
+    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
         if (int16) convolution.template transform_filters<Int16>(filters, static_cast<int32_t*>(transformed), in, out, threads);
         else convolution.template transform_filters<Fp32>(filters, static_cast<float*>(transformed), in, out, threads);
     });
@@ -712,14 +736,16 @@ void transform_filters(int kd, int kh, int kw, int tile, int int16, const float*
 
 // "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels. int16: no input is
 // larger than `bound`.
-void convolve(int kd, int kh, int kw, int tile, int int16, const float* const* inputs, const int* channels, int n_inputs, int d, int h, int w,
-              const void* transformed, const float* bias, int out, int sd, int sh, int sw, float* result, double* mean_and_variance, float bound, int threads) {
+void convolve(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, const float* const* inputs, const int* channels, int n_inputs,
+              int d, int h, int w, const void* transformed, const float* bias, int out, float* result, double* mean_and_variance, float bound, int threads) {
     std::vector<Input> all;
     for (int i = 0; i < n_inputs; i++) all.push_back({inputs[i], channels[i]});
-    const Layer layer = {all.data(), n_inputs, channels_of(all.data(), n_inputs), {d, h, w}, bias, out, result, mean_and_variance, bound, threads};
-    with_convolution(kd, kh, kw, tile, [&](auto convolution) {
-        if (int16) convolution.template run<Int16>(layer, {sd, sh, sw}, static_cast<const int32_t*>(transformed));
-        else convolution.template run<Fp32>(layer, {sd, sh, sw}, static_cast<const float*>(transformed));
+    const Size grid = {(d + sd - 1) / sd, (h + sh - 1) / sh, (w + sw - 1) / sw};
+    const Layer layer = {all.data(), n_inputs, channels_of(all.data(), n_inputs), {d, h, w}, {sd, sh, sw}, grid, bias, out, result, mean_and_variance,
+                         bound, threads};
+    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
+        if (int16) convolution.template run<Int16>(layer, static_cast<const int32_t*>(transformed));
+        else convolution.template run<Fp32>(layer, static_cast<const float*>(transformed));
     });
 }
 

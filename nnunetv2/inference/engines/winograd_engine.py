@@ -18,12 +18,15 @@ from dynamic_network_architectures.building_blocks.encoders import PlainConvEnco
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
 from nnunetv2.inference.engines.winograd_library import load_library
 
-# How winograd.cpp does a kernel: the width of its tiles in a plane -> matrix products of a tile, voxels of a tile (D, H, W).
-TILES = {
-    (1, 1, 1): {1: (1, (1, 1, 1))},
-    (1, 3, 3): {1: (9, (1, 1, 1)), 4: (36, (1, 4, 4))},
-    (3, 3, 3): {1: (27, (1, 1, 1)), 2: (64, (2, 2, 2)), 4: (144, (2, 4, 4))},
+# What winograd.cpp has beside unfolding, by kernel and stride: the width of tiles in a plane -> matrix products of a tile, its outputs (D, H, W).
+TILES: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, tuple[int, tuple[int, int, int]]]] = {
+    ((1, 3, 3), (1, 1, 1)): {4: (36, (1, 4, 4))},
+    ((1, 3, 3), (1, 2, 2)): {2: (25, (1, 2, 2))},
+    ((3, 3, 3), (1, 1, 1)): {2: (64, (2, 2, 2)), 4: (144, (2, 4, 4))},
+    ((3, 3, 3), (1, 2, 2)): {2: (100, (2, 2, 2))},
+    ((3, 3, 3), (2, 2, 2)): {2: (125, (2, 2, 2))},
 }
+KERNELS = ((1, 1, 1), (1, 3, 3), (3, 3, 3))
 # Rows of a matrix product come in twelves; fetching its filters takes the time of some more (about that, by the layers of two networks).
 ROWS, FILTER_ROWS = 12, 20
 MOST_CHANNELS = 256  # above, the filters of the largest tiles gain no time and would take hundreds of megabytes more
@@ -100,7 +103,7 @@ def check_supported(network: nn.Module) -> None:
 
 def _check_layer(layer: ConvNormNonlin, lanes: int) -> None:
     conv, norm = layer.conv, getattr(layer, "norm", None)
-    if not isinstance(conv, nn.Conv3d) or conv.kernel_size not in TILES or list(conv.padding) != [k // 2 for k in conv.kernel_size] \
+    if not isinstance(conv, nn.Conv3d) or conv.kernel_size not in KERNELS or list(conv.padding) != [k // 2 for k in conv.kernel_size] \
             or conv.groups != 1 or set(conv.dilation) != {1} or conv.out_channels % lanes:
         raise UnsupportedNetwork(f"it has a layer {conv}")
     if norm is not None and (not isinstance(norm, nn.InstanceNorm3d) or norm.track_running_stats):
@@ -109,13 +112,15 @@ def _check_layer(layer: ConvNormNonlin, lanes: int) -> None:
         raise UnsupportedNetwork("its nonlinearities come before the norms")
 
 
-def fastest_tile(kernel: tuple[int, ...], size: Sequence[int], channels: int) -> int:
-    """Width of the tiles, 1 for none, with which a convolution of stride 1 is fastest on `size` (D, H, W) voxels."""
+def fastest_tile(kernel: tuple[int, ...], stride: tuple[int, ...], size: Sequence[int], channels: int) -> int:
+    """Width of the tiles, 1 for none, with which a convolution to `size` (D, H, W) voxels of so many channels is fastest."""
+    ways = {1: (prod(kernel), (1, 1, 1))} | TILES.get((kernel, stride), {})
+
     def work(tile: int) -> int:
-        products, shape = TILES[kernel][tile]
+        products, shape = ways[tile]
         rows = prod(ceil(n / m) for n, m in zip(size, shape))
         return products * (ceil(rows / ROWS) * ROWS + FILTER_ROWS)
-    return min((tile for tile in TILES[kernel] if tile < 4 or channels <= MOST_CHANNELS), key=work)
+    return min((tile for tile in ways if tile < 4 or channels <= MOST_CHANNELS), key=work)
 
 
 class _Layer:
@@ -126,12 +131,12 @@ class _Layer:
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
         is_image = self.in_channels % library.lanes() > 0
-        self.tile = 1 if is_image or max(self.stride) > 1 else fastest_tile(self.kernel, size, self.channels)
+        self.tile = 1 if is_image else fastest_tile(self.kernel, self.stride, size, self.channels)
         self.int16 = int16 and not is_image
-        floats = library.transformed_size(*self.kernel, self.tile, self.int16, self.in_channels, self.channels)
+        floats = library.transformed_size(*self.kernel, *self.stride, self.tile, self.int16, self.in_channels, self.channels)
         self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
-        library.transform_filters(*self.kernel, self.tile, self.int16, _pointer(weight), _pointer(self.filters), self.in_channels,
-                                  self.channels, torch.get_num_threads())
+        library.transform_filters(*self.kernel, *self.stride, self.tile, self.int16, _pointer(weight), _pointer(self.filters),
+                                  self.in_channels, self.channels, torch.get_num_threads())
         self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
         self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
         affine = norm is not None and norm.affine
@@ -147,9 +152,9 @@ class _Layer:
         assert sum(x.shape[3] for x in tensors) == self.in_channels
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, self.tile, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
+        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
                          (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
-                         _pointer(self.bias), self.channels, *self.stride, _pointer(result), _pointer(moments),
+                         _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
                          ctypes.c_float(max(x.bound for x in inputs)), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
