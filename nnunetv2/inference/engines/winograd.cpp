@@ -71,6 +71,9 @@ struct Int16 {
 #endif
     }
     static void put(int32_t* to, vec values, float factor) {
+#if defined(__AVX512F__)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(__m512(values * factor))));
+#else
         typedef int16_t narrow __attribute__((vector_size(LANES * sizeof(int16_t))));
         constexpr float ROUND = 3 << 22;  // of this size floats are integers: the sum is rounded, and ends in the 16 bits wanted
         vec rounded = values * factor + ROUND;
@@ -78,6 +81,7 @@ struct Int16 {
         rounded = rounded > ROUND - LARGEST ? rounded : ROUND - LARGEST - vec{};
         const narrow result = __builtin_convertvector(ivec(rounded), narrow);
         std::memcpy(to, &result, sizeof result);
+#endif
     }
     static vec get(const int32_t* from, const float* scales) { return __builtin_convertvector(load(from), vec) * load(scales); }
 };
@@ -403,27 +407,34 @@ struct Winograd {
             step[i] = inside ? input.channels : 0;
             row_step[i] = inside ? row : 0;
         }
-        vec tile[H::IN][W::IN];
-        const auto fill = [&](int h, int w) {
+        const auto across_planes = [&](int h, int w) {
             const vec one = load(from[0] + h * row_step[0] + w * step[0]);
-            if constexpr (ONE) tile[h][w] = one;
-            else {
-                const vec other = load(from[1] + h * row_step[1] + w * step[1]);
-                tile[h][w] = D::SUM[POINT] ? one + other : one - other;
-            }
+            if constexpr (ONE) return one;
+            const vec other = load(from[1] + h * row_step[1] + w * step[1]);
+            return D::SUM[POINT] ? one + other : one - other;
         };
-        if (y >= 0 && y + H::IN <= size.h && x >= 0 && x + W::IN <= size.w)
+        const auto prefetch = [&](int h, int w) {  // what the tile beside this one has in its place: such strides the CPU does not foresee
+            constexpr int NEXT = MW * SW;
+            if (w < W::IN - NEXT) return;
+            for (int i = 0; i < (ONE ? 1 : 2); i++) __builtin_prefetch(from[i] + h * row_step[i] + (w + NEXT) * step[i], 0, 2);
+        };
+        const bool inside = y >= 0 && y + H::IN <= size.h && x >= 0 && x + W::IN <= size.w;
+        vec tile[H::IN][W::IN];
 #pragma GCC unroll 6
-            for (int h = 0; h < H::IN; h++)
+        for (int h = 0; h < H::IN; h++) {
+            vec line[W::IN];  // stays in registers
+            if (inside)
 #pragma GCC unroll 6
-                for (int w = 0; w < W::IN; w++) fill(h, w);
-        else
-            for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
-                if (y + h >= 0 && y + h < size.h && x + w >= 0 && x + w < size.w) fill(h, w);
-                else tile[h][w] = vec{};
-            }
+                for (int w = 0; w < W::IN; w++) {
+                    line[w] = across_planes(h, w);
+                    prefetch(h, w);
+                }
+            else
+                for (int w = 0; w < W::IN; w++) line[w] = y + h >= 0 && y + h < size.h && x + w >= 0 && x + w < size.w ? across_planes(h, w) : vec{};
+            W::input(line, 1);
 #pragma GCC unroll 6
-        for (int h = 0; h < H::IN; h++) W::input(tile[h], 1);
+            for (int w = 0; w < W::IN; w++) tile[h][w] = line[w];
+        }
 #pragma GCC unroll 6
         for (int w = 0; w < W::IN; w++) {
             H::input(&tile[0][w], W::IN);
@@ -439,6 +450,8 @@ struct Winograd {
         if constexpr (D::SIGN[POINT][PLANE] != 0) {
             if (PLANE >= inside.d) return;
             float* const plane = result + long(PLANE) * size.h * size.w * channels;
+            if (D::FIRST[PLANE] == POINT && inside.h == MH)  // the tile beside this one comes next
+                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) __builtin_prefetch(plane + (long(h) * size.w + w + MW) * channels, 1, 2);
             vec values[MH * MW] = {};
             const auto add = [&](int h, int w) {
                 float* const at = plane + (long(h) * size.w + w) * channels;
