@@ -39,7 +39,7 @@ class TrainedModel:
 
     def build_network(self, checkpoint: Path) -> nn.Module:
         """The network with a fold's weights, on the CPU, in eval mode. Its tensors are the checkpoint's own: nothing is copied."""
-        content = load_checkpoint(checkpoint)
+        content = load_checkpoint(checkpoint, lazy=True)
         weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
         weights |= {CLASS_HEAD_PREFIX + key: value for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
         network = self._network_of_shapes()

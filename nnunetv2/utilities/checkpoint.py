@@ -6,6 +6,7 @@ harmless and let through by name.
 """
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,17 @@ SAFE_NUMPY_GLOBALS: list[Any] = [
 ]
 
 
-def load_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu") -> dict:
-    """Read a checkpoint of ours or upstream's; tensors land on `map_location`."""
+def load_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu", lazy: bool = False) -> dict:
+    """Read a checkpoint of ours or upstream's; tensors land on `map_location`.
+
+    lazy: tensors stay in the file until they are read (mapped memory), so that nobody waits for an optimiser's state that nobody needs.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}. Train the fold first, or name another checkpoint.")
     try:
         with torch.serialization.safe_globals(SAFE_NUMPY_GLOBALS):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=lazy and zipfile.is_zipfile(path))
     except Exception as error:
         raise RuntimeError(f"{path} is no readable checkpoint ({error}). Copy it anew, or delete it and resume the training "
                            "from an older one.") from error

@@ -362,7 +362,8 @@ struct Winograd {
         float* const scales = reinterpret_cast<float*>(transformed + scales_at<Number>(in, out));
 #pragma omp parallel for num_threads(threads)
         for (int first = 0; first < out; first += LANES) {
-            std::vector<float> points(long(POINTS) * in * LANES);
+            const long to_point = long(in + 1) * LANES;  // a vector more than fits, as for the matrices below
+            std::vector<float> points(POINTS * to_point);
             for (int i = 0; i < in; i++) {
                 dvec by_w[KD][KH][W::IN] = {}, by_h[KD][H::IN][W::IN] = {};
                 for (int a = 0; a < KD; a++) for (int b = 0; b < KH; b++) for (int c = 0; c < KW; c++) {
@@ -375,11 +376,11 @@ struct Winograd {
                 for (int d = 0; d < D::IN; d++) for (int h = 0; h < H::IN; h++) for (int w = 0; w < W::IN; w++) {
                     dvec sum = {};
                     for (int a = 0; a < KD; a++) sum += D::FILTER[d][a] * by_h[a][h][w];
-                    store(&points[(long((d * H::IN + h) * W::IN + w) * in + i) * LANES], __builtin_convertvector(sum, vec));
+                    store(&points[((d * H::IN + h) * W::IN + w) * to_point + i * LANES], __builtin_convertvector(sum, vec));
                 }
             }
             for (int point = 0; point < POINTS; point++)
-                put_columns(&points[long(point) * in * LANES], first, in, out, transformed + long(point) * in * out / Number::PER_WORD, scales + point * out);
+                put_columns(&points[point * to_point], first, in, out, transformed + long(point) * in * out / Number::PER_WORD, scales + point * out);
         }
     }
 

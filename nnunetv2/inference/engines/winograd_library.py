@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -53,6 +54,7 @@ def load_library() -> ctypes.CDLL:
     library = cache_folder() / f"winograd_{key}.so"
     try:
         if not library.is_file():
+            print("Compiling the network's layers for this CPU, once; some 15 seconds.", file=sys.stderr, flush=True)
             compile_library(compiler, library)
         return open_library(library)
     except OSError as error:
