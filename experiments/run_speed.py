@@ -219,9 +219,10 @@ def main() -> None:
         if args.tta_from:
             result["derived"] = {"from": str(args.tta_from), "seconds_a_tile": args.seconds_a_tile}
         if any(not is_upstream(row) for _, row in pending):
-            print("Converting the network once, which a first prediction would do ...", flush=True)
+            print("Compiling and converting the network once, which a first prediction would do ...", flush=True)
             one = link_cases(args.images, 1, Path(folder) / "one")
-            for row in ("exact, TTA 1", "fast", *(row for row in NEED_ROI_MODEL if args.roi_model)):  # a pass in fp32, and one in reduced precision
+            needed = {row for _, row in pending} & {"exact, OpenVINO", *NEED_ROI_MODEL}
+            for row in ("exact, TTA 1", "fast", *sorted(needed)):  # a pass in fp32, and one in reduced precision
                 run_once(row, args, one, masks / "warm_up")
         for i, (number, row) in enumerate(pending, start=1):
             run = run_once(row, args, images[row == REFERENCE], folder_of(row, masks))

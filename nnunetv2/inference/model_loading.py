@@ -38,10 +38,11 @@ class TrainedModel:
         return determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
 
     def build_network(self, checkpoint: Path) -> nn.Module:
-        """The network with a fold's weights, on the CPU, in eval mode. Its tensors are the checkpoint's own: nothing is copied."""
+        """The network with a fold's weights, on the CPU, in eval mode. Its tensors are in the checkpoint's file: nothing is read before it is used."""
         content = load_checkpoint(checkpoint, lazy=True)
         weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
-        weights |= {CLASS_HEAD_PREFIX + key: value for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
+        # copies: an engine that keeps the head alone is not to keep the mapped file with it
+        weights |= {CLASS_HEAD_PREFIX + key: value.clone() for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
         network = self._network_of_shapes()
         try:
             network.load_state_dict(weights, assign=True)

@@ -42,6 +42,11 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """A float32 copy. A mere view would keep the whole checkpoint in memory, which is one mapped file."""
+    return tensor.detach().to(torch.float32, copy=True)
+
+
 class Activations(NamedTuple):
     """(D, H, W, C) float32, none larger than `bound`."""
 
@@ -137,7 +142,7 @@ class _Layer:
         self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
         library.transform_filters(*self.kernel, *self.stride, self.tile, self.int16, _pointer(weight), _pointer(self.filters),
                                   self.in_channels, self.channels, torch.get_num_threads())
-        self.bias = torch.zeros(self.channels) if conv.bias is None else conv.bias.detach().float()
+        self.bias = torch.zeros(self.channels) if conv.bias is None else _own(conv.bias)
         self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
         affine = norm is not None and norm.affine
         self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
@@ -220,7 +225,7 @@ class _Upsampling:
         weight, sizes = layer.weight.detach().float().contiguous(), (layer.in_channels, layer.out_channels, prod(layer.stride))
         self.weights = torch.empty(library.transposed_size(int16, *sizes))
         library.transform_transposed(int16, _pointer(weight), _pointer(self.weights), *sizes)
-        self.bias = torch.zeros(self.channels) if layer.bias is None else layer.bias.detach().float()
+        self.bias = torch.zeros(self.channels) if layer.bias is None else _own(layer.bias)
 
     def __call__(self, x: Activations, workspace: Workspace) -> Activations:
         values = x.values
@@ -252,7 +257,7 @@ class WinogradUNet:
         self.upsampling = [_Upsampling(layer, int16) for layer in decoder.transpconvs]
         self.decoder = [_Stack(stage, size, int16) for stage, size in zip(decoder.stages, sizes[-2:0:-1])]
         segmentation = decoder.seg_layers[-1]
-        self.seg_weight, self.seg_bias = segmentation.weight.detach().float().flatten(1), segmentation.bias.detach().float()
+        self.seg_weight, self.seg_bias = _own(segmentation.weight).flatten(1), _own(segmentation.bias)
         self.class_head = network.class_head
         self.workspace, self._shape = Workspace(), None
 
