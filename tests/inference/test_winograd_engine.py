@@ -3,6 +3,7 @@ import os
 import platform
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,18 +27,28 @@ except RuntimeError as error:
 WAYS = [(kernel, stride, 1) for kernel in KERNELS for stride in ((1, 1, 1), (2, 1, 2))] + [(*key, tile) for key, tiles in TILES.items() for tile in tiles]
 
 
+CPUS = ["native", "x86-64-v3", "x86-64"]  # vectors of what this CPU has, of 8 and of 4 lanes
+
+
 def _runs(cpu):
     return cpu == "native" or platform.machine() == "x86_64" and (cpu == "x86-64" or cpu_flags() >= {"avx2", "fma"})
 
 
-@pytest.fixture(scope="module", params=["native", "x86-64-v3", "x86-64"])
-def library(request, tmp_path_factory):
-    """Vectors of what this CPU has, of 8 and of 4 lanes."""
-    if not _runs(request.param):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """CPU -> file; compiled side by side, which takes seconds each."""
+    folder, compiler = tmp_path_factory.mktemp("winograd"), shutil.which(os.environ.get("CXX", "g++"))
+    files = {cpu: folder / f"{cpu}.so" for cpu in CPUS if _runs(cpu)}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda cpu: winograd_library.compile_library(compiler, files[cpu], cpu), files))
+    return files
+
+
+@pytest.fixture(scope="module", params=CPUS)
+def library(request, compiled):
+    if request.param not in compiled:
         pytest.skip(f"this CPU does not run code for {request.param}")
-    path = tmp_path_factory.mktemp(request.param) / "winograd.so"
-    winograd_library.compile_library(shutil.which(os.environ.get("CXX", "g++")), path, request.param)
-    return winograd_library.open_library(path)
+    return winograd_library.open_library(compiled[request.param])
 
 
 def pointer(tensor):
