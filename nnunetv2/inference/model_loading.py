@@ -65,7 +65,8 @@ class TrainedModel:
         geometry = network_geometry(self.configuration_manager, self.mirror_axes)
         on_cpu = wish != "torch" and device.type == "cpu"
         cached = [self.converted_path(checkpoint, "openvino") if on_cpu else None for checkpoint in self.checkpoints]
-        winograd = on_cpu and wish != "openvino" and mode.precision == "reduced" and self._winograd_serves()
+        undecided = mode.precision == "reduced" and mode.precision_on("cpu") != "half"  # else nothing is compiled to find out
+        winograd = on_cpu and wish != "openvino" and undecided and self._winograd_serves()
         int16_pays = winograd and cpu_has_fast_int16()
         int8_pays = cpu_has_fast_int8() or not winograd
         may_be_int8 = on_cpu and wish != "winograd" and mode.precision_on("cpu", int16_pays, int8_pays) == "int8"

@@ -133,6 +133,13 @@ def test_a_quantised_model_is_used_by_the_reduced_modes_until_the_weights_change
     monkeypatch.setattr(model_loading, "cpu_has_fast_int16", lambda: False)
     assert predictor_of(trained, mode="fast").engines[0].precision == "fp32", "Winograd convolutions are faster"
     assert predictor_of(trained, mode="fast", engine="openvino").engines[0].precision == "int8"
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int16", lambda: True)
+    monkeypatch.setattr(modes, "cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(model_loading, "check_supported", lambda network: pytest.fail("compiles, though bf16 is the choice anyway"))
+    assert predictor_of(trained, mode="fast").engines[0].precision in ("bf16", "fp32"), "OpenVINO's half, fp32 on a CPU without bf16"
+    monkeypatch.setattr(modes, "cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr(model_loading, "check_supported", lambda network: None)
+    monkeypatch.setattr(model_loading, "cpu_has_fast_int16", lambda: False)
     monkeypatch.setattr(model_loading, "cpu_has_fast_int8", lambda: True)
 
     path = trained / "fold_0" / "checkpoint_final.pth"
