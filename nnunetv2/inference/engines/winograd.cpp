@@ -266,6 +266,21 @@ void put_columns(const float* columns, int first, int depth, int n, int32_t* mat
     }
 }
 
+// A layer's packed filters: words of `values` numbers, in panels, then for Int16 a scale for each of all matrices' `columns`.
+template <class Number> long packed_size(long values, long columns) { return values / Number::PER_WORD + (Number::PER_WORD > 1 ? columns : 0); }
+template <class Number> float* packed_scales(typename Number::Word* packed, long values) { return reinterpret_cast<float*>(packed + values / Number::PER_WORD); }
+
+// What makes numbers of a product's sums: the scales of its columns, `columns` for each of `factors`, by which inputs were multiplied. Nothing for Fp32.
+template <class Number>
+std::vector<float> product_scales(const typename Number::Word* packed, long values, int columns, const std::vector<float>& factors) {
+    std::vector<float> scales(factors.size() * columns);
+    if constexpr (Number::PER_WORD > 1) {
+        const float* const of_filters = reinterpret_cast<const float*>(packed + values / Number::PER_WORD);
+        for (size_t i = 0; i < scales.size(); i++) scales[i] = of_filters[i] / factors[i / columns];
+    }
+    return scales;
+}
+
 // Rows that one thread takes at a time: enough to reuse filters from cache, few enough that every thread gets some.
 int rows_at_a_time(long rows, int threads, int largest) {
     const long share = (rows + threads - 1) / threads;
@@ -350,16 +365,12 @@ struct Winograd {
     static constexpr int IN_PLANE = H::IN * W::IN, POINTS = D::IN * IN_PLANE;  // matrix products of a tile
     static constexpr long CACHE = 450 << 10;  // bytes
 
-    // Words of the filters, then for Int16 a scale for each point and output.
-    template <class Number> static long transformed_size(int in, int out) {
-        return long(POINTS) * in * out / Number::PER_WORD + (Number::PER_WORD > 1 ? POINTS * out : 0);
-    }
-    template <class Number> static long scales_at(int in, int out) { return long(POINTS) * in * out / Number::PER_WORD; }
+    template <class Number> static long transformed_size(int in, int out) { return packed_size<Number>(long(POINTS) * in * out, POINTS * out); }
 
     // (out, in, KD, KH, KW) -> POINTS matrices in x out, in panels
     template <class Number> static void transform_filters(const float* filters, typename Number::Word* transformed, int in, int out, int threads) {
         typedef double dvec __attribute__((vector_size(LANES * sizeof(double))));
-        float* const scales = reinterpret_cast<float*>(transformed + scales_at<Number>(in, out));
+        float* const scales = packed_scales<Number>(transformed, long(POINTS) * in * out);
 #pragma omp parallel for num_threads(threads)
         for (int first = 0; first < out; first += LANES) {
             const long to_point = long(in + 1) * LANES;  // a vector more than fits, as for the matrices below
@@ -524,14 +535,9 @@ struct Winograd {
         const int chunk = rows_at_a_time(n_tiles, layer.threads, cached < 2 * ROWS ? 4 * ROWS : int(std::min(cached, 4L * ROWS)));
         // one vector more than fits: points a power of two apart would fall on the same lines of the cache
         const long from_point = long(chunk) * depth + LANES, to_point = long(chunk) * out + LANES;
-        std::vector<float> factors(POINTS), scales(POINTS * out);
-        if constexpr (Number::PER_WORD > 1) {
-            const float* const of_filters = reinterpret_cast<const float*>(transformed + scales_at<Number>(in, out));
-            for (int point = 0; point < POINTS; point++) {
-                factors[point] = factor(point, layer.bound);
-                for (int o = 0; o < out; o++) scales[point * out + o] = of_filters[point * out + o] / factors[point];
-            }
-        }
+        std::vector<float> factors(POINTS);
+        for (int point = 0; point < POINTS; point++) factors[point] = factor(point, layer.bound);
+        const std::vector<float> scales = product_scales<Number>(transformed, long(POINTS) * in * out, out, factors);
         std::vector<double> chunks((n_tiles + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(layer.threads)
         {
@@ -558,14 +564,12 @@ struct Winograd {
 template <int KD, int KH, int KW>
 struct Unfolded {
     static constexpr int KERNEL = KD * KH * KW;
-    // Words of the filters, then for Int16 a scale for each output. Int16's `in` is even.
-    template <class Number> static long transformed_size(int in, int out) {
-        return long(KERNEL) * in * out / Number::PER_WORD + (Number::PER_WORD > 1 ? out : 0);
-    }
+
+    template <class Number> static long transformed_size(int in, int out) { return packed_size<Number>(long(KERNEL) * in * out, out); }
 
     // (out, in, KD, KH, KW) -> (KERNEL * in) x out, in panels
     template <class Number> static void transform_filters(const float* filters, typename Number::Word* transformed, int in, int out, int threads) {
-        float* const scales = reinterpret_cast<float*>(transformed + long(KERNEL) * in * out / Number::PER_WORD);
+        float* const scales = packed_scales<Number>(transformed, long(KERNEL) * in * out);
 #pragma omp parallel for num_threads(threads)
         for (int first = 0; first < out; first += LANES) {
             std::vector<float> columns(long(KERNEL) * in * LANES);
@@ -606,9 +610,7 @@ struct Unfolded {
         const long voxels = long(grid.d) * grid.h * grid.w;
         const int chunk = rows_at_a_time(voxels, layer.threads, ROWS * std::max(16, 1024 / depth));
         const float factor = Int16::LARGEST / layer.bound;
-        std::vector<float> scales(out);
-        if constexpr (Number::PER_WORD > 1)
-            for (int o = 0; o < out; o++) scales[o] = reinterpret_cast<const float*>(transformed + long(depth) * out)[o] / factor;
+        const std::vector<float> scales = product_scales<Number>(transformed, long(KERNEL) * layer.in * out, out, {factor});
         std::vector<double> chunks((voxels + chunk - 1) / chunk * 3 * out);
 #pragma omp parallel num_threads(layer.threads)
         {
@@ -671,15 +673,12 @@ inline float as_float(int32_t bits) {
 template <class Number> struct Transposed {
     typedef typename Number::Word Word;
 
-    // Words of the weights, then for Int16 scales.
-    static long size(int in, int out, int kernel_voxels) {
-        return long(kernel_voxels) * (long(in) * out / Number::PER_WORD + (Number::PER_WORD > 1 ? out : 0));
-    }
+    static long size(int in, int out, int kernel_voxels) { return packed_size<Number>(long(kernel_voxels) * in * out, kernel_voxels * out); }
 
     // (in, out, kernel) -> matrices in x out, in panels
     static void transform(const float* weights, Word* transformed, int in, int out, int kernel_voxels) {
         const long matrix = long(in) * out / Number::PER_WORD;
-        float* const scales = reinterpret_cast<float*>(transformed + kernel_voxels * matrix);
+        float* const scales = packed_scales<Number>(transformed, long(kernel_voxels) * in * out);
         std::vector<float> columns(long(in) * LANES);
         for (int k = 0; k < kernel_voxels; k++)
             for (int first = 0; first < out; first += LANES) {
@@ -694,9 +693,7 @@ template <class Number> struct Transposed {
         const long lines = long(size.d) * size.h, matrix = long(in) * out / Number::PER_WORD;
         const int rows = (size.w + ROWS - 1) / ROWS * ROWS, depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
         const float factor = Int16::LARGEST / bound;
-        std::vector<float> scales(kernel_voxels * out);
-        if constexpr (Number::PER_WORD > 1)
-            for (int i = 0; i < kernel_voxels * out; i++) scales[i] = reinterpret_cast<const float*>(transformed + kernel_voxels * matrix)[i] / factor;
+        const std::vector<float> scales = product_scales<Number>(transformed, long(kernel_voxels) * in * out, kernel_voxels * out, {factor});
         int32_t largest_bits = 0;
 #pragma omp parallel num_threads(threads) reduction(max : largest_bits)
         {
