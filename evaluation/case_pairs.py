@@ -34,7 +34,8 @@ def find_masks(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    paths = {path.with_name(case_of(path.name)): path for path in sorted(folder.rglob("*.nii.gz"))}
+    files = sorted(path for path in folder.rglob("*.nii.gz") if not path.name.startswith("."))  # hidden: half-written, of a killed process
+    paths = {path.with_name(case_of(path.name)): path for path in files}
     masks = [path for stem, path in paths.items()
              if not re.search(r"_\d{4}$", stem.name) or stem.with_name(stem.name[:-5]) not in paths]
     found: dict[str, Path] = {}

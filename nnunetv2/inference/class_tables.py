@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.files import atomic_write, remove_leftovers
 
 Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities as written
 
@@ -37,6 +37,8 @@ class ClassTables:
         if self._part is None:
             for outdated in folder.glob(f".{task.name}_part_*_of_*.csv"):
                 outdated.unlink()
+            for table in (self.results, self.probabilities):
+                remove_leftovers(table)
         else:
             self._part.unlink(missing_ok=True)
 

@@ -33,7 +33,7 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import create_lists_from_splitted_dataset_folder
-from nnunetv2.utilities.files import save_json
+from nnunetv2.utilities.files import remove_leftovers, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 PathLike = str | os.PathLike
@@ -192,6 +192,9 @@ class nnUNetPredictor:
             save_json(self.dataset_json, folder / "dataset.json")
             save_json(self.plans_manager.plans, folder / "plans.json")
             tables = None if self.task is None else ClassTables(self.task, folder, part_id, num_parts)
+            for case in cases:
+                for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
+                    remove_leftovers(f"{case.output}{ending}")
         n_all = len(cases)
         if folder is not None and not overwrite:
             done = self._done(cases, tables, save_probabilities)

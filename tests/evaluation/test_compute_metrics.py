@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from evaluation.case_pairs import find_masks
 from evaluation.compute_metrics import main
 from evaluation.tables import BANNER
 from tests.evaluation.small_run import CASES, save_image, table_options
@@ -154,3 +155,9 @@ def test_only_the_validation_cases_of_a_fold_are_scored(run_folder):
     (run_folder / "splits.json").write_text(json.dumps([{"train": ["quiz_2_004"], "val": ["quiz_1_003", "quiz_0_001"]}]))
     assert score(run_folder, "--splits", str(run_folder / "splits.json")) == 0
     assert [row["case"] for row in json.loads((run_folder / "out" / "metrics.json").read_text())["cases"]] == ["quiz_0_001", "quiz_1_003"]
+
+
+def test_what_a_killed_process_left_half_written_is_no_mask(tmp_path):
+    for name in ("case_1.nii.gz", f".case_1.{'0a' * 16}.nii.gz"):
+        (tmp_path / name).touch()
+    assert find_masks(tmp_path) == {"case_1": tmp_path / "case_1.nii.gz"}

@@ -85,6 +85,17 @@ def test_continuing_predicts_only_what_is_missing(predicted, model_folder, image
     assert (folder / "case_1.nii.gz").read_bytes() and (folder / "subtype_probabilities.csv").read_text() == before
 
 
+def test_continuing_clears_what_a_killed_process_was_writing(predicted, model_folder, image_folder, tmp_path):
+    folder = shutil.copytree(predicted, tmp_path / "out")
+    (folder / "case_1.nii.gz").rename(folder / f".case_1.{'0a' * 16}.nii.gz")
+    (folder / f".case_2.{'0a' * 16}.nii.gz").write_bytes(b"half")
+    (folder / f".subtype_results.{'0a' * 16}.csv").write_text("half")
+    (folder / ".case_1.note.nii.gz").write_text("somebody else's")
+    run_prediction(image_folder, folder, model_folder, folds=(0,), overwrite=False, **ARGUMENTS)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([".case_1.note.nii.gz", *(path.name for path in predicted.iterdir())])
+    assert (folder / "case_1.nii.gz").read_bytes() == (predicted / "case_1.nii.gz").read_bytes()
+
+
 def test_continuing_redoes_a_case_without_its_row_in_the_csv(predicted, model_folder, image_folder, tmp_path):
     folder = shutil.copytree(predicted, tmp_path / "out")
     table = folder / "subtype_results.csv"
