@@ -1,0 +1,97 @@
+"""Inference on a GPU: the same as on the CPU up to rounding, through a GPU's own troubles."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunetv2.inference.engines import make_engine
+from nnunetv2.inference.engines.torch_engine import TorchEngine
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
+from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows
+from tests.inference.tiny_model import tiny_network
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+SHAPE = (8, 16, 16)
+
+
+def batch(n=1, seed=0):
+    return torch.randn(n, 1, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("half, tolerance", [(False, 5e-3), (True, 3e-2)])  # cuDNN's fp32 convolutions have TF32's 10 bits
+def test_engine_gives_what_the_cpu_gives(half, tolerance):
+    x = batch(3)
+    expected, expected_classes = TorchEngine(tiny_network(), CPU, half=False)(x)
+    seg_logits, class_logits = TorchEngine(tiny_network(), CUDA, half=half)(x)
+    assert seg_logits.dtype == class_logits.dtype == torch.float32
+    scale = expected.std()
+    assert (seg_logits.cpu() - expected).abs().max() < tolerance * 10 * scale and (seg_logits.cpu() - expected).abs().mean() < tolerance * scale
+    torch.testing.assert_close(class_logits.cpu(), expected_classes, rtol=5 * tolerance, atol=5 * tolerance * float(expected_classes.std()))
+
+
+def test_many_calls_each_see_their_own_input_and_keep_their_own_output():
+    """However often a shape has come, nothing of another call shows."""
+    network = tiny_network()
+    engine, outputs = TorchEngine(network, CUDA, half=True), []
+    for seed in range(8):
+        outputs.append(engine(batch(2, seed)))
+    for seed, (seg_logits, class_logits) in enumerate(outputs):
+        seg_alone, class_alone = TorchEngine(network, CUDA, half=True)(batch(2, seed))
+        torch.testing.assert_close(seg_logits, seg_alone, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(class_logits, class_alone, rtol=1e-2, atol=1e-2)
+
+
+def test_an_overflow_of_fp16_is_caught_and_redone_in_fp32():
+    network = tiny_network()
+    with torch.no_grad():
+        network.encoder.stem.convs[0].conv.weight.mul_(1e6)
+    engine = make_engine(lambda: network, CUDA, "half")
+    with pytest.warns(UserWarning, match="1 of 1 fp16 outputs"):
+        seg_logits, _ = engine(batch())
+    assert seg_logits.isfinite().all()
+
+
+def test_memory_that_does_not_hold_a_batch_halves_it(little_memory):
+    network = tiny_network()
+    engine = TorchEngine(network, CUDA, half=False)
+    x = torch.randn(8, 1, 32, 64, 64)
+    expected = TorchEngine(network, CUDA, half=False)(x[:1])[0]
+    engine.batch_size = 8
+    little_memory(40 * 2**20)  # one output of 4 channels at full size takes 2 MiB
+    seg_logits, _ = engine(x)
+    assert engine.batch_size < 8
+    torch.testing.assert_close(seg_logits[:1], expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_windows_are_summed_alike_on_either_device(on_device):
+    data = torch.randn(1, 20, 24, 40, generator=torch.Generator().manual_seed(3))
+    expected = predict_windows(TorchEngine(tiny_network(), CPU, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8))
+    found = predict_windows(TorchEngine(tiny_network(), CUDA, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8),
+                            results_device=CUDA if on_device else CPU)
+    assert found.device.type == ("cuda" if on_device else "cpu")
+    assert (found.cpu().float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()
+
+
+@pytest.mark.parametrize("mode", ["exact", "half", "fast"])
+def test_masks_and_classes_are_those_of_the_cpu(mode, model_folder, image_folder, tmp_path):
+    for device in (CPU, CUDA):
+        assert run_prediction(image_folder, tmp_path / device.type, model_folder, folds=(0, 1), mode=mode, engine="torch",
+                              precision="fp32" if device == CPU else None, device=device, allow_tqdm=False) == 0
+    for name in (f"case_{i}.nii.gz" for i in range(3)):
+        a, b = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / device / name))) for device in ("cpu", "cuda"))
+        assert np.mean(a != b) < 0.02
+    tables = [np.loadtxt(tmp_path / device / "subtype_probabilities.csv", delimiter=",", skiprows=1, usecols=(1, 2, 3)) for device in ("cpu", "cuda")]
+    np.testing.assert_allclose(*tables, atol=0.02)
+
+
+def test_logits_that_the_gpu_cannot_hold_go_to_main_memory(model_folder, little_memory):
+    predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False, tta=1)
+    predictor.initialize_from_trained_model_folder(model_folder, (0,))
+    data = torch.randn(1, 64, 256, 256)
+    expected = predictor.predict_logits_from_preprocessed_data(data)
+    little_memory(30 * 2**20)  # 3 channels of fp16 logits alone take 24 MiB, the image 16
+    with pytest.warns(UserWarning, match="main memory"):
+        logits = predictor.predict_logits_from_preprocessed_data(data)
+    assert (logits.float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()
