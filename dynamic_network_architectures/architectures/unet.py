@@ -36,17 +36,17 @@ class UNet(nn.Module):
         self.class_head = None if class_head is None else ClassHead(
             encoder.output_channels, encoder.strides, num_classes, **class_head)
 
-    def forward(self, x: Tensor, teacher: Tensor | None = None,
-                teacher_weight: float = 0.0) -> tuple[Tensor | list[Tensor], Tensor | None]:
+    def forward(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0,
+                classify: bool = True) -> tuple[Tensor | list[Tensor], Tensor | None]:
         """x (B, C, D, H, W), every axis divisible by the product of its strides -> (seg_logits, class_logits).
 
         seg_logits (B, num_classes, D, H, W), under deep supervision a list of them, finest first; class_logits
-        (B, n_classes) float32, None without class head. teacher (B, 1, D, H, W) holds labels that the head's regions
+        (B, n_classes) float32, None without class head or without `classify`. teacher (B, 1, D, H, W) holds labels that the head's regions
         trust with weight `teacher_weight`; the segmentation never sees it.
         """
         skips = self.encoder(x)
         seg_logits = self.decoder(skips)
-        if self.class_head is None:
+        if self.class_head is None or not classify:
             return seg_logits, None
         return seg_logits, self.class_head(skips, _finest(seg_logits), teacher, teacher_weight, x)
 

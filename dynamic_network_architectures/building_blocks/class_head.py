@@ -147,13 +147,13 @@ class ClassHead(nn.Module):
             one_hot = (teacher == labels).float()
             known = one_hot.sum(1, keepdim=True)
             probabilities = torch.lerp(probabilities, one_hot, teacher_weight * known)
-        return torch.stack([probabilities[:, labels].sum(1) for labels in self.region_labels], dim=1)
+        return torch.stack([channels(probabilities, labels).sum(1) for labels in self.region_labels], dim=1)
 
     def _pool(self, skips: Sequence[Tensor], masks: Tensor, image: Tensor | None) -> Tensor:
         presence = region_presence(masks)[:, :, None]  # (B, R, 1)
         pooled = []
         if self.described:
-            descriptors = (describe_masks(masks) * presence)[:, self.described]
+            descriptors = channels(describe_masks(masks) * presence, self.described)
         if self.focus:
             masks = masks * density(masks)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_gradient > 0):
@@ -166,11 +166,16 @@ class ClassHead(nn.Module):
         if self.described:
             features = torch.cat([features, descriptors.flatten(1)], dim=1)
         if self.textured:
-            parts = core_and_rim(masks[:, self.textured])
+            parts = core_and_rim(channels(masks, self.textured))
             statistics = masked_statistics(image_texture(image.float()), parts, self.statistics)
             presence = region_presence(parts)[:, :, None]
             features = torch.cat([features, *((statistic * presence).flatten(1) for statistic in statistics)], dim=1)
         return features
+
+
+def channels(x: Tensor, indices: Sequence[int]) -> Tensor:
+    """x[:, indices], one by one: a list as an index is a tensor on the CPU first, and every pass on a GPU would wait for its way there."""
+    return torch.stack([x[:, index] for index in indices], dim=1)
 
 
 def region_presence(masks: Tensor) -> Tensor:

@@ -76,8 +76,6 @@ class nnUNetPredictor:
         self.device, self.engine_wish, self.roi_model = device, engine, roi_model
         self.use_gaussian, self.perform_everything_on_device = use_gaussian, perform_everything_on_device
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
 
     @staticmethod
     def auto_detect_available_folds(model_training_output_dir: PathLike, checkpoint_name: str) -> list[int]:
@@ -107,7 +105,10 @@ class nnUNetPredictor:
         parameters: None, or one state dict a fold, each loaded into a copy of `network`.
         """
         start = time.perf_counter()
-        networks = [network] if parameters is None else [deepcopy(network) for _ in parameters]
+        if parameters is None:
+            networks = [deepcopy(network) if self.device.type == "cuda" else network]  # there the engine changes what it gets
+        else:
+            networks = [deepcopy(network) for _ in parameters]
         for fold, weights in zip(networks, parameters or ()):
             fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)

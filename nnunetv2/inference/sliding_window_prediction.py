@@ -166,7 +166,7 @@ def predict_windows(
     bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
     for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
         x = torch.stack([padded[slicer].flip([a + 1 for a in axes]) for slicer, (_, axes) in batch])  # (B, C, d, h, w)
-        seg_logits, class_logits = engine(x)  # (B, S, d, h, w), (B, n) or None
+        seg_logits, class_logits = engine(x, classify=observer is not None)  # (B, S, d, h, w), (B, n) or None
         for i, (slicer, (view, axes)) in enumerate(batch):
             flipped_back = seg_logits[i].flip([a + 1 for a in axes]).to(results_device)
             window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)

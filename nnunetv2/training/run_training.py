@@ -101,6 +101,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     if val_with_best:
         trainer = _trained(job, device, "checkpoint_best.pth")
     if final_validation:
+        torch.backends.cudnn.benchmark = False  # whole cases have many sizes, and each would be tried out anew, for seconds
         trainer.perform_actual_validation(export_validation_probabilities)
 
 

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2.inference.engines import make_engine
+from nnunetv2.inference.engines.cuda_graph import CALLS_BEFORE_RECORDING
 from nnunetv2.inference.engines.torch_engine import TorchEngine
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows
@@ -30,38 +31,60 @@ def test_engine_gives_what_the_cpu_gives(half, tolerance):
     torch.testing.assert_close(class_logits.cpu(), expected_classes, rtol=5 * tolerance, atol=5 * tolerance * float(expected_classes.std()))
 
 
-def test_many_calls_each_see_their_own_input_and_keep_their_own_output():
-    """However often a shape has come, nothing of another call shows."""
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.filterwarnings("error")  # a recording that fails is a warning, and calls go on without
+def test_recorded_calls_see_their_own_input_and_keep_their_own_output(n):
     network = tiny_network()
-    engine, outputs = TorchEngine(network, CUDA, half=True), []
-    for seed in range(8):
-        outputs.append(engine(batch(2, seed)))
+    engine = TorchEngine(network, CUDA, half=True)
+    outputs = [engine(batch(n, seed)) for seed in range(2 * CALLS_BEFORE_RECORDING)]
+    assert engine._forward._recording is not None
     for seed, (seg_logits, class_logits) in enumerate(outputs):
-        seg_alone, class_alone = TorchEngine(network, CUDA, half=True)(batch(2, seed))
+        seg_alone, class_alone = TorchEngine(network, CUDA, half=True)(batch(n, seed))
         torch.testing.assert_close(seg_logits, seg_alone, rtol=1e-2, atol=1e-2)
         torch.testing.assert_close(class_logits, class_alone, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_engines_that_share_the_memory_of_their_recordings_do_not_disturb_each_other():
+    engines = [TorchEngine(tiny_network(seed=seed), CUDA, half=True) for seed in range(2)]
+    for engine in engines:
+        expected = [engine(batch(seed=call)) for call in range(CALLS_BEFORE_RECORDING)]
+        for call in range(CALLS_BEFORE_RECORDING):
+            engine(batch(seed=call))
+        engine.expected = expected
+    for call in range(CALLS_BEFORE_RECORDING):
+        for engine in engines:  # in turn
+            found, expected = engine(batch(seed=call)), engine.expected[call]
+            torch.testing.assert_close(found[0], expected[0], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_recording_without_the_class_gives_the_same_masks():
+    engine = TorchEngine(tiny_network(), CUDA, half=True)
+    expected = engine(batch())[0]
+    for _ in range(2 * CALLS_BEFORE_RECORDING):
+        seg_logits, class_logits = engine(batch(), classify=False)
+    assert class_logits is None
+    torch.testing.assert_close(seg_logits, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_an_overflow_of_fp16_is_caught_and_redone_in_fp32():
     network = tiny_network()
     with torch.no_grad():
         network.encoder.stem.convs[0].conv.weight.mul_(1e6)
-    engine = make_engine(lambda: network, CUDA, "half")
+    engine = make_engine(lambda: network, CUDA, "half")  # without its bias the first layer is normalised as before: only fp16 notices
     with pytest.warns(UserWarning, match="1 of 1 fp16 outputs"):
         seg_logits, _ = engine(batch())
     assert seg_logits.isfinite().all()
 
 
-def test_memory_that_does_not_hold_a_batch_halves_it(little_memory):
-    network = tiny_network()
-    engine = TorchEngine(network, CUDA, half=False)
-    x = torch.randn(8, 1, 32, 64, 64)
-    expected = TorchEngine(network, CUDA, half=False)(x[:1])[0]
-    engine.batch_size = 8
-    little_memory(40 * 2**20)  # one output of 4 channels at full size takes 2 MiB
+def test_memory_that_does_not_hold_a_batch_gets_it_item_by_item(little_memory):
+    engine = TorchEngine(tiny_network(), CUDA, half=False)
+    x = torch.randn(64, 1, 32, 64, 64)  # 32 MiB, and four times that in the first layer
+    expected = torch.cat([engine(item)[0] for item in x.split(1)])
+    little_memory(150 * 2**20)
     seg_logits, _ = engine(x)
-    assert engine.batch_size < 8
-    torch.testing.assert_close(seg_logits[:1], expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(seg_logits, expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("on_device", [True, False])

@@ -23,7 +23,7 @@ class Scripted:
         self.full = Scripted(class_logits=None if self.class_logits is None else torch.zeros_like(self.class_logits[:1]))
         return self.full
 
-    def __call__(self, x):
+    def __call__(self, x, classify=True):
         self.calls += 1
         return (x if self.outputs is None else self.outputs.clone()), self.class_logits
 
@@ -91,17 +91,24 @@ def test_torch_engine_in_half_computes_in_bf16_and_returns_fp32():
     assert torch.equal(half.in_full_precision()(x)[0], b)
 
 
-def test_out_of_memory_halves_the_batch_for_good():
+def test_a_batch_that_memory_does_not_hold_goes_through_item_by_item():
     class Small(Net):
         def forward(self, x):
-            if len(x) > 2:
+            if len(x) > 1:
                 raise torch.cuda.OutOfMemoryError("too much")
             return super().forward(x)
 
-    engine = TorchEngine(net := Small(), CPU, half=False)
-    engine.batch_size, x = 8, torch.rand(8, 1, 2, 2, 2)
+    engine, x = TorchEngine(net := Small(), CPU, half=False), torch.rand(8, 1, 2, 2, 2)
     torch.testing.assert_close(engine(x)[0], net.conv(x))
-    assert engine.batch_size == 2
+
+
+def test_an_item_that_memory_does_not_hold_is_an_error():
+    class Smallest(Net):
+        def forward(self, x):
+            raise torch.cuda.OutOfMemoryError("too much")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        TorchEngine(Smallest(), CPU, half=False)(torch.rand(1, 1, 2, 2, 2))
 
 
 def test_unknown_engine_is_refused():

@@ -259,6 +259,14 @@ def test_outputs_survive_the_next_call_and_repeat():
     assert torch.equal(first, before) and torch.equal(engine(x)[0], before)
 
 
+def test_the_class_head_is_left_out_when_the_class_is_not_wanted():
+    engine, x = WinogradEngine(unet, 1, (2, 4, 4), (8, 16, 16)), torch.randn(1, 1, 8, 16, 16)
+    seg_logits, class_logits = engine(x)
+    engine.network.class_head = None
+    without, nothing = engine(x, classify=False)
+    assert class_logits is not None and nothing is None and torch.equal(without, seg_logits)
+
+
 def test_the_workspace_gives_back_the_smallest_buffer_that_fits():
     workspace = Workspace()
     large, small = workspace.take(4, 5), workspace.take(3, 4)

@@ -17,6 +17,6 @@ class Threshold:
     def voxels(self):
         return sum(map(prod, self.sizes))
 
-    def __call__(self, x):
+    def __call__(self, x, classify=True):
         self.sizes.append(tuple(x.shape[2:]))
         return torch.stack([torch.full_like(x[:, 0], self.level), x[:, 0]], 1), None

@@ -1,6 +1,7 @@
 """What runs the network: torch on any device, Winograd convolutions or OpenVINO on CPUs.
 
 An engine maps a batch (B, C, D, H, W) float32 to `(seg_logits (B, S, D, H, W), class_logits (B, n) or None)`, both float32.
+Whoever does not need the class says so (`classify=False`), and an engine that can leaves the class head out.
 """
 
 import warnings
@@ -23,7 +24,7 @@ class Engine(Protocol):
     precision: str
     batch_size: int
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]: ...
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]: ...
 
     def in_full_precision(self) -> "Engine": ...
 
@@ -31,8 +32,10 @@ class Engine(Protocol):
 def _is_alive(seg_logits: Tensor, class_logits: Tensor | None) -> bool:
     """False for NaN, infinity or logits that are the same everywhere (all zero is what a broken kernel returns)."""
     low, high = seg_logits.aminmax()  # NaN propagates
-    finite = bool(low.isfinite() & high.isfinite()) and (class_logits is None or bool(class_logits.isfinite().all()))
-    return finite and bool(low < high)
+    alive = low.isfinite() & high.isfinite() & (low < high)
+    if class_logits is not None:
+        alive = alive & class_logits.isfinite().all()
+    return bool(alive)  # once: a GPU is waited for
 
 
 class ReducedPrecisionGuard:
@@ -52,14 +55,14 @@ class ReducedPrecisionGuard:
             self._full = self.fast.in_full_precision()
         return self._full
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        seg_logits, class_logits = self.fast(x)
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
+        seg_logits, class_logits = self.fast(x, classify)
         dead = [i for i in range(len(x)) if not _is_alive(seg_logits[i], None if class_logits is None else class_logits[i])]
         if dead:
             warnings.warn(f"{len(dead)} of {len(x)} {self.precision} outputs are NaN, infinite or constant; repeated in fp32.",
                           stacklevel=2)
         for i in dead:
-            full_seg, full_class = self.in_full_precision()(x[i : i + 1])
+            full_seg, full_class = self.in_full_precision()(x[i : i + 1], classify)
             if not full_seg.isfinite().all():
                 raise FloatingPointError("The network gives NaN or infinity in fp32 too: its weights or the image hold such values.")
             seg_logits[i] = full_seg[0]

@@ -132,7 +132,8 @@ class OpenVINOEngine:
     def in_full_precision(self) -> "OpenVINOEngine":
         return OpenVINOEngine(self.model, half=False)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The model gives both outputs, whether the class is wanted or not."""
         outputs = [torch.from_numpy(output) for output in self.compiled(x.contiguous().numpy()).to_tuple()]
         return outputs[0].float(), outputs[1].float() if len(outputs) > 1 else None
 

@@ -321,8 +321,8 @@ class WinogradEngine:
         return self if self.precision == "fp32" else self._in_full_precision()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        results = [self.network(item, self.network.class_head) for item in x.float()]
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
+        results = [self.network(item, self.network.class_head if classify else None) for item in x.float()]
         seg_logits = torch.stack([seg for seg, _ in results])
         return seg_logits, None if results[0][1] is None else torch.stack([classes for _, classes in results])
 
