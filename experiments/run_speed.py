@@ -21,7 +21,7 @@ from evaluation.case_pairs import is_synthetic  # noqa: E402
 from evaluation.subtype_tables import read_truth  # noqa: E402
 from experiments.record_run import environment  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
-from experiments.speed_table import derive_with_tta, write_table  # noqa: E402
+from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
@@ -36,6 +36,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],
+    "exact, fp32": ["--precision", "fp32"],
     "exact, torch": ["--engine", "torch"],
     "exact, OpenVINO": ["--engine", "openvino"],
     "exact, half precision": ["--precision", "half"],
@@ -48,6 +49,8 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
 }
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
 NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
+ON_A_CPU = ("half", "exact, torch", "exact, OpenVINO", "exact, half precision", "exact, int8")  # on a GPU `exact` is in torch and in fp16, as upstream is
+ON_A_GPU = ("exact, fp32",)
 NEED_ROI_MODEL = ("fast, ROI model",)
 SAMPLE_SECONDS = 0.25  # between looks at memory
 LOOKING_SHARE = 0.02  # of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process
@@ -186,7 +189,8 @@ def parse_arguments() -> argparse.Namespace:
         args.model = found[0].parents[1]
     if args.rows is None:
         can_int8 = args.device == "cpu" and any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
-        args.rows = [row for row in ROWS if (can_int8 or row not in NEED_INT8) and (args.roi_model or row not in NEED_ROI_MODEL)]
+        elsewhere = ON_A_GPU if args.device == "cpu" else ON_A_CPU
+        args.rows = [row for row in ROWS if (can_int8 or row not in NEED_INT8) and (args.roi_model or row not in NEED_ROI_MODEL) and row not in elsewhere]
     if args.roi_model is None and set(args.rows) & set(NEED_ROI_MODEL):
         sys.exit(f"error: the row {NEED_ROI_MODEL[0]!r} needs --roi_model")
     marked = [args.images] if args.images else sorted(args.run.glob("work/nnUNet_raw/Dataset*"))
@@ -209,6 +213,8 @@ def main() -> None:
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
     result |= {"command": shlex.join(["bash", "experiments/run_speed.sh", *flags]), "environment": environment(args.device),
                "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
+    if not result["runs"]:
+        shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)  # of another measurement
     done = {(run["round"], run["row"]) for run in result["runs"]}
     pending = [run for run in planned_runs(args) if run not in done]
     with tempfile.TemporaryDirectory() as folder:
@@ -218,14 +224,18 @@ def main() -> None:
                            (("reference", images[True]), ("cases", images[False]))}
         if args.tta_from:
             result["derived"] = {"from": str(args.tta_from), "seconds_a_tile": args.seconds_a_tile}
-        if any(not is_upstream(row) for _, row in pending):
+        if args.device == "cpu" and any(not is_upstream(row) for _, row in pending):
             print("Compiling and converting the network once, which a first prediction would do ...", flush=True)
             one = link_cases(args.images, 1, Path(folder) / "one")
             needed = {row for _, row in pending} & {"exact, OpenVINO", *NEED_ROI_MODEL}
             for row in ("exact, TTA 1", "fast", *sorted(needed)):  # a pass in fp32, and one in reduced precision
                 run_once(row, args, one, masks / "warm_up")
         for i, (number, row) in enumerate(pending, start=1):
-            run = run_once(row, args, images[row == REFERENCE], folder_of(row, masks))
+            out = folder_of(row, masks)
+            if row == REFERENCE and number > 0 and out.is_dir():  # on a GPU it does not repeat itself to the voxel, and the table says by how much
+                shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)
+                out.rename(folder_of(REPEATED, masks))
+            run = run_once(row, args, images[row == REFERENCE], out)
             print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
             result["runs"].append({"round": number} | run)
             save_json(result, result_file)

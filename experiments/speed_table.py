@@ -14,6 +14,7 @@ from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_masks import folder_of, masks_in, read_mask, scores_of, subtypes
 from nnunetv2.utilities.files import atomic_write
 
+REPEATED = "upstream, run before"  # masks of the last but one run of `upstream`
 STAGES = ("read", "preprocess", "network", "resample", "write")
 
 
@@ -122,6 +123,8 @@ def as_markdown(result: dict) -> str:
         f"Whole processes, from start to the last file, classification included here. Seconds a case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
         + (f" Windows a case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
+        *([f"Two runs of `{compared}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
+           f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s a case. DERIVED from the row without "
            f"TTA and {derived['seconds_a_tile']} s a window, measured in {derived['from']}; times faster refer to it.", ""]
           if "seconds_a_case" in derived else []),
@@ -168,6 +171,7 @@ def draw(rows: dict[str, dict], path: Path) -> None:
 def write_table(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None, out: Path) -> None:
     """Add `rows` to `result`; write OUT.md and OUT.png."""
     result["rows"] = summarise(result, masks, labels, truth)
+    result["repeated"] = agreement(folder_of(REPEATED, masks), folder_of(result["reference"], masks))
     with atomic_write(out.with_name(f"{out.name}.md")) as temporary:
         temporary.write_text(as_markdown(result))
     draw(result["rows"], out.with_name(f"{out.name}.png"))

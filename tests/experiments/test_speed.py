@@ -8,7 +8,7 @@ import pytest
 from evaluation.figures_of_runs import speed_accuracy
 from experiments.run_speed import command, link_cases, parse_arguments, planned_runs, tree_memory
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
-from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise
+from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise, write_table
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from report.tables import TABLES
@@ -24,6 +24,16 @@ def write(path, values):
 
 def run(row, seconds, cases=1, times=None):
     return {"row": row, "seconds": seconds, "cases": cases, "peak_memory": 2**30, "peak_gpu_memory": 0, "times": times}
+
+
+def test_what_two_runs_of_upstream_differ_by_is_told(tmp_path):
+    write(tmp_path / "upstream/a.nii.gz", [0, 1, 1, 2])
+    write(tmp_path / "upstream_run_before/a.nii.gz", [0, 1, 1, 0])
+    (tmp_path / "exact").mkdir()
+    result = {"runs": [run("upstream", 20), run("exact", 5)], "reference": "upstream", "command": "bash", "environment": {}, "threads": 2, "device": "cuda"}
+    write_table(result, tmp_path, None, None, tmp_path / "speed")
+    assert result["repeated"]["changed"] == 0.25
+    assert "differ from one another in 2.5e-01 of the voxels, and their whole DSC is 0.80000" in (tmp_path / "speed.md").read_text()
 
 
 def test_rounds_go_forwards_and_backwards_and_the_reference_runs_fewer():
@@ -50,7 +60,9 @@ def test_a_run_gives_the_model_of_3d_fullres_and_says_that_it_is_synthetic(tmp_p
     (args.model / "fold_0/checkpoint_final.int8_0123.xml").touch()
     args = arguments_of(monkeypatch, "--run", tmp_path)
     assert args.synthetic and "exact, int8" in args.rows
-    assert "exact, int8" not in arguments_of(monkeypatch, "--run", tmp_path, "--device", "cuda").rows
+    assert "exact, fp32" not in args.rows and "half" in args.rows
+    rows = arguments_of(monkeypatch, "--run", tmp_path, "--device", "cuda").rows
+    assert "exact, fp32" in rows and not {"half", "exact, int8", "exact, torch", "exact, OpenVINO"} & set(rows)
 
 
 def test_the_row_with_a_second_model_needs_one_and_names_it(tmp_path, monkeypatch):
