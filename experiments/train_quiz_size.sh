@@ -6,7 +6,7 @@
 #   bash experiments/train_quiz_size.sh --device cuda       the same on a GPU
 #
 # Options: --out DIR --train N --validation N --device cuda|cpu|mps --iterations COARSE,MIDDLE,CROPS,FULL (in all; default
-# 350,900,120,12, on a GPU 0,0,0,1500) --from STAGE --no-venv. A rerun after a kill goes on where it stopped.
+# 350,900,120,12, on a GPU 0,0,0,1000) --from STAGE --no-venv. A rerun after a kill goes on where it stopped.
 # One iteration at full size takes a CPU most of a minute. So there the planned network is first trained on coarser grids, from
 # there on parts of patches, and only last on whole ones (experiments/coarse_to_fine_plans.py); 0 iterations leave one out.
 set -euo pipefail
@@ -39,7 +39,7 @@ python data_prep/make_phantom.py "$DATA" --preset quiz --seed 7 --train "$TRAIN"
 source experiments/prepare.sh
 
 if [[ -z "$ITERATIONS" ]]; then
-    [[ "$DEVICE" == cuda ]] && ITERATIONS="0,0,0,1500" || ITERATIONS="350,900,120,12"
+    [[ "$DEVICE" == cuda ]] && ITERATIONS="0,0,0,1000" || ITERATIONS="350,900,120,12"
 fi
 IFS=, read -r COARSE MIDDLE CROPS FULL <<< "$ITERATIONS"
 

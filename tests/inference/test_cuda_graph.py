@@ -22,6 +22,7 @@ def recorded(monkeypatch):
             return "recorded", None
 
     monkeypatch.setattr(cuda_graph, "_Recording", Recording)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
     return shapes
 
 
@@ -54,8 +55,11 @@ def test_a_recording_that_fails_is_told_once_and_done_without(monkeypatch):
     def fail(*arguments):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
+    streams = []
     monkeypatch.setattr(cuda_graph, "_Recording", fail)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the stream before")
+    monkeypatch.setattr(torch.cuda, "set_stream", streams.append)
     calls = RecordedCalls(lambda x, classify: ("computed", None))
     with pytest.warns(UserWarning, match="operation not permitted") as caught:
         assert outcomes(calls, A, 40) == ["computed"] * 40
-    assert len(caught) == 1
+    assert len(caught) == 1 and streams == ["the stream before"]

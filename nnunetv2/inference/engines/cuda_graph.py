@@ -5,7 +5,6 @@ A pass through a ResEnc M is some 500 kernels, and on a fast GPU launching them 
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,19 +13,11 @@ CALLS_BEFORE_RECORDING = 8  # recording costs about the time of two calls, and a
 Result = tuple[Tensor, Tensor | None]
 
 
-@lru_cache
-def _pool() -> tuple[int, int]:
-    """Memory that all graphs share: they run one after the other, and what they return is copied at once."""
-    return torch.cuda.graph_pool_handle()
-
-
 class _Recording:
     def __init__(self, compute: Callable[[Tensor, bool], Result], x: Tensor, classify: bool) -> None:
         self.input = x.clone()
         self.graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # the pool is apart: what calls before have left in the cache would come on top
-        with torch.cuda.graph(self.graph, pool=_pool(), capture_error_mode="thread_local"):  # others read and write cases meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others read and write cases meanwhile
             self.outputs = compute(self.input, classify)
 
     def __call__(self, x: Tensor) -> Result:
@@ -57,10 +48,12 @@ class RecordedCalls:
         if not self._can_record or self._in_a_row <= CALLS_BEFORE_RECORDING:
             return self.compute(x, classify)
         self._recording = None  # the graph of the shape before lets go of its memory first
+        stream = torch.cuda.current_stream()
         try:
             self._recording, self._recorded = _Recording(self.compute, x, classify), key
         except RuntimeError as error:  # torch.cuda.OutOfMemoryError is one
             self._can_record = False
+            torch.cuda.set_stream(stream)  # a recording that does not even begin leaves its own
             warnings.warn(f"A pass cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); going on without.", stacklevel=2)
             torch.cuda.empty_cache()
             return self.compute(x, classify)
