@@ -1,5 +1,6 @@
 """A trained model's folder -> what prediction needs of it, without initialising weights that a checkpoint overwrites."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint
+from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, stored_tensors
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -82,8 +83,15 @@ class TrainedModel:
                 return self.build_network(checkpoint)
 
             engines.append(make_engine(build, device, precision, wish, self.input_channels, geometry.divisor, openvino_model, int8_model,
-                                       geometry.patch_size))
+                                       geometry.patch_size, self._identity(checkpoint)))
         return engines
+
+    def _identity(self, checkpoint: Path) -> str | None:
+        """Tells network and weights apart from all others; None for a file too old to tell quickly."""
+        try:
+            return json.dumps([stored_tensors(checkpoint), self.configuration_manager.configuration["architecture"]], sort_keys=True, default=str)
+        except ValueError:
+            return None
 
     def _winograd_serves(self) -> bool:
         """Whether there are Winograd convolutions for this network on a CPU."""

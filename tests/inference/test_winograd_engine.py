@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference import engines
-from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine, winograd_library
+from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine, winograd_engine, winograd_library
 from nnunetv2.inference.engines.winograd_engine import KERNELS, TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import CLASS_HEAD
@@ -36,12 +36,12 @@ def _runs(cpu):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """CPU -> file; compiled side by side, which takes seconds each."""
+    """CPU -> file. That of this CPU is the one in use; the others come side by side, hardly optimised, for the sake of the seconds."""
     folder, compiler = tmp_path_factory.mktemp("winograd"), shutil.which(os.environ.get("CXX", "g++"))
-    files = {cpu: folder / f"{cpu}.so" for cpu in CPUS if _runs(cpu)}
+    others = {cpu: folder / f"{cpu}.so" for cpu in CPUS[1:] if _runs(cpu)}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda cpu: winograd_library.compile_library(compiler, files[cpu], cpu), files))
-    return files
+        list(pool.map(lambda cpu: winograd_library.compile_library(compiler, others[cpu], cpu, "-O1"), others))
+    return {CPUS[0]: winograd_library.library_file()} | others
 
 
 @pytest.fixture(scope="module", params=CPUS)
@@ -324,19 +324,61 @@ def test_a_wrong_result_is_noticed(monkeypatch):
         WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
 
 
+def _forget_library():
+    winograd_library.library_file.cache_clear()
+    winograd_library.load_library.cache_clear()
+
+
 @pytest.fixture
 def fresh_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    winograd_library.load_library.cache_clear()
+    _forget_library()
     yield tmp_path
-    winograd_library.load_library.cache_clear()
+    _forget_library()
+
+
+@pytest.fixture
+def checks(monkeypatch, tmp_path):
+    """Precisions that engines were checked in; nothing counts as checked before."""
+    done = []
+    monkeypatch.setattr(winograd_engine, "checked_file", lambda *what: tmp_path / "checked" / str(abs(hash(what))))
+    monkeypatch.setattr(WinogradEngine, "_check", lambda self, *arguments: done.append(self.precision))
+    return done
+
+
+def test_the_same_weights_are_checked_once_in_each_precision(checks):
+    for identity in ("a", "a", "b"):
+        WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity=identity)
+    assert checks == ["fp32", "fp32"]
+    int16 = WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), int16=True, identity="a")
+    int16.in_full_precision()
+    WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), int16=True, identity="a")
+    assert checks == ["fp32", "fp32", "int16"]
+
+
+def test_without_an_identity_or_a_place_to_note_it_every_engine_is_checked(checks, monkeypatch, tmp_path):
+    WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16)), WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(winograd_engine, "checked_file", lambda *what: tmp_path / "file" / "checked")
+    WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a"), WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a")
+    assert checks == ["fp32"] * 4
+
+
+def test_what_fails_the_check_is_not_noted_as_checked(checks, monkeypatch, tmp_path):
+    def fail(self, *arguments):
+        raise RuntimeError("its logits differ")
+
+    monkeypatch.setattr(WinogradEngine, "_check", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="differ"):
+            WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a")
 
 
 def test_the_library_is_compiled_once(fresh_cache, monkeypatch):
-    monkeypatch.setattr(winograd_library, "COMPILE", tuple("-O0" if flag == "-O3" else flag for flag in winograd_library.COMPILE))  # seconds sooner
+    monkeypatch.setattr(winograd_library.compile_library, "__defaults__", ("native", "-O0"))  # seconds sooner
     winograd_library.load_library()
     library, = (fresh_cache / "nnunetv2").iterdir()
-    winograd_library.load_library.cache_clear()
+    _forget_library()
     monkeypatch.setattr(winograd_library, "compile_library", None)
     winograd_library.load_library()
     assert library.name.startswith("winograd_") and library.suffix == ".so"
@@ -352,7 +394,7 @@ def test_without_a_compiler_another_engine_serves_and_the_reason_is_told(fresh_c
 def test_a_cache_that_cannot_be_written_is_told(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    winograd_library.load_library.cache_clear()
+    _forget_library()
     with pytest.raises(RuntimeError, match="kept or loaded"):
         winograd_library.load_library()
-    winograd_library.load_library.cache_clear()
+    _forget_library()

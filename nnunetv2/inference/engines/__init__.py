@@ -81,13 +81,15 @@ def make_engine(
     cached_model: Path | None = None,
     quantised_model: Path | None = None,
     patch_size: tuple[int, ...] = (64, 128, 128),
+    identity: str | None = None,
 ) -> Engine:
     """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
 
     precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
     `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`.
     `build_network` is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
-    checkpoint. `patch_size` is what it will be fast for. Where an engine cannot serve, the next one does, and a warning says why,
+    checkpoint. `patch_size` is what it will be fast for; `identity` tells network and weights, so that an engine
+    need not check again what it has checked. Where an engine cannot serve, the next one does, and a warning says why,
     unless it is that "auto" passes over winograd for a network it has no code for.
     """
     if wish not in CHOICES:
@@ -99,7 +101,7 @@ def make_engine(
         from nnunetv2.inference.engines.openvino_engine import Int8Engine
 
         return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
-            build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size)))
+            build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size, identity=identity)))
     engine: Engine | None = None
     passed_over: dict[str, str] = {}
     half_in_winograd = wish == "winograd" or cpu_has_fast_int16() and not cpu_has_fast_bf16()
@@ -107,7 +109,7 @@ def make_engine(
         from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 
         try:
-            engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half")
+            engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half", identity=identity)
         except UnsupportedNetwork as error:
             if wish == "winograd":
                 passed_over["winograd"] = f"the network has no code there: {error}"

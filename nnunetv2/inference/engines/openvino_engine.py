@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 import openvino
 import torch
 from torch import Tensor, nn
+
+from nnunetv2.utilities.checkpoint import stored_tensors
 
 if TYPE_CHECKING:
     from nnunetv2.inference.engines import Engine
@@ -48,12 +49,8 @@ def cached_model_path(checkpoint: Path, architecture: dict, kind: str = "openvin
     """Where the converted `checkpoint` is kept: beside it, under a key that changes with its weights and architecture.
 
     kind: "openvino" for the network as it is, "int8" for the quantised one.
-
-    A .pth file is a zip archive whose directory holds a checksum of every tensor, so hashing the directory alone tells two
-    checkpoints apart without reading their hundreds of megabytes.
     """
-    with zipfile.ZipFile(checkpoint) as archive:
-        tensors = [(member.filename, member.file_size, member.CRC) for member in archive.infolist()]
+    tensors = stored_tensors(checkpoint)
     # what a conversion gives may change with OpenVINO's version; a quantised model, once checked, stays as it is
     version = openvino.__version__ if kind == "openvino" else None
     content = json.dumps([tensors, architecture, version, CONVERSION], sort_keys=True, default=str)

@@ -61,6 +61,8 @@ struct Int16 {
     // Inputs take 16 bits, filters 14, less where so many products are added that sums would leave their 32 bits. (They would saturate; with 14 bits
     // sums of 27 x 128 products of rectified noise did.)
     static constexpr float LARGEST = 32767;
+    static constexpr float ROUND = 3 << 22;  // of this size floats are integers: a sum with it is rounded, and its bits end in those of the integer
+    static ivec rounded(vec values) { return ivec(values + ROUND); }  // the lower 16 bits of each
     static float largest_filter(int depth) { return std::min(8191.f, std::floor((1 << 17) / std::sqrt(float(depth)))); }
 
     static ivec dot(ivec sum, ivec left, ivec right) {
@@ -75,7 +77,6 @@ struct Int16 {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(__m512(values * factor))));
 #else
         typedef int16_t narrow __attribute__((vector_size(LANES * sizeof(int16_t))));
-        constexpr float ROUND = 3 << 22;  // of this size floats are integers: the sum is rounded, and ends in the 16 bits wanted
         vec rounded = values * factor + ROUND;
         rounded = rounded < ROUND + LARGEST ? rounded : ROUND + LARGEST - vec{};
         rounded = rounded > ROUND - LARGEST ? rounded : ROUND - LARGEST - vec{};
@@ -253,16 +254,24 @@ long in_panels(int row, int column, int depth, int n) {
 
 // Numbers of one vector of columns, from `first` on, of a matrix `depth` values deep, into its panels. Int16 leaves what undoes its scaling in `scales`.
 void put_columns(const float* columns, int first, int depth, int n, float* matrix, float*) {
-    for (int k = 0; k < depth; k++) store(matrix + in_panels(k, first, depth, n), load(columns + k * LANES));
+    float* const to = matrix + in_panels(0, first, depth, n);
+    const int width = panel(n) * LANES;
+    for (int k = 0; k < depth; k++) store(to + long(k) * width, load(columns + k * LANES));
 }
 
 void put_columns(const float* columns, int first, int depth, int n, int32_t* matrix, float* scales) {
-    for (int o = 0; o < LANES; o++) {
-        float largest = 1e-30f;  // an empty filter is to stay finite
-        for (int k = 0; k < depth; k++) largest = std::max(largest, std::abs(columns[k * LANES + o]));
-        scales[first + o] = largest / Int16::largest_filter(depth);
-        const auto rounded = [&](int k) { return uint32_t(std::lrint(columns[k * LANES + o] / scales[first + o])); };
-        for (int k = 0; k < depth; k += 2) matrix[in_panels(k / 2, first, depth / 2, n) + o] = int32_t((rounded(k) & 0xffff) | rounded(k + 1) << 16);
+    vec largest = broadcast(1e-30f);  // an empty filter is to stay finite
+    for (int k = 0; k < depth; k++) {
+        const vec value = load(columns + k * LANES), size = value > -value ? value : -value;
+        largest = size > largest ? size : largest;
+    }
+    const vec scale = largest / Int16::largest_filter(depth);
+    store(scales + first, scale);
+    int32_t* const to = matrix + in_panels(0, first, depth / 2, n);
+    const int width = panel(n) * LANES;
+    for (int k = 0; k < depth; k += 2) {
+        const ivec low = Int16::rounded(load(columns + k * LANES) / scale), high = Int16::rounded(load(columns + (k + 1) * LANES) / scale);
+        store(to + long(k / 2) * width, (low & 0xffff) | high << 16);
     }
 }
 

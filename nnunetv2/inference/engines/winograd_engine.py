@@ -5,7 +5,9 @@ In fp32, or with 16-bit integers where the CPU multiplies twice as many of them 
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import ceil, prod
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from dynamic_network_architectures.architectures.unet import UNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, StackedConvBlocks
 from dynamic_network_architectures.building_blocks.encoders import PlainConvEncoder, ResidualEncoder
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
-from nnunetv2.inference.engines.winograd_library import load_library
+from nnunetv2.inference.engines.winograd_library import checked_file, load_library
 
 # What winograd.cpp has beside unfolding, by kernel and stride: the width of tiles in a plane -> matrix products of a tile, its outputs (D, H, W).
 TILES: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, tuple[int, tuple[int, int, int]]]] = {
@@ -297,14 +299,23 @@ class WinogradEngine:
     name, batch_size = "winograd", 1
 
     def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int], patch_size: Sequence[int],
-                 int16: bool = False) -> None:
-        """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes."""
+                 int16: bool = False, identity: str | None = None) -> None:
+        """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes.
+
+        The last is looked at once for an `identity`, which tells network and weights; every time without one.
+        """
         load_library()  # before weights are read for nothing
         self.precision = "int16" if int16 else "fp32"
-        self._in_full_precision = lambda: WinogradEngine(build_network, input_channels, divisor, patch_size)
+        self._in_full_precision = lambda: WinogradEngine(build_network, input_channels, divisor, patch_size, identity=identity)
         network = build_network().eval()
         self.network = WinogradUNet(network, patch_size, int16)
-        self._check(network, input_channels, divisor)
+        checked = None if identity is None else checked_file(identity, self.precision, tuple(patch_size), Path(__file__).read_text())
+        if checked is None or not checked.is_file():
+            self._check(network, input_channels, divisor)
+            if checked is not None:
+                with suppress(OSError):  # then it is checked again the next time
+                    checked.parent.mkdir(exist_ok=True)
+                    checked.touch()
 
     @torch.no_grad()
     def _check(self, network: nn.Module, input_channels: int, divisor: Sequence[int]) -> None:
