@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foregr
 from nnunetv2.training.nnUNetTrainer.registry import available_trainers, find_trainer
 from nnunetv2.training.run_training import run_training
 from nnunetv2.training.splits import default_splits, load_split
-from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights, save_checkpoint
+from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights, save_checkpoint, stored_tensors
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -90,6 +90,21 @@ def test_numpy_scalars_of_upstreams_checkpoints_load(tmp_path):
 def test_device_and_plans_of_init_args_load(tmp_path):
     save_checkpoint({"init_args": {"device": torch.device("cuda"), "fold": "all", "plans": {"a": [1, None]}}}, tmp_path / "c.pth")
     assert load_checkpoint(tmp_path / "c.pth")["init_args"]["device"] == torch.device("cuda")
+
+
+def test_stored_tensors_tell_weights_apart_without_reading_them(tmp_path):
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
+        (tmp_path / name).mkdir()
+        save_checkpoint({"network_weights": {"w": torch.full((3,), value)}}, tmp_path / name / "checkpoint.pth")
+    a, b, c = (stored_tensors(tmp_path / name / "checkpoint.pth") for name in "abc")
+    assert a == b != c and ("data/0", 12) in {(name.partition("/")[2], size) for name, size, _ in a}
+
+
+def test_a_checkpoint_of_the_old_kind_has_no_directory_of_tensors(tmp_path):
+    torch.save({"w": torch.ones(3)}, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
+    assert load_checkpoint(tmp_path / "c.pth", lazy=True)["w"].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="c.pth is no zip archive"):
+        stored_tensors(tmp_path / "c.pth")
 
 
 class Malicious:

@@ -3,6 +3,7 @@
 A pass through a ResEnc M is some 500 kernels, and on a fast GPU launching them one by one takes longer than running them.
 """
 
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -38,8 +39,13 @@ class RecordedCalls:
         self._last, self._in_a_row = None, 0
         self._recorded, self._recording = None, None
         self._can_record = True
+        self._lock = threading.Lock()  # a recording has one place for its input
 
     def __call__(self, x: Tensor, classify: bool) -> Result:
+        with self._lock:
+            return self._call(x, classify)
+
+    def _call(self, x: Tensor, classify: bool) -> Result:
         key = (tuple(x.shape), x.dtype, classify)
         self._in_a_row = self._in_a_row + 1 if key == self._last else 1
         self._last = key
