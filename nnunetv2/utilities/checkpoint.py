@@ -47,6 +47,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
 def stored_tensors(path: str | os.PathLike) -> list[tuple[str, int, int]]:
     """Name, size and checksum of every tensor in a checkpoint, from the archive's directory alone: hundreds of megabytes stay unread.
 
+    The names hold the one under which the file was first written, so equal weights written twice may differ; different ones never look equal.
     ValueError for a file that is no zip archive (torch wrote others before 1.6).
     """
     if not zipfile.is_zipfile(path):

@@ -95,7 +95,7 @@ def test_device_and_plans_of_init_args_load(tmp_path):
 def test_stored_tensors_tell_weights_apart_without_reading_them(tmp_path):
     for name, value in (("a", 1.0), ("b", 1.0), ("c", 2.0)):
         (tmp_path / name).mkdir()
-        save_checkpoint({"network_weights": {"w": torch.full((3,), value)}}, tmp_path / name / "checkpoint.pth")
+        torch.save({"network_weights": {"w": torch.full((3,), value)}}, tmp_path / name / "checkpoint.pth")
     a, b, c = (stored_tensors(tmp_path / name / "checkpoint.pth") for name in "abc")
     assert a == b != c and ("data/0", 12) in {(name.partition("/")[2], size) for name, size, _ in a}
 
