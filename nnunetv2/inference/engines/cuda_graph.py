@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CALLS_BEFORE_RECORDING = 8  # recording costs about the time of two calls, and a whole case comes eight times at most
+CALLS_BEFORE_RECORDING = 8  # a whole case comes eight times at most, and the next one mostly has another shape
 Result = tuple[Tensor, Tensor | None]
 
 

@@ -15,7 +15,7 @@ class _ChannelsLastNorm:
     """Instance normalisation of one item as batch normalisation over its voxels, which is the same.
 
     cuDNN's batch normalisation takes channels-last tensors as they are. torch's instance normalisation copies them to the other
-    layout, and the next convolution copies them back, which took more than half of the time of a ResEnc M on an H100.
+    layout, and the next convolution copies them back, which took 13 of the 30 ms of a ResEnc M's window on an H100.
     """
 
     def forward(self, x: Tensor) -> Tensor:
