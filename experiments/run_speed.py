@@ -48,7 +48,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "exact, step 0.75": ["-step_size", "0.75"],
 }
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
-NEED_INT8 = ("exact, int8",)  # a CPU and a quantised model
+NEED_INT8 = ("exact, int8",)  # a quantised model
 ON_A_CPU = ("half", "exact, torch", "exact, OpenVINO", "exact, half precision", "exact, int8")  # on a GPU `exact` is in torch and in fp16, as upstream is
 ON_A_GPU = ("exact, fp32",)
 NEED_ROI_MODEL = ("fast, ROI model",)
@@ -188,7 +188,7 @@ def parse_arguments() -> argparse.Namespace:
                      "or name one with --model")
         args.model = found[0].parents[1]
     if args.rows is None:
-        can_int8 = args.device == "cpu" and any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
+        can_int8 = any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
         elsewhere = ON_A_GPU if args.device == "cpu" else ON_A_CPU
         args.rows = [row for row in ROWS if (can_int8 or row not in NEED_INT8) and (args.roi_model or row not in NEED_ROI_MODEL) and row not in elsewhere]
     if args.roi_model is None and set(args.rows) & set(NEED_ROI_MODEL):

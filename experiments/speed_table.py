@@ -124,7 +124,7 @@ def as_markdown(result: dict) -> str:
         f"Whole processes, from start to the last file, classification included here. Seconds a case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
         + (f" Windows a case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
-        *([f"Two runs of `{compared}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
+        *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s a case. DERIVED from the row without "
            f"TTA and {derived['seconds_a_tile']} s a window, measured in {derived['from']}; times faster refer to it.", ""]

@@ -37,8 +37,7 @@ class ClassTables:
         if self._part is None:
             for outdated in folder.glob(f".{task.name}_part_*_of_*.csv"):
                 outdated.unlink()
-            for table in (self.results, self.probabilities):
-                remove_leftovers(table)
+            remove_leftovers(self.results, self.probabilities)
         else:
             self._part.unlink(missing_ok=True)
 

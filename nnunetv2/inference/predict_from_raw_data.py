@@ -193,9 +193,7 @@ class nnUNetPredictor:
             save_json(self.dataset_json, folder / "dataset.json")
             save_json(self.plans_manager.plans, folder / "plans.json")
             tables = None if self.task is None else ClassTables(self.task, folder, part_id, num_parts)
-            for case in cases:
-                for ending in (self.dataset_json["file_ending"], ".npz", ".pkl"):
-                    remove_leftovers(f"{case.output}{ending}")
+            remove_leftovers(*(f"{case.output}{ending}" for case in cases for ending in (self.dataset_json["file_ending"], ".npz", ".pkl")))
         n_all = len(cases)
         if folder is not None and not overwrite:
             done = self._done(cases, tables, save_probabilities)

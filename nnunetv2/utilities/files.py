@@ -1,8 +1,8 @@
 """Small file helpers: writes that are either whole or not there, and JSON through them."""
 
-import glob
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    stem, suffix = _stem_and_suffix(path)
+    suffix = "".join(path.suffixes)
+    stem = path.name.removesuffix(suffix)
     temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}{suffix}")
     try:
         yield temporary
@@ -28,17 +29,14 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _stem_and_suffix(path: Path) -> tuple[str, str]:
-    suffix = "".join(path.suffixes)
-    return path.name.removesuffix(suffix), suffix
-
-
-def remove_leftovers(path: str | os.PathLike) -> None:
-    """Delete what killed processes left of `atomic_write(path)`. Only for a file that no other process may be writing."""
-    path = Path(path)
-    stem, suffix = _stem_and_suffix(path)
-    for leftover in path.parent.glob(f".{glob.escape(stem)}.{'[0-9a-f]' * 32}{glob.escape(suffix)}"):
-        leftover.unlink(missing_ok=True)
+def remove_leftovers(*paths: str | os.PathLike) -> None:
+    """Delete what killed processes left of `atomic_write` of these files. Only for files that no other process may be writing."""
+    wanted = {Path(path) for path in paths}
+    for folder in {path.parent for path in wanted}:
+        for leftover in folder.glob(".*"):
+            parts = re.fullmatch(r"\.(.*)\.[0-9a-f]{32}(\..*)?", leftover.name)
+            if parts and folder / f"{parts[1]}{parts[2] or ''}" in wanted:
+                leftover.unlink(missing_ok=True)
 
 
 def load_json(path: str | os.PathLike) -> Any:

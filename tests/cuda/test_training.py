@@ -1,12 +1,12 @@
-"""Training on a GPU: fp16 with a gradient scaler, data loading processes, resumption, the refit."""
+"""Training on a GPU: fp16 with a gradient scaler, data loading processes, resumption, validation."""
 
 import math
 
 import pytest
 import torch
 
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from tests.trainer.stopping_trainer import StopsAfterOneEpoch
 
 CUDA = torch.device("cuda")
 
@@ -32,15 +32,8 @@ def test_training_runs_in_fp16_and_leaves_a_checkpoint(make_cuda_trainer, worker
     assert all(weights.device.type == "cpu" and weights.isfinite().all() for weights in checkpoint["network_weights"].values())
 
 
-class StopsInTheSecondEpoch(nnUNetTrainer):
-    def train_step(self, batch, step):
-        if step == self.num_iterations_per_epoch + 1:
-            raise KeyboardInterrupt
-        return super().train_step(batch, step)
-
-
 def test_training_goes_on_from_its_checkpoint(make_cuda_trainer):
-    broken = make_cuda_trainer(trainer=StopsInTheSecondEpoch, save_every=1)
+    broken = make_cuda_trainer(trainer=StopsAfterOneEpoch, save_every=1)
     with pytest.raises(KeyboardInterrupt):
         broken.run_training()
     resumed = make_cuda_trainer(save_every=1)

@@ -341,7 +341,7 @@ def fresh_cache(monkeypatch, tmp_path):
 def checks(monkeypatch, tmp_path):
     """Precisions that engines were checked in; nothing counts as checked before."""
     done = []
-    monkeypatch.setattr(winograd_engine, "checked_file", lambda *what: tmp_path / "checked" / str(abs(hash(what))))
+    monkeypatch.setattr(winograd_engine, "checked_file", lambda *what: tmp_path / "checked" / str(abs(hash(repr(what)))))
     monkeypatch.setattr(WinogradEngine, "_check", lambda self, *arguments: done.append(self.precision))
     return done
 
@@ -354,6 +354,14 @@ def test_the_same_weights_are_checked_once_in_each_precision(checks):
     int16.in_full_precision()
     WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), int16=True, identity="a")
     assert checks == ["fp32", "fp32", "int16"]
+
+
+def test_an_edit_of_the_code_is_checked_anew(checks, monkeypatch):
+    WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a")
+    monkeypatch.setattr(winograd_engine, "_code_of", lambda network, before=winograd_engine._code_of: [*before(network), "edited"])
+    WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a")
+    assert checks == ["fp32", "fp32"]
+    assert any("class ResidualBlock" in source for source in winograd_engine._code_of(unet()))
 
 
 def test_without_an_identity_or_a_place_to_note_it_every_engine_is_checked(checks, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, split_network_weights
 from nnunetv2.utilities.files import load_json
+from tests.trainer.stopping_trainer import StopsAfterOneEpoch
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -30,15 +31,6 @@ def assert_same_weights(path_a, path_b):
     assert a.keys() == b.keys()
     different = [key for key in a if not torch.equal(a[key], b[key])]
     assert not different, different
-
-
-class StopsAfterOneEpoch(nnUNetTrainer):
-    """Dies like a killed process would: in the second epoch, between two updates."""
-
-    def train_step(self, batch, step):
-        if step == self.num_iterations_per_epoch + 1:
-            raise KeyboardInterrupt
-        return super().train_step(batch, step)
 
 
 def test_training_leaves_the_files_upstream_leaves(make_trainer):

@@ -1,6 +1,6 @@
 """Calls of one shape, recorded once as a CUDA graph and replayed.
 
-A pass through a ResEnc M is some 500 kernels, and on a fast GPU launching them one by one takes longer than running them.
+A pass through a ResEnc M is hundreds of kernels, and on a fast GPU launching them one by one takes longer than running them.
 """
 
 import threading

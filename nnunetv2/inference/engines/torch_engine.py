@@ -39,7 +39,7 @@ def prepare_for_cuda(network: nn.Module) -> None:
         if type(module) in CHANNELS_LAST_NORMS and not module.track_running_stats:
             module.__class__ = CHANNELS_LAST_NORMS[type(module)]  # in its place: a layer lists its norm under two names
     for module in network.modules():
-        if isinstance(module, ConvNormNonlin) and any(isinstance(following, _ChannelsLastNorm) for following in module.all_modules[1:2]):
+        if isinstance(module, ConvNormNonlin) and len(module.all_modules) > 1 and isinstance(module.all_modules[1], _ChannelsLastNorm):
             module.conv.bias = None  # the norm subtracts it again; cuDNN adds it in a pass of its own
     is_3d = any(parameter.ndim == 5 for parameter in network.parameters())
     network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)

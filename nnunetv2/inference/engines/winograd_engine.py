@@ -4,6 +4,7 @@ In fp32, or with 16-bit integers where the CPU multiplies twice as many of them 
 """
 
 import ctypes
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil, prod
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+import dynamic_network_architectures
 from dynamic_network_architectures.architectures.unet import UNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, StackedConvBlocks
 from dynamic_network_architectures.building_blocks.encoders import PlainConvEncoder, ResidualEncoder
@@ -293,6 +295,12 @@ class WinogradUNet:
         return seg_logits, classes
 
 
+def _code_of(network: nn.Module) -> list[str]:
+    """The sources of the network and of what computes it here: an edit of either may make them differ."""
+    files = {Path(__file__), Path(inspect.getfile(type(network))), *Path(dynamic_network_architectures.__file__).parent.rglob("*.py")}
+    return [file.read_text() for file in sorted(files)]
+
+
 class WinogradEngine:
     """Runs a WinogradUNet, item by item."""
 
@@ -309,7 +317,7 @@ class WinogradEngine:
         self._in_full_precision = lambda: WinogradEngine(build_network, input_channels, divisor, patch_size, identity=identity)
         network = build_network().eval()
         self.network = WinogradUNet(network, patch_size, int16)
-        checked = None if identity is None else checked_file(identity, self.precision, tuple(patch_size), Path(__file__).read_text())
+        checked = None if identity is None else checked_file(identity, self.precision, tuple(patch_size), _code_of(network))
         if checked is None or not checked.is_file():
             self._check(network, input_channels, divisor)
             if checked is not None:

@@ -18,7 +18,7 @@ from nnunetv2.utilities.cpu_flags import cpu_flags
 SOURCE = Path(__file__).with_name("winograd.cpp")
 # OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
 COMPILE = ("-std=c++17", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
-OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit integers some 4 % slower
+OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit integers a few per cent slower
 
 
 def cache_folder() -> Path:
