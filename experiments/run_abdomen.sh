@@ -3,18 +3,20 @@
 #
 #   bash experiments/run_fold0.sh && bash experiments/run_accuracy.sh && bash experiments/run_abdomen.sh
 #   bash experiments/run_abdomen.sh --iterations 800 --rows fast 'fast, ROI model'
+#   bash experiments/train_quiz_size.sh --device cuda && bash experiments/run_abdomen.sh --run results/quiz_size --keep_model --device cuda
 #
 # The main job's model has seen the pancreas and its surroundings alone, and in a whole abdomen takes much else for it. So it is first trained
 # on with SYNTHETIC abdomens, once on its own grid and once on one twice as coarse; the second model finds the boxes (nnUNetv2_predict
-# -roi_model). Upstream runs without TTA; its time with TTA is derived from the seconds a window in results/accuracy.json.
-# Options: --run DIR (a finished run_fold0.sh on synthetic data; default results/fold0) --out PATH --iterations N (each) --device cuda|cpu
-# --seconds_from JSON; all others go to experiments/run_speed.py (--help there). Written: results/abdomen.{json,md,png}. A rerun after a
-# kill goes on where it stopped.
+# -roi_model). With --keep_model it stays as it is, and only the coarse one is trained. On a CPU upstream runs without TTA; its time with TTA
+# is derived from the seconds a window in results/accuracy.json.
+# Options: --run DIR (a finished run_fold0.sh or train_quiz_size.sh on synthetic data; default results/fold0) --out PATH --keep_model
+# --iterations N (each) --device cuda|cpu --seconds_from JSON; all others go to experiments/run_speed.py (--help there). Written:
+# results/abdomen.{json,md,png}. A rerun after a kill goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-RUN="results/fold0"; OUT="results/abdomen"; ITERATIONS=480; DEVICE=cpu; SECONDS_FROM="results/accuracy.json"; REST=()
-usage() { sed -n '2,12p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+RUN="results/fold0"; OUT="results/abdomen"; ITERATIONS=480; DEVICE=cpu; SECONDS_FROM="results/accuracy.json"; KEEP_MODEL=""; REST=()
+usage() { sed -n '2,14p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -22,6 +24,7 @@ while [[ $# -gt 0 ]]; do
         --out) need "$@"; OUT="$2"; shift 2 ;;
         --iterations) need "$@"; ITERATIONS="$2"; shift 2 ;;
         --device) need "$@"; DEVICE="$2"; shift 2 ;;
+        --keep_model) KEEP_MODEL=1; shift ;;
         --seconds_from) need "$@"; SECONDS_FROM="$2"; shift 2 ;;
         -h|--help) usage; exit 0 ;;
         *) REST+=("$1"); shift ;;
@@ -51,7 +54,9 @@ spacing = [2 * mm for mm in plans["configurations"]["3d_fullres"]["spacing"]]
 plans["configurations"][name] = {"inherits_from": "3d_fullres", "data_identifier": f"nnUNetPlans_{name}", "spacing": spacing}
 json.dump(plans | {"dataset_name": dataset}, open(target, "w"), indent=4)
 ' "$RUN/work/nnUNet_preprocessed/$SOURCE/$PLANS.json" "$nnUNet_preprocessed/$TORSOS/$PLANS.json" "$TORSOS" 3d_lowres
-for CONFIG in 3d_lowres 3d_fullres; do
+MODELS="$OUT/work/nnUNet_results/$TORSOS/$TRAINED"; MODEL="${MODELS}__3d_fullres"; CONFIGS=(3d_lowres 3d_fullres)
+[[ -z "$KEEP_MODEL" ]] || { MODEL="$(dirname "$(dirname "$START")")"; CONFIGS=(3d_lowres); }
+for CONFIG in "${CONFIGS[@]}"; do
     FOLD="$nnUNet_results/$TORSOS/${TRAINED}__$CONFIG/fold_0"
     stage "preprocess_$CONFIG" --outputs "$nnUNet_preprocessed/$TORSOS/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 778 -plans_name "$PLANS" -c "$CONFIG"
     train_from "train_$CONFIG" "$FOLD" "$START" \
@@ -60,7 +65,11 @@ for CONFIG in 3d_lowres 3d_fullres; do
         stage "quantize_$CONFIG" --outputs "$FOLD/quantization.json" -- nnUNetv2_quantize -d 778 -c "$CONFIG" -f 0 -tr nnUNetTrainer -p "$PLANS"
 done
 python experiments/draw_cases.py "$OUT/work/abdomen" --preset abdomen --seed 4718 --n 1
-MODELS="$OUT/work/nnUNet_results/$TORSOS/$TRAINED"
-exec bash experiments/run_speed.sh --model "${MODELS}__3d_fullres" --roi_model "${MODELS}__3d_lowres" --images "$OUT/work/abdomen/images" \
+if [[ "$DEVICE" == cpu ]]; then  # there upstream with TTA would take hours
+    ROWS=('fast, ROI model' fast 'upstream, no TTA'); REST=(--tta_from "$SECONDS_FROM" ${REST[@]+"${REST[@]}"})
+else
+    ROWS=('fast, ROI model' fast exact upstream 'upstream, no TTA')
+fi
+exec bash experiments/run_speed.sh --model "$MODEL" --roi_model "${MODELS}__3d_lowres" --images "$OUT/work/abdomen/images" \
     --labels "$OUT/work/abdomen/labels" --truth "$OUT/work/abdomen/subtypes.csv" --synthetic --cases 1 --rounds 1 --device "$DEVICE" \
-    --tta_from "$SECONDS_FROM" --out "$OUT" --rows 'fast, ROI model' fast 'upstream, no TTA' ${REST[@]+"${REST[@]}"}
+    --reference_cases 1 --reference_rounds 1 --out "$OUT" --rows "${ROWS[@]}" ${REST[@]+"${REST[@]}"}
