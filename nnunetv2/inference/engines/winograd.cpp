@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -38,6 +39,15 @@ inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p);
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
 inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the compiler keeps that addition, for x = -0
 
+// What activations are stored as beside 16-bit integers: the fewer bytes, the less time goes into waiting for them.
+#if defined(__AVX512F__)
+struct Half { uint16_t bits; };
+inline vec load(const Half* p) { return vec(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))); }
+inline void store(Half* p, vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT)); }
+#else
+typedef float Half;
+#endif
+
 typedef int32_t ivec __attribute__((vector_size(LANES * sizeof(int32_t))));
 typedef int32_t loose_ivec __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4), may_alias));
 inline ivec load(const int32_t* p) { return *reinterpret_cast<const loose_ivec*>(p); }
@@ -45,7 +55,9 @@ inline void store(int32_t* p, ivec v) { *reinterpret_cast<loose_ivec*>(p) = v; }
 inline ivec broadcast(int32_t x) { return x - ivec{}; }
 
 // What matrix products are made of. A Word holds PER_WORD neighbours along the depth of a product; `put` writes a vector of values times `factor`.
+// A layer's inputs are In, its result Out.
 struct Fp32 {
+    typedef float In, Out;
     typedef float Word;
     typedef vec Sum;
     static constexpr int PER_WORD = 1;
@@ -54,7 +66,10 @@ struct Fp32 {
     static vec get(const float* from, const float*) { return load(from); }
 };
 
+struct Fp32ToHalf : Fp32 { typedef Half Out; };  // the layer of the image
+
 struct Int16 {
+    typedef Half In, Out;
     typedef int32_t Word;
     typedef ivec Sum;
     static constexpr int PER_WORD = 2;
@@ -109,7 +124,7 @@ private:
     void* data = nullptr;
     long size = 0;  // words of 4 bytes
 };
-thread_local Scratch left_scratch, products_scratch;
+thread_local Scratch lines_scratch, left_scratch, products_scratch, sums_scratch;
 
 // F(outputs, kernel) along one axis, of IN voxels that become as many points. FILTER has a row for each point; REACH is how far above and below 0
 // inputs of 0 to 1 get there. Within a plane input and output are transformed in place, on vectors `stride` apart. Across planes a point at a time: it
@@ -298,28 +313,20 @@ int rows_at_a_time(long rows, int threads, int largest) {
 
 struct Size { int d, h, w; };
 
-struct Input {  // (D, H, W, channels)
-    const float* data;
-    int channels;
-};
-
 struct Layer {  // of one call
-    const Input* inputs;
+    const void* const* inputs;  // each (D, H, W, channels)
+    const int* channels;
     int n_inputs, in;  // channels of all inputs
     Size size, stride, grid;  // grid: size of the result
     const float* bias;
     int out;
-    float* result;
+    void* result;
     double* mean_and_variance;
     float bound;  // no input is larger, if inputs become integers
     int threads;
-};
 
-int channels_of(const Input* inputs, int n_inputs) {
-    int channels = 0;
-    for (int i = 0; i < n_inputs; i++) channels += inputs[i].channels;
-    return channels;
-}
+    template <class In> const In* input(int i) const { return static_cast<const In*>(inputs[i]); }
+};
 
 // Mean and variance of every channel, without cancellation: within a chunk of work sums are relative to the chunk's first value. What the
 // chunks give is added in their order, whichever thread did them, so that the same input gives the same result.
@@ -373,6 +380,7 @@ struct Winograd {
     using W = Axis<MW, KW, SW>;
     static constexpr int IN_PLANE = H::IN * W::IN, POINTS = D::IN * IN_PLANE;  // matrix products of a tile
     static constexpr long CACHE = 450 << 10;  // bytes
+    static constexpr int GATHERED = 40 << 10, AHEAD = 128;  // numbers
 
     template <class Number> static long transformed_size(int in, int out) { return packed_size<Number>(long(POINTS) * in * out, POINTS * out); }
 
@@ -413,45 +421,47 @@ struct Winograd {
         return Int16::LARGEST / (reach * bound);
     }
 
-    // Point POINT across planes of one vector of channels, from (z, y, x) on; zero outside. `stride` words between points of the result.
-    template <class Number, int POINT>
-    static void transform_input(const Input& input, int channel, Size size, int z, int y, int x, const float* factors, typename Number::Word* to, long stride) {
-        static const vec nothing = {};
-        constexpr bool ONE = D::PLANES[POINT][1] < 0;
-        const long row = long(size.w) * input.channels, plane = row * size.h;
-        const float* from[2];
-        long step[2], row_step[2];
+    // Point POINT across planes of H::IN lines of `width` voxels, from (z, y, x) on; zero outside. Lines are read from end to end, as memory is fast at,
+    // while tiles would jump from voxel to voxel and line to line.
+    template <int POINT, class In> static void gather(const In* input, int channels, Size size, int z, int y, int x, int width, float* to) {
+        const long row = long(size.w) * channels, plane = row * size.h;
+        const In* planes[2] = {};  // null outside
         for (int i = 0; i < 2; i++) {
             const int at = z + D::PLANES[POINT][i];
-            const bool inside = at >= 0 && at < size.d;
-            from[i] = inside ? input.data + at * plane + y * row + long(x) * input.channels + channel : reinterpret_cast<const float*>(&nothing);
-            step[i] = inside ? input.channels : 0;
-            row_step[i] = inside ? row : 0;
+            if (D::PLANES[POINT][i] >= 0 && at >= 0 && at < size.d) planes[i] = input + at * plane;
         }
-        const auto across_planes = [&](int h, int w) {
-            const vec one = load(from[0] + h * row_step[0] + w * step[0]);
-            if constexpr (ONE) return one;
-            const vec other = load(from[1] + h * row_step[1] + w * step[1]);
-            return D::SUM[POINT] ? one + other : one - other;
-        };
-        const auto prefetch = [&](int h, int w) {  // what the tile beside this one has in its place: such strides the CPU does not foresee
-            constexpr int NEXT = MW * SW;
-            if (w < W::IN - NEXT) return;
-            for (int i = 0; i < (ONE ? 1 : 2); i++) __builtin_prefetch(from[i] + h * row_step[i] + (w + NEXT) * step[i], 0, 2);
-        };
-        const bool inside = y >= 0 && y + H::IN <= size.h && x >= 0 && x + W::IN <= size.w;
+        const int first = std::min(width, std::max(0, -x)), last = std::max(first, std::min(width, size.w - x));  // voxels inside
+        const long before = long(first) * channels, inside = long(last - first) * channels, after = long(width - last) * channels;
+        for (int h = 0; h < H::IN; h++, to += after) {
+            const bool outside = y + h < 0 || y + h >= size.h;
+            const In *const one = outside || !planes[0] ? nullptr : planes[0] + (y + h) * row + long(x + first) * channels;
+            const In *const other = outside || !planes[1] ? nullptr : planes[1] + (y + h) * row + long(x + first) * channels;
+            std::fill_n(to, before, 0.f);
+            to += before;
+            const auto fill = [&](auto value_at) {
+                for (long i = 0; i < inside; i += LANES) store(to + i, value_at(i));
+            };
+            const auto fetch = [](const In* from) {
+                __builtin_prefetch(from + AHEAD);
+                return load(from);
+            };
+            if (one && other) fill([&](long i) { return D::SUM[POINT] ? fetch(one + i) + fetch(other + i) : fetch(one + i) - fetch(other + i); });
+            else if (one) fill([&](long i) { return fetch(one + i); });
+            else if (other) fill([&](long i) { return D::SUM[POINT] ? fetch(other + i) : -fetch(other + i); });
+            else std::fill_n(to, inside, 0.f);
+            to += inside;
+            std::fill_n(to, after, 0.f);
+        }
+    }
+
+    // One vector of `channels` of a tile whose lines are `width` voxels long. `stride` words between points of the result.
+    template <class Number> static void transform_input(const float* from, int channels, int width, const float* factors, typename Number::Word* to, long stride) {
         vec tile[H::IN][W::IN];
 #pragma GCC unroll 6
         for (int h = 0; h < H::IN; h++) {
             vec line[W::IN];  // stays in registers
-            if (inside)
 #pragma GCC unroll 6
-                for (int w = 0; w < W::IN; w++) {
-                    line[w] = across_planes(h, w);
-                    prefetch(h, w);
-                }
-            else
-                for (int w = 0; w < W::IN; w++) line[w] = y + h >= 0 && y + h < size.h && x + w >= 0 && x + w < size.w ? across_planes(h, w) : vec{};
+            for (int w = 0; w < W::IN; w++) line[w] = load(from + (long(h) * width + w) * channels);
             W::input(line, 1);
 #pragma GCC unroll 6
             for (int w = 0; w < W::IN; w++) tile[h][w] = line[w];
@@ -464,72 +474,89 @@ struct Winograd {
         }
     }
 
-    // What point POINT adds to one vector of channels of plane PLANE of a tile, into `result` (the tile's first voxel) as far as it lies inside.
-    // An output's first point brings the bias, its last one makes it known to `moments`.
-    template <int POINT, int PLANE> static void add_output(const vec (&tile)[H::IN][W::IN], vec bias, float* result, int channels, Size size, Size inside,
-                                                           Moments& moments, int channel) {
+    // What point POINT adds to one vector of channels of plane PLANE of a tile. An output's first point brings the bias; until its last one it is
+    // among the tile's `sums`, which then puts it into `result` (the tile's first voxel), as far as it lies inside, and makes it known to `moments`.
+    template <int POINT, int PLANE, class Out> static void add_output(const vec (&tile)[H::IN][W::IN], vec bias, float* sums, Out* result, int channels,
+                                                                      Size size, Size inside, Moments& moments, int channel) {
         if constexpr (D::SIGN[POINT][PLANE] != 0) {
             if (PLANE >= inside.d) return;
-            float* const plane = result + long(PLANE) * size.h * size.w * channels;
-            if (D::FIRST[PLANE] == POINT && inside.h == MH)  // the tile beside this one comes next
-                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) __builtin_prefetch(plane + (long(h) * size.w + w + MW) * channels, 1, 2);
-            vec values[MH * MW] = {};
-            const auto add = [&](int h, int w) {
-                float* const at = plane + (long(h) * size.w + w) * channels;
-                const vec before = D::FIRST[PLANE] == POINT ? bias : load(at);
-                const vec value = D::SIGN[POINT][PLANE] > 0 ? before + tile[h][w] : before - tile[h][w];
-                store(at, value);
-                return value;
+            const auto sum = [&](int h, int w) {
+                const vec before = D::FIRST[PLANE] == POINT ? bias : load(sums + ((PLANE * MH + h) * MW + w) * channels);
+                return D::SIGN[POINT][PLANE] > 0 ? before + tile[h][w] : before - tile[h][w];
             };
-            int n = 0;
-            if (inside.h == MH && inside.w == MW)
-                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) values[n++] = add(h, w);
-            else
-                for (int h = 0; h < inside.h; h++) for (int w = 0; w < inside.w; w++) values[n++] = add(h, w);
-            if (D::LAST[PLANE] == POINT) moments.add(channel, values, n);
+            if constexpr (D::LAST[PLANE] != POINT) {
+                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) store(sums + ((PLANE * MH + h) * MW + w) * channels, sum(h, w));
+            } else {
+                Out* const plane = result + long(PLANE) * size.h * size.w * channels;
+                vec values[MH * MW] = {};
+                int n = 0;
+                const auto put = [&](int h, int w) { store(plane + (long(h) * size.w + w) * channels, values[n++] = sum(h, w)); };
+                if (inside.h == MH && inside.w == MW) {
+                    for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) {
+                        __builtin_prefetch(plane + (long(h) * size.w + w + MW) * channels, 1, 2);  // the tile beside this one comes next
+                        put(h, w);
+                    }
+                } else
+                    for (int h = 0; h < inside.h; h++) for (int w = 0; w < inside.w; w++) put(h, w);
+                moments.add(channel, values, n);
+            }
         }
     }
 
     template <class Number, int POINT>
-    static void transform_output(const typename Number::Word* from, long stride, const float* scales, vec bias, float* result, int channels, Size size,
-                                 Size inside, Moments& moments, int channel) {
+    static void transform_output(const typename Number::Word* from, long stride, const float* scales, vec bias, float* sums, typename Number::Out* result,
+                                 int channels, Size size, Size inside, Moments& moments, int channel) {
         vec tile[H::IN][W::IN];
         for (int h = 0; h < H::IN; h++) {
             for (int w = 0; w < W::IN; w++) tile[h][w] = Number::get(from + (h * W::IN + w) * stride, scales + (h * W::IN + w) * channels);
             W::output(tile[h], 1);
         }
         for (int w = 0; w < MW; w++) H::output(&tile[0][w], W::IN);
-        add_output<POINT, 0>(tile, bias, result, channels, size, inside, moments, channel);
-        if constexpr (MD > 1) add_output<POINT, 1>(tile, bias, result, channels, size, inside, moments, channel);
+        add_output<POINT, 0>(tile, bias, sums, result, channels, size, inside, moments, channel);
+        if constexpr (MD > 1) add_output<POINT, 1>(tile, bias, sums, result, channels, size, inside, moments, channel);
     }
 
     // Tiles `first` to `first + rows`, of which one thread does everything, a point across planes at a time: so its matrices stay in cache.
     template <class Number, int POINT>
     static void run_point(const Layer& layer, Size tiles, long first, int rows, const typename Number::Word* transformed, const float* factors,
-                          const float* scales, Moments& moments, typename Number::Word* left, long from_point, typename Number::Word* products, long to_point) {
+                          const float* scales, Moments& moments, typename Number::Word* left, long from_point, typename Number::Word* products, long to_point,
+                          float* sums) {
+        typedef typename Number::In In;
+        typedef typename Number::Out Out;
         const int depth = layer.in / Number::PER_WORD, out = layer.out;
         const Size grid = layer.grid;
         const auto corner = [&](int row) {
             const long tile = first + row;
             return Size{int(tile / tiles.w / tiles.h) * MD, int(tile / tiles.w % tiles.h) * MH, int(tile % tiles.w) * MW};
         };
-        for (int row = 0; row < rows; row++) {
+        for (int row = 0, n; row < rows; row += n) {  // tiles beside one another, whose input is gathered together
             const Size at = corner(row);
+            n = std::min(rows - row, tiles.w - at.w / MW);
             auto* to = left + long(row) * depth;
-            for (int i = 0; i < layer.n_inputs; i++)
-                for (int c = 0; c < layer.inputs[i].channels; c += LANES, to += LANES / Number::PER_WORD)
-                    transform_input<Number, POINT>(layer.inputs[i], c, layer.size, at.d * SD - KD / 2, at.h * SH - KH / 2, at.w * SW - KW / 2,
-                                                   factors + POINT * IN_PLANE, to, from_point);
+            for (int i = 0; i < layer.n_inputs; i++) {
+                const int channels = layer.channels[i];
+                const int at_once = std::max(1, (GATHERED / (H::IN * channels) - W::IN) / (MW * SW) + 1);
+                for (int tile = 0; tile < n; tile += at_once) {
+                    const int some = std::min(at_once, n - tile), width = (some - 1) * MW * SW + W::IN;
+                    float* const lines = lines_scratch.get<float>(long(H::IN) * width * channels);
+                    gather<POINT>(layer.input<In>(i), channels, layer.size, at.d * SD - KD / 2, at.h * SH - KH / 2, (at.w + tile * MW) * SW - KW / 2, width, lines);
+                    for (int j = 0; j < some; j++)
+                        for (int c = 0; c < channels; c += LANES)
+                            transform_input<Number>(lines + long(j) * MW * SW * channels + c, channels, width, factors + POINT * IN_PLANE,
+                                                    to + long(tile + j) * depth + c / Number::PER_WORD, from_point);
+                }
+                to += channels / Number::PER_WORD;
+            }
         }
         for (int point = 0; point < IN_PLANE; point++)
             multiply<Number>(left + point * from_point, transformed + (long(POINT) * IN_PLANE + point) * depth * out, products + point * to_point,
                              (rows + ROWS - 1) / ROWS * ROWS, depth, out);
         for (int row = 0; row < rows; row++) {
             const Size at = corner(row), inside = {std::min(MD, grid.d - at.d), std::min(MH, grid.h - at.h), std::min(MW, grid.w - at.w)};
-            float* to = layer.result + ((long(at.d) * grid.h + at.h) * grid.w + at.w) * out;
+            Out* const to = static_cast<Out*>(layer.result) + ((long(at.d) * grid.h + at.h) * grid.w + at.w) * out;
             for (int c = 0; c < out; c += LANES)
-                transform_output<Number, POINT>(products + long(row) * out + c, to_point, scales + POINT * IN_PLANE * out + c, load(layer.bias + c), to + c,
-                                                out, grid, inside, moments, c);
+                transform_output<Number, POINT>(products + long(row) * out + c, to_point, scales + POINT * IN_PLANE * out + c, load(layer.bias + c),
+                                                sums + long(row) * MD * MH * MW * out + c, to + c, out, grid, inside, moments, c);
             for (int plane = 0; plane < inside.d; plane++) moments.count += D::LAST[plane] == POINT ? long(inside.h) * inside.w : 0;
         }
     }
@@ -552,11 +579,12 @@ struct Winograd {
         {
             auto *const left = left_scratch.get<typename Number::Word>(IN_PLANE * from_point);
             auto *const products = products_scratch.get<typename Number::Word>(IN_PLANE * to_point);
+            float* const sums = sums_scratch.get<float>(D::IN == 1 ? 0 : long(chunk) * MD * MH * MW * out);
             Moments moments(out);
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < n_tiles; first += chunk) {
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
-                (run_point<Number, POINT>(layer, tiles, first, rows, transformed, factors.data(), scales.data(), moments, left, from_point, products, to_point),
+                (run_point<Number, POINT>(layer, tiles, first, rows, transformed, factors.data(), scales.data(), moments, left, from_point, products, to_point, sums),
                  ...);
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
@@ -589,26 +617,35 @@ struct Unfolded {
     }
 
     static void unfold(const Layer& layer, float, int z, int y, int x, float* to) {
-        for_each_run(layer, z, y, x, [&](const float* from, int channels) {
+        if (layer.in == 1) return unfold_image(layer.input<float>(0), layer.size, z, y, x, to);
+        for_each_run<float>(layer, z, y, x, [&](const float* from, int channels) {
             if (channels == 1) *to = from ? *from : 0;
             else if (from) std::memcpy(to, from, channels * sizeof(float));
             else std::memset(to, 0, channels * sizeof(float));
             to += channels;
         });
     }
+    static void unfold_image(const float* image, Size size, int z, int y, int x, float* to) {
+        const bool inside = x >= 0 && x + KW <= size.w;
+        for (int a = z; a < z + KD; a++) for (int b = y; b < y + KH; b++, to += KW) {
+            const bool line_inside = a >= 0 && a < size.d && b >= 0 && b < size.h;
+            const float* const line = image + (long(a) * size.h + b) * size.w + x;
+            for (int c = 0; c < KW; c++) to[c] = line_inside && (inside || (x + c >= 0 && x + c < size.w)) ? line[c] : 0;
+        }
+    }
     static void unfold(const Layer& layer, float factor, int z, int y, int x, int32_t* to) {
-        for_each_run(layer, z, y, x, [&](const float* from, int channels) {
+        for_each_run<Half>(layer, z, y, x, [&](const Half* from, int channels) {
             for (int c = 0; c < channels; c += LANES, to += LANES / Int16::PER_WORD) Int16::put(to, from ? load(from + c) : vec{}, factor);
         });
     }
     // The channels that an output sees, voxel by voxel and input by input; null outside.
-    template <class Use> static void for_each_run(const Layer& layer, int z, int y, int x, Use use) {
+    template <class In, class Use> static void for_each_run(const Layer& layer, int z, int y, int x, Use use) {
         const Size size = layer.size;
         for (int a = z; a < z + KD; a++) for (int b = y; b < y + KH; b++) for (int c = x; c < x + KW; c++) {
             const bool inside = a >= 0 && a < size.d && b >= 0 && b < size.h && c >= 0 && c < size.w;
             for (int i = 0; i < layer.n_inputs; i++) {
-                const int channels = layer.inputs[i].channels;
-                use(inside ? layer.inputs[i].data + ((long(a) * size.h + b) * size.w + c) * channels : nullptr, channels);
+                const int channels = layer.channels[i];
+                use(inside ? layer.input<In>(i) + ((long(a) * size.h + b) * size.w + c) * channels : nullptr, channels);
             }
         }
     }
@@ -618,6 +655,7 @@ struct Unfolded {
         const Size stride = layer.stride, grid = layer.grid;
         const long voxels = long(grid.d) * grid.h * grid.w;
         const int chunk = rows_at_a_time(voxels, layer.threads, ROWS * std::max(16, 1024 / depth));
+        auto* const result = static_cast<typename Number::Out*>(layer.result);
         const float factor = Int16::LARGEST / layer.bound;
         const std::vector<float> scales = product_scales<Number>(transformed, long(KERNEL) * layer.in * out, out, {factor});
         std::vector<double> chunks((voxels + chunk - 1) / chunk * 3 * out);
@@ -635,12 +673,19 @@ struct Unfolded {
                            int(voxel % grid.w) * stride.w - KW / 2, left + long(row) * depth);
                 }
                 multiply<Number>(left, transformed, products, (rows + ROWS - 1) / ROWS * ROWS, depth, out);
-                for (int row = 0; row < rows; row++, moments.count++)
+                constexpr int TOGETHER = 16;
+                for (int row = 0, n; row < rows; row += n, moments.count += n) {
+                    n = std::min(TOGETHER, rows - row);
                     for (int c = 0; c < out; c += LANES) {
-                        const vec value = Number::get(products + long(row) * out + c, &scales[c]) + load(layer.bias + c);
-                        store(layer.result + (first + row) * out + c, value);
-                        moments.add(c, &value, 1);
+                        vec values[TOGETHER];
+                        for (int i = 0; i < n; i++) {
+                            const long at = long(row + i) * out + c;
+                            values[i] = Number::get(products + at, &scales[c]) + load(layer.bias + c);
+                            store(result + first * out + at, values[i]);
+                        }
+                        moments.add(c, values, n);
                     }
+                }
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
         }
@@ -663,6 +708,11 @@ template <class Use> bool with_convolution(int kd, int kh, int kw, int sd, int s
     else return false;
     return true;
 }
+
+template <int KD, int KH, int KW> void run_to_half(Unfolded<KD, KH, KW> convolution, const Layer& layer, const float* transformed) {
+    convolution.template run<Fp32ToHalf>(layer, transformed);
+}
+template <class Convolution> void run_to_half(Convolution, const Layer&, const float*) { std::abort(); }  // an image of so many channels has no tiles
 
 // Bits of |x|. They are in the order of the numbers, NaN last, so that a maximum does not lose it.
 inline ivec magnitude(vec x) { return ivec(x) & 0x7fffffff; }
@@ -697,7 +747,7 @@ template <class Number> struct Transposed {
             }
     }
 
-    static float run(const float* x, int in, Size size, const Word* transformed, const float* bias, int out, Size stride, float* result, float bound,
+    static float run(const typename Number::In* x, int in, Size size, const Word* transformed, const float* bias, int out, Size stride, typename Number::Out* result, float bound,
                      int threads) {
         const long lines = long(size.d) * size.h, matrix = long(in) * out / Number::PER_WORD;
         const int rows = (size.w + ROWS - 1) / ROWS * ROWS, depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
@@ -714,7 +764,7 @@ template <class Number> struct Transposed {
                 const long z = line / size.h * stride.d, y = line % size.h * stride.h;
                 for (int k = 0; k < kernel_voxels; k++) {
                     multiply<Number>(left, transformed + k * matrix, products, rows, depth, out);
-                    float* const to = result + (((z + k / stride.w / stride.h) * size.h * stride.h + y + k / stride.w % stride.h) * size.w * stride.w
+                    auto* const to = result + (((z + k / stride.w / stride.h) * size.h * stride.h + y + k / stride.w % stride.h) * size.w * stride.w
                                                 + k % stride.w) * out;
                     for (int i = 0; i < size.w; i++)
                         for (int c = 0; c < out; c += LANES) {
@@ -736,6 +786,9 @@ extern "C" {
 
 int lanes() { return LANES; }
 
+// Bytes of a stored activation.
+int stored_bytes(int int16) { return int16 ? sizeof(Half) : sizeof(float); }
+
 // Floats that the filters of a kernel become; 0 for what has no code here. Where there are tiles, or with int16, `in` is a multiple of LANES.
 long transformed_size(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, int in, int out) {
     long size = 0;
@@ -755,55 +808,62 @@ void transform_filters(int kd, int kh, int kw, int sd, int sh, int sw, int tile,
 }
 
 // "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels. int16: no input is
-// larger than `bound`.
-void convolve(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, const float* const* inputs, const int* channels, int n_inputs,
-              int d, int h, int w, const void* transformed, const float* bias, int out, float* result, double* mean_and_variance, float bound, int threads) {
-    std::vector<Input> all;
-    for (int i = 0; i < n_inputs; i++) all.push_back({inputs[i], channels[i]});
+// larger than `bound`. With `to_half` the input is the image, in float32, and the result as int16 stores it.
+void convolve(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, int to_half, const void* const* inputs, const int* channels, int n_inputs,
+              int d, int h, int w, const void* transformed, const float* bias, int out, void* result, double* mean_and_variance, float bound, int threads) {
     const Size grid = {(d + sd - 1) / sd, (h + sh - 1) / sh, (w + sw - 1) / sw};
-    const Layer layer = {all.data(), n_inputs, channels_of(all.data(), n_inputs), {d, h, w}, {sd, sh, sw}, grid, bias, out, result, mean_and_variance,
-                         bound, threads};
+    const Layer layer = {inputs, channels, n_inputs, std::accumulate(channels, channels + n_inputs, 0), {d, h, w}, {sd, sh, sw}, grid, bias, out, result,
+                         mean_and_variance, bound, threads};
     with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
         if (int16) convolution.template run<Int16>(layer, static_cast<const int32_t*>(transformed));
+        else if (to_half) run_to_half(convolution, layer, static_cast<const float*>(transformed));
         else convolution.template run<Fp32>(layer, static_cast<const float*>(transformed));
     });
 }
 
 // In place: x * scale + shift (per channel), plus `residual` if there is one, then leaky ReLU (slope 1: none). Returns the largest magnitude.
-float scale_and_activate(float* x, const float* scale, const float* shift, const float* residual, float slope, long voxels, int channels, int threads) {
-    int32_t bound = 0;
+float scale_and_activate(int int16, void* x, const float* scale, const float* shift, const void* residual, float slope, long voxels, int channels, int threads) {
+    const auto run = [&](auto* values, auto* added) {
+        int32_t bound = 0;
 #pragma omp parallel num_threads(threads) reduction(max : bound)
-    {
-        ivec own = {};
+        {
+            ivec own = {};
 #pragma omp for
-        for (long voxel = 0; voxel < voxels; voxel++)
-            for (int c = 0; c < channels; c += LANES) {
-                const long at = voxel * channels + c;
-                vec value = load(x + at) * load(scale + c) + load(shift + c);
-                if (residual) value += load(residual + at);
-                const vec lower = value * slope;
-                value = value > lower ? value : lower;
-                own = larger(own, magnitude(value));
-                store(x + at, value);
-            }
-        bound = std::max(bound, largest(own));
-    }
-    return as_float(bound);
+            for (long voxel = 0; voxel < voxels; voxel++)
+                for (int c = 0; c < channels; c += LANES) {
+                    const long at = voxel * channels + c;
+                    vec value = load(values + at) * load(scale + c) + load(shift + c);
+                    if (added) value += load(added + at);
+                    const vec lower = value * slope;
+                    value = value > lower ? value : lower;
+                    own = larger(own, magnitude(value));
+                    store(values + at, value);
+                }
+            bound = std::max(bound, largest(own));
+        }
+        return as_float(bound);
+    };
+    if (int16) return run(static_cast<Half*>(x), static_cast<const Half*>(residual));
+    return run(static_cast<float*>(x), static_cast<const float*>(residual));
 }
 
 // Means of blocks of sd x sh x sw voxels, which divide (d, h, w).
-void average_pool(const float* x, int channels, int d, int h, int w, int sd, int sh, int sw, float* result, int threads) {
+void average_pool(int int16, const void* x, int channels, int d, int h, int w, int sd, int sh, int sw, void* result, int threads) {
     const int gd = d / sd, gh = h / sh, gw = w / sw;
     const float weight = 1.f / (sd * sh * sw);
+    const auto run = [&](auto* from, auto* to) {
 #pragma omp parallel for num_threads(threads)
-    for (long line = 0; line < long(gd) * gh; line++)
-        for (int i = 0; i < gw; i++)
-            for (int c = 0; c < channels; c += LANES) {
-                vec sum = vec{};
-                for (int a = 0; a < sd; a++) for (int b = 0; b < sh; b++) for (int e = 0; e < sw; e++)
-                    sum += load(x + (((line / gh * sd + a) * h + line % gh * sh + b) * w + long(i) * sw + e) * channels + c);
-                store(result + (line * gw + i) * channels + c, sum * weight);
-            }
+        for (long line = 0; line < long(gd) * gh; line++)
+            for (int i = 0; i < gw; i++)
+                for (int c = 0; c < channels; c += LANES) {
+                    vec sum = vec{};
+                    for (int a = 0; a < sd; a++) for (int b = 0; b < sh; b++) for (int e = 0; e < sw; e++)
+                        sum += load(from + (((line / gh * sd + a) * h + line % gh * sh + b) * w + long(i) * sw + e) * channels + c);
+                    store(to + (line * gw + i) * channels + c, sum * weight);
+                }
+    };
+    if (int16) run(static_cast<const Half*>(x), static_cast<Half*>(result));
+    else run(static_cast<const float*>(x), static_cast<float*>(result));
 }
 
 // Floats that the weights of a transposed convolution become.
@@ -818,11 +878,13 @@ void transform_transposed(int int16, const float* weights, void* transformed, in
 }
 
 // Every input voxel becomes a block of sd x sh x sw voxels. int16: no input is larger than `bound`. Returns the largest magnitude.
-float convolve_transposed(int int16, const float* x, int in, int d, int h, int w, const void* transformed, const float* bias, int out, int sd, int sh, int sw,
-                          float* result, float bound, int threads) {
+float convolve_transposed(int int16, const void* x, int in, int d, int h, int w, const void* transformed, const float* bias, int out, int sd, int sh, int sw,
+                          void* result, float bound, int threads) {
     if (int16)
-        return Transposed<Int16>::run(x, in, {d, h, w}, static_cast<const int32_t*>(transformed), bias, out, {sd, sh, sw}, result, bound, threads);
-    return Transposed<Fp32>::run(x, in, {d, h, w}, static_cast<const float*>(transformed), bias, out, {sd, sh, sw}, result, bound, threads);
+        return Transposed<Int16>::run(static_cast<const Half*>(x), in, {d, h, w}, static_cast<const int32_t*>(transformed), bias, out, {sd, sh, sw},
+                                      static_cast<Half*>(result), bound, threads);
+    return Transposed<Fp32>::run(static_cast<const float*>(x), in, {d, h, w}, static_cast<const float*>(transformed), bias, out, {sd, sh, sw},
+                                 static_cast<float*>(result), bound, threads);
 }
 
 }  // extern "C"

@@ -1,6 +1,7 @@
 """3D U-Nets on CPUs with Winograd convolutions: about a quarter of the multiplications that the layers have by definition.
 
-In fp32, or with 16-bit integers where the CPU multiplies twice as many of them at a time (AVX-512 with VNNI).
+In fp32, or with 16-bit integers where the CPU multiplies twice as many of them at a time (AVX-512 with VNNI); activations are then
+kept in fp16.
 """
 
 import ctypes
@@ -52,7 +53,7 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 class Activations(NamedTuple):
-    """(D, H, W, C) float32, none larger than `bound`."""
+    """(D, H, W, C) float32, or float16 beside int16; none larger than `bound`."""
 
     values: Tensor
     bound: float
@@ -65,17 +66,17 @@ class Workspace:
         self._free: list[Tensor] = []
         self._taken: dict[int, Tensor] = {}
 
-    def take(self, *shape: int) -> Tensor:
-        """Uninitialised float32 of `shape`."""
-        size = torch.Size(shape).numel()
+    def take(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uninitialised, of `shape`."""
+        size = torch.Size(shape).numel() * dtype.itemsize
         fitting = [buffer for buffer in self._free if size <= buffer.numel() <= 2 * size]
         if fitting:
             buffer = min(fitting, key=torch.Tensor.numel)
             self._free = [other for other in self._free if other is not buffer]
         else:
-            buffer = torch.empty(size)
+            buffer = torch.empty(size, dtype=torch.uint8)
         self._taken[buffer.data_ptr()] = buffer
-        return buffer[:size].view(shape)
+        return buffer[:size].view(dtype).view(shape)
 
     def give(self, *tensors: Tensor) -> None:
         """Tensors taken before whose values are no longer needed."""
@@ -132,6 +133,11 @@ def fastest_tile(kernel: tuple[int, ...], stride: tuple[int, ...], size: Sequenc
     return min((tile for tile in ways if tile < 4 or channels <= MOST_CHANNELS), key=work)
 
 
+def stored_dtype(int16: bool) -> torch.dtype:
+    """Of activations."""
+    return torch.float16 if load_library().stored_bytes(int16) == 2 else torch.float32
+
+
 class _Layer:
     """A ConvNormNonlin whose output has `size` (D, H, W), or thereabouts."""
 
@@ -140,14 +146,20 @@ class _Layer:
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
         is_image = self.in_channels % library.lanes() > 0
+        self.to_half, self.dtype = is_image and stored_dtype(int16) == torch.float16, stored_dtype(int16)
         self.tile = 1 if is_image else fastest_tile(self.kernel, self.stride, size, self.channels)
         self.int16 = int16 and not is_image
         floats = library.transformed_size(*self.kernel, *self.stride, self.tile, self.int16, self.in_channels, self.channels)
-        self.filters, weight = torch.empty(floats), conv.weight.detach().float().contiguous()
+        weight, self.bias = conv.weight.detach().float(), torch.zeros(self.channels) if conv.bias is None else _own(conv.bias)
+        self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
+        # a norm undoes a factor and a bias: without this factor, or with the bias, results might leave what fp16 holds, or use little of it
+        self.gain = torch.ones(self.channels, dtype=torch.double)
+        if int16 and self.normalises:
+            self.gain = torch.exp2(weight.double().flatten(1).norm(dim=1).clamp_min(1e-30).log2().round())
+            weight, self.bias = (weight / self.gain.view(-1, 1, 1, 1, 1)).float(), torch.zeros(self.channels)
+        self.filters, weight = torch.empty(floats), weight.contiguous()
         library.transform_filters(*self.kernel, *self.stride, self.tile, self.int16, _pointer(weight), _pointer(self.filters),
                                   self.in_channels, self.channels, torch.get_num_threads())
-        self.bias = torch.zeros(self.channels) if conv.bias is None else _own(conv.bias)
-        self.normalises, self.eps = norm is not None, norm.eps if norm is not None else 0.0
         affine = norm is not None and norm.affine
         self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
         self.shift = norm.bias.detach().double() if affine else torch.zeros(self.channels, dtype=torch.double)
@@ -159,18 +171,18 @@ class _Layer:
         tensors = [x.values for x in inputs]
         size = tensors[0].shape[:3]
         assert sum(x.shape[3] for x in tensors) == self.in_channels
-        result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels)
+        result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels, dtype=self.dtype)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
+        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.to_half, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
                          (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
                          _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
                          ctypes.c_float(max(x.bound for x in inputs)), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
             mean, variance = moments
-            double_scale = self.weight * torch.rsqrt(variance + self.eps)
+            double_scale = self.weight * self.gain * torch.rsqrt(self.gain**2 * variance + self.eps)
             scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
-        bound = library.scale_and_activate(_pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual.values),
+        bound = library.scale_and_activate(self.dtype == torch.float16, _pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual.values),
                                            ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
         return Activations(result, bound)
 
@@ -215,8 +227,8 @@ class _Block:
 
 def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -> Activations:
     values = x.values
-    result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3])
-    load_library().average_pool(_pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result), torch.get_num_threads())
+    result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3], dtype=values.dtype)
+    load_library().average_pool(values.dtype == torch.float16, _pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result), torch.get_num_threads())
     return Activations(result, x.bound)
 
 
@@ -233,7 +245,7 @@ class _Upsampling:
 
     def __call__(self, x: Activations, workspace: Workspace) -> Activations:
         values = x.values
-        result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels)
+        result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels, dtype=values.dtype)
         bound = load_library().convolve_transposed(self.int16, _pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights),
                                                    _pointer(self.bias), self.channels, *self.stride, _pointer(result), ctypes.c_float(x.bound),
                                                    torch.get_num_threads())
@@ -285,11 +297,13 @@ class WinogradUNet:
                 workspace.give(x.values)
             x = stage([upsampled, skip], workspace)
             workspace.give(upsampled.values)
-        seg_logits = linear(x.values, self.seg_weight, self.seg_bias).movedim(-1, 0).contiguous()
+        seg_logits = torch.empty(len(self.seg_bias), *x.values.shape[:3])
+        for plane, values in enumerate(x.values):  # that of a whole window would leave the cache between conversion and product
+            seg_logits[:, plane] = linear(values.float(), self.seg_weight, self.seg_bias).movedim(-1, 0)
         workspace.give(x.values)
         classes = None
         if of_classes is not None:
-            features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
+            features = [skip.values.float().movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
             classes = of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
         workspace.give(*(skip.values for skip in skips))
         return seg_logits, classes
