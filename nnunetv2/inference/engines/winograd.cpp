@@ -57,6 +57,7 @@ inline ivec broadcast(int32_t x) { return x - ivec{}; }
 // What matrix products are made of. A Word holds PER_WORD neighbours along the depth of a product; `put` writes a vector of values times `factor`.
 // A layer's inputs are In, its result Out.
 struct Fp32 {
+    static constexpr bool TILES = true, DEEP_TILES = false;
     typedef float In, Out;
     typedef float Word;
     typedef vec Sum;
@@ -66,9 +67,13 @@ struct Fp32 {
     static vec get(const float* from, const float*) { return load(from); }
 };
 
-struct Fp32ToHalf : Fp32 { typedef Half Out; };  // the layer of the image
+struct Fp32ToHalf : Fp32 {  // the layer of the image
+    static constexpr bool TILES = false;
+    typedef Half Out;
+};
 
 struct Int16 {
+    static constexpr bool TILES = true, DEEP_TILES = true;
     typedef Half In, Out;
     typedef int32_t Word;
     typedef ivec Sum;
@@ -127,8 +132,8 @@ private:
 thread_local Scratch lines_scratch, left_scratch, products_scratch, sums_scratch;
 
 // F(outputs, kernel) along one axis, of IN voxels that become as many points. FILTER has a row for each point; REACH is how far above and below 0
-// inputs of 0 to 1 get there. Within a plane input and output are transformed in place, on vectors `stride` apart. Across planes a point at a time: it
-// is the difference of two planes, or their sum where SUM says so, or one plane, and adds to the outputs with a sign.
+// inputs of 0 to 1 get there. Within a plane input and output are transformed in place, on vectors `stride` apart. Across planes a point at a time:
+// INPUT says how much of each plane is in it, OUTPUT how much of it in each plane of the result.
 template <int OUTPUTS, int KERNEL, int STRIDE> struct Axis;
 
 template <> struct Axis<4, 3, 1> {  // interpolation at 0, 1, -1, 2, -2, infinity
@@ -136,6 +141,9 @@ template <> struct Axis<4, 3, 1> {  // interpolation at 0, 1, -1, 2, -2, infinit
     static constexpr double FILTER[6][3] = {{1. / 4, 0, 0}, {-1. / 6, -1. / 6, -1. / 6}, {-1. / 6, 1. / 6, -1. / 6},
                                             {1. / 24, 1. / 12, 1. / 6}, {1. / 24, -1. / 12, 1. / 6}, {0, 0, 1}};
     static constexpr float REACH[6][2] = {{5, 5}, {2, 8}, {5, 5}, {3, 3}, {3, 3}, {5, 5}};
+    static constexpr float INPUT[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                          {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+    static constexpr float OUTPUT[4][6] = {{1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
     static void input(vec* p, int stride) {
         const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride], e = p[4 * stride], f = p[5 * stride];
         const vec even1 = e - 4 * c, odd1 = d - 4 * b, even2 = e - c, odd2 = 2 * (d - b);
@@ -160,10 +168,8 @@ template <> struct Axis<2, 3, 1> {  // interpolation at 0, 1, -1, infinity
     static constexpr int IN = 4;
     static constexpr double FILTER[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
     static constexpr float REACH[4][2] = {{1, 1}, {2, 0}, {1, 1}, {1, 1}};
-    static constexpr int PLANES[4][2] = {{0, 2}, {1, 2}, {2, 1}, {1, 3}};
-    static constexpr bool SUM[4] = {false, true, false, false};
-    static constexpr int SIGN[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};  // of the point in each output
-    static constexpr int FIRST[2] = {0, 1}, LAST[2] = {2, 3};  // points of each output
+    static constexpr float INPUT[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
+    static constexpr float OUTPUT[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
     static void input(vec* p, int stride) {
         const vec a = p[0], b = p[stride], c = p[2 * stride], d = p[3 * stride];
         p[0] = a - c;
@@ -182,10 +188,8 @@ template <> struct Axis<2, 3, 2> {  // F(2, 2) of the outer taps, interpolation 
     static constexpr int IN = 5;
     static constexpr double FILTER[5][3] = {{1, 0, 0}, {0, 1, 0}, {1, 0, 1}, {0, 1, 0}, {0, 0, 1}};
     static constexpr float REACH[5][2] = {{1, 1}, {1, 0}, {1, 0}, {1, 0}, {1, 1}};
-    static constexpr int PLANES[5][2] = {{0, 2}, {1, -1}, {2, -1}, {3, -1}, {2, 4}};
-    static constexpr bool SUM[5] = {};
-    static constexpr int SIGN[5][2] = {{1, 0}, {1, 0}, {1, 1}, {0, 1}, {0, -1}};
-    static constexpr int FIRST[2] = {0, 2}, LAST[2] = {2, 4};
+    static constexpr float INPUT[5][5] = {{1, 0, -1, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 1, 0, 0}, {0, 0, 0, 1, 0}, {0, 0, 1, 0, -1}};
+    static constexpr float OUTPUT[2][5] = {{1, 1, 1, 0, 0}, {0, 0, 1, 1, -1}};
     static void input(vec* p, int stride) {
         p[0] -= p[2 * stride];
         p[4 * stride] = p[2 * stride] - p[4 * stride];
@@ -200,10 +204,7 @@ template <> struct Axis<1, 1, 1> {
     static constexpr int IN = 1;
     static constexpr double FILTER[1][1] = {{1}};
     static constexpr float REACH[1][2] = {{1, 0}};
-    static constexpr int PLANES[1][2] = {{0, -1}};  // no second plane
-    static constexpr bool SUM[1] = {false};
-    static constexpr int SIGN[1][1] = {{1}};
-    static constexpr int FIRST[1] = {0}, LAST[1] = {0};
+    static constexpr float INPUT[1][1] = {{1}}, OUTPUT[1][1] = {{1}};
 };
 
 // Matrix products: c (rows x n) = a (rows x depth) * b, whose columns lie in panels of `panel(n)` vectors, each panel depth x width. Depths are
@@ -331,10 +332,11 @@ struct Layer {  // of one call
 // Mean and variance of every channel, without cancellation: within a chunk of work sums are relative to the chunk's first value. What the
 // chunks give is added in their order, whichever thread did them, so that the same input gives the same result.
 struct Moments {
-    explicit Moments(int channels) : channels(channels), pivots(channels), sums(channels), squares(channels) {}
+    explicit Moments(int channels) : channels(channels), has_pivot(channels), pivots(channels), sums(channels), squares(channels) {}
 
     void add(int channel, const vec* values, int n) {  // of one vector of channels; when all have had theirs, n is to be added to count
-        if (count == 0) store(&pivots[channel], values[0]);
+        if (!has_pivot[channel]) store(&pivots[channel], values[0]);
+        has_pivot[channel] = true;
         const vec pivot = load(&pivots[channel]);
         vec sum = load(&sums[channel]), square = load(&squares[channel]);
         for (int i = 0; i < n; i++) {
@@ -353,12 +355,14 @@ struct Moments {
             chunk[2 * channels + c] = sum * sum / count;
         }
         count = 0;
+        std::fill(has_pivot.begin(), has_pivot.end(), false);
         std::fill(sums.begin(), sums.end(), 0.f);
         std::fill(squares.begin(), squares.end(), 0.f);
     }
 
     int channels;
     long count = 0;
+    std::vector<char> has_pivot;  // at a vector's first channel
     std::vector<float> pivots, sums, squares;
 };
 
@@ -413,44 +417,44 @@ struct Winograd {
     }
 
     // What inputs of up to `bound` are multiplied with at a point to fit 16 bits. After an activation they are hardly negative; inputs that reach
-    // further than such ones can, by changing sign from voxel to voxel, are cut off.
+    // further than such ones can, by changing sign from voxel to voxel, are cut off. Where three axes have six points, inputs would have to alternate
+    // between nothing and `bound` over all of them to get as far; noise comes to less than a third, and half the room leaves half the rounding.
     static float factor(int point, float bound) {
         const float *const d = D::REACH[point / IN_PLANE], *const h = H::REACH[point / W::IN % H::IN], *const w = W::REACH[point % W::IN];
         const float plane[2] = {h[0] * w[0] + h[1] * w[1], h[0] * w[1] + h[1] * w[0]};
         const float reach = std::max(d[0] * plane[0] + d[1] * plane[1], d[0] * plane[1] + d[1] * plane[0]);
-        return Int16::LARGEST / (reach * bound);
+        constexpr float ROOM = MD == 4 && MH == 4 && MW == 4 ? .5f : 1;
+        return Int16::LARGEST / (ROOM * reach * bound);
     }
 
     // Point POINT across planes of H::IN lines of `width` voxels, from (z, y, x) on; zero outside. Lines are read from end to end, as memory is fast at,
     // while tiles would jump from voxel to voxel and line to line.
     template <int POINT, class In> static void gather(const In* input, int channels, Size size, int z, int y, int x, int width, float* to) {
+        static const struct { alignas(sizeof(vec)) char zeros[(AHEAD + LANES) * sizeof(In)]; } nothing = {};
         const long row = long(size.w) * channels, plane = row * size.h;
-        const In* planes[2] = {};  // null outside
-        for (int i = 0; i < 2; i++) {
-            const int at = z + D::PLANES[POINT][i];
-            if (D::PLANES[POINT][i] >= 0 && at >= 0 && at < size.d) planes[i] = input + at * plane;
-        }
         const int first = std::min(width, std::max(0, -x)), last = std::max(first, std::min(width, size.w - x));  // voxels inside
         const long before = long(first) * channels, inside = long(last - first) * channels, after = long(width - last) * channels;
-        for (int h = 0; h < H::IN; h++, to += after) {
-            const bool outside = y + h < 0 || y + h >= size.h;
-            const In *const one = outside || !planes[0] ? nullptr : planes[0] + (y + h) * row + long(x + first) * channels;
-            const In *const other = outside || !planes[1] ? nullptr : planes[1] + (y + h) * row + long(x + first) * channels;
+        for (int h = 0; h < H::IN; h++, to += inside + after) {
             std::fill_n(to, before, 0.f);
             to += before;
-            const auto fill = [&](auto value_at) {
-                for (long i = 0; i < inside; i += LANES) store(to + i, value_at(i));
-            };
-            const auto fetch = [](const In* from) {
-                __builtin_prefetch(from + AHEAD);
-                return load(from);
-            };
-            if (one && other) fill([&](long i) { return D::SUM[POINT] ? fetch(one + i) + fetch(other + i) : fetch(one + i) - fetch(other + i); });
-            else if (one) fill([&](long i) { return fetch(one + i); });
-            else if (other) fill([&](long i) { return D::SUM[POINT] ? fetch(other + i) : -fetch(other + i); });
-            else std::fill_n(to, inside, 0.f);
-            to += inside;
-            std::fill_n(to, after, 0.f);
+            const In* lines[D::IN];
+            long steps[D::IN];  // 0 outside, where the same zeros are read again and again
+            for (int d = 0; d < D::IN; d++) {
+                const bool within = z + d >= 0 && z + d < size.d && y + h >= 0 && y + h < size.h;
+                lines[d] = within ? input + (z + d) * plane + (y + h) * row + long(x + first) * channels : reinterpret_cast<const In*>(&nothing);
+                steps[d] = within;
+            }
+            for (long i = 0; i < inside; i += LANES) {
+                vec sum = {};
+#pragma GCC unroll 6
+                for (int d = 0; d < D::IN; d++)
+                    if (D::INPUT[POINT][d] != 0) {
+                        __builtin_prefetch(lines[d] + i * steps[d] + AHEAD);
+                        sum += D::INPUT[POINT][d] * load(lines[d] + i * steps[d]);
+                    }
+                store(to + i, sum);
+            }
+            std::fill_n(to + inside, after, 0.f);
         }
     }
 
@@ -474,17 +478,28 @@ struct Winograd {
         }
     }
 
+    static constexpr int first_point(int plane) {
+        int point = 0;
+        while (D::OUTPUT[plane][point] == 0) point++;
+        return point;
+    }
+    static constexpr int last_point(int plane) {
+        int point = D::IN - 1;
+        while (D::OUTPUT[plane][point] == 0) point--;
+        return point;
+    }
+
     // What point POINT adds to one vector of channels of plane PLANE of a tile. An output's first point brings the bias; until its last one it is
     // among the tile's `sums`, which then puts it into `result` (the tile's first voxel), as far as it lies inside, and makes it known to `moments`.
     template <int POINT, int PLANE, class Out> static void add_output(const vec (&tile)[H::IN][W::IN], vec bias, float* sums, Out* result, int channels,
                                                                       Size size, Size inside, Moments& moments, int channel) {
-        if constexpr (D::SIGN[POINT][PLANE] != 0) {
+        if constexpr (D::OUTPUT[PLANE][POINT] != 0) {
             if (PLANE >= inside.d) return;
             const auto sum = [&](int h, int w) {
-                const vec before = D::FIRST[PLANE] == POINT ? bias : load(sums + ((PLANE * MH + h) * MW + w) * channels);
-                return D::SIGN[POINT][PLANE] > 0 ? before + tile[h][w] : before - tile[h][w];
+                const vec before = first_point(PLANE) == POINT ? bias : load(sums + ((PLANE * MH + h) * MW + w) * channels);
+                return before + D::OUTPUT[PLANE][POINT] * tile[h][w];
             };
-            if constexpr (D::LAST[PLANE] != POINT) {
+            if constexpr (last_point(PLANE) != POINT) {
                 for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) store(sums + ((PLANE * MH + h) * MW + w) * channels, sum(h, w));
             } else {
                 Out* const plane = result + long(PLANE) * size.h * size.w * channels;
@@ -514,6 +529,10 @@ struct Winograd {
         for (int w = 0; w < MW; w++) H::output(&tile[0][w], W::IN);
         add_output<POINT, 0>(tile, bias, sums, result, channels, size, inside, moments, channel);
         if constexpr (MD > 1) add_output<POINT, 1>(tile, bias, sums, result, channels, size, inside, moments, channel);
+        if constexpr (MD > 2) {
+            add_output<POINT, 2>(tile, bias, sums, result, channels, size, inside, moments, channel);
+            add_output<POINT, 3>(tile, bias, sums, result, channels, size, inside, moments, channel);
+        }
     }
 
     // Tiles `first` to `first + rows`, of which one thread does everything, a point across planes at a time: so its matrices stay in cache.
@@ -557,7 +576,7 @@ struct Winograd {
             for (int c = 0; c < out; c += LANES)
                 transform_output<Number, POINT>(products + long(row) * out + c, to_point, scales + POINT * IN_PLANE * out + c, load(layer.bias + c),
                                                 sums + long(row) * MD * MH * MW * out + c, to + c, out, grid, inside, moments, c);
-            for (int plane = 0; plane < inside.d; plane++) moments.count += D::LAST[plane] == POINT ? long(inside.h) * inside.w : 0;
+            for (int plane = 0; plane < inside.d; plane++) moments.count += last_point(plane) == POINT ? long(inside.h) * inside.w : 0;
         }
     }
 
@@ -568,7 +587,7 @@ struct Winograd {
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
         // as many rows as the second-level cache holds beside images and filters; where it holds few, more, to share what is read of the filters
         const long cached = CACHE / (IN_PLANE * (depth + out) * long(sizeof(float))) / ROWS * ROWS;
-        const int chunk = rows_at_a_time(n_tiles, layer.threads, cached < 2 * ROWS ? 4 * ROWS : int(std::min(cached, 4L * ROWS)));
+        const int chunk = rows_at_a_time(n_tiles, layer.threads, cached < 2 * ROWS ? (MD > 2 ? 2 : 4) * ROWS : int(std::min(cached, 4L * ROWS)));
         // one vector more than fits: points a power of two apart would fall on the same lines of the cache
         const long from_point = long(chunk) * depth + LANES, to_point = long(chunk) * out + LANES;
         std::vector<float> factors(POINTS);
@@ -693,26 +712,34 @@ struct Unfolded {
     }
 };
 
-// Calls `use` with the convolution of a kernel and stride on tiles so wide within planes (1: unfolded); false if there is none.
-template <class Use> bool with_convolution(int kd, int kh, int kw, int sd, int sh, int sw, int tile, Use use) {
+// Calls `use` with the convolution of a kernel and stride on tiles of so many voxels, as digits: their depth, then their width in a plane (1: unfolded).
+// False if there is none.
+template <class Number, class Use> bool with_convolution(int kd, int kh, int kw, int sd, int sh, int sw, int tile, Use use) {
     const int kernel = kd * 100 + kh * 10 + kw, stride = sd * 100 + sh * 10 + sw;
-    if (kernel == 111 && tile == 1) use(Unfolded<1, 1, 1>());
-    else if (kernel == 133 && tile == 1) use(Unfolded<1, 3, 3>());
-    else if (kernel == 133 && stride == 111 && tile == 4) use(Winograd<1, 3, 3, 1, 4, 4>());
-    else if (kernel == 133 && stride == 122 && tile == 2) use(Winograd<1, 3, 3, 1, 2, 2, 1, 2, 2>());
-    else if (kernel == 333 && tile == 1) use(Unfolded<3, 3, 3>());
-    else if (kernel == 333 && stride == 111 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2>());
-    else if (kernel == 333 && stride == 111 && tile == 4) use(Winograd<3, 3, 3, 2, 4, 4>());
-    else if (kernel == 333 && stride == 122 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2, 1, 2, 2>());
-    else if (kernel == 333 && stride == 222 && tile == 2) use(Winograd<3, 3, 3, 2, 2, 2, 2, 2, 2>());
-    else return false;
-    return true;
+    if (tile == 1) {
+        if (kernel == 111) use(Unfolded<1, 1, 1>());
+        else if (kernel == 133) use(Unfolded<1, 3, 3>());
+        else if (kernel == 333) use(Unfolded<3, 3, 3>());
+        else return false;
+        return true;
+    }
+    if constexpr (Number::TILES) {
+        if (kernel == 133 && stride == 111 && tile == 14) use(Winograd<1, 3, 3, 1, 4, 4>());
+        else if (kernel == 133 && stride == 122 && tile == 12) use(Winograd<1, 3, 3, 1, 2, 2, 1, 2, 2>());
+        else if (kernel == 333 && stride == 111 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2>());
+        else if (kernel == 333 && stride == 111 && tile == 24) use(Winograd<3, 3, 3, 2, 4, 4>());
+        else if (kernel == 333 && stride == 122 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 1, 2, 2>());
+        else if (kernel == 333 && stride == 222 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 2, 2, 2>());
+        else if constexpr (Number::DEEP_TILES) {
+            if (kernel == 333 && stride == 111 && tile == 44) use(Winograd<3, 3, 3, 4, 4, 4>());
+            else if (kernel == 333 && stride == 122 && tile == 42) use(Winograd<3, 3, 3, 4, 2, 2, 1, 2, 2>());
+            else return false;
+        }
+        else return false;
+        return true;
+    }
+    return false;
 }
-
-template <int KD, int KH, int KW> void run_to_half(Unfolded<KD, KH, KW> convolution, const Layer& layer, const float* transformed) {
-    convolution.template run<Fp32ToHalf>(layer, transformed);
-}
-template <class Convolution> void run_to_half(Convolution, const Layer&, const float*) { std::abort(); }  // an image of so many channels has no tiles
 
 // Bits of |x|. They are in the order of the numbers, NaN last, so that a maximum does not lose it.
 inline ivec magnitude(vec x) { return ivec(x) & 0x7fffffff; }
@@ -792,19 +819,22 @@ int stored_bytes(int int16) { return int16 ? sizeof(Half) : sizeof(float); }
 // Floats that the filters of a kernel become; 0 for what has no code here. Where there are tiles, or with int16, `in` is a multiple of LANES.
 long transformed_size(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, int in, int out) {
     long size = 0;
-    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
-        size = int16 ? convolution.template transformed_size<Int16>(in, out) : convolution.template transformed_size<Fp32>(in, out);
-    });
+    if (int16) with_convolution<Int16>(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) { size = convolution.template transformed_size<Int16>(in, out); });
+    else with_convolution<Fp32>(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) { size = convolution.template transformed_size<Fp32>(in, out); });
     return size;
 }
 
 // filters (out, in, kd, kh, kw)
 void transform_filters(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int16, const float* filters, void* transformed, int in, int out,
                        int threads) {
-    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
-        if (int16) convolution.template transform_filters<Int16>(filters, static_cast<int32_t*>(transformed), in, out, threads);
-        else convolution.template transform_filters<Fp32>(filters, static_cast<float*>(transformed), in, out, threads);
-    });
+    if (int16)
+        with_convolution<Int16>(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
+            convolution.template transform_filters<Int16>(filters, static_cast<int32_t*>(transformed), in, out, threads);
+        });
+    else
+        with_convolution<Fp32>(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
+            convolution.template transform_filters<Fp32>(filters, static_cast<float*>(transformed), in, out, threads);
+        });
 }
 
 // "Same"-padded convolution of the channels of all inputs together; `mean_and_variance` (2, out) are those of the result's voxels. int16: no input is
@@ -814,11 +844,15 @@ void convolve(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int1
     const Size grid = {(d + sd - 1) / sd, (h + sh - 1) / sh, (w + sw - 1) / sw};
     const Layer layer = {inputs, channels, n_inputs, std::accumulate(channels, channels + n_inputs, 0), {d, h, w}, {sd, sh, sw}, grid, bias, out, result,
                          mean_and_variance, bound, threads};
-    with_convolution(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
-        if (int16) convolution.template run<Int16>(layer, static_cast<const int32_t*>(transformed));
-        else if (to_half) run_to_half(convolution, layer, static_cast<const float*>(transformed));
-        else convolution.template run<Fp32>(layer, static_cast<const float*>(transformed));
-    });
+    const auto run = [&](auto number) {
+        typedef decltype(number) Number;
+        with_convolution<Number>(kd, kh, kw, sd, sh, sw, tile, [&](auto convolution) {
+            convolution.template run<Number>(layer, static_cast<const typename Number::Word*>(transformed));
+        });
+    };
+    if (int16) run(Int16());
+    else if (to_half) run(Fp32ToHalf());
+    else run(Fp32());
 }
 
 // In place: x * scale + shift (per channel), plus `residual` if there is one, then leaky ReLU (slope 1: none). Returns the largest magnitude.

@@ -23,14 +23,16 @@ from dynamic_network_architectures.building_blocks.encoders import PlainConvEnco
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
 from nnunetv2.inference.engines.winograd_library import checked_file, load_library
 
-# What winograd.cpp has beside unfolding, by kernel and stride: the width of tiles in a plane -> matrix products of a tile, its outputs (D, H, W).
+# What winograd.cpp has beside unfolding, by kernel and stride: tiles, as their depth and width in digits -> matrix products of a tile, its outputs
+# (D, H, W). DEEP ones are for int16 alone: it is not they that lose most digits there, while fp32 would.
 TILES: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, tuple[int, tuple[int, int, int]]]] = {
-    ((1, 3, 3), (1, 1, 1)): {4: (36, (1, 4, 4))},
-    ((1, 3, 3), (1, 2, 2)): {2: (25, (1, 2, 2))},
-    ((3, 3, 3), (1, 1, 1)): {2: (64, (2, 2, 2)), 4: (144, (2, 4, 4))},
-    ((3, 3, 3), (1, 2, 2)): {2: (100, (2, 2, 2))},
-    ((3, 3, 3), (2, 2, 2)): {2: (125, (2, 2, 2))},
+    ((1, 3, 3), (1, 1, 1)): {14: (36, (1, 4, 4))},
+    ((1, 3, 3), (1, 2, 2)): {12: (25, (1, 2, 2))},
+    ((3, 3, 3), (1, 1, 1)): {22: (64, (2, 2, 2)), 24: (144, (2, 4, 4)), 44: (216, (4, 4, 4))},
+    ((3, 3, 3), (1, 2, 2)): {22: (100, (2, 2, 2)), 42: (150, (4, 2, 2))},
+    ((3, 3, 3), (2, 2, 2)): {22: (125, (2, 2, 2))},
 }
+DEEP = (42, 44)
 KERNELS = ((1, 1, 1), (1, 3, 3), (3, 3, 3))
 # Rows of a matrix product come in twelves; fetching its filters takes the time of some more (about that, by the layers of two networks).
 ROWS, FILTER_ROWS = 12, 20
@@ -122,15 +124,15 @@ def _check_layer(layer: ConvNormNonlin, lanes: int) -> None:
         raise UnsupportedNetwork("its nonlinearities come before the norms")
 
 
-def fastest_tile(kernel: tuple[int, ...], stride: tuple[int, ...], size: Sequence[int], channels: int) -> int:
-    """Width of the tiles, 1 for none, with which a convolution to `size` (D, H, W) voxels of so many channels is fastest."""
+def fastest_tile(kernel: tuple[int, ...], stride: tuple[int, ...], size: Sequence[int], channels: int, int16: bool) -> int:
+    """The tiles, 1 for none, with which a convolution to `size` (D, H, W) voxels of so many channels is fastest."""
     ways = {1: (prod(kernel), (1, 1, 1))} | TILES.get((kernel, stride), {})
 
     def work(tile: int) -> int:
         products, shape = ways[tile]
         rows = prod(ceil(n / m) for n, m in zip(size, shape))
         return products * (ceil(rows / ROWS) * ROWS + FILTER_ROWS)
-    return min((tile for tile in ways if tile < 4 or channels <= MOST_CHANNELS), key=work)
+    return min((tile for tile in ways if (int16 or tile not in DEEP) and (tile % 10 < 4 or channels <= MOST_CHANNELS)), key=work)
 
 
 def stored_dtype(int16: bool) -> torch.dtype:
@@ -147,7 +149,7 @@ class _Layer:
         self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
         is_image = self.in_channels % library.lanes() > 0
         self.to_half, self.dtype = is_image and stored_dtype(int16) == torch.float16, stored_dtype(int16)
-        self.tile = 1 if is_image else fastest_tile(self.kernel, self.stride, size, self.channels)
+        self.tile = 1 if is_image else fastest_tile(self.kernel, self.stride, size, self.channels, int16)
         self.int16 = int16 and not is_image
         floats = library.transformed_size(*self.kernel, *self.stride, self.tile, self.int16, self.in_channels, self.channels)
         weight, self.bias = conv.weight.detach().float(), torch.zeros(self.channels) if conv.bias is None else _own(conv.bias)

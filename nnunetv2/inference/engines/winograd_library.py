@@ -65,7 +65,7 @@ def load_library() -> ctypes.CDLL:
     library = library_file()
     try:
         if not library.is_file():
-            print("Compiling the network's layers for this CPU, once; some 15 seconds.", file=sys.stderr, flush=True)
+            print("Compiling the network's layers for this CPU, once; some 20 seconds.", file=sys.stderr, flush=True)
             compile_library(_compiler(), library)
         return open_library(library)
     except OSError as error:
