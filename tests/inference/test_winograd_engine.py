@@ -319,6 +319,13 @@ def test_int16_is_near_fp32_and_repeats_in_it():
 
 
 @torch.no_grad()
+def test_int16_takes_images_of_as_many_channels_as_a_vector_has():
+    network, x = unet(input_channels=16, class_head=False), torch.randn(1, 16, 8, 32, 32)
+    expected = network(x)[0]
+    assert (WinogradEngine(lambda: network, 16, (2, 4, 4), (8, 32, 32), int16=True)(x)[0] - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("magnitude", [1e-5, 1e5])
 def test_int16_takes_weights_of_any_magnitude_before_norms(magnitude):
     """Kept in fp16 as they come, the results of such layers would be infinite, or a few steps above 0."""

@@ -148,7 +148,7 @@ class _Layer:
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
         is_image = self.in_channels % library.lanes() > 0
-        self.to_half, self.dtype = is_image and stored_dtype(int16) == torch.float16, stored_dtype(int16)
+        self.dtype, self.input_dtype = stored_dtype(int16), torch.float32 if is_image else stored_dtype(int16)
         self.tile = 1 if is_image else fastest_tile(self.kernel, self.stride, size, self.channels, int16)
         self.int16 = int16 and not is_image
         floats = library.transformed_size(*self.kernel, *self.stride, self.tile, self.int16, self.in_channels, self.channels)
@@ -175,7 +175,7 @@ class _Layer:
         assert sum(x.shape[3] for x in tensors) == self.in_channels
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels, dtype=self.dtype)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.to_half, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
+        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.dtype != self.input_dtype, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
                          (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
                          _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
                          ctypes.c_float(max(x.bound for x in inputs)), threads)
@@ -284,7 +284,7 @@ class WinogradUNet:
         if image.shape != self._shape:
             self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
         workspace = self.workspace
-        first = workspace.take(*image.shape[1:], len(image))
+        first = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].layers[0].input_dtype)
         x = Activations(first.copy_(image.movedim(0, -1)), float(image.abs().max()))
         skips: list[Activations] = []
         for stage in self.stages:
