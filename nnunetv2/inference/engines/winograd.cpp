@@ -1,13 +1,13 @@
 // The layers of a U-Net on a CPU: convolutions by Winograd's minimal filtering, instance normalisation, transposed convolutions.
 //
-// A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 2x4x4 outputs it costs 4 x 6 x 6 / 32 = 4.5, of 2x2x2 eight
-// (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Filters grow to 144 / 27 and
-// 64 / 27 of their size. With a stride of 2 the middle tap sees other voxels than the outer two, so that two outputs along an axis cost 2 + 3
-// multiplications instead of 6. Layers of few voxels, and of the image, are matrix products of unfolded inputs.
+// A 3x3x3 convolution costs 27 multiplications an output, channel and filter; on tiles of 4x4x4 outputs it costs 6 x 6 x 6 / 64 = 3.4, of 2x4x4 4.5, of
+// 2x2x2 eight (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1, nested over three axes). Filters grow to
+// 216 / 27, 144 / 27 and 64 / 27 of their size. With a stride of 2 the middle tap sees other voxels than the outer two, so that two outputs along an axis
+// cost 2 + 3 multiplications instead of 6. Layers of few voxels, and of the image, are matrix products of unfolded inputs.
 //
 // Matrix products, where nearly all the time goes, are in fp32 or of 16-bit integers, twice as many at a time where the CPU has VNNI. Everything
-// else is in fp32. Activations are (D, H, W, C) float32; C is a multiple of LANES but for the image. Every function that computes takes the number
-// of threads.
+// else is in fp32. Activations are (D, H, W, C), float32, or beside integers Half; C is a multiple of LANES but for the image. Every function that
+// computes takes the number of threads.
 
 #include <algorithm>
 #include <cmath>
@@ -459,7 +459,8 @@ struct Winograd {
     }
 
     // One vector of `channels` of a tile whose lines are `width` voxels long. `stride` words between points of the result.
-    template <class Number> static void transform_input(const float* from, int channels, int width, const float* factors, typename Number::Word* to, long stride) {
+    template <class Number>
+    static void transform_input(const float* from, int channels, int width, const float* factors, typename Number::Word* to, long stride) {
         vec tile[H::IN][W::IN];
 #pragma GCC unroll 6
         for (int h = 0; h < H::IN; h++) {
@@ -558,7 +559,8 @@ struct Winograd {
                 for (int tile = 0; tile < n; tile += at_once) {
                     const int some = std::min(at_once, n - tile), width = (some - 1) * MW * SW + W::IN;
                     float* const lines = lines_scratch.get<float>(long(H::IN) * width * channels);
-                    gather<POINT>(layer.input<In>(i), channels, layer.size, at.d * SD - KD / 2, at.h * SH - KH / 2, (at.w + tile * MW) * SW - KW / 2, width, lines);
+                    gather<POINT>(layer.input<In>(i), channels, layer.size, at.d * SD - KD / 2, at.h * SH - KH / 2, (at.w + tile * MW) * SW - KW / 2, width,
+                                  lines);
                     for (int j = 0; j < some; j++)
                         for (int c = 0; c < channels; c += LANES)
                             transform_input<Number>(lines + long(j) * MW * SW * channels + c, channels, width, factors + POINT * IN_PLANE,
@@ -603,7 +605,8 @@ struct Winograd {
 #pragma omp for schedule(dynamic)
             for (long first = 0; first < n_tiles; first += chunk) {
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
-                (run_point<Number, POINT>(layer, tiles, first, rows, transformed, factors.data(), scales.data(), moments, left, from_point, products, to_point, sums),
+                (run_point<Number, POINT>(layer, tiles, first, rows, transformed, factors.data(), scales.data(), moments, left, from_point, products,
+                                          to_point, sums),
                  ...);
                 moments.finish(&chunks[first / chunk * 3 * out]);
             }
@@ -774,8 +777,8 @@ template <class Number> struct Transposed {
             }
     }
 
-    static float run(const typename Number::In* x, int in, Size size, const Word* transformed, const float* bias, int out, Size stride, typename Number::Out* result, float bound,
-                     int threads) {
+    static float run(const typename Number::In* x, int in, Size size, const Word* transformed, const float* bias, int out, Size stride,
+                     typename Number::Out* result, float bound, int threads) {
         const long lines = long(size.d) * size.h, matrix = long(in) * out / Number::PER_WORD;
         const int rows = (size.w + ROWS - 1) / ROWS * ROWS, depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
         const float factor = Int16::LARGEST / bound;
@@ -856,7 +859,8 @@ void convolve(int kd, int kh, int kw, int sd, int sh, int sw, int tile, int int1
 }
 
 // In place: x * scale + shift (per channel), plus `residual` if there is one, then leaky ReLU (slope 1: none). Returns the largest magnitude.
-float scale_and_activate(int int16, void* x, const float* scale, const float* shift, const void* residual, float slope, long voxels, int channels, int threads) {
+float scale_and_activate(int int16, void* x, const float* scale, const float* shift, const void* residual, float slope, long voxels, int channels,
+                         int threads) {
     const auto run = [&](auto* values, auto* added) {
         int32_t bound = 0;
 #pragma omp parallel num_threads(threads) reduction(max : bound)

@@ -175,16 +175,18 @@ class _Layer:
         assert sum(x.shape[3] for x in tensors) == self.in_channels
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels, dtype=self.dtype)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.dtype != self.input_dtype, (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors)),
-                         (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors)), len(tensors), *size, _pointer(self.filters),
-                         _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
+        pointers = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
+        channels = (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors))
+        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.dtype != self.input_dtype, pointers, channels, len(tensors), *size,
+                         _pointer(self.filters), _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
                          ctypes.c_float(max(x.bound for x in inputs)), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
             mean, variance = moments
             double_scale = self.weight * self.gain * torch.rsqrt(self.gain**2 * variance + self.eps)
             scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
-        bound = library.scale_and_activate(self.dtype == torch.float16, _pointer(result), _pointer(scale), _pointer(shift), None if residual is None else _pointer(residual.values),
+        added = None if residual is None else _pointer(residual.values)
+        bound = library.scale_and_activate(self.dtype == torch.float16, _pointer(result), _pointer(scale), _pointer(shift), added,
                                            ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
         return Activations(result, bound)
 
@@ -230,7 +232,8 @@ class _Block:
 def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -> Activations:
     values = x.values
     result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3], dtype=values.dtype)
-    load_library().average_pool(values.dtype == torch.float16, _pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result), torch.get_num_threads())
+    load_library().average_pool(values.dtype == torch.float16, _pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result),
+                                torch.get_num_threads())
     return Activations(result, x.bound)
 
 
