@@ -308,7 +308,7 @@ class WinogradUNet:
         workspace.give(x.values)
         classes = None
         if of_classes is not None:
-            features = [skip.values.float().movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W)
+            features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
             classes = of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
         workspace.give(*(skip.values for skip in skips))
         return seg_logits, classes
