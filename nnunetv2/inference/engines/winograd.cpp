@@ -418,7 +418,7 @@ struct Winograd {
 
     // What inputs of up to `bound` are multiplied with at a point to fit 16 bits. After an activation they are hardly negative; inputs that reach
     // further than such ones can, by changing sign from voxel to voxel, are cut off. Where three axes have six points, inputs would have to alternate
-    // between nothing and `bound` over all of them to get as far; noise comes to less than a third, and half the room leaves half the rounding.
+    // between nothing and `bound` over all of them to get as far; rectified noise stays within half, and half the room leaves half the rounding.
     static float factor(int point, float bound) {
         const float *const d = D::REACH[point / IN_PLANE], *const h = H::REACH[point / W::IN % H::IN], *const w = W::REACH[point % W::IN];
         const float plane[2] = {h[0] * w[0] + h[1] * w[1], h[0] * w[1] + h[1] * w[0]};
@@ -641,8 +641,7 @@ struct Unfolded {
     static void unfold(const Layer& layer, float, int z, int y, int x, float* to) {
         if (layer.in == 1) return unfold_image(layer.input<float>(0), layer.size, z, y, x, to);
         for_each_run<float>(layer, z, y, x, [&](const float* from, int channels) {
-            if (channels == 1) *to = from ? *from : 0;
-            else if (from) std::memcpy(to, from, channels * sizeof(float));
+            if (from) std::memcpy(to, from, channels * sizeof(float));
             else std::memset(to, 0, channels * sizeof(float));
             to += channels;
         });

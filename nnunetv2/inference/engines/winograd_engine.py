@@ -24,7 +24,7 @@ from dynamic_network_architectures.building_blocks.residual import ResidualBlock
 from nnunetv2.inference.engines.winograd_library import checked_file, load_library
 
 # What winograd.cpp has beside unfolding, by kernel and stride: tiles, as their depth and width in digits -> matrix products of a tile, its outputs
-# (D, H, W). DEEP ones are for int16 alone: it is not they that lose most digits there, while fp32 would.
+# (D, H, W). DEEP ones are there for int16 alone: they round more, and fp32 is to keep upstream's masks.
 TILES: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, tuple[int, tuple[int, int, int]]]] = {
     ((1, 3, 3), (1, 1, 1)): {14: (36, (1, 4, 4))},
     ((1, 3, 3), (1, 2, 2)): {12: (25, (1, 2, 2))},
