@@ -50,6 +50,13 @@ class UNet(nn.Module):
             return seg_logits, None
         return seg_logits, self.class_head(skips, _finest(seg_logits), teacher, teacher_weight, x)
 
+    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor:
+        """Class logits (B, n_classes) float32 of x (B, C, D, H, W) whose segmentation is known: seg_logits (B, num_classes, D, H, W).
+
+        Computes the encoder as far as the head looks, and no decoder. Needs a class head.
+        """
+        return self.class_head(self.encoder(x, self.class_head.n_stages), seg_logits, image=x)
+
     def class_features(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> Tensor:
         """The head's pooled features (B, F) float32, before it standardises them. Needs a class head."""
         skips = self.encoder(x)

@@ -9,7 +9,7 @@ channels of the input image, pooled over each region, its core and its rim, spar
 Everything here runs in float32 without autocast: sums over a million voxels overflow float16.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -80,6 +80,7 @@ class ClassHead(nn.Module):
         self.lesion_labels = tuple(lesion_labels)
         self.encoder_gradient = 1.0  # share of the class loss's gradient that reaches the encoder, 0..1
         self.stages = [s % len(stage_channels) for s in stages]
+        self.n_stages = max(self.stages) + 1  # of the encoder that the head needs
         # of every stage, relative to the input
         self.stage_strides = [tuple(prod(axis) for axis in zip(*stage_strides[:s + 1])) for s in self.stages]
         self.statistics = tuple(statistics)
@@ -117,7 +118,7 @@ class ClassHead(nn.Module):
                  teacher_weight: float = 0.0, image: Tensor | None = None) -> Tensor:
         """Pooled features (B, n_features) float32, not standardised.
 
-        skips: encoder features of every stage, finest first; seg_logits (B, n_labels, D, H, W), used without gradient;
+        skips: encoder features of the first `n_stages` stages at least, finest first; seg_logits (B, n_labels, D, H, W), used without gradient;
         teacher (B, 1, D, H, W): labels whose one-hot masks are mixed in with weight `teacher_weight`. Where it holds no
         label of the segmentation (ignore label, -1) the network's own probabilities stand alone. image (B, C, D, H, W): the
         network's input, needed with `texture_of_channels`.
@@ -158,7 +159,7 @@ class ClassHead(nn.Module):
             masks = masks * density(masks)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_gradient > 0):
             for stage, stride in zip(self.stages, self.stage_strides):
-                statistics = masked_statistics(skips[stage].float(), average_pool(masks, stride), self.statistics)
+                statistics = masked_statistics(skips[stage], average_pool(masks, stride), self.statistics)
                 pooled += [(statistic * presence).flatten(1) for statistic in statistics]
         features = torch.cat(pooled, dim=1)
         if 0 < self.encoder_gradient < 1:  # same value, scaled gradient
@@ -195,15 +196,30 @@ def masked_statistics(features: Tensor, masks: Tensor, statistics: Sequence[str]
 
     features (B, C, D, H, W), masks (B, R, D, H, W) >= 0 -> for each of `statistics` (B, R, C). Finite for empty masks.
     """
-    weights = masks.flatten(2)  # (B, R, N)
-    weights = (weights / weights.sum(2, keepdim=True).clamp_min(1e-6)).transpose(1, 2)
-    values = features.flatten(2)  # (B, C, N)
-    mean = values @ weights
+    totals = masks.flatten(2).sum(2).clamp_min(1e-6)[:, None]  # (B, 1, R)
+    mean, mean_square = 0, 0
+    for values, weights in _by_planes(features, masks):
+        values, weights = values.flatten(2).float(), weights.flatten(2).transpose(1, 2) / totals  # (B, C, n), (B, n, R)
+        mean = mean + values @ weights
+        if "std" in statistics:
+            mean_square = mean_square + values.square() @ weights
     found = {"mean": mean}
     if "std" in statistics:
-        variance = values.square() @ weights - mean.square()
-        found["std"] = variance.clamp_min(1e-6).sqrt()  # the floor keeps the root's gradient finite
+        found["std"] = (mean_square - mean.square()).clamp_min(1e-6).sqrt()  # the floor keeps the root's gradient finite
     return [found[name].transpose(1, 2) for name in statistics]
+
+
+def _by_planes(features: Tensor, masks: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Both, (B, C, *spatial), in slices along the first spatial axis; in one piece for a gradient, which needs every value again.
+
+    Slices are what a CPU's cache holds with what is made of them, or what takes little of a GPU's memory: at full resolution float32
+    features alone would be hundreds of megabytes.
+    """
+    if torch.is_grad_enabled() or torch.jit.is_tracing():  # a trace is for any size
+        return [(features, masks)]
+    values = 2**20 if features.device.type == "cpu" else 2**23
+    planes = max(1, values // features[:, :, 0].numel())
+    return zip(features.split(planes, dim=2), masks.split(planes, dim=2))
 
 
 def image_texture(image: Tensor) -> Tensor:

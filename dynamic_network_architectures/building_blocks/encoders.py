@@ -19,10 +19,10 @@ class Encoder(nn.Module):
         self.kernel_sizes: list[PerAxis] = per_stage(kernel_sizes, n_stages, "kernel_sizes")
         self.strides = [ops.per_axis(s) for s in per_stage(strides, n_stages, "strides")]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, D, H, W) -> features per stage, [(B, C_s, D_s, H_s, W_s)], finest first."""
+    def forward(self, x: Tensor, n_stages: int | None = None) -> list[Tensor]:
+        """(B, C, D, H, W) -> features of the first `n_stages` stages, of all by default: [(B, C_s, D_s, H_s, W_s)], finest first."""
         skips = []
-        for stage in self.stages:
+        for stage in list(self.stages)[:n_stages]:
             x = stage(x)
             skips.append(x)
         return skips
@@ -68,8 +68,8 @@ class ResidualEncoder(Encoder):
                                   block, bottleneck[s])
             for s in range(n_stages)])
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return super().forward(self.stem(x))
+    def forward(self, x: Tensor, n_stages: int | None = None) -> list[Tensor]:
+        return super().forward(self.stem(x), n_stages)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         return self.stem.compute_conv_feature_map_size(input_size) + super().compute_conv_feature_map_size(input_size)

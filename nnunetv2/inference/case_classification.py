@@ -1,9 +1,9 @@
 """One class decision per case, the same for validation during training, the refit of the head and prediction.
 
-A case that fits goes through the network whole, at its exact size padded only to what the strides divide, because the head
-pools over whole lesions and was calibrated on whole cases. A larger one is seen in windows, and each window counts as much
-as the lesion in it. Over mirrored views logits are averaged, which for a linear head averages the features; over windows
-and folds, whose heads or contents differ, probabilities.
+A case that fits is seen whole, at its exact size padded only to what the strides divide, because the head pools over whole
+lesions and was calibrated on whole cases. Where windows have segmented it, the head pools under what they found. A larger case
+is seen in windows, and each window counts as much as the lesion in it. Over mirrored views logits are averaged, which for a
+linear head averages the features; over windows and folds, whose heads or contents differ, probabilities.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.sliding_window_prediction import pad_centred, predict_windows, whole_volume_tile, window_slicers
+from nnunetv2.inference.sliding_window_prediction import pad_centred, whole_volume_tile, window_slicers
 
+OUTSIDE_LOGIT = 20.0  # certainty of background where nothing was computed: softmax and sigmoid give 0 and 1 to fp16 accuracy
 WHOLE_CASE_PATCHES = 3  # a case of up to this many training patches of voxels goes through whole; ResEnc M in fp16: < 6 GiB
 VIEWS_AS_IS: tuple[tuple[int, ...], ...] = ((),)
+
+
+def background_logits(channels: int, shape: Sequence[int], dtype: torch.dtype, has_regions: bool = False) -> Tensor:
+    """(channels, *shape): certain background. With regions each channel is one, else channel 0 is the background."""
+    logits = torch.full((channels, *shape), -OUTSIDE_LOGIT, dtype=dtype)
+    if not has_regions:
+        logits[0] = OUTSIDE_LOGIT
+    return logits
 
 
 @dataclass
@@ -68,22 +77,30 @@ def fits_whole(shape: Sequence[int], patch_size: Sequence[int], divisor: Sequenc
     return prod(whole_volume_tile(shape, divisor)) <= WHOLE_CASE_PATCHES * prod(patch_size)
 
 
+@torch.no_grad()
 def classify_case(
     engine: Engine,
     data: Tensor,
-    patch_size: Sequence[int],
+    seg_logits: Tensor,
     divisor: Sequence[int],
-    lesion_channels: Sequence[int],
     views: Sequence[tuple[int, ...]] = VIEWS_AS_IS,
-    tile_step_size: float = 0.5,
 ) -> np.ndarray | None:
-    """Class probabilities (n,) float64 of preprocessed `data` (C, D, H, W); None if the network has no class head."""
-    evidence = ClassEvidence(lesion_channels)
-    whole = fits_whole(data.shape[1:], patch_size, divisor)
-    tile = whole_volume_tile(data.shape, divisor) if whole else tuple(patch_size)
-    predict_windows(engine, data, tile, tile_step_size, views, gaussian=not whole, observer=evidence)
-    mean = evidence.mean()
-    return None if mean is None else mean.numpy()
+    """Class probabilities (n,) float64 of preprocessed `data` (C, D, H, W) with known seg_logits (S, D, H, W), seen whole.
+
+    None if the network has no class head.
+    """
+    tile = whole_volume_tile(data.shape, divisor)
+    padded, inner = pad_centred(data, tile)
+    padded_logits = background_logits(len(seg_logits), padded.shape[1:], torch.float32)
+    padded_logits[inner] = seg_logits
+    logits = []
+    for axes in views:
+        view, view_logits = (x.flip([axis + 1 for axis in axes])[None] for x in (padded, padded_logits))
+        class_logits = engine.classify(view, view_logits)
+        if class_logits is None:
+            return None
+        logits.append(class_logits[0].cpu())
+    return torch.stack(logits).mean(0).softmax(0).double().numpy()
 
 
 @torch.no_grad()

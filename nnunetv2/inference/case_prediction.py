@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2.inference.case_classification import ClassEvidence, classify_case, fits_whole
+from nnunetv2.inference.case_classification import ClassEvidence, background_logits, classify_case, fits_whole
 from nnunetv2.inference.coarse_network import CoarseNetwork, foreground_of, same_network_on_a_coarser_grid
 from nnunetv2.inference.coarse_roi import Box, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
@@ -17,16 +17,7 @@ from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-OUTSIDE_LOGIT = 20.0  # certainty of background outside the ROI: softmax and sigmoid give 0 and 1 to fp16 accuracy
-FURTHER_CLASS_VIEWS = 2  # mirrored passes over the whole case for its class alone: most of what 8 bring (experiments/README.md)
-
-
-def background_logits(channels: int, shape: Sequence[int], dtype: torch.dtype, has_regions: bool) -> Tensor:
-    """(channels, *shape): certain background. With regions each channel is one, else channel 0 is the background."""
-    logits = torch.full((channels, *shape), -OUTSIDE_LOGIT, dtype=dtype)
-    if not has_regions:
-        logits[0] = OUTSIDE_LOGIT
-    return logits
+CLASS_VIEWS = 2  # of the mirrored views of a whole case that decide its class: most of what 8 bring (experiments/README.md)
 
 
 @dataclass(frozen=True)
@@ -135,8 +126,8 @@ class CasePredictor:
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
     def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], tile: tuple[int, ...], step: float,
-                 gaussian: bool, observer: ClassEvidence | None = None) -> Tensor:
-        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, observer=observer, progress=self.progress)
+                 gaussian: bool, **observation: object) -> Tensor:
+        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, progress=self.progress) | observation
         try:
             return predict_windows(engine, data, results_device=self.results_device, **arguments).cpu()
         except torch.cuda.OutOfMemoryError:
@@ -150,7 +141,8 @@ class CasePredictor:
         """Mean over folds: logits (S, D, H, W) and class probabilities.
 
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
-        otherwise from further passes over the whole case, in FURTHER_CLASS_VIEWS of the mirrored views at most.
+        otherwise the encoder sees the whole case once more, and the head pools under what the windows found. A case at its exact size is
+        classified in CLASS_VIEWS of the mirrored views at most.
         """
         shape = data.shape[1:]
         whole, tile = self._goes_whole(shape), self._tile(shape)
@@ -160,13 +152,13 @@ class CasePredictor:
         probabilities = []
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
-            fold_logits = self._windows(engine, data, self.views, tile, self.mode.tile_step_size, self.gaussian and not whole, evidence)
-            logits = fold_logits if logits is None else logits.add_(fold_logits)
+            fold_logits = self._windows(engine, data, self.views, tile, self.mode.tile_step_size, self.gaussian and not whole,
+                                        observer=evidence, observed_views=CLASS_VIEWS if whole else None)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:
-                probabilities.append(classify_case(engine, data, self.geometry.patch_size, self.geometry.divisor, self.lesion_channels,
-                                                   self.views[:FURTHER_CLASS_VIEWS]))
+                probabilities.append(classify_case(engine, data, fold_logits, self.geometry.divisor, self.views[:CLASS_VIEWS]))
+            logits = fold_logits if logits is None else logits.add_(fold_logits)
         if len(engines) > 1:
             logits /= len(engines)
         return logits, np.mean(probabilities, axis=0) if probabilities else None

@@ -146,13 +146,15 @@ def predict_windows(
     accumulate: torch.dtype = torch.float16,
     results_device: torch.device = torch.device("cpu"),
     observer: WindowObserver | None = None,
+    observed_views: int | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, on `results_device`.
 
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
-    is done again with fp32 accumulators. Windows and views share batches of `engine.batch_size`.
+    is done again with fp32 accumulators. Windows and views share batches of `engine.batch_size`. The observer is told the class
+    logits of the first `observed_views` views, of all by default.
     """
     if observer is not None:
         observer.reset()
@@ -166,11 +168,12 @@ def predict_windows(
     bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
     for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
         x = torch.stack([padded[slicer].flip([a + 1 for a in axes]) for slicer, (_, axes) in batch])  # (B, C, d, h, w)
-        seg_logits, class_logits = engine(x, classify=observer is not None)  # (B, S, d, h, w), (B, n) or None
+        observed = [observer is not None and view < (observed_views or len(views)) for _, (view, _) in batch]
+        seg_logits, class_logits = engine(x, classify=any(observed))  # (B, S, d, h, w), (B, n) or None
         for i, (slicer, (view, axes)) in enumerate(batch):
             flipped_back = seg_logits[i].flip([a + 1 for a in axes]).to(results_device)
             window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
-            if class_logits is not None:
+            if observed[i] and class_logits is not None:
                 window_classes.append(class_logits[i])
             if view < len(views) - 1:
                 continue
@@ -190,5 +193,5 @@ def predict_windows(
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
         del logits, weight_sum
         return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, results_device,
-                               observer, progress)
+                               observer, observed_views, progress)
     return logits[inner]

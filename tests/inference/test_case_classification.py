@@ -23,13 +23,20 @@ class LabelEngine:
     name, precision, batch_size = "fake", "fp32", 1
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.classified = [], []  # sizes of windows; segmentations to classify by
 
     def __call__(self, x, classify=True):
         self.seen.append(tuple(x.shape[2:]))
         labels = x[:, 0].clamp(0, 2).round()
+        return torch.stack([seg_logits(item) for item in labels]), self._class_logits(x)
+
+    def classify(self, x, seg_logits):
+        self.classified.append(seg_logits.argmax(1))
+        return self._class_logits(x)
+
+    def _class_logits(self, x):
         marker = (x[:, 0].amax((1, 2, 3)) > 2.5).float()
-        return torch.stack([seg_logits(item) for item in labels]), torch.stack([-SURE * marker, SURE * (2 * marker - 1)], 1)
+        return torch.stack([-SURE * marker, SURE * (2 * marker - 1)], 1)
 
     def in_full_precision(self):
         return self
@@ -77,34 +84,72 @@ def test_a_2d_network_never_sees_a_whole_case():
     assert not fits_whole((3, 4, 4), (4, 4), (2, 2))
 
 
-def test_a_case_that_fits_is_seen_once_at_its_padded_size():
+def test_a_case_is_classified_at_its_padded_size_with_background_around_its_segmentation():
     engine = LabelEngine()
-    classify_case(engine, torch.zeros(1, 3, 4, 9), PATCH, DIVISOR, LESION)
-    assert engine.seen == [(4, 4, 10)]
+    classify_case(engine, torch.zeros(1, 3, 4, 9), seg_logits(torch.full((3, 4, 9), 2)), DIVISOR)
+    segmentation, = engine.classified
+    assert segmentation.shape == (1, 4, 4, 10)
+    assert (segmentation[0, :3, :, :9] == 2).all() and segmentation.sum() == 2 * 3 * 4 * 9
+
+
+def test_image_and_segmentation_are_mirrored_alike_and_views_averaged():
+    class FirstVoxel(LabelEngine):
+        def classify(self, x, seg_logits):
+            label = seg_logits.argmax(1)[:, 0, 0, 0]
+            assert torch.equal(label, x[:, 0, 0, 0, 0].long())
+            return torch.stack([torch.zeros(len(x)), label * np.log(3)], 1)
+
+    data = torch.zeros(1, 2, 2, 4)
+    data[..., -1] = 2
+    probabilities = classify_case(FirstVoxel(), data, seg_logits(data[0]), DIVISOR, [(), (2,)])  # logits 0 and 2 log 3
+    assert probabilities.tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_no_class_head_no_class():
+    class Headless(LabelEngine):
+        def classify(self, x, seg_logits):
+            return None
+
+    assert classify_case(Headless(), torch.zeros(1, 2, 2, 2), seg_logits(torch.zeros(2, 2, 2)), DIVISOR) is None
 
 
 def test_a_large_case_follows_the_window_with_the_lesion():
     data = torch.zeros(1, 4, 4, 40)
     data[..., 0:2] = 3.0  # lesion and class 1's marker; the other windows say class 0
-    engine = LabelEngine()
-    probabilities = classify_case(engine, data, PATCH, DIVISOR, LESION)
-    assert len(engine.seen) > 1 and probabilities.tolist() == pytest.approx([0, 1], abs=1e-6)
+    prediction, engine = predict(data, tta=1)
+    assert len(engine.seen) > 1 and prediction.class_probabilities.tolist() == pytest.approx([0, 1], abs=1e-6)
 
 
-def predict(data, **levers):
-    engine = LabelEngine()
+def predict(data, engine=None, **levers):
+    engine = engine or LabelEngine()
     geometry = NetworkGeometry(PATCH, DIVISOR, (1.0, 1.0, 1.0), (0, 1, 2))
     labels = LabelManager({"background": 0, "pancreas": 1, "lesion": 2}, None)
     return CasePredictor([engine], geometry, InferenceMode(**levers), labels, LESION)(data), engine
 
 
-@pytest.mark.parametrize("levers, last", [({"tiling": "windows", "tta": 1}, (4, 4, 10)), ({"tiling": "whole", "tta": 2}, (4, 4, 10))])
-def test_predictor_classifies_from_the_whole_case(levers, last):
-    data = torch.zeros(1, 4, 4, 10)
+@pytest.mark.parametrize("levers, classified", [({"tiling": "windows", "tta": 4}, 2), ({"tiling": "windows", "tta": 1}, 1),
+                                                ({"tiling": "whole", "tta": 4}, 0)])
+def test_predictor_classifies_the_whole_case(levers, classified):
+    data = torch.zeros(1, 4, 4, 9)
     data[0, 0, 0, 0] = 3
     prediction, engine = predict(data, **levers)
-    assert engine.seen[-1] == last
-    assert prediction.class_probabilities.tolist() == pytest.approx(classify_case(LabelEngine(), data, PATCH, DIVISOR, LESION).tolist())
+    assert prediction.class_probabilities.tolist() == pytest.approx([0, 1], abs=1e-6)
+    assert len(engine.classified) == classified
+    for segmentation in engine.classified:  # of the windows, put together
+        assert segmentation.shape == (1, 4, 4, 10) and segmentation.sum() == 2
+
+
+def test_two_views_of_a_whole_case_decide_its_class():
+    class CountingEngine(LabelEngine):
+        wanted = []
+
+        def __call__(self, x, classify=True):
+            self.wanted.append(classify)
+            return super().__call__(x)
+
+    engine = CountingEngine()
+    predict(torch.ones(1, 4, 4, 10), engine, tiling="whole", tta=8)
+    assert engine.wanted == [True] * 2 + [False] * 6
 
 
 def test_a_window_that_is_the_whole_case_needs_no_further_pass():

@@ -27,6 +27,9 @@ class Scripted:
         self.calls += 1
         return (x if self.outputs is None else self.outputs.clone()), self.class_logits
 
+    def classify(self, x, seg_logits):
+        return self.class_logits
+
 
 ALIVE = torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1, 1)
 INPUT = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1, 1)
@@ -52,6 +55,14 @@ def test_nan_in_the_class_alone_is_caught_too():
     with pytest.warns(UserWarning, match="1 of 2"):
         _, class_logits = guard(INPUT)
     assert class_logits.tolist() == [[1, 2], [0, 0]]
+
+
+def test_a_class_by_a_known_segmentation_is_redone_in_fp32_where_it_is_nan():
+    assert ReducedPrecisionGuard(Scripted(ALIVE)).classify(INPUT[:1], ALIVE) is None
+    assert ReducedPrecisionGuard(Scripted(ALIVE, torch.ones(1, 2))).classify(INPUT[:1], ALIVE).tolist() == [[1, 1]]
+    with pytest.warns(UserWarning, match="class logits are NaN"):
+        class_logits = ReducedPrecisionGuard(Scripted(ALIVE, torch.tensor([[1.0, torch.nan]]))).classify(INPUT[:1], ALIVE)
+    assert class_logits.tolist() == [[0, 0]]
 
 
 def test_the_fp32_twin_is_made_once():

@@ -9,7 +9,6 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.inference.case_classification import classify_case
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -60,12 +59,11 @@ def test_label_output_equals_that_of_the_full_probabilities(predicted, model_fol
         assert (a != b).mean() <= 1e-3  # softmax of fp16 logits breaks ties otherwise than the logits do
 
 
-def test_class_of_the_csv_is_that_of_classify_case(predicted, model_folder, image_folder):
+def test_class_of_the_csv_is_that_of_the_case_predictor(predicted, model_folder, image_folder):
     predictor = make_predictor(model_folder)
     image, properties = SimpleITKIO().read_images([image_folder / "case_2_0000.nii.gz"])
     data, _ = predictor._preprocess(image, properties, None)
-    geometry = predictor.case_predictor.geometry
-    expected = classify_case(predictor.engines[0], data, geometry.patch_size, geometry.divisor, (2,))
+    expected = predictor.case_predictor(data).class_probabilities
     row = (predicted / "subtype_probabilities.csv").read_text().splitlines()[3].split(",")
     assert row[0] == "case_2.nii.gz" and [float(p) for p in row[1:]] == pytest.approx(expected.tolist(), abs=1e-6)
 

@@ -64,11 +64,19 @@ def test_the_class_head_is_left_out_when_the_class_is_not_wanted():
     assert torch.equal(without, seg_logits) and nothing is None and class_logits is not None
 
 
+def test_the_class_by_the_networks_own_segmentation_is_its_class():
+    engine, x = TorchEngine(tiny_network(), torch.device("cpu"), half=False), torch.randn(2, 1, *SHAPE)
+    seg_logits, class_logits = engine(x)
+    torch.testing.assert_close(engine.classify(x, seg_logits), class_logits)
+    assert not torch.allclose(engine.classify(x, seg_logits.flip(1)), class_logits)
+
+
 def test_a_network_that_knows_no_such_choice_has_its_class_dropped():
     class Net(nn.Module):
         def forward(self, x):
             return x, x.mean((2, 3, 4))
 
-    x = torch.randn(1, 1, 2, 2, 2)
-    seg_logits, class_logits = TorchEngine(Net(), torch.device("cpu"), half=False)(x, classify=False)
+    engine, x = TorchEngine(Net(), torch.device("cpu"), half=False), torch.randn(1, 1, 2, 2, 2)
+    seg_logits, class_logits = engine(x, classify=False)
     assert torch.equal(seg_logits, x) and class_logits is None
+    assert engine.classify(x, seg_logits).tolist() == [[pytest.approx(float(x.mean()))]]

@@ -262,6 +262,8 @@ def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
         else:
             torch.testing.assert_close(got[1], expected[1], rtol=0, atol=1e-3)
             torch.testing.assert_close(engine.class_features(x), network.class_features(x), rtol=0, atol=1e-3)
+            other = expected[0].flip(1)
+            torch.testing.assert_close(engine.classify(x, other), network.classify(x, other), rtol=0, atol=1e-3)
 
 
 @torch.no_grad()

@@ -67,6 +67,14 @@ def test_mean_lies_between_the_extremes_and_std_below_half_the_range(seed):
     assert (std <= (high - low) / 2 + 1e-5).all()
 
 
+@pytest.mark.parametrize("statistics", [("mean", "std"), ("mean",)])
+def test_statistics_without_gradient_go_plane_by_plane_to_the_same(statistics):
+    features, masks = torch.randn(2, 64, 3, 128, 128), torch.rand(2, 2, 3, 128, 128)  # two planes are more than is taken at a time
+    whole = masked_statistics(features, masks, statistics)
+    with torch.no_grad():
+        torch.testing.assert_close(masked_statistics(features, masks, statistics), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_masks_are_averaged_over_the_strides():
     mask = torch.zeros(1, 1, 2, 4, 4)
     mask[..., 0, 0] = 1

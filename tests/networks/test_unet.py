@@ -116,6 +116,16 @@ def test_features_are_the_same_with_and_without_deep_supervision():
     assert torch.equal(net.class_features(x), features)
 
 
+def test_class_of_a_known_segmentation_needs_no_deeper_stage_than_the_head_and_no_decoder():
+    net = small_residual(class_head=HEAD | {"stages": [0]}, deep_supervision=False).eval()
+    nn.init.normal_(net.class_head.classifier.weight)
+    x = torch.randn(1, 1, 4, 8, 8)
+    seg_logits, class_logits = net(x)
+    net.encoder.stages[1].forward = net.decoder.forward = None  # would fail if called
+    assert torch.equal(net.classify(x, seg_logits), class_logits)
+    assert not torch.equal(net.classify(x, seg_logits.flip(1)), class_logits)
+
+
 def test_feature_map_size_of_a_hand_counted_network():
     # grid 4: stem 2*4; stage 0 (one block, nothing to project) 2*(2*4); stage 1 on grid 2: conv1, conv2, skip 3 * (4*2)
     # decoder: transposed conv 2*4, conv 2*4, segmentation 3*4

@@ -8,11 +8,11 @@ import torch
 from scipy.special import softmax
 
 from experiments.class_averaging import view_logits
-from nnunetv2.inference.case_classification import classify_case
+from nnunetv2.inference.case_classification import ClassEvidence
 from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.inference.sliding_window_prediction import mirror_views
+from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint, split_network_weights
@@ -39,6 +39,13 @@ def image(label: int, seed: int) -> np.ndarray:
     grain = (1, 2, 4)[label]
     noise = rng.normal(size=(1, 4, 12 // grain, 16 // grain)).repeat(grain, 2).repeat(grain, 3)
     return noise.astype(np.float32)
+
+
+def class_of_whole_case(engine, data, divisor, views=((),)):
+    """Class probabilities (n,) of data (C, D, H, W) in one pass a view."""
+    evidence = ClassEvidence([2])
+    predict_windows(engine, data, whole_volume_tile(data.shape, divisor), views=views, gaussian=False, observer=evidence)
+    return evidence.mean().numpy()
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def test_prediction_with_the_refitted_head_knows_new_cases_of_each_class(model_f
     engine = make_engine(lambda: model.build_network(model.checkpoints[0]), torch.device("cpu"), "fp32", "torch", 1, (2, 4, 4))
     geometry = network_geometry(model.configuration_manager, None)
     labels = [label for label in range(3) for _ in range(4)]
-    predicted = [classify_case(engine, torch.from_numpy(image(label, 100 + i)), geometry.patch_size, geometry.divisor, [2]).argmax()
+    predicted = [class_of_whole_case(engine, torch.from_numpy(image(label, 100 + i)), geometry.divisor).argmax()
                  for i, label in enumerate(labels)]
     assert predicted == labels
 
@@ -135,6 +142,6 @@ def test_mean_of_view_logits_is_what_prediction_decides_by(model_folder):
     model = find_model(model_folder, (0,))
     engine = make_engine(lambda: model.build_network(model.checkpoints[0]), torch.device("cpu"), "fp32", "torch", 1, (2, 4, 4))
     geometry = network_geometry(model.configuration_manager, None)
-    predicted = [classify_case(engine, torch.from_numpy(image(i % 3, i)), geometry.patch_size, geometry.divisor, [2], mirror_views((1, 2), 4))
+    predicted = [class_of_whole_case(engine, torch.from_numpy(image(i % 3, i)), geometry.divisor, mirror_views((1, 2), 4))
                  for i in range(5)]
     np.testing.assert_allclose(softmax(logits.mean(0), axis=1), predicted, atol=1e-5)

@@ -1,7 +1,8 @@
 """What runs the network: torch on any device, Winograd convolutions or OpenVINO on CPUs.
 
 An engine maps a batch (B, C, D, H, W) float32 to `(seg_logits (B, S, D, H, W), class_logits (B, n) or None)`, both float32.
-Whoever does not need the class says so (`classify=False`), and an engine that can leaves the class head out.
+Whoever does not need the class says so (`classify=False`), and an engine that can leaves the class head out. Where the segmentation
+is known, `classify` gives the class logits (B, n) alone, for a part of the work.
 """
 
 import warnings
@@ -25,6 +26,8 @@ class Engine(Protocol):
     batch_size: int
 
     def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]: ...
+
+    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None: ...
 
     def in_full_precision(self) -> "Engine": ...
 
@@ -69,6 +72,13 @@ class ReducedPrecisionGuard:
             if class_logits is not None:
                 class_logits[i] = full_class[0]
         return seg_logits, class_logits
+
+    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None:
+        class_logits = self.fast.classify(x, seg_logits)
+        if class_logits is None or class_logits.isfinite().all():
+            return class_logits
+        warnings.warn(f"{self.precision} class logits are NaN or infinite; repeated in fp32.", stacklevel=2)
+        return self.in_full_precision().classify(x, seg_logits)
 
 
 def make_engine(

@@ -86,12 +86,30 @@ class TorchEngine:
         parts = [self._forward(item, classify) for item in x.split(1)]
         return torch.cat([seg for seg, _ in parts]), None if parts[0][1] is None else torch.cat([cls for _, cls in parts])
 
-    def _compute(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
-        if self.device.type == "cuda":
-            x = x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+    @torch.no_grad()
+    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None:
+        """A network that is none of ours classifies by its own segmentation of x."""
+        x = self._laid_out(x.to(self.device, non_blocking=True))
+        if not self._head_is_optional:
+            return self(x)[1]
+        if self.network.class_head is None:
+            return None
+        with self._autocast():
+            return self.network.classify(x, seg_logits.to(self.device)).float()
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return x
+        return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+
+    def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
         # no weight serves twice in a pass, so a cache of their casts would only hold memory
-        with torch.autocast(self.device.type, dtype=dtype, enabled=self.half, cache_enabled=False):
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.half, cache_enabled=False)
+
+    def _compute(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
+        x = self._laid_out(x)
+        with self._autocast():
             seg_logits, class_logits = self._run(x) if classify or not self._head_is_optional else self._run(x, classify=False)
         if isinstance(seg_logits, (list, tuple)):
             seg_logits = seg_logits[0]

@@ -282,20 +282,37 @@ class WinogradUNet:
         self.class_head = network.class_head
         self.workspace, self._shape = Workspace(), None
 
-    def __call__(self, image: Tensor, of_classes: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """(C, D, H, W) -> seg_logits (S, D, H, W), and (n,) of what `of_classes`, the head or a method of it, gives; None without."""
+    def _encode(self, image: Tensor, n_stages: int | None = None) -> list[Activations]:
+        """(C, D, H, W) -> the encoder's features of its first `n_stages` stages, of all by default; finest first."""
         if image.shape != self._shape:
             self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
         workspace = self.workspace
         first = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].layers[0].input_dtype)
         x = Activations(first.copy_(image.movedim(0, -1)), float(image.abs().max()))
         skips: list[Activations] = []
-        for stage in self.stages:
+        for stage in self.stages[:n_stages]:
             for layer in stage:
                 before, x = x, layer([x], workspace)
                 if before is not (skips[-1] if skips else None):
                     workspace.give(before.values)
             skips.append(x)
+        return skips
+
+    def _classify(self, of_classes: Callable[..., Tensor], skips: Sequence[Activations], seg_logits: Tensor, image: Tensor) -> Tensor:
+        features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
+        return of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
+
+    def classify(self, image: Tensor, seg_logits: Tensor) -> Tensor:
+        """Class logits (n,) of an image (C, D, H, W) whose segmentation is known, (S, D, H, W). Needs a class head."""
+        skips = self._encode(image, self.class_head.n_stages)
+        classes = self._classify(self.class_head, skips, seg_logits, image)
+        self.workspace.give(*(skip.values for skip in skips))
+        return classes
+
+    def __call__(self, image: Tensor, of_classes: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """(C, D, H, W) -> seg_logits (S, D, H, W), and (n,) of what `of_classes`, the head or a method of it, gives; None without."""
+        skips = self._encode(image)
+        workspace, x = self.workspace, skips[-1]
         for skip, upsampling, stage in zip(skips[-2::-1], self.upsampling, self.decoder):
             upsampled = upsampling(x, workspace)
             if x is not skips[-1]:
@@ -306,10 +323,7 @@ class WinogradUNet:
         for plane, values in enumerate(x.values):  # that of a whole window would leave the cache between conversion and product
             seg_logits[:, plane] = linear(values.float(), self.seg_weight, self.seg_bias).movedim(-1, 0)
         workspace.give(x.values)
-        classes = None
-        if of_classes is not None:
-            features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
-            classes = of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
+        classes = None if of_classes is None else self._classify(of_classes, skips, seg_logits, image)
         workspace.give(*(skip.values for skip in skips))
         return seg_logits, classes
 
@@ -363,6 +377,12 @@ class WinogradEngine:
         results = [self.network(item, self.network.class_head if classify else None) for item in x.float()]
         seg_logits = torch.stack([seg for seg, _ in results])
         return seg_logits, None if results[0][1] is None else torch.stack([classes for _, classes in results])
+
+    @torch.no_grad()
+    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None:
+        if self.network.class_head is None:
+            return None
+        return torch.stack([self.network.classify(item, seg) for item, seg in zip(x.float(), seg_logits.float())])
 
     @torch.no_grad()
     def class_features(self, x: Tensor) -> Tensor:
