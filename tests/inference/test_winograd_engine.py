@@ -233,6 +233,14 @@ def test_scale_residual_and_leaky_relu_by_hand(library, int16):
     assert x.tolist() == [[3.0, -3.0] * 8] * 2 and bound == 3
 
 
+@pytest.mark.parametrize("int16", [False, True])
+def test_the_last_layer_is_a_matrix_product_of_each_voxel(library, int16):
+    x = torch.randint(-8, 8, (5, 3 * 16)).to(dtype_of(library, int16))  # exact in float16, and so are sums in float32
+    weights, bias, logits = torch.randint(-8, 8, (3, 48)).float(), torch.tensor([1.0, 2.0, 3.0]), torch.empty(3, 5)
+    library.segment(int16, pointer(x), pointer(weights), pointer(bias), 3, ctypes.c_long(5), 48, pointer(logits), 2)
+    assert torch.equal(logits, (x.float() @ weights.T + bias).T)
+
+
 def unet(kind=ResidualEncoderUNet, class_head=True, **changed):
     torch.manual_seed(0)
     arguments = {"n_stages": 3, "features_per_stage": [16, 32, 32], "conv_op": nn.Conv3d, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],

@@ -37,6 +37,15 @@ typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef float loose_vec __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 inline vec load(const float* p) { return *reinterpret_cast<const loose_vec*>(p); }
 inline void store(float* p, vec v) { *reinterpret_cast<loose_vec*>(p) = v; }
+inline float sum_of_lanes(vec v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(__m512(v));
+#else
+    float result = 0;
+    for (int i = 0; i < LANES; i++) result += v[i];
+    return result;
+#endif
+}
 inline vec broadcast(float x) { return x - vec{}; }  // x + 0 would not do: the compiler keeps that addition, for x = -0
 
 // What activations are stored as beside 16-bit integers: the fewer bytes, the less time goes into waiting for them.
@@ -882,6 +891,21 @@ float scale_and_activate(int int16, void* x, const float* scale, const float* sh
     };
     if (int16) return run(static_cast<Half*>(x), static_cast<const Half*>(residual));
     return run(static_cast<float*>(x), static_cast<const float*>(residual));
+}
+
+// The last layer, a 1x1x1 convolution to the few labels: x (voxels, channels) -> logits (labels, voxels), float32. weights (labels, channels).
+void segment(int int16, const void* x, const float* weights, const float* bias, int labels, long voxels, int channels, float* logits, int threads) {
+    const auto run = [&](const auto* values) {
+#pragma omp parallel for num_threads(threads)
+        for (long voxel = 0; voxel < voxels; voxel++)
+            for (int label = 0; label < labels; label++) {
+                vec products = {};
+                for (int c = 0; c < channels; c += LANES) products += load(values + voxel * channels + c) * load(weights + label * channels + c);
+                logits[label * voxels + voxel] = sum_of_lanes(products) + bias[label];
+            }
+    };
+    if (int16) run(static_cast<const Half*>(x));
+    else run(static_cast<const float*>(x));
 }
 
 // Means of blocks of sd x sh x sw voxels, which divide (d, h, w).

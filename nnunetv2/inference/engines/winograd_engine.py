@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 import dynamic_network_architectures
 from dynamic_network_architectures.architectures.unet import UNet
@@ -320,8 +319,8 @@ class WinogradUNet:
             x = stage([upsampled, skip], workspace)
             workspace.give(upsampled.values)
         seg_logits = torch.empty(len(self.seg_bias), *x.values.shape[:3])
-        for plane, values in enumerate(x.values):  # that of a whole window would leave the cache between conversion and product
-            seg_logits[:, plane] = linear(values.float(), self.seg_weight, self.seg_bias).movedim(-1, 0)
+        load_library().segment(x.values.dtype == torch.float16, _pointer(x.values), _pointer(self.seg_weight), _pointer(self.seg_bias), len(self.seg_bias),
+                               ctypes.c_long(seg_logits[0].numel()), x.values.shape[3], _pointer(seg_logits), torch.get_num_threads())
         workspace.give(x.values)
         classes = None if of_classes is None else self._classify(of_classes, skips, seg_logits, image)
         workspace.give(*(skip.values for skip in skips))
