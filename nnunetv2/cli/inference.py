@@ -24,7 +24,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-part_id", type=int, default=0, help="which part this machine does, from 0")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
-    parser.add_argument("--not_on_device", action="store_true", help="keep the accumulated logits in main memory")
+    parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
     fast = parser.add_argument_group("speed (fork)")
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
                       help="exact: upstream's result; half: the same in reduced precision; fast: coarse ROI, one pass in reduced precision, no TTA")

@@ -41,9 +41,8 @@ class CasePrediction:
 class CasePredictor:
     """Runs the folds' engines over one case after another; results do not depend on the order of cases.
 
-    lesion_channels: channels that decide the class; None without a class head. on_device: accumulate logits on the engines'
-    device; where its memory does not hold them, main memory does. coarse_network: finds the boxes; None is the first engine on a
-    coarser grid.
+    lesion_channels: channels that decide the class; None without a class head. device: the engines'. coarse_network: finds the boxes;
+    None is the first engine on a coarser grid.
     """
 
     def __init__(
@@ -54,14 +53,13 @@ class CasePredictor:
         label_manager: LabelManager,
         lesion_channels: Sequence[int] | None,
         device: torch.device = torch.device("cpu"),
-        on_device: bool = True,
         gaussian: bool = True,
         progress: bool = False,
         coarse_network: CoarseNetwork | None = None,
     ) -> None:
         self.engines, self.geometry, self.mode = engines, geometry, mode
         self.label_manager, self.lesion_channels = label_manager, lesion_channels
-        self.results_device = device if on_device and device.type == "cuda" else torch.device("cpu")
+        self.device = device if device.type == "cuda" else torch.device("cpu")
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
@@ -128,14 +126,7 @@ class CasePredictor:
     def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], tile: tuple[int, ...], step: float,
                  gaussian: bool, **observation: object) -> Tensor:
         arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, progress=self.progress) | observation
-        try:
-            return predict_windows(engine, data, results_device=self.results_device, **arguments).cpu()
-        except torch.cuda.OutOfMemoryError:
-            if self.results_device.type == "cpu":
-                raise
-        warnings.warn("The device's memory does not hold this case's logits; they are accumulated in main memory.", stacklevel=2)
-        torch.cuda.empty_cache()
-        return predict_windows(engine, data, **arguments)
+        return predict_windows(engine, data, device=self.device, **arguments)
 
     def _predict_volume(self, engines: Sequence[Engine], data: Tensor) -> tuple[Tensor, np.ndarray | None]:
         """Mean over folds: logits (S, D, H, W) and class probabilities.

@@ -62,6 +62,8 @@ class nnUNetPredictor:
     ) -> None:
         """precision, tta, tiling, roi: override the mode's. use_mirroring False is tta 1.
 
+        perform_everything_on_device is accepted for upstream's sake: volumes stay in main memory, and only windows go to the device.
+
         roi_model: folder of another model, trained on a coarser grid, that finds the boxes of roi "coarse"; its first fold is used.
 
         engine: "torch", "openvino", "winograd" or "auto"; None is "auto" for a trained model's folder and "torch" for a network handed over.
@@ -74,7 +76,7 @@ class nnUNetPredictor:
         if roi_model is not None and self.mode.roi == "none":
             raise ValueError(f"roi_model finds boxes, but mode {mode!r} segments whole volumes; choose --mode fast or --roi coarse.")
         self.device, self.engine_wish, self.roi_model = device, engine, roi_model
-        self.use_gaussian, self.perform_everything_on_device = use_gaussian, perform_everything_on_device
+        self.use_gaussian = use_gaussian
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
 
     @staticmethod
@@ -131,7 +133,7 @@ class nnUNetPredictor:
         self.case_predictor = CasePredictor(
             engines, network_geometry(configuration_manager, mirror_axes), self.mode, self.label_manager,
             None if self.task is None else configuration_manager.class_head["lesion_labels"], self.device,
-            self.perform_everything_on_device, self.use_gaussian, self.allow_tqdm,
+            self.use_gaussian, self.allow_tqdm,
             None if self.roi_model is None else load_coarse_network(
                 Path(self.roi_model), plans_manager, configuration_manager, dataset_json, self.device, self.mode, self.engine_wish or "auto"))
 

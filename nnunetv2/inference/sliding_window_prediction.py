@@ -9,6 +9,7 @@ Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a
 
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
 from math import ceil, prod
@@ -135,6 +136,53 @@ def _batches(items: Iterator, size: int) -> Iterator[list]:
         yield batch
 
 
+class WindowSums:
+    """Windows of a volume, weighted and summed in main memory, in `dtype`: a GPU would hold a volume of every class, and of weights.
+
+    A GPU goes on with the next window while this one is added. Use it as a context, within which windows are added.
+    """
+
+    def __init__(self, shape: Sequence[int], weight: Tensor | int, dtype: torch.dtype) -> None:
+        """shape (D, H, W) of the volume; weight (d, h, w) of the voxels of a window, on the device of the windows, or 1."""
+        self.shape, self.weight, self.dtype = tuple(shape), weight, dtype
+        self.weight_in_main_memory = weight.cpu() if isinstance(weight, Tensor) else weight
+        self.weights = torch.zeros(self.shape, dtype=dtype)
+        self.logits: Tensor | None = None
+        self._adding: Future | None = None
+
+    def __enter__(self) -> "WindowSums":
+        self._worker = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._worker.shutdown()
+        if self._adding is not None and error[0] is None:
+            self._adding.result()
+
+    def add(self, slicer: Slicer, window: Tensor) -> None:
+        """window (S, d, h, w) is overwritten."""
+        window = window.mul_(self.weight)
+        if window.device.type == "cpu":
+            self._add(slicer, window)
+            return
+        window = window.cpu()
+        if self._adding is not None:
+            self._adding.result()  # one at a time, in their order
+        self._adding = self._worker.submit(self._add, slicer, window)
+
+    def _add(self, slicer: Slicer, window: Tensor) -> None:
+        if self.logits is None:
+            self.logits = torch.zeros((len(window), *self.shape), dtype=self.dtype)
+        self.logits[slicer] += window
+        self.weights[slicer[1:]] += self.weight_in_main_memory
+
+    def mean(self) -> Tensor:
+        """(S, D, H, W), once all windows are added; the sums are used up."""
+        for channel in self.logits:  # by channel: no second volume of all channels
+            channel /= self.weights
+        return self.logits
+
+
 @torch.no_grad()
 def predict_windows(
     engine: Engine,
@@ -144,12 +192,12 @@ def predict_windows(
     views: Sequence[tuple[int, ...]] = ((),),
     gaussian: bool = True,
     accumulate: torch.dtype = torch.float16,
-    results_device: torch.device = torch.device("cpu"),
+    device: torch.device = torch.device("cpu"),
     observer: WindowObserver | None = None,
     observed_views: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, on `results_device`.
+    """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, in main memory. `device`: the engine's, where views are mirrored.
 
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
@@ -158,40 +206,39 @@ def predict_windows(
     """
     if observer is not None:
         observer.reset()
-    padded, inner = pad_centred(data.to(results_device), tile_size)
+    padded, inner = pad_centred(data.cpu(), tile_size)
     slicers = window_slicers(padded.shape[1:], tile_size, tile_step_size)
-    weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=results_device) if gaussian else 1
-    weight_sum = torch.zeros(padded.shape[1:], dtype=accumulate, device=results_device)
-    logits = window_sum = None
+    weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1
+    window, window_sum = None, None
     window_classes: list[Tensor] = []
 
     bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
-    for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
-        x = torch.stack([padded[slicer].flip([a + 1 for a in axes]) for slicer, (_, axes) in batch])  # (B, C, d, h, w)
-        observed = [observer is not None and view < (observed_views or len(views)) for _, (view, _) in batch]
-        seg_logits, class_logits = engine(x, classify=any(observed))  # (B, S, d, h, w), (B, n) or None
-        for i, (slicer, (view, axes)) in enumerate(batch):
-            flipped_back = seg_logits[i].flip([a + 1 for a in axes]).to(results_device)
-            window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
-            if observed[i] and class_logits is not None:
-                window_classes.append(class_logits[i])
-            if view < len(views) - 1:
-                continue
-            window_sum /= len(views)
-            if observer is not None and window_classes:
-                observer.add(window_sum, torch.stack(window_classes))
-            if logits is None:
-                logits = torch.zeros((len(window_sum), *padded.shape[1:]), dtype=accumulate, device=results_device)
-            logits[slicer] += window_sum.mul_(weight)
-            weight_sum[slicer[1:]] += weight
-            window_classes = []
-            bar.update()
+    with WindowSums(padded.shape[1:], weight, accumulate) as sums:
+        for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
+            x = []
+            for slicer, (view, axes) in batch:
+                window = padded[slicer].to(device) if view == 0 else window
+                x.append(window.flip([a + 1 for a in axes]))
+            observed = [observer is not None and view < (observed_views or len(views)) for _, (view, _) in batch]
+            seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None
+            for i, (slicer, (view, axes)) in enumerate(batch):
+                flipped_back = seg_logits[i].to(device).flip([a + 1 for a in axes])
+                window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
+                if observed[i] and class_logits is not None:
+                    window_classes.append(class_logits[i])
+                if view < len(views) - 1:
+                    continue
+                window_sum /= len(views)
+                if observer is not None and window_classes:
+                    observer.add(window_sum, torch.stack(window_classes))
+                sums.add(slicer, window_sum)
+                window_classes = []
+                bar.update()
     bar.close()
-    for channel in logits:  # by channel: no second volume of all channels
-        channel /= weight_sum
+    logits = sums.mean()
     if accumulate == torch.float16 and not all(bool(channel.isfinite().all()) for channel in logits):
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
-        del logits, weight_sum
-        return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, results_device,
+        del logits, sums
+        return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, device,
                                observer, observed_views, progress)
     return logits[inner]

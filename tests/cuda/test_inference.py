@@ -87,14 +87,20 @@ def test_memory_that_does_not_hold_a_batch_gets_it_item_by_item(little_memory):
     torch.testing.assert_close(seg_logits.cpu(), expected, rtol=1e-2, atol=1e-2)  # a comparison takes memory, too
 
 
-@pytest.mark.parametrize("on_device", [True, False])
-def test_windows_are_summed_alike_on_either_device(on_device):
+def test_windows_of_a_gpu_are_summed_as_those_of_the_cpu():
     data = torch.randn(1, 20, 24, 40, generator=torch.Generator().manual_seed(3))
     expected = predict_windows(TorchEngine(tiny_network(), CPU, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8))
-    found = predict_windows(TorchEngine(tiny_network(), CUDA, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8),
-                            results_device=CUDA if on_device else CPU)
-    assert found.device.type == ("cuda" if on_device else "cpu")
-    assert (found.cpu().float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()
+    found = predict_windows(TorchEngine(tiny_network(), CUDA, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8), device=CUDA)
+    assert found.device.type == "cpu"
+    assert (found.float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()
+
+
+def test_convolutions_kept_in_fp16_compute_what_autocast_makes_of_fp32():
+    engines = [TorchEngine(tiny_network(), CUDA, half=True), TorchEngine(tiny_network(), CUDA, half=True, rebuild=tiny_network)]
+    for expected, found in zip(*(engine(batch()) for engine in engines)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    full = engines[1].in_full_precision()
+    assert full.precision == "fp32" and {parameter.dtype for parameter in full.network.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("mode", ["exact", "half", "fast"])
@@ -109,12 +115,12 @@ def test_masks_and_classes_are_those_of_the_cpu(mode, model_folder, image_folder
     np.testing.assert_allclose(*tables, atol=0.02)
 
 
-def test_logits_that_the_gpu_cannot_hold_go_to_main_memory(model_folder, little_memory):
+@pytest.mark.filterwarnings("error")
+def test_volumes_take_no_memory_of_the_gpu(model_folder, little_memory):
     predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False, tta=1, tile_step_size=1)
     predictor.initialize_from_trained_model_folder(model_folder, (0,))
     data = torch.randn(1, 32, 128, 128)
     expected = predictor.predict_logits_from_preprocessed_data(data)
-    little_memory(10 * 2**20)  # anything above 1 MiB comes in pieces of 20: the image and its logits; what a window takes is below
-    with pytest.warns(UserWarning, match="main memory"):
-        logits = predictor.predict_logits_from_preprocessed_data(data)
+    little_memory(10 * 2**20)  # anything above 1 MiB comes in pieces of 20, as image and logits would; what a window takes is below
+    logits = predictor.predict_logits_from_preprocessed_data(data)
     assert (logits.float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, LayerOps
-from nnunetv2.inference.engines.torch_engine import ChannelsLastNorm3d, TorchEngine, prepare_for_cuda
+from nnunetv2.inference.engines.torch_engine import ChannelsLastNorm3d, TorchEngine, halve_convolutions, prepare_for_cuda
 from tests.inference.tiny_model import tiny_network
 
 SHAPE = (8, 16, 16)
@@ -53,6 +53,16 @@ def test_a_bias_that_no_instance_norm_follows_stays(ops):
         prepare_for_cuda(layer)
         torch.testing.assert_close(layer(x), expected)
     assert layer.conv.bias is not None
+
+
+def test_only_convolutions_are_halved():
+    network = tiny_network()
+    halve_convolutions(network)
+    halved = {name for name, parameter in network.named_parameters() if parameter.dtype == torch.float16}
+    assert halved == {f"{name}.{kind}" for name, module in network.named_modules() if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d))
+                      for kind in ("weight", "bias") if getattr(module, kind) is not None} | {
+        name for name in halved if ".all_modules." in name}
+    assert any(name.startswith("encoder.stem") for name in halved)
 
 
 def test_the_class_head_is_left_out_when_the_class_is_not_wanted():

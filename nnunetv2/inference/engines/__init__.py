@@ -139,7 +139,7 @@ def make_engine(
     if engine is None:
         from nnunetv2.inference.engines.torch_engine import TorchEngine
 
-        engine = TorchEngine(build_network(), device, precision == "half")
+        engine = TorchEngine(build_network(), device, precision == "half", build_network)
     for name, reason in passed_over.items():
         warnings.warn(f"{name} is not used, {engine.name} is: {reason}.", stacklevel=2)
     return engine if engine.precision == "fp32" else ReducedPrecisionGuard(engine)

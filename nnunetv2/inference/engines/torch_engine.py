@@ -1,10 +1,12 @@
 """The network in torch: CUDA and MPS with fp16 autocast, CPU with bf16 autocast, each in fp32 as well."""
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from dynamic_network_architectures.architectures.unet import UNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
@@ -33,6 +35,13 @@ class ChannelsLastNorm3d(_ChannelsLastNorm, nn.InstanceNorm3d): ...
 CHANNELS_LAST_NORMS = {nn.InstanceNorm2d: ChannelsLastNorm2d, nn.InstanceNorm3d: ChannelsLastNorm3d}
 
 
+def halve_convolutions(network: nn.Module) -> None:
+    """Keep the weights of convolutions in fp16, in place: what autocast makes of them in every pass, in half the memory."""
+    for module in network.modules():
+        if isinstance(module, _ConvNd):
+            module.half()
+
+
 def prepare_for_cuda(network: nn.Module) -> None:
     """Change `network`, in place, into one that computes the same faster on tensor cores, one item at a time."""
     for module in network.modules():
@@ -55,8 +64,11 @@ class TorchEngine:
 
     name, batch_size = "torch", 1
 
-    def __init__(self, network: nn.Module, device: torch.device, half: bool) -> None:
-        self.device, self.half = device, half
+    def __init__(self, network: nn.Module, device: torch.device, half: bool, rebuild: Callable[[], nn.Module] | None = None) -> None:
+        """rebuild: gives the network anew; with it a GPU keeps convolutions in fp16 alone for `half`."""
+        self.device, self.half, self._rebuild = device, half, rebuild
+        if device.type == "cuda" and half and rebuild is not None:
+            halve_convolutions(network)  # before it goes to the GPU
         self.precision = ("bf16" if device.type == "cpu" else "fp16") if half else "fp32"
         self.network = network.to(device).eval()
         if device.type == "cuda":
@@ -71,7 +83,7 @@ class TorchEngine:
                 self._forward = RecordedCalls(self._compute)
 
     def in_full_precision(self) -> "TorchEngine":
-        return TorchEngine(self.network, self.device, half=False)
+        return TorchEngine(self.network if self._rebuild is None else self._rebuild(), self.device, half=False)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
