@@ -69,10 +69,13 @@ def test_a_recording_without_the_class_gives_the_same_masks():
 
 
 def test_an_overflow_of_fp16_is_caught_and_redone_in_fp32():
-    network = tiny_network()
-    with torch.no_grad():
-        network.encoder.stem.convs[0].conv.weight.mul_(1e6)
-    engine = make_engine(lambda: network, CUDA, "half")  # without its bias the first layer is normalised as before: only fp16 notices
+    def build_network():
+        network = tiny_network()
+        with torch.no_grad():
+            network.encoder.stem.convs[0].conv.weight.mul_(1e6)
+        return network
+
+    engine = make_engine(build_network, CUDA, "half")  # without its bias the first layer is normalised as before: only fp16 notices
     with pytest.warns(UserWarning, match="1 of 1 fp16 outputs"):
         seg_logits, _ = engine(batch())
     assert seg_logits.isfinite().all()
