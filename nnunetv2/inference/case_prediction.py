@@ -123,11 +123,6 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
-    def _windows(self, engine: Engine, data: Tensor, views: Sequence[tuple[int, ...]], tile: tuple[int, ...], step: float,
-                 gaussian: bool, **observation: object) -> Tensor:
-        arguments = dict(tile_size=tile, tile_step_size=step, views=views, gaussian=gaussian, progress=self.progress) | observation
-        return predict_windows(engine, data, device=self.device, **arguments)
-
     def _predict_volume(self, engines: Sequence[Engine], data: Tensor) -> tuple[Tensor, np.ndarray | None]:
         """Mean over folds: logits (S, D, H, W) and class probabilities.
 
@@ -143,8 +138,8 @@ class CasePredictor:
         probabilities = []
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
-            fold_logits = self._windows(engine, data, self.views, tile, self.mode.tile_step_size, self.gaussian and not whole,
-                                        observer=evidence, observed_views=CLASS_VIEWS if whole else None)
+            fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, self.views, self.gaussian and not whole, device=self.device,
+                                          observer=evidence, observed_views=CLASS_VIEWS if whole else None, progress=self.progress)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:

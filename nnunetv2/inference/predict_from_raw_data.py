@@ -107,14 +107,12 @@ class nnUNetPredictor:
         parameters: None, or one state dict a fold, each loaded into a copy of `network`.
         """
         start = time.perf_counter()
-        if parameters is None:
-            networks = [deepcopy(network) if self.device.type == "cuda" else network]  # there the engine changes what it gets
-        else:
-            networks = [deepcopy(network) for _ in parameters]
+        networks = [network] if parameters is None else [deepcopy(network) for _ in parameters]
         for fold, weights in zip(networks, parameters or ()):
             fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
-        engines = [make_engine(lambda fold=fold: fold, self.device, self.mode.precision_on(self.device.type), self.engine_wish or "torch",
+        on_cuda = self.device.type == "cuda"  # there an engine changes what it gets
+        engines = [make_engine(lambda fold=fold: deepcopy(fold) if on_cuda else fold, self.device, self.mode.precision_on(self.device.type), self.engine_wish or "torch",
                                len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size) for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
