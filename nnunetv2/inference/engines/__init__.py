@@ -97,10 +97,10 @@ def make_engine(
 
     precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
     `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`.
-    `build_network` gives a network that the engine may change on a GPU, another one each time. It is called only when the weights are needed: not when OpenVINO finds `cached_model`, its .xml beside the
-    checkpoint. `patch_size` is what it will be fast for; `identity` tells network and weights, so that an engine
-    need not check again what it has checked. Where an engine cannot serve, the next one does, and a warning says why,
-    unless it is that "auto" passes over winograd for a network it has no code for.
+    `build_network` gives a network that the engine may change on a GPU, another one each time. It is called only when the weights are
+    needed: not when OpenVINO finds `cached_model`, its .xml beside the checkpoint. `patch_size` is what it will be fast for;
+    `identity` tells network and weights, so that an engine need not check again what it has checked. Where an engine cannot serve,
+    the next one does, and a warning says why, unless it is that "auto" passes over winograd for a network it has no code for.
     """
     if wish not in CHOICES:
         raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
