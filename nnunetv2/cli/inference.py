@@ -52,8 +52,7 @@ def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Name
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
             folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,
-            device=device, perform_everything_on_device=not args.not_on_device, verbose=args.verbose,
-            allow_tqdm=not args.disable_progress_bar)
+            device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar)
 
     run(go)
 

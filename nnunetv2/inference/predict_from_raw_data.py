@@ -112,8 +112,9 @@ class nnUNetPredictor:
             fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
         on_cuda = self.device.type == "cuda"  # there an engine changes what it gets
-        engines = [make_engine(lambda fold=fold: deepcopy(fold) if on_cuda else fold, self.device, self.mode.precision_on(self.device.type), self.engine_wish or "torch",
-                               len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size) for fold in networks]
+        engines = [make_engine(lambda fold=fold: deepcopy(fold) if on_cuda else fold, self.device, self.mode.precision_on(self.device.type),
+                               self.engine_wish or "torch", len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size)
+                   for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
         self.seconds_to_load = time.perf_counter() - start
@@ -311,7 +312,6 @@ def run_prediction(
     num_parts: int = 1,
     part_id: int = 0,
     device: torch.device = torch.device("cuda"),
-    perform_everything_on_device: bool = True,
     verbose: bool = False,
     allow_tqdm: bool = True,
 ) -> int:
@@ -320,7 +320,7 @@ def run_prediction(
         torch.set_num_threads(available_cores())
     predictor = nnUNetPredictor(
         tile_step_size=0.5 if tile_step_size is None else tile_step_size, device=device,
-        perform_everything_on_device=perform_everything_on_device, verbose=verbose, verbose_preprocessing=verbose,
+        verbose=verbose, verbose_preprocessing=verbose,
         allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
         roi_model=roi_model)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)

@@ -144,9 +144,9 @@ class WindowSums:
 
     def __init__(self, shape: Sequence[int], weight: Tensor | int, dtype: torch.dtype) -> None:
         """shape (D, H, W) of the volume; weight (d, h, w) of the voxels of a window, on the device of the windows, or 1."""
-        self.shape, self.weight, self.dtype = tuple(shape), weight, dtype
+        self.weight = weight
         self.weight_in_main_memory = weight.cpu() if isinstance(weight, Tensor) else weight
-        self.weights = torch.zeros(self.shape, dtype=dtype)
+        self.weights = torch.zeros(tuple(shape), dtype=dtype)
         self.logits: Tensor | None = None
         self._adding: Future | None = None
 
@@ -172,7 +172,7 @@ class WindowSums:
 
     def _add(self, slicer: Slicer, window: Tensor) -> None:
         if self.logits is None:
-            self.logits = torch.zeros((len(window), *self.shape), dtype=self.dtype)
+            self.logits = torch.zeros((len(window), *self.weights.shape), dtype=self.weights.dtype)
         self.logits[slicer] += window
         self.weights[slicer[1:]] += self.weight_in_main_memory
 
@@ -209,7 +209,7 @@ def predict_windows(
     padded, inner = pad_centred(data.cpu(), tile_size)
     slicers = window_slicers(padded.shape[1:], tile_size, tile_step_size)
     weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1
-    window, window_sum = None, None
+    window = window_sum = None
     window_classes: list[Tensor] = []
 
     bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
@@ -217,7 +217,8 @@ def predict_windows(
         for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
             x = []
             for slicer, (view, axes) in batch:
-                window = padded[slicer].to(device) if view == 0 else window
+                if view == 0:
+                    window = padded[slicer].to(device)
                 x.append(window.flip([a + 1 for a in axes]))
             observed = [observer is not None and view < (observed_views or len(views)) for _, (view, _) in batch]
             seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None

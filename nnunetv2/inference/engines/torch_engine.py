@@ -101,11 +101,11 @@ class TorchEngine:
     @torch.no_grad()
     def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None:
         """A network that is none of ours classifies by its own segmentation of x."""
-        x = self._laid_out(x.to(self.device, non_blocking=True))
         if not self._head_is_optional:
             return self(x)[1]
         if self.network.class_head is None:
             return None
+        x = self._laid_out(x.to(self.device, non_blocking=True))
         with self._autocast():
             return self.network.classify(x, seg_logits.to(self.device)).float()
 
