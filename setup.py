@@ -23,7 +23,7 @@ setup(
     packages=find_packages(include=["nnunetv2*", "dynamic_network_architectures*"]),
     install_requires=[
         "torch>=2.6,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
-        "SimpleITK>=2.2.1", "blosc2>=3.0.0", "threadpoolctl", "tqdm", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
+        "SimpleITK>=2.2.1", "blosc2>=3.0.0", "threadpoolctl", "tqdm", "pydantic>=2.5", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
     ],
     extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "test": ["pytest", "hypothesis", "surface-distance", "absl-py"]},
     entry_points={"console_scripts": [

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message
 
 
 def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -22,10 +22,10 @@ def run(function: Callable[..., int | None], *args, **kwargs) -> None:
     """
     try:
         status = function(*args, **kwargs)
-    except (CasesFailed, FileNotFoundError, FileExistsError, ValueError, NotImplementedError) as error:
+    except EXPECTED_ERRORS as error:
         if os.environ.get("nnUNet_debug"):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {in_one_message(error)}")
     if isinstance(status, int) and status:
         sys.exit(status)
 

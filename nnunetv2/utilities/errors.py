@@ -1,5 +1,39 @@
-"""Errors that the command lines print as a message, without a traceback."""
+"""Errors that the command lines print as one message, without a traceback."""
+
+import errno
+import os
+import shutil
+
+
+class InputError(ValueError):
+    """What a user or a file gave cannot be used. The message names the file, the value and the remedy."""
 
 
 class CasesFailed(RuntimeError):
     """Some cases of a batch failed; the message lists each with its reason, and the others are done."""
+
+
+# A ValueError is one about input by this code base's convention; OSError carries its path and the system's reason.
+EXPECTED_ERRORS = (CasesFailed, OSError, ValueError, NotImplementedError)
+
+
+def in_one_message(error: BaseException) -> str:
+    """The text that ends a command. The system's errors get their path and a remedy, which their own text lacks."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}{_remedy(error)}"
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = os.path.dirname(os.path.abspath(error.filename or ".")) if error.filename else os.getcwd()
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        return f"; {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free in {folder}. Free some space, or write elsewhere, and run the command again."
+    return {
+        errno.EACCES: ". Check who owns it and its permissions.", errno.EPERM: ". Check who owns it and its permissions.",
+        errno.EROFS: ". Write elsewhere, or mount it writable.", errno.ENOENT: ". Check the path.",
+        errno.ENOTDIR: ". A part of this path is a file; name a folder.", errno.EISDIR: ". This is a folder; name a file.",
+        errno.EEXIST: ". Name another, or move it away.", errno.ENAMETOOLONG: ". Choose a shorter name.", errno.ELOOP: ". Its links lead in a circle; mend them.",
+    }.get(error.errno, "")
