@@ -6,6 +6,7 @@
 from setuptools import find_packages, setup
 
 COMMANDS = {
+    "datasets": ("convert_MSD_dataset", "convert_old_nnUNet_dataset", "move_plans_between_datasets", "download_pretrained_model_by_url"),
     "planning": ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess"),
     "training": ("train", "refit_class_head"),
     "inference": ("predict", "predict_from_modelfolder", "quantize"),

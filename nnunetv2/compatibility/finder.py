@@ -1,0 +1,79 @@
+"""Serves the modules of `table.py` to Python's import system; a name is looked up only when somebody asks for it."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+
+class UpstreamModule(ModuleType):
+    """A module without a file: each public name lives elsewhere, as `package.module:name`."""
+
+    def __init__(self, name: str, targets: Mapping[str, str]):
+        super().__init__(name, f"Import path of nnU-Net's; its names live in {', '.join(sorted({t.split(':')[0] for t in targets.values()})) or 'submodules'}.")
+        self.__dict__["_targets"] = targets
+        self.__all__ = list(targets)
+
+    def __getattr__(self, name: str) -> Any:
+        target = self.__dict__["_targets"].get(name)
+        if target is None:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        module, _, attribute = target.partition(":")
+        value = getattr(importlib.import_module(module), attribute)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *self._targets})
+
+
+class UpstreamFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of a table. Stands last on sys.meta_path, so a file of that name always wins."""
+
+    def __init__(self, table: Mapping[str, Mapping[str, str]]):
+        self.table = table
+        parents = {name.rpartition(".")[0] for name in table}
+        while missing := {parent.rpartition(".")[0] for parent in parents if "." in parent} - parents:
+            parents |= missing
+        self.packages = parents
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self.table and fullname not in self.packages:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=fullname in self.packages)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return UpstreamModule(spec.name, self.table.get(spec.name, {}))
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class OpenedModules(importlib.abc.MetaPathFinder):
+    """Lets files be parents: upstream has a package where this code base has one file, `preprocessing/resampling.py`.
+
+    Python asks a parent for its `__path__` before it looks for a child; an empty one is enough.
+    """
+
+    def __init__(self, parents: Sequence[str]):
+        self.parents = frozenset(parents)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in self.parents:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.submodule_search_locations is None:
+            spec.submodule_search_locations = []
+        return spec
+
+
+def install(table: Mapping[str, Mapping[str, str]]) -> None:
+    """Put both finders in place, once a process."""
+    if any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
+        return
+    finder = UpstreamFinder(table)
+    sys.meta_path.insert(0, OpenedModules(sorted(finder.packages)))
+    sys.meta_path.append(finder)

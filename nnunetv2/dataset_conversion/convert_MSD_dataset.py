@@ -1,0 +1,90 @@
+"""A dataset of the Medical Segmentation Decathlon (Antonelli et al. 2022, Nature Communications 13:4128) -> nnUNet_raw.
+
+    convert_msd_dataset("Downloads/Task04_Hippocampus")
+    convert_msd_dataset("hippocampus", overwrite_target_id=4)     # a folder whose name says nothing
+
+The Decathlon keeps the channels of a case in one 4D file, labels as value -> name and no channel number in its file names.
+"""
+
+import os
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from nnunetv2.dataset_conversion.raw_folder import MAX_DATASET_ID, new_raw_dataset, updated_description
+from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json, save_json
+
+ENDING = ".nii.gz"
+
+
+def split_4d_nifti(filename: str | os.PathLike, output_folder: str | os.PathLike) -> None:
+    """One file a channel, `NAME_0000.nii.gz`, ...; a 3D file is copied as it is. InputError for other dimensions."""
+    name, target = Path(filename).name.removesuffix(ENDING), Path(output_folder)
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(filename))
+    header.ReadImageInformation()
+    if header.GetDimension() == 3:
+        shutil.copyfile(filename, target / f"{name}_0000{ENDING}")
+        return
+    if header.GetDimension() != 4:
+        raise InputError(f"{filename} has {header.GetDimension()} dimensions; an image has three, four with several channels.")
+    image = sitk.ReadImage(str(filename))
+    for channel in range(image.GetSize()[3]):
+        sitk.WriteImage(image[..., channel], str(target / f"{name}_{channel:04d}{ENDING}"), useCompression=True)
+
+
+def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: int | None = None, num_processes: int | None = None) -> str:
+    """Convert `source_folder` and return the new dataset's name.
+
+    The number comes from the folder's name, TaskXX_Name, or from `overwrite_target_id`; without a task in the folder's name
+    the dataset is called as dataset.json calls itself. imagesTs may be missing. Every file that has no partner, and every
+    case that could not be converted, is listed in one error; nothing is left in nnUNet_raw then.
+    """
+    source = Path(source_folder).resolve()
+    description_file = source / "dataset.json"
+    missing = [str(path) for path in (description_file, source / "imagesTr", source / "labelsTr") if not path.exists()]
+    if missing:
+        raise InputError(f"{source} is no Decathlon dataset; missing: {', '.join(missing)}.")
+    description = load_json(description_file)
+    name = _dataset_name(source, description, overwrite_target_id)
+    files = {part: _files(source / part) for part in ("imagesTr", "imagesTs", "labelsTr")}
+    names = {part: {file.name for file in found} for part, found in files.items()}
+    problems = [f"{source / 'imagesTr' / file} has no label map" for file in sorted(names["imagesTr"] - names["labelsTr"])]
+    problems += [f"{source / 'labelsTr' / file} has no image" for file in sorted(names["labelsTr"] - names["imagesTr"])]
+    if not files["imagesTr"]:
+        problems.append(f"{source / 'imagesTr'} holds no {ENDING} file")
+    if problems:
+        raise InputError(f"{len(problems)} problem(s) in {source}:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+    with new_raw_dataset(name) as target:
+        for part in ("imagesTr", "imagesTs"):
+            (target / part).mkdir()
+            jobs = {file.name: (str(file),) for file in files[part]}
+            in_threads(partial(split_4d_nifti, output_folder=target / part), jobs, num_processes, f"converting {part}")
+        (target / "labelsTr").mkdir()
+        for file in files["labelsTr"]:
+            shutil.copyfile(file, target / "labelsTr" / file.name)
+        save_json(updated_description(description, description_file) | {"numTraining": len(files["imagesTr"])}, target / "dataset.json")
+    print(f"{name}: {len(files['imagesTr'])} training and {len(files['imagesTs'])} test cases.")
+    return name
+
+
+def _dataset_name(source: Path, description: dict, number: int | None) -> str:
+    task = re.fullmatch(r"Task(\d+)_(.+)", source.name)
+    if number is None and task is None:
+        raise InputError(f"{source.name!r} is not named TaskXX_Name, so the dataset's number is unknown; give it with -overwrite_id.")
+    number = int(task[1]) if number is None else number
+    if not 1 <= number <= MAX_DATASET_ID:
+        raise InputError(f"Dataset number {number} is out of range; datasets are numbered 1 to {MAX_DATASET_ID}.")
+    name = task[2] if task else re.sub(r"\W+", "", str(description.get("name", source.name)))
+    return f"Dataset{number:03d}_{name}"
+
+
+def _files(folder: Path) -> list[Path]:
+    """Images of a folder, sorted; `._x` and `.x` are what macOS leaves in archives."""
+    return sorted(file for file in folder.glob(f"*{ENDING}") if not file.name.startswith((".", "_"))) if folder.is_dir() else []
