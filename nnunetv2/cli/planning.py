@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nnunetv2.cli.common import make_parser, run
 
-PLANNERS = "ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL"
+PLANNERS = "ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL, or one below nnunetv2/experiment_planning"
 
 
 def _add_dataset_ids(parser: argparse.ArgumentParser) -> None:

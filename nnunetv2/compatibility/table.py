@@ -38,13 +38,23 @@ MODULES: dict[str, dict[str, str]] = {
     "nnunetv2.experiment_planning.experiment_planners.default_experiment_planner": _all_from(
         "nnunetv2.experiment_planning.experiment_planner", "ExperimentPlanner"),
     "nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners": _all_from(
-        "nnunetv2.experiment_planning.residual_encoder_planners", "nnUNetPlannerResEncM", "nnUNetPlannerResEncL", "nnUNetPlannerResEncXL"),
+        "nnunetv2.experiment_planning.residual_encoder_planners", "ResEncUNetPlanner", "nnUNetPlannerResEncM", "nnUNetPlannerResEncL", "nnUNetPlannerResEncXL"),
+    "nnunetv2.experiment_planning.experiment_planners.resencUNet_planner": _all_from(
+        "nnunetv2.experiment_planning.residual_encoder_planners", "ResEncUNetPlanner"),
+    "nnunetv2.experiment_planning.experiment_planners.resampling.planners_no_resampling": _all_from(
+        "nnunetv2.experiment_planning.resampling_planners", "nnUNetPlannerResEncL_noResampling"),
+    "nnunetv2.experiment_planning.experiment_planners.resampling.resample_with_torch": _all_from(
+        "nnunetv2.experiment_planning.resampling_planners", "nnUNetPlannerResEncL_torchres", "nnUNetPlannerResEncL_torchres_sepz", "nnUNetPlanner_torchres"),
     "nnunetv2.experiment_planning.verify_dataset_integrity": _all_from("nnunetv2.experiment_planning.dataset_integrity", "verify_dataset_integrity"),
     "nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets": _all_from(
         "nnunetv2.experiment_planning.move_plans", "move_plans_between_datasets"),
     "nnunetv2.preprocessing.cropping.cropping": _all_from("nnunetv2.preprocessing.cropping", "crop_to_nonzero"),
     "nnunetv2.preprocessing.resampling.default_resampling": _all_from(
         "nnunetv2.preprocessing.resampling", "compute_new_shape", "resample_data_or_seg_to_shape"),
+    "nnunetv2.preprocessing.resampling.no_resampling": _all_from("nnunetv2.preprocessing.resampling", "no_resampling_hack"),
+    "nnunetv2.preprocessing.resampling.resample_torch": _all_from(
+        "nnunetv2.preprocessing.resampling_torch", "resample_torch_simple", "resample_torch_fornnunet"),
+    "nnunetv2.preprocessing.resampling.utils": {"recursive_find_resampling_fn_by_name": "nnunetv2.preprocessing.resampling:resampling_fn_by_name"},
     # training
     "nnunetv2.training.lr_scheduler.polylr": _all_from("nnunetv2.training.lr_scheduler", "PolyLRScheduler"),
     # networks

@@ -4,64 +4,77 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2 import paths
 from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.experiment_planning.network_topology import Topology, conv_feature_map_size, plan_topology
+from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
 from nnunetv2.imageio.reader_writer_registry import reader_writer_name
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
-from nnunetv2.preprocessing.resampling import compute_new_shape
+from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 
+INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}  # by dimension; larger than any that fits
+LOWRES_STEP = 1.03  # factor by which spacing grows in search of 3d_lowres
+Resampling = tuple[Callable, dict[str, Any]]
+
+
 class ExperimentPlanner:
-    """nnU-Net's default planner, a plain convolutional U-Net for 8 GB. Subclasses change the constants."""
+    """nnU-Net's default planner, a plain convolutional U-Net for 8 GB.
+
+    Subclasses change the constants, here or in their __init__, and override the methods that have a name of nnU-Net's:
+    determine_* and get_plans_for_configuration, generate_data_identifier.
+    """
 
     plans_name = "nnUNetPlans"
-    network_class_name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    residual = False
-    n_encoder = (2,) * 14  # convolutions (residual: blocks) a stage
-    n_decoder = (2,) * 13
-    base_features = 32  # of the first stage; doubled each stage up to the maximum
-    max_features = {2: 512, 3: 320}  # by dimension
-    # What fits memory_gb: summed convolution outputs (network_topology.conv_feature_map_size) at this batch size.
-    memory_gb = 8.0
-    reference_estimate = {2: 85_000_000, 3: 560_000_000}
-    reference_batch_size = {2: 12, 3: 2}
+    UNet_class: type = PlainConvUNet
+    UNet_blocks_per_stage_encoder = (2,) * 14  # convolutions (residual: blocks) a stage
+    UNet_blocks_per_stage_decoder = (2,) * 13
+    UNet_base_num_features = 32  # of the first stage; doubled each stage up to the maximum
+    UNet_max_features_2d, UNet_max_features_3d = 512, 320
+    UNet_featuremap_min_edge_length = MIN_EDGE
+    # What fits the reference's GB: summed convolution outputs (network_topology.conv_feature_map_size) at this batch size.
+    UNet_reference_val_corresp_GB = 8.0
+    UNet_reference_val_2d, UNet_reference_val_3d = 85_000_000, 560_000_000
+    UNet_reference_val_corresp_bs_2d, UNet_reference_val_corresp_bs_3d = 12, 2
     shrink_to_batch_size = {2: 2, 3: 2}  # the patch shrinks until such a batch fits
-    min_batch_size = 2
+    UNet_min_batch_size = 2
     max_dataset_covered = 0.05  # share of the dataset's voxels that one batch may hold
-    initial_patch_voxels = {2: 2048**2, 3: 256**3}  # larger than any that fits
-    lowres_threshold = 0.25  # 3d_lowres when the patch covers less of the median image
-    lowres_step = 1.03  # factor by which spacing grows in search of it
+    anisotropy_threshold = ANISO_THRESHOLD
+    lowres_creation_threshold = 0.25  # 3d_lowres when the patch covers less of the median image
 
     def __init__(self, dataset_name_or_id: int | str, gpu_memory_target_in_gb: float | None = None,
                  preprocessor_name: str = "DefaultPreprocessor", plans_name: str | None = None,
-                 overwrite_target_spacing: Sequence[float] | None = None):
+                 overwrite_target_spacing: Sequence[float] | None = None, suppress_transpose: bool = False):
+        """suppress_transpose: keep the axis order of the files, instead of the coarsest axis first."""
         if overwrite_target_spacing is not None and (len(overwrite_target_spacing) != 3 or min(overwrite_target_spacing) <= 0):
             raise ValueError(f"The target spacing {overwrite_target_spacing} must be three numbers > 0 (z y x, mm).")
         self.dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
-        self.raw_folder = paths.nnUNet_raw / self.dataset_name
+        self.raw_dataset_folder = paths.nnUNet_raw / self.dataset_name
         self.preprocessed_folder = paths.nnUNet_preprocessed / self.dataset_name
-        self.dataset_json = load_json(self.raw_folder / "dataset.json")
+        self.dataset_json = load_json(self.raw_dataset_folder / "dataset.json")
         fingerprint = self.preprocessed_folder / "dataset_fingerprint.json"
         if not fingerprint.is_file():
             raise FileNotFoundError(f"{fingerprint} does not exist. Run nnUNetv2_extract_fingerprint -d {self.dataset_name} first.")
-        self.fingerprint = load_json(fingerprint)
-        self.gpu_memory_target = gpu_memory_target_in_gb or self.memory_gb
+        self.dataset_fingerprint = load_json(fingerprint)
+        self.UNet_vram_target_GB = gpu_memory_target_in_gb or self.UNet_reference_val_corresp_GB
         self.preprocessor_name = preprocessor_name
         self.plans_identifier = plans_name or self.plans_name
-        self.target_spacing = overwrite_target_spacing
+        self.overwrite_target_spacing, self.suppress_transpose = overwrite_target_spacing, suppress_transpose
+        self.plans: dict[str, Any] | None = None
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.foreground_labels = labels.foreground_labels
         self.task = ClassificationTask.from_dataset_json(self.dataset_json, self.foreground_labels)
@@ -73,40 +86,68 @@ class ExperimentPlanner:
     def plan_experiment(self) -> dict[str, Any]:
         """Plan every configuration, write plans.json and copy what training needs beside it. Returns the plans."""
         fullres_spacing = self.determine_fullres_target_spacing()
-        transpose_forward = [int(np.argmax(fullres_spacing))]  # coarsest axis first
-        transpose_forward += [axis for axis in range(3) if axis not in transpose_forward]
+        transpose_forward, transpose_backward = self.determine_transpose()
         spacing = fullres_spacing[transpose_forward]
-        spacings, shapes = np.array(self.fingerprint["spacings"]), np.array(self.fingerprint["shapes_after_crop"])
+        spacings, shapes = np.array(self.dataset_fingerprint["spacings"]), np.array(self.dataset_fingerprint["shapes_after_crop"])
         resampled = [compute_new_shape(n, mm, fullres_spacing) for n, mm in zip(shapes, spacings)]
         median_shape = np.median(resampled, 0)[transpose_forward]
         n_voxels = float(np.prod(median_shape)) * self.n_training_cases
 
-        configurations = {"2d": self.plan_configuration("2d", spacing[1:], median_shape[1:], n_voxels) | {"batch_dice": True}}
+        estimates: dict = {}
+        configurations = {"2d": self.get_plans_for_configuration(spacing[1:], median_shape[1:], self.generate_data_identifier("2d"), n_voxels, estimates)
+                          | {"batch_dice": True}}
         if median_shape[0] != 1:
-            fullres = self.plan_configuration("3d_fullres", spacing, median_shape, n_voxels)
-            lowres = self._plan_lowres(fullres["patch_size"], spacing, median_shape)
+            fullres = self.get_plans_for_configuration(spacing, median_shape, self.generate_data_identifier("3d_fullres"), n_voxels, estimates)
+            lowres = self._plan_lowres(fullres["patch_size"], spacing, median_shape, estimates)
             if lowres is not None:
                 configurations["3d_lowres"] = lowres | {"batch_dice": False, "next_stage": "3d_cascade_fullres"}
             configurations["3d_fullres"] = fullres | {"batch_dice": lowres is not None}
             if lowres is not None:
                 configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+        reader = self.determine_reader_writer()
         plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
             "original_median_spacing_after_transp": np.median(spacings, 0)[transpose_forward].tolist(),
             "original_median_shape_after_transp": [round(n) for n in np.median(shapes, 0)[transpose_forward].tolist()],
-            "image_reader_writer": reader_writer_name(self.dataset_json),
-            "transpose_forward": transpose_forward,
-            "transpose_backward": np.argsort(transpose_forward).tolist(),
+            "image_reader_writer": getattr(reader, "__name__", reader),
+            "transpose_forward": list(transpose_forward),
+            "transpose_backward": list(transpose_backward),
             "configurations": configurations,
             "experiment_planner_used": type(self).__name__,
             "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": self.fingerprint["foreground_intensity_properties_per_channel"],
+            "foreground_intensity_properties_per_channel": self.dataset_fingerprint["foreground_intensity_properties_per_channel"],
         }
         plans = json.loads(json.dumps(plans))  # lists for tuples: the same in memory as read back
         self._copy_dataset_files()
-        self._save(plans)
+        self.plans = plans
+        self.save_plans(plans)
         return plans
+
+    def determine_reader_writer(self) -> str | type:
+        """The reader of this dataset's files, or its name."""
+        return reader_writer_name(self.dataset_json)
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        """Axis order of the plans, coarsest axis first, and the order that reverts it."""
+        order = [0, 1, 2]
+        if not self.suppress_transpose:
+            order.insert(0, order.pop(int(np.argmax(self.determine_fullres_target_spacing()))))
+        return order, np.argsort(order).tolist()
+
+    def determine_resampling(self, *args: Any, **kwargs: Any) -> tuple[Callable, dict[str, Any], Callable, dict[str, Any]]:
+        """(function, keywords) for images, then for segmentations; functions take data, new shape, current and new spacing."""
+        return (*_splines(is_seg=False, order=3), *_splines(is_seg=True, order=1))
+
+    def determine_segmentation_softmax_export_fn(self, *args: Any, **kwargs: Any) -> Resampling:
+        """(function, keywords) for logits on their way back to the image's grid."""
+        return _splines(is_seg=False, order=1)
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """Scheme of each channel, and whether only its non-zero voxels count: where cropping took much away, and the scheme can."""
+        schemes = [scheme_of_channel(channel) for channel in self.dataset_json["channel_names"].values()]
+        mostly_cropped = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
+        return schemes, [mostly_cropped and scheme in MASKABLE_SCHEMES for scheme in schemes]
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """(3,) mm, untransposed: the median per axis.
@@ -114,95 +155,123 @@ class ExperimentPlanner:
         Where one axis is far coarser than the others and short (thick slices), its median would blur the cases with
         thinner slices: the 10th percentile then, but no finer than the other axes.
         """
-        if self.target_spacing is not None:
-            return np.array(self.target_spacing, dtype=float)
-        spacings = np.array(self.fingerprint["spacings"])
+        if self.overwrite_target_spacing is not None:
+            return np.array(self.overwrite_target_spacing, dtype=float)
+        spacings = np.array(self.dataset_fingerprint["spacings"])
         target = np.percentile(spacings, 50, 0)
-        size = np.percentile(self.fingerprint["shapes_after_crop"], 50, 0)
+        size = np.percentile(self.dataset_fingerprint["shapes_after_crop"], 50, 0)
         coarsest = int(np.argmax(target))
         others = [axis for axis in range(3) if axis != coarsest]
         coarsest_other = target[others].max()
-        if target[coarsest] > ANISO_THRESHOLD * coarsest_other and size[coarsest] * ANISO_THRESHOLD < size[others].min():
+        if target[coarsest] > self.anisotropy_threshold * coarsest_other and size[coarsest] * self.anisotropy_threshold < size[others].min():
             thin = np.percentile(spacings[:, coarsest], 10)
             target[coarsest] = thin if thin >= coarsest_other else coarsest_other + 1e-5  # stays the coarsest
         return target
 
-    def plan_configuration(self, name: str, spacing: np.ndarray, median_shape: Sequence[float],
-                           n_voxels_dataset: float) -> dict[str, Any]:
-        """One configuration, 2D or 3D by the length of `spacing` (mm, transposed); `median_shape` is at that spacing."""
+    def get_plans_for_configuration(self, spacing: np.ndarray, median_shape: Sequence[float], data_identifier: str,
+                                    approximate_n_voxels_dataset: float, _cache: dict) -> dict[str, Any]:
+        """One configuration, 2D or 3D by the length of `spacing` (mm, transposed); `median_shape` is at that spacing.
+
+        _cache: estimates of networks that were looked at before, filled here.
+        """
         if min(spacing) <= 0:
             raise ValueError(f"{self.dataset_name}: spacing {list(spacing)} must be > 0.")
         dims = len(spacing)
-        topology, estimate = self._fit_patch(spacing, median_shape)
-        batch_size = round(self._reference(dims) / estimate * self.reference_batch_size[dims])
-        cap = round(n_voxels_dataset * self.max_dataset_covered / prod(topology.patch_size))
-        normalization = [scheme_of_channel(channel) for channel in self.dataset_json["channel_names"].values()]
-        mostly_cropped = self.fingerprint["median_relative_size_after_cropping"] < 3 / 4  # then the surroundings do not count
-        plan = {
-            "data_identifier": self.data_identifier(name),
+        topology, estimate = self._fit_patch(spacing, median_shape, _cache)
+        batch_size = round(self._reference(dims) / estimate * self._by_dimension("UNet_reference_val_corresp_bs", dims))
+        cap = round(approximate_n_voxels_dataset * self.max_dataset_covered / prod(topology.patch_size))
+        schemes, use_mask = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        resampling_data, data_kwargs, resampling_seg, seg_kwargs = self.determine_resampling()
+        resampling_probabilities, probabilities_kwargs = self.determine_segmentation_softmax_export_fn()
+        return {
+            "data_identifier": data_identifier,
             "preprocessor_name": self.preprocessor_name,
-            "batch_size": max(min(batch_size, cap), self.min_batch_size),
+            "batch_size": max(min(batch_size, cap), self.UNet_min_batch_size),
             "patch_size": topology.patch_size,
             "median_image_size_in_voxels": list(median_shape),
             "spacing": list(spacing),
-            "normalization_schemes": normalization,
-            "use_mask_for_norm": [mostly_cropped and scheme in MASKABLE_SCHEMES for scheme in normalization],
+            "normalization_schemes": schemes,
+            "use_mask_for_norm": use_mask,
+            "resampling_fn_data": resampling_data.__name__, "resampling_fn_data_kwargs": data_kwargs,
+            "resampling_fn_seg": resampling_seg.__name__, "resampling_fn_seg_kwargs": seg_kwargs,
+            "resampling_fn_probabilities": resampling_probabilities.__name__, "resampling_fn_probabilities_kwargs": probabilities_kwargs,
+            "architecture": self._architecture(topology),
         }
-        for key, is_seg, order in (("data", False, 3), ("seg", True, 1), ("probabilities", False, 1)):
-            plan[f"resampling_fn_{key}"] = "resample_data_or_seg_to_shape"
-            plan[f"resampling_fn_{key}_kwargs"] = {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
-        return plan | {"architecture": self._architecture(topology)}
 
-    def data_identifier(self, configuration: str) -> str:
+    def generate_data_identifier(self, configuration_name: str) -> str:
         """Name of the folder with the configuration's preprocessed cases."""
-        return f"{self.plans_identifier}_{configuration}"
+        return f"{self.plans_identifier}_{configuration_name}"
+
+    def _by_dimension(self, constant: str, dims: int) -> Any:
+        return getattr(self, f"{constant}_{dims}d")
 
     def _reference(self, dims: int) -> float:
-        return self.reference_estimate[dims] * (self.gpu_memory_target / self.memory_gb)
+        return self._by_dimension("UNet_reference_val", dims) * (self.UNet_vram_target_GB / self.UNet_reference_val_corresp_GB)
 
-    def _fit_patch(self, spacing: np.ndarray, median_shape: Sequence[float]) -> tuple[Topology, int]:
+    def _fit_patch(self, spacing: np.ndarray, median_shape: Sequence[float], cache: dict) -> tuple[Topology, int]:
         """The largest patch whose network fits the memory, and that network's estimate.
 
         Starts from the physically isotropic patch, no larger than the median image, and shortens the axis that is
         longest relative to the image.
         """
         dims = len(spacing)
+        topology_of = partial(plan_topology, spacing, min_edge=self.UNet_featuremap_min_edge_length)
         inverse = 1 / np.asarray(spacing)
-        isotropic = [round(n) for n in inverse * (self.initial_patch_voxels[dims] / np.prod(inverse)) ** (1 / dims)]
-        topology = plan_topology(spacing, [min(patch, image) for patch, image in zip(isotropic, median_shape)])
-        limit = self._reference(dims) * self.reference_batch_size[dims] / self.shrink_to_batch_size[dims]
-        while (estimate := self._estimate(topology)) > limit:
+        isotropic = [round(n) for n in inverse * (INITIAL_PATCH_VOXELS[dims] / np.prod(inverse)) ** (1 / dims)]
+        topology = topology_of([min(patch, image) for patch, image in zip(isotropic, median_shape)])
+        limit = self._reference(dims) * self._by_dimension("UNet_reference_val_corresp_bs", dims) / self.shrink_to_batch_size[dims]
+        while (estimate := self._estimate(topology, cache)) > limit:
             patch = list(topology.patch_size)
             axis = np.argsort([n / image for n, image in zip(patch, median_shape)])[-1]
             # One divisor less may allow one pooling less, and so a finer step: 256 -> 224, not 192.
             shorter = patch.copy()
             shorter[axis] -= topology.divisor[axis]
-            patch[axis] -= plan_topology(spacing, shorter).divisor[axis]
+            patch[axis] -= topology_of(shorter).divisor[axis]
             if patch[axis] < 1:
-                raise ValueError(f"No patch fits {self.gpu_memory_target} GB for {self.dataset_name}; raise -gpu_memory_target.")
-            topology = plan_topology(spacing, patch)
+                raise ValueError(f"No patch fits {self.UNet_vram_target_GB} GB for {self.dataset_name}; raise -gpu_memory_target.")
+            topology = topology_of(patch)
         return topology, estimate
 
-    def _estimate(self, topology: Topology) -> int:
-        return conv_feature_map_size(topology, self._features(topology), self.n_encoder, self.n_decoder,
-                                     n_outputs=len(self.dataset_json["labels"]), residual=self.residual)
+    def _estimate(self, topology: Topology, cache: dict) -> int:
+        if topology not in cache:
+            n_outputs = len(self.dataset_json["labels"])
+            if self.UNet_class in (PlainConvUNet, ResidualEncoderUNet):  # counted from the numbers: no network is built
+                cache[topology] = conv_feature_map_size(topology, self._features(topology), self.UNet_blocks_per_stage_encoder,
+                                                        self.UNet_blocks_per_stage_decoder, n_outputs, self._is_residual)
+            else:
+                architecture = self._architecture(topology)
+                cache[topology] = self.static_estimate_VRAM_usage(
+                    topology.patch_size, len(self.dataset_json["channel_names"]), n_outputs, architecture["network_class_name"],
+                    architecture["arch_kwargs"], architecture["_kw_requires_import"])
+        return cache[topology]
+
+    @staticmethod
+    def static_estimate_VRAM_usage(patch_size: Sequence[int], input_channels: int, output_channels: int, arch_class_name: str,  # noqa: N802
+                                   arch_kwargs: dict, arch_kwargs_req_import: Sequence[str]) -> int:
+        """Values in all convolution outputs of a network for one patch; the network's class must count them."""
+        network = get_network_from_plans(arch_class_name, arch_kwargs, arch_kwargs_req_import, input_channels, output_channels, allow_init=False)
+        return network.compute_conv_feature_map_size(patch_size)
 
     def _features(self, topology: Topology) -> list[int]:
-        maximum = self.max_features[len(topology.patch_size)]
-        return [min(maximum, self.base_features * 2**stage) for stage in range(topology.n_stages)]
+        maximum = self._by_dimension("UNet_max_features", len(topology.patch_size))
+        return [min(maximum, self.UNet_base_num_features * 2**stage) for stage in range(topology.n_stages)]
+
+    @property
+    def _is_residual(self) -> bool:
+        return issubclass(self.UNet_class, ResidualEncoderUNet)
 
     def _architecture(self, topology: Topology) -> dict[str, Any]:
         dims, n_stages = len(topology.patch_size), topology.n_stages
         architecture = {
-            "network_class_name": self.network_class_name,
+            "network_class_name": f"{self.UNet_class.__module__}.{self.UNet_class.__name__}",
             "arch_kwargs": {
                 "n_stages": n_stages,
                 "features_per_stage": self._features(topology),
                 "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
                 "kernel_sizes": topology.kernel_sizes,
                 "strides": topology.strides,
-                "n_blocks_per_stage" if self.residual else "n_conv_per_stage": self.n_encoder[:n_stages],
-                "n_conv_per_stage_decoder": self.n_decoder[: n_stages - 1],
+                "n_blocks_per_stage" if self._is_residual else "n_conv_per_stage": self.UNet_blocks_per_stage_encoder[:n_stages],
+                "n_conv_per_stage_decoder": self.UNet_blocks_per_stage_decoder[: n_stages - 1],
                 "conv_bias": True,
                 "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
                 "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -236,8 +305,8 @@ class ExperimentPlanner:
             "dropout": 0.1,
         }
 
-    def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray,
-                     median_shape: np.ndarray) -> dict[str, Any] | None:
+    def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray, median_shape: np.ndarray,
+                     cache: dict) -> dict[str, Any] | None:
         """3d_lowres: spacing grown until the patch covers a quarter of the image.
 
         None when the full-resolution patch covers it already, or when the image would not even halve. Axes less than half
@@ -245,36 +314,45 @@ class ExperimentPlanner:
         """
         spacing, lowres, n_voxels = fullres_spacing.copy(), None, np.prod(median_shape)
         patch = fullres_patch
-        while prod(patch) / n_voxels < self.lowres_threshold:
+        while prod(patch) / n_voxels < self.lowres_creation_threshold:
             fine = spacing.max() / spacing > 2
-            spacing[fine if fine.any() else slice(None)] *= self.lowres_step
+            spacing[fine if fine.any() else slice(None)] *= LOWRES_STEP
             shape = fullres_spacing / spacing * median_shape
             n_voxels = np.prod(shape)
-            lowres = self.plan_configuration("3d_lowres", spacing, [round(n) for n in shape], float(n_voxels) * self.n_training_cases)
+            lowres = self.get_plans_for_configuration(spacing, [round(n) for n in shape], self.generate_data_identifier("3d_lowres"),
+                                                      float(n_voxels) * self.n_training_cases, cache)
             patch = lowres["patch_size"]
         return lowres if np.prod(median_shape) / n_voxels >= 2 else None
 
     def _copy_dataset_files(self) -> None:
         """dataset.json and the classification labels always; splits_final.json only where none is."""
-        _copy(self.raw_folder / "dataset.json", self.preprocessed_folder)
+        _copy(self.raw_dataset_folder / "dataset.json", self.preprocessed_folder)
         if self.task is not None:
-            training = set(get_filenames_of_train_images_and_targets(self.raw_folder, self.dataset_json))
+            training = set(get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json))
             training -= set(self.dataset_json.get("holdout", []))
-            self.task.read_labels(self.raw_folder, training)  # raises now, while correcting is cheap
-            _copy(self.raw_folder / self.task.labels_file, self.preprocessed_folder)
-        splits, existing = self.raw_folder / "splits_final.json", self.preprocessed_folder / "splits_final.json"
+            self.task.read_labels(self.raw_dataset_folder, training)  # raises now, while correcting is cheap
+            _copy(self.raw_dataset_folder / self.task.labels_file, self.preprocessed_folder)
+        splits, existing = self.raw_dataset_folder / "splits_final.json", self.preprocessed_folder / "splits_final.json"
         if splits.is_file() and not existing.is_file():
             _copy(splits, self.preprocessed_folder)
         elif splits.is_file() and load_json(splits) != load_json(existing):
             warnings.warn(f"{existing} differs from {splits} and is kept; delete it to use the raw dataset's.", stacklevel=3)
 
-    def _save(self, plans: dict[str, Any]) -> None:
+    def save_plans(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""
         path = self.preprocessed_folder / f"{self.plans_identifier}.json"
         if path.is_file():
             added = load_json(path)["configurations"]
             plans["configurations"] |= {name: value for name, value in added.items() if name not in plans["configurations"]}
         save_json(plans, path)
+
+    def load_plans(self, fname: str | os.PathLike) -> None:
+        """Take `fname` for this planner's plans."""
+        self.plans = load_json(fname)
+
+
+def _splines(is_seg: bool, order: int) -> Resampling:
+    return resample_data_or_seg_to_shape, {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
 
 
 def _copy(source: Path, folder: str | os.PathLike) -> None:

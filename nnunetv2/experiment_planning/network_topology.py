@@ -25,13 +25,13 @@ class Topology:
         return len(self.strides)
 
 
-def plan_topology(spacing: Sequence[float], patch_size: Sequence[float]) -> Topology:
-    """Topology for a patch of about `patch_size` voxels at `spacing` mm, same axis order."""
+def plan_topology(spacing: Sequence[float], patch_size: Sequence[float], min_edge: int = MIN_EDGE) -> Topology:
+    """Topology for a patch of about `patch_size` voxels at `spacing` mm, same axis order; `min_edge`: voxels a pooled axis keeps."""
     dims = len(spacing)
     current_spacing, current_size = list(spacing), list(patch_size)
     kernel = [1] * dims
     strides, kernels, divisor = [(1,) * dims], [], [1] * dims
-    while pooled := _axes_to_pool(current_spacing, current_size):
+    while pooled := _axes_to_pool(current_spacing, current_size, min_edge):
         finest = min(current_spacing)
         # A convolution along an axis more than twice as coarse would mix unlike distances; once reached, 3 stays.
         kernel = [3 if size == 3 or mm / finest < 2 else 1 for size, mm in zip(kernel, current_spacing)]
@@ -46,14 +46,14 @@ def plan_topology(spacing: Sequence[float], patch_size: Sequence[float]) -> Topo
     return Topology(rounded, tuple(divisor), tuple(strides), tuple(kernels))
 
 
-def _axes_to_pool(spacing: Sequence[float], size: Sequence[float]) -> list[int]:
+def _axes_to_pool(spacing: Sequence[float], size: Sequence[float], min_edge: int) -> list[int]:
     """Axes long enough and within a factor 2 of the finest of those. An axis pooled alone must be longer still."""
-    long_enough = [axis for axis, n in enumerate(size) if n >= 2 * MIN_EDGE]
+    long_enough = [axis for axis, n in enumerate(size) if n >= 2 * min_edge]
     if not long_enough:
         return []
     finest = min(spacing[axis] for axis in long_enough)
     axes = [axis for axis in long_enough if spacing[axis] / finest < 2]
-    if len(axes) == 1 and size[axes[0]] < 3 * MIN_EDGE:
+    if len(axes) == 1 and size[axes[0]] < 3 * min_edge:
         return []
     return axes
 

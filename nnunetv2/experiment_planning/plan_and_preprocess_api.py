@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from nnunetv2 import paths
 from nnunetv2.experiment_planning.dataset_fingerprint import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integrity
-from nnunetv2.experiment_planning.residual_encoder_planners import PLANNERS
+from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -31,13 +31,11 @@ def plan_experiments(dataset_ids: Sequence[int | str], planner_name: str = "Expe
 
     `overwrite_target_spacing` (z y x, mm) is that of 3d_fullres; the other configurations follow from it.
     """
-    if planner_name not in PLANNERS:
-        raise ValueError(f"There is no planner {planner_name!r}; choose one of {', '.join(PLANNERS)}.")
     if not dataset_ids:
         raise ValueError("No dataset was given.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
-        planner = PLANNERS[planner_name](dataset, gpu_memory_target_in_gb, preprocessor_name, overwrite_plans_name,
-                                         overwrite_target_spacing)
+        planner = planner_by_name(planner_name)(dataset, gpu_memory_target_in_gb, preprocessor_name, overwrite_plans_name,
+                                                overwrite_target_spacing)
         plans = PlansManager(planner.plan_experiment())
         print(f"{dataset}, {planner.plans_identifier}:")
         for name in plans.available_configurations:

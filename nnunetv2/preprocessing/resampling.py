@@ -215,11 +215,11 @@ def no_resampling_hack(data: np.ndarray | torch.Tensor, new_shape: Sequence[int]
     return data
 
 
-_FUNCTIONS: dict[str, Callable] = {f.__name__: f for f in (resample_data_or_seg_to_shape, no_resampling_hack)}
-
-
 def resampling_fn_by_name(name: str) -> Callable:
     """The function that a plans file names in `resampling_fn_{data,seg,probabilities}`. ValueError for unknown names."""
-    if name not in _FUNCTIONS:
-        raise ValueError(f"Unknown resampling function {name!r} in the plans. Known: {', '.join(_FUNCTIONS)}.")
-    return _FUNCTIONS[name]
+    from nnunetv2.preprocessing.resampling_torch import resample_torch_fornnunet, resample_torch_simple  # it builds on this module
+
+    known = {f.__name__: f for f in (resample_data_or_seg_to_shape, no_resampling_hack, resample_torch_fornnunet, resample_torch_simple)}
+    if name not in known:
+        raise ValueError(f"Unknown resampling function {name!r} in the plans. Known: {', '.join(known)}.")
+    return known[name]

@@ -127,12 +127,12 @@ def normalise_after_resampling(m):
 
 @mutation("pool until an edge of 6 voxels instead of 4", check_planning.check_plans)
 def wrong_pooling_threshold(m):
-    m.setattr(network_topology, "MIN_EDGE", 6)
+    m.setattr(experiment_planner.ExperimentPlanner, "UNet_featuremap_min_edge_length", 6)
 
 
 @mutation("smaller memory reference of the default planner", check_planning.check_plans)
 def wrong_memory_reference(m):
-    m.setattr(experiment_planner.ExperimentPlanner, "reference_estimate", {2: 85_000_000, 3: 500_000_000})
+    m.setattr(experiment_planner.ExperimentPlanner, "UNet_reference_val_3d", 500_000_000)
 
 
 @mutation("max pooling in the residual skip", check_network.check_weights_and_logits)

@@ -1,16 +1,20 @@
 import json
 
+import numpy as np
 import pytest
 
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
-from nnunetv2.experiment_planning.residual_encoder_planners import PLANNERS
+from nnunetv2.experiment_planning.planners import planner_by_name
+from nnunetv2.experiment_planning.residual_encoder_planners import nnUNetPlannerResEncM
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 M, DEFAULT = "nnUNetPlannerResEncM", "ExperimentPlanner"
 
 
 def plan(dataset, planner=M, **options):
-    return PLANNERS[planner](dataset.name, **options).plan_experiment()
+    return planner_by_name(planner)(dataset.name, **options).plan_experiment()
 
 
 def sizes(plans):
@@ -222,3 +226,70 @@ def test_plans_identifier_is_returned_and_names_the_file(dataset, options, ident
 def test_unknown_planner_lists_those_there_are(dataset):
     with pytest.raises(ValueError, match="'ResEncXXL'.*nnUNetPlannerResEncXL"):
         plan_experiments([555], "ResEncXXL")
+
+
+class PlannerOfAUser(nnUNetPlannerResEncM):
+    """As people write them: constants after super().__init__, hooks under nnU-Net's names."""
+
+    def __init__(self, dataset_name_or_id, gpu_memory_target_in_gb=8, preprocessor_name="DefaultPreprocessor", plans_name="MyPlans",
+                 overwrite_target_spacing=None, suppress_transpose=False):
+        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing, suppress_transpose)
+        self.UNet_base_num_features = 16
+        self.UNet_max_features_3d = 64
+
+    def determine_fullres_target_spacing(self):
+        return np.array([2.0, 1.0, 1.0])
+
+    def generate_data_identifier(self, configuration_name):
+        return f"mine_{configuration_name}"
+
+
+def test_a_planner_of_a_user_is_asked_by_nnunets_names(dataset):
+    dataset.write_fingerprint((1, 1, 1), (100, 100, 100))
+    plans = PlannerOfAUser(dataset.name).plan_experiment()
+    fullres = plans["configurations"]["3d_fullres"]
+    assert plans["plans_name"] == "MyPlans" and plans["experiment_planner_used"] == "PlannerOfAUser"
+    assert fullres["spacing"] == [2.0, 1.0, 1.0] and fullres["data_identifier"] == "mine_3d_fullres"
+    assert fullres["architecture"]["arch_kwargs"]["features_per_stage"][:4] == [16, 32, 64, 64]
+
+
+def test_transposition_can_be_suppressed(dataset):
+    dataset.write_fingerprint((1.0, 1.2, 3.5), (200, 220, 50))
+    assert plan(dataset, suppress_transpose=True)["transpose_forward"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("name", "function", "kwargs"), [
+    ("nnUNetPlanner_torchres", "resample_torch_fornnunet", {"is_seg": True, "memefficient_seg_resampling": False, "force_separate_z": False}),
+    ("nnUNetPlannerResEncL_torchres_sepz", "resample_torch_fornnunet",
+     {"is_seg": True, "memefficient_seg_resampling": False, "force_separate_z": None, "separate_z_anisotropy_threshold": 3}),
+    ("nnUNetPlannerResEncL_noResampling", "no_resampling_hack", {}),
+])
+def test_planners_name_their_resampling(dataset, name, function, kwargs):
+    dataset.write_fingerprint((1, 1, 1), (60, 60, 60))
+    plans = plan(dataset, name)
+    fullres = plans["configurations"]["3d_fullres"]
+    assert (fullres["resampling_fn_seg"], fullres["resampling_fn_seg_kwargs"]) == (function, kwargs)
+    assert fullres["data_identifier"] == f"{plans['plans_name']}_3d_fullres"
+
+
+def test_an_unknown_planner_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="ExperimentPlanner, .*nnUNetPlannerResEncXL"):
+        planner_by_name("nnUNetPlanner3000")
+
+
+def test_memory_of_an_unknown_network_class_is_asked_of_the_network(dataset):
+    dataset.write_fingerprint((1, 1, 1), (60, 60, 60))
+
+    class Same(PlainConvUNet):
+        pass
+
+    planner = planner_by_name("ExperimentPlanner")(dataset.name)
+    expected = planner.plan_experiment()["configurations"]["3d_fullres"]["patch_size"]
+    planner.static_estimate_VRAM_usage = lambda patch, *rest: PlainConvUNet.compute_conv_feature_map_size(_network(rest), patch)
+    planner.UNet_class = Same
+    assert planner.plan_experiment()["configurations"]["3d_fullres"]["patch_size"] == expected
+
+
+def _network(arguments):
+    n_in, n_out, _, kwargs, to_import = arguments
+    return get_network_from_plans("dynamic_network_architectures.architectures.unet.PlainConvUNet", kwargs, to_import, n_in, n_out, allow_init=False)

@@ -8,15 +8,14 @@ from typing import Any
 from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.old_plans import with_architecture
 
 
 class ConfigurationManager:
     """One configuration (`2d`, `3d_fullres`, ...). Sizes and spacings are in the plans' transposed axis order, mm."""
 
     def __init__(self, configuration: dict):
-        if "architecture" not in configuration:
-            raise ValueError("These plans have no key 'architecture'; they stem from nnU-Net before 2.4. Plan the dataset again.")
-        self.configuration = configuration
+        self.configuration = configuration if "architecture" in configuration else with_architecture(configuration)
 
     def __repr__(self) -> str:
         return repr(self.configuration)
