@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
 from nnunetv2.imageio.nifti_file import is_nifti, truncation
 from nnunetv2.imageio.sheared_nifti import read_sheared, write_sform
+from nnunetv2.imageio.whole_file import write_image_whole
 from nnunetv2.utilities.files import atomic_write
 
 FLAT_SPACING_FACTOR = 999  # through-plane spacing given to 2D images, times the largest in-plane spacing
@@ -53,7 +54,10 @@ class SimpleITKIO:
         return self.read_images([seg_fname])
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
-        """Write a (Z, Y, X) label map on the grid of `properties`: uint8, or uint16 with labels of 255 and more."""
+        """Write a (Z, Y, X) label map on the grid of `properties`: uint8, or uint16 with labels of 255 and more.
+
+        Whole or not there: OSError, with the path and the system's reason, where the disk does not take it all.
+        """
         if seg.ndim != 3:
             raise ValueError(f"{output_fname}: a label map has axes (Z, Y, X), 2D as (1, Y, X); got shape {seg.shape}.")
         geometry = properties["sitk_stuff"]
@@ -64,7 +68,7 @@ class SimpleITKIO:
         image.SetOrigin(geometry["origin"])
         image.SetDirection(geometry["direction"])
         with atomic_write(output_fname) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            write_image_whole(image, temporary)
             if "sform" in geometry and is_nifti(output_fname):
                 write_sform(temporary, geometry["sform"])
 

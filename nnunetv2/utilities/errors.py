@@ -17,6 +17,9 @@ class CasesFailed(RuntimeError):
 EXPECTED_ERRORS = (CasesFailed, OSError, ValueError, NotImplementedError)
 
 
+STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def in_one_message(error: BaseException) -> str:
     """The text that ends a command. The system's errors get their path and a remedy, which their own text lacks."""
     if not isinstance(error, OSError) or error.errno is None:
@@ -26,13 +29,15 @@ def in_one_message(error: BaseException) -> str:
 
 
 def _remedy(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in STORAGE_IS_FULL:
         folder = os.path.dirname(os.path.abspath(error.filename or ".")) if error.filename else os.getcwd()
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
         return f"; {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free in {folder}. Free some space, or write elsewhere, and run the command again."
     return {
         errno.EACCES: ". Check who owns it and its permissions.", errno.EPERM: ". Check who owns it and its permissions.",
+        errno.EFBIG: ". The largest file allowed here is smaller (ulimit -f, or the file system's own limit); raise it, or write elsewhere.",
+        errno.EIO: ". Check the disk or the share, and run the command again.",
         errno.EROFS: ". Write elsewhere, or mount it writable.", errno.ENOENT: ". Check the path.",
         errno.ENOTDIR: ". A part of this path is a file; name a folder.", errno.EISDIR: ". This is a folder; name a file.",
         errno.EEXIST: ". Name another, or move it away.", errno.ENAMETOOLONG: ". Choose a shorter name.", errno.ELOOP: ". Its links lead in a circle; mend them.",

@@ -14,8 +14,10 @@ from typing import Any
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` when the block ends without an error.
 
-    The temporary file keeps every suffix of `path` (`.nii.gz`, `.b2nd`), because writers choose the format by it. A
-    process killed inside the block leaves the old file, if any, as it was, and the temporary one: see `remove_leftovers`.
+    The temporary file keeps every suffix of `path` (`.nii.gz`, `.b2nd`), because writers choose the format by it. It is on the disk
+    before it gets its name: what a full disk or a lost share holds back is an error here, not a short file later. An OSError of the
+    temporary file names `path`. A process killed inside the block leaves the old file, if any, as it was, and the temporary one: see
+    `remove_leftovers`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,9 +26,26 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}{suffix}")
     try:
         yield temporary
+        flush_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: str | os.PathLike) -> None:
+    """Wait until the content of a file is on its disk. OSError, with `path`, where the system could not keep what it had accepted."""
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(*paths: str | os.PathLike) -> None:
