@@ -30,6 +30,35 @@ def test_process_count_of_the_environment_wins(monkeypatch):
     assert configuration.process_count("some_count", 8) == 37
 
 
+def _groups(root, groups, files):
+    """proc and sys of a machine in miniature: what /proc/self/cgroup says, and files of control groups."""
+    for path, text in ({"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("groups, files, cores", [
+    ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # docker --cpus=2: the container's own group is at the top
+    ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    ("0::/a/b\n", {"a/cpu.max": "150000 100000\n", "a/b/cpu.max": "400000 100000\n"}, 2),  # rounded up; the smallest of all above counts
+    ("0::/../../other\n", {"cpu.max": "50000 100000\n"}, 1),
+    ("4:memory:/x\n3:cpu,cpuacct:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "350000", "cpu,cpuacct/x/cpu.cfs_period_us": "100000"}, 4),
+    ("3:cpu,cpuacct:/docker/0123\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),  # not mounted by its path
+    ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ("broken", {"cpu.max": "200000 100000\n"}, None),
+    ("0::/\n", {"cpu.max": ""}, None)])
+def test_a_control_groups_quota_of_cores(tmp_path, groups, files, cores):
+    assert configuration.cpu_quota(_groups(tmp_path, groups, files)) == cores
+
+
+def test_a_quota_bounds_the_cores_and_no_more(monkeypatch):
+    monkeypatch.setattr(configuration, "cpu_quota", lambda: 1)
+    assert configuration.available_cores() == 1
+    monkeypatch.setattr(configuration, "cpu_quota", lambda: 10_000)
+    assert configuration.available_cores() == len(os.sched_getaffinity(0))
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two"])
 def test_process_count_that_is_none_is_refused(monkeypatch, value):
     monkeypatch.setenv("some_count", value)

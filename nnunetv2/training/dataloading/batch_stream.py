@@ -7,6 +7,7 @@ from types import TracebackType
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from nnunetv2.configuration import available_cores
 from nnunetv2.training.dataloading.patch_batches import PatchBatches
 
 Request = tuple[str, int, int]  # split, epoch, iteration
@@ -19,8 +20,7 @@ def augmentation_workers(device: torch.device) -> int:
         if not value.isdigit():
             raise ValueError(f"nnUNet_n_proc_DA={value!r} is not a whole number >= 0. export nnUNet_n_proc_DA=4")
         return int(value)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(12, max(1, cores // 2 if device.type == "cpu" else cores))
+    return min(12, max(1, available_cores() // 2 if device.type == "cpu" else available_cores()))
 
 
 def training_requests(first_epoch: int, epochs: int, iterations: int, val_iterations: int) -> Iterator[Request]:
