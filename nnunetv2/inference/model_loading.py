@@ -83,7 +83,7 @@ class TrainedModel:
                 return self.build_network(checkpoint)
 
             engines.append(make_engine(build, device, precision, wish, self.input_channels, geometry.divisor, openvino_model, int8_model,
-                                       geometry.patch_size, self._identity(checkpoint) if on_cpu else None))
+                                       geometry.patch_size, self._identity(checkpoint) if on_cpu else None, str(checkpoint)))
         return engines
 
     def _identity(self, checkpoint: Path) -> str | None:

@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 
 from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.engines.guard import NotFinite
 
 Slicer = tuple[slice | int, ...]  # (channels, D, H, W); D is an int for a 2D network
 GAUSSIAN_PEAK = 10  # as upstream: keeps fp16 products of small weights and logits above the smallest fp16 number
@@ -201,7 +202,7 @@ def predict_windows(
 
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
-    is done again with fp32 accumulators. Windows and views share batches of `engine.batch_size`. The observer is told the class
+    is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is told the class
     logits of the first `observed_views` views, of all by default.
     """
     if observer is not None:
@@ -237,7 +238,10 @@ def predict_windows(
                 bar.update()
     bar.close()
     logits = sums.mean()
-    if accumulate == torch.float16 and not all(bool(channel.isfinite().all()) for channel in logits):
+    finite = all(bool(channel.isfinite().all()) for channel in logits)
+    if not finite and accumulate != torch.float16:
+        raise NotFinite("The sums of the windows' logits are NaN or infinite in fp32: the image or the weights hold such values, or far too large ones.")
+    if not finite:
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
         del logits, sums
         return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, device,

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -5,8 +7,10 @@ from torch import nn
 from nnunetv2.inference.engines import make_engine
 from tests.inference.tiny_model import tiny_network
 
-pytest.importorskip("openvino")
-from nnunetv2.inference.engines.openvino_engine import OpenVINOEngine, cached_model_path, load_or_convert  # noqa: E402
+openvino = pytest.importorskip("openvino")
+from nnunetv2.inference.engines import openvino_engine  # noqa: E402
+from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, cached_model_path, is_intact, load_or_convert  # noqa: E402
+from nnunetv2.utilities.errors import InputError  # noqa: E402
 
 CPU, DIVISOR = torch.device("cpu"), (2, 4, 4)
 
@@ -45,6 +49,52 @@ def test_a_kept_model_needs_no_network(converted):
 
     engine = make_engine(build, CPU, "fp32", "openvino", 1, DIVISOR, converted[1])
     assert engine.name == "openvino" and engine(torch.randn(1, 1, 4, 8, 8))[0].shape == (1, 3, 4, 8, 8)
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".xml", ".sha256"])
+@pytest.mark.parametrize("damage", [_cut, _flip, lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+def test_a_kept_model_that_is_damaged_is_converted_anew(converted, monkeypatch, tmp_path, suffix, damage):
+    for file in converted[1].parent.glob(f"{converted[1].stem}.*"):
+        shutil.copy(file, tmp_path)
+    kept, conversions = tmp_path / converted[1].name, []
+    monkeypatch.setattr(openvino_engine, "_convert", lambda *arguments: conversions.append(arguments) or converted[0])
+    assert is_intact(kept)
+    damage(kept.with_suffix(suffix))
+    load_or_convert(tiny_network, 1, DIVISOR, kept)
+    assert len(conversions) == 1 and is_intact(kept)
+    load_or_convert(tiny_network, 1, DIVISOR, kept)
+    assert len(conversions) == 1
+
+
+def test_a_quantised_model_that_is_damaged_is_refused_with_the_remedy(converted, tmp_path):
+    for file in converted[1].parent.glob(f"{converted[1].stem}.*"):
+        shutil.copy(file, tmp_path)
+    _cut((tmp_path / converted[1].name).with_suffix(".bin"))
+    with pytest.raises(InputError, match="openvino_0123.xml.*nnUNetv2_quantize"):
+        Int8Engine(tmp_path / converted[1].name, lambda: None)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".xml"])
+def test_on_a_full_disk_no_model_is_kept_and_the_converted_one_serves(converted, monkeypatch, tmp_path, suffix):
+    def save_short(model, path, save=openvino.save_model, **options):
+        save(model, path, **options)
+        _cut(path.with_suffix(suffix))
+
+    monkeypatch.setattr(openvino, "save_model", save_short)
+    monkeypatch.setattr(openvino_engine, "_convert", lambda *arguments: converted[0])
+    with pytest.warns(UserWarning, match="cannot be kept.*in part"):
+        assert load_or_convert(tiny_network, 1, DIVISOR, tmp_path / "checkpoint_final.openvino_0123.xml") is converted[0]
+    assert not list(tmp_path.iterdir())
 
 
 def test_outputs_survive_the_next_call(converted):

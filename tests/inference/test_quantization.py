@@ -14,7 +14,7 @@ from tests.inference.tiny_model import save_model, tiny_dataset_json, tiny_netwo
 pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 from nnunetv2.inference import quantization  # noqa: E402
-from nnunetv2.inference.engines import ReducedPrecisionGuard  # noqa: E402
+from nnunetv2.inference.engines.guard import GuardedEngine  # noqa: E402
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, load_or_convert  # noqa: E402
 from nnunetv2.inference.quantization import agreement, foreground_window, quantise, quantise_model  # noqa: E402
 
@@ -124,7 +124,7 @@ def test_a_quantised_model_is_used_by_the_reduced_modes_until_the_weights_change
     assert load_json(trained / "fold_0" / "quantization.json") == report
 
     engine = predictor_of(trained, mode="fast").engines[0]
-    assert isinstance(engine, ReducedPrecisionGuard) and engine.precision == "int8"
+    assert isinstance(engine, GuardedEngine) and engine.precision == "int8"
     assert engine.in_full_precision().precision == "fp32"
     assert predictor_of(trained).engines[0].precision == "fp32", "exact never uses it"
 

@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2.inference import engines
-from nnunetv2.inference.engines import ReducedPrecisionGuard, make_engine, winograd_engine, winograd_library
+from nnunetv2.inference.engines import make_engine, winograd_engine, winograd_library
+from nnunetv2.inference.engines.guard import GuardedEngine
 from nnunetv2.inference.engines.winograd_engine import DEEP, KERNELS, TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
 from nnunetv2.utilities.cpu_flags import cpu_flags
-from tests.inference.tiny_model import CLASS_HEAD
+from tests.inference.tiny_model import wide_network as unet
 
 CPU = torch.device("cpu")
 try:
@@ -241,19 +242,6 @@ def test_the_last_layer_is_a_matrix_product_of_each_voxel(library, int16):
     assert torch.equal(logits, (x.float() @ weights.T + bias).T)
 
 
-def unet(kind=ResidualEncoderUNet, class_head=True, **changed):
-    torch.manual_seed(0)
-    arguments = {"n_stages": 3, "features_per_stage": [16, 32, 32], "conv_op": nn.Conv3d, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
-                 "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "n_conv_per_stage_decoder": [1, 2], "num_classes": 3, "conv_bias": True,
-                 "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
-    arguments["n_blocks_per_stage" if kind is ResidualEncoderUNet else "n_conv_per_stage"] = [1, 2, 2]
-    network = kind(changed.pop("input_channels", 1), **arguments | changed, class_head=CLASS_HEAD if class_head else None)
-    for parameter in network.parameters():
-        if parameter.ndim == 1 or parameter.ndim == 2:  # norms, biases and the head start at zeros and ones
-            nn.init.normal_(parameter, 0.5)
-    return network.eval()
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [ResidualEncoderUNet, PlainConvUNet])
 @pytest.mark.parametrize("changed", [{}, {"input_channels": 3, "class_head": False}, {"nonlin": nn.ReLU, "conv_bias": False, "n_stages": 3}])
@@ -319,11 +307,9 @@ def test_the_workspace_gives_back_the_smallest_buffer_that_fits():
 def test_what_has_no_code_is_named_and_openvino_or_torch_serves(changed, named):
     with pytest.raises(UnsupportedNetwork, match=named):
         WinogradUNet(unet(class_head=False, **changed), (8, 32, 32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", input_channels=1, divisor=(2, 4, 4)).name != "winograd"
-    with pytest.warns(UserWarning, match=f"winograd is not used.*{named}"):
-        make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", "winograd", 1, (2, 4, 4))
+    for wish in ("auto", "winograd"):
+        with pytest.warns(UserWarning, match=f"winograd is not used.*{named}"):
+            assert make_engine(lambda: unet(class_head=False, **changed), CPU, "fp32", wish, 1, (2, 4, 4)).name != "winograd"
 
 
 @torch.no_grad()
@@ -370,7 +356,7 @@ def test_the_cpus_choice(monkeypatch, bf16, int16, chosen):
         assert make_engine(unet, CPU, "half", divisor=(2, 4, 4)).name == chosen
     assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name == "winograd"
     asked_for = make_engine(unet, CPU, "half", "winograd", divisor=(2, 4, 4))
-    assert isinstance(asked_for, ReducedPrecisionGuard) and asked_for.precision == "int16"
+    assert isinstance(asked_for, GuardedEngine) and asked_for.precision == "int16"
     with pytest.warns(UserWarning, match="winograd is not used, torch is: it runs on the CPU"):
         assert make_engine(unet, torch.device("meta"), "half", "winograd").name == "torch"
 

@@ -6,7 +6,9 @@ from copy import deepcopy
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import nn
 
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.utilities.checkpoint import split_network_weights
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -63,6 +65,20 @@ def tiny_network(class_head: bool = True, seed: int = 0) -> torch.nn.Module:
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.1)
         if "seg_layers" in name:
             torch.nn.init.normal_(parameter, std=float("weight" in name))
+    return network.eval()
+
+
+def wide_network(kind: type = ResidualEncoderUNet, class_head: bool = True, **changed: object) -> torch.nn.Module:
+    """A network of 16 and 32 channels and strides of (2, 4, 4) in all, as the Winograd engine takes; `changed` are its constructor's arguments."""
+    torch.manual_seed(0)
+    arguments = {"n_stages": 3, "features_per_stage": [16, 32, 32], "conv_op": nn.Conv3d, "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+                 "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "n_conv_per_stage_decoder": [1, 2], "num_classes": 3, "conv_bias": True,
+                 "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
+    arguments["n_blocks_per_stage" if kind is ResidualEncoderUNet else "n_conv_per_stage"] = [1, 2, 2]
+    network = kind(changed.pop("input_channels", 1), **arguments | changed, class_head=CLASS_HEAD if class_head else None)
+    for parameter in network.parameters():
+        if parameter.ndim == 1 or parameter.ndim == 2:  # norms, biases and the head start at zeros and ones
+            nn.init.normal_(parameter, 0.5)
     return network.eval()
 
 

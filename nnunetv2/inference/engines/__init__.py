@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nnunetv2.configuration import available_cores
+from nnunetv2.inference.engines.guard import GuardedEngine
 from nnunetv2.inference.modes import cpu_has_fast_bf16, cpu_has_fast_int16
 
 CHOICES = ("auto", "torch", "openvino", "winograd")
@@ -32,53 +34,9 @@ class Engine(Protocol):
     def in_full_precision(self) -> "Engine": ...
 
 
-def _is_alive(seg_logits: Tensor, class_logits: Tensor | None) -> bool:
-    """False for NaN, infinity or logits that are the same everywhere (all zero is what a broken kernel returns)."""
-    low, high = seg_logits.aminmax()  # NaN propagates
-    alive = low.isfinite() & high.isfinite() & (low < high)
-    if class_logits is not None:
-        alive = alive & class_logits.isfinite().all()
-    return bool(alive)  # once: a GPU is waited for
-
-
-class ReducedPrecisionGuard:
-    """Runs `reduced` and repeats in full precision, with a warning, each item of a batch that came out dead."""
-
-    def __init__(self, reduced: Engine) -> None:
-        self.fast = reduced
-        self.name, self.precision = reduced.name, reduced.precision
-        self._full: Engine | None = None
-
-    @property
-    def batch_size(self) -> int:
-        return self.fast.batch_size
-
-    def in_full_precision(self) -> Engine:
-        if self._full is None:
-            self._full = self.fast.in_full_precision()
-        return self._full
-
-    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
-        seg_logits, class_logits = self.fast(x, classify)
-        dead = [i for i in range(len(x)) if not _is_alive(seg_logits[i], None if class_logits is None else class_logits[i])]
-        if dead:
-            warnings.warn(f"{len(dead)} of {len(x)} {self.precision} outputs are NaN, infinite or constant; repeated in fp32.",
-                          stacklevel=2)
-        for i in dead:
-            full_seg, full_class = self.in_full_precision()(x[i : i + 1], classify)
-            if not full_seg.isfinite().all():
-                raise FloatingPointError("The network gives NaN or infinity in fp32 too: its weights or the image hold such values.")
-            seg_logits[i] = full_seg[0]
-            if class_logits is not None:
-                class_logits[i] = full_class[0]
-        return seg_logits, class_logits
-
-    def classify(self, x: Tensor, seg_logits: Tensor) -> Tensor | None:
-        class_logits = self.fast.classify(x, seg_logits)
-        if class_logits is None or class_logits.isfinite().all():
-            return class_logits
-        warnings.warn(f"{self.precision} class logits are NaN or infinite; repeated in fp32.", stacklevel=2)
-        return self.in_full_precision().classify(x, seg_logits)
+def engine_threads() -> int:
+    """Threads that an engine on the CPU uses: torch's number, but no more than this process may keep busy."""
+    return min(torch.get_num_threads(), available_cores())
 
 
 def make_engine(
@@ -92,15 +50,16 @@ def make_engine(
     quantised_model: Path | None = None,
     patch_size: tuple[int, ...] = (64, 128, 128),
     identity: str | None = None,
+    model: str = "the network",
 ) -> Engine:
-    """The engine `wish`, guarded if not in fp32. "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
+    """The engine `wish`, guarded (GuardedEngine). "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
 
     precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
     `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`.
     `build_network` gives a network that the engine may change on a GPU, another one each time. It is called only when the weights are
     needed: not when OpenVINO finds `cached_model`, its .xml beside the checkpoint. `patch_size` is what it will be fast for;
-    `identity` tells network and weights, so that an engine need not check again what it has checked. Where an engine cannot serve,
-    the next one does, and a warning says why, unless it is that "auto" passes over winograd for a network it has no code for.
+    `identity` tells network and weights, so that an engine need not check again what it has checked; `model` names them in errors.
+    Where an engine cannot serve, the next one does, and a warning says why, once in a process.
     """
     if wish not in CHOICES:
         raise ValueError(f"engine is {wish!r}; choose one of {', '.join(CHOICES)}.")
@@ -110,8 +69,9 @@ def make_engine(
                              f"{wish}, the device {device.type}.")
         from nnunetv2.inference.engines.openvino_engine import Int8Engine
 
-        return ReducedPrecisionGuard(Int8Engine(quantised_model, lambda: make_engine(
-            build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size, identity=identity)))
+        return GuardedEngine(Int8Engine(quantised_model, lambda: make_engine(
+            build_network, device, "fp32", wish, input_channels, divisor, cached_model, patch_size=patch_size, identity=identity, model=model)),
+            divisor, model)
     engine: Engine | None = None
     passed_over: dict[str, str] = {}
     half_in_winograd = wish == "winograd" or cpu_has_fast_int16() and not cpu_has_fast_bf16()
@@ -121,8 +81,7 @@ def make_engine(
         try:
             engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half", identity=identity)
         except UnsupportedNetwork as error:
-            if wish == "winograd":
-                passed_over["winograd"] = f"the network has no code there: {error}"
+            passed_over["winograd"] = f"the network has no code there: {error}"
         except RuntimeError as error:
             passed_over["winograd"] = str(error)
     if device.type == "cpu" and engine is None and wish != "torch":
@@ -142,4 +101,4 @@ def make_engine(
         engine = TorchEngine(build_network(), device, precision == "half", build_network)
     for name, reason in passed_over.items():
         warnings.warn(f"{name} is not used, {engine.name} is: {reason}.", stacklevel=2)
-    return engine if engine.precision == "fp32" else ReducedPrecisionGuard(engine)
+    return GuardedEngine(engine, divisor, model)

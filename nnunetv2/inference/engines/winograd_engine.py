@@ -20,7 +20,11 @@ from dynamic_network_architectures.architectures.unet import UNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, StackedConvBlocks
 from dynamic_network_architectures.building_blocks.encoders import PlainConvEncoder, ResidualEncoder
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
+from nnunetv2.inference.engines import engine_threads
+from nnunetv2.inference.engines.guard import check_expected, check_size
+from nnunetv2.inference.engines.pool import Pool
 from nnunetv2.inference.engines.winograd_library import checked_file, load_library
+from nnunetv2.utilities.errors import InputError
 
 # What winograd.cpp has beside unfolding, by kernel and stride: tiles, as their depth and width in digits -> matrix products of a tile, its outputs
 # (D, H, W). DEEP ones are there for int16 alone: they round more, and fp32 is to keep upstream's masks.
@@ -61,7 +65,7 @@ class Activations(NamedTuple):
 
 
 class Workspace:
-    """Activations of a forward pass, kept for the next: the system zeroes fresh memory page by page."""
+    """Activations of a forward pass, kept for the next: the system zeroes fresh memory page by page. For one pass at a time."""
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
@@ -160,7 +164,7 @@ class _Layer:
             weight, self.bias = (weight / self.gain.view(-1, 1, 1, 1, 1)).float(), torch.zeros(self.channels)
         self.filters, weight = torch.empty(floats), weight.contiguous()
         library.transform_filters(*self.kernel, *self.stride, self.tile, self.int16, _pointer(weight), _pointer(self.filters),
-                                  self.in_channels, self.channels, torch.get_num_threads())
+                                  self.in_channels, self.channels, engine_threads())
         affine = norm is not None and norm.affine
         self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
         self.shift = norm.bias.detach().double() if affine else torch.zeros(self.channels, dtype=torch.double)
@@ -168,10 +172,12 @@ class _Layer:
     def __call__(self, inputs: Sequence[Activations], workspace: Workspace, residual: Activations | None = None,
                  slope: float | None = None) -> Activations:
         """Several inputs count as one of all their channels. `residual` is added before the nonlinearity, that of `slope`."""
-        library, threads, slope = load_library(), torch.get_num_threads(), self.slope if slope is None else slope
+        library, threads, slope = load_library(), engine_threads(), self.slope if slope is None else slope
         tensors = [x.values for x in inputs]
         size = tensors[0].shape[:3]
         assert sum(x.shape[3] for x in tensors) == self.in_channels
+        if self.normalises and prod(-(-n // s) for n, s in zip(size, self.stride)) == 1:
+            raise InputError("The network is given so little that one voxel is left to normalise, which says nothing. Give it a larger window.")
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels, dtype=self.dtype)
         moments = torch.empty(2, self.channels, dtype=torch.double)
         pointers = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
@@ -193,6 +199,7 @@ class _Layer:
 class _Stack:
     def __init__(self, stack: StackedConvBlocks, size: Sequence[int], int16: bool) -> None:
         self.layers = [_Layer(layer, size, int16) for layer in stack.convs]
+        self.in_channels, self.input_dtype = self.layers[0].in_channels, self.layers[0].input_dtype
 
     def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
         x = self.layers[0](inputs, workspace)
@@ -232,7 +239,7 @@ def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -
     values = x.values
     result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3], dtype=values.dtype)
     load_library().average_pool(values.dtype == torch.float16, _pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result),
-                                torch.get_num_threads())
+                                engine_threads())
     return Activations(result, x.bound)
 
 
@@ -252,7 +259,7 @@ class _Upsampling:
         result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels, dtype=values.dtype)
         bound = load_library().convolve_transposed(self.int16, _pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights),
                                                    _pointer(self.bias), self.channels, *self.stride, _pointer(result), ctypes.c_float(x.bound),
-                                                   torch.get_num_threads())
+                                                   engine_threads())
         return Activations(result, bound)
 
 
@@ -279,14 +286,13 @@ class WinogradUNet:
         segmentation = decoder.seg_layers[-1]
         self.seg_weight, self.seg_bias = _own(segmentation.weight).flatten(1), _own(segmentation.bias)
         self.class_head = network.class_head
-        self.workspace, self._shape = Workspace(), None
+        self.in_channels = self.stages[0][0].in_channels
+        self.divisor = tuple(prod(axis) for axis in zip(*encoder.strides))
+        self.workspaces = Pool(Workspace)
 
-    def _encode(self, image: Tensor, n_stages: int | None = None) -> list[Activations]:
+    def _encode(self, image: Tensor, workspace: Workspace, n_stages: int | None = None) -> list[Activations]:
         """(C, D, H, W) -> the encoder's features of its first `n_stages` stages, of all by default; finest first."""
-        if image.shape != self._shape:
-            self._shape, self.workspace = image.shape, Workspace()  # buffers of other sizes would add up
-        workspace = self.workspace
-        first = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].layers[0].input_dtype)
+        first = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].input_dtype)
         x = Activations(first.copy_(image.movedim(0, -1)), float(image.abs().max()))
         skips: list[Activations] = []
         for stage in self.stages[:n_stages]:
@@ -303,15 +309,25 @@ class WinogradUNet:
 
     def classify(self, image: Tensor, seg_logits: Tensor) -> Tensor:
         """Class logits (n,) of an image (C, D, H, W) whose segmentation is known, (S, D, H, W). Needs a class head."""
-        skips = self._encode(image, self.class_head.n_stages)
-        classes = self._classify(self.class_head, skips, seg_logits, image)
-        self.workspace.give(*(skip.values for skip in skips))
+        check_size(image.shape, self.divisor, self.in_channels)
+        with self.workspaces.borrow(image.shape) as workspace:
+            skips = self._encode(image, workspace, self.class_head.n_stages)
+            classes = self._classify(self.class_head, skips, seg_logits, image)
+            workspace.give(*(skip.values for skip in skips))
         return classes
 
     def __call__(self, image: Tensor, of_classes: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """(C, D, H, W) -> seg_logits (S, D, H, W), and (n,) of what `of_classes`, the head or a method of it, gives; None without."""
-        skips = self._encode(image)
-        workspace, x = self.workspace, skips[-1]
+        """(C, D, H, W) -> seg_logits (S, D, H, W), and (n,) of what `of_classes`, the head or a method of it, gives; None without.
+
+        InputError for channels or sizes that the network does not take. Threads may call it at once: each pass has its own workspace.
+        """
+        check_size(image.shape, self.divisor, self.in_channels)
+        with self.workspaces.borrow(image.shape) as workspace:  # buffers of other sizes would add up
+            return self._pass(image, of_classes, workspace)
+
+    def _pass(self, image: Tensor, of_classes: Callable[..., Tensor] | None, workspace: Workspace) -> tuple[Tensor, Tensor | None]:
+        skips = self._encode(image, workspace)
+        x = skips[-1]
         for skip, upsampling, stage in zip(skips[-2::-1], self.upsampling, self.decoder):
             upsampled = upsampling(x, workspace)
             if x is not skips[-1]:
@@ -320,7 +336,7 @@ class WinogradUNet:
             workspace.give(upsampled.values)
         seg_logits = torch.empty(len(self.seg_bias), *x.values.shape[:3])
         load_library().segment(x.values.dtype == torch.float16, _pointer(x.values), _pointer(self.seg_weight), _pointer(self.seg_bias), len(self.seg_bias),
-                               ctypes.c_long(seg_logits[0].numel()), x.values.shape[3], _pointer(seg_logits), torch.get_num_threads())
+                               ctypes.c_long(seg_logits[0].numel()), x.values.shape[3], _pointer(seg_logits), engine_threads())
         workspace.give(x.values)
         classes = None if of_classes is None else self._classify(of_classes, skips, seg_logits, image)
         workspace.give(*(skip.values for skip in skips))
@@ -363,6 +379,8 @@ class WinogradEngine:
         x = torch.randn((1, input_channels, divisor[0], *(2 * d for d in divisor[1:])), generator=torch.Generator().manual_seed(0))
         seg_logits, class_logits = network(x)
         expected_logits = (seg_logits[0] if isinstance(seg_logits, (list, tuple)) else seg_logits, class_logits)  # a list under deep supervision
+        for name, expected in zip(("segmentation", "class"), expected_logits):
+            check_expected(expected, name)
         for name, expected, got in zip(("segmentation", "class"), expected_logits, self(x)):
             difference = 0.0 if expected is None else float((expected - got).abs().max() / expected.abs().max().clamp_min(1))
             if not difference <= TOLERANCE[self.precision]:
