@@ -367,19 +367,6 @@ def test_a_wrong_result_is_noticed(monkeypatch):
         WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16))
 
 
-def _forget_library():
-    winograd_library.library_file.cache_clear()
-    winograd_library.load_library.cache_clear()
-
-
-@pytest.fixture
-def fresh_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _forget_library()
-    yield tmp_path
-    _forget_library()
-
-
 @pytest.fixture
 def checks(monkeypatch, tmp_path):
     """Precisions that engines were checked in; nothing counts as checked before."""
@@ -423,29 +410,3 @@ def test_what_fails_the_check_is_not_noted_as_checked(checks, monkeypatch, tmp_p
     for _ in range(2):
         with pytest.raises(RuntimeError, match="differ"):
             WinogradEngine(unet, 1, (2, 4, 4), (4, 16, 16), identity="a")
-
-
-def test_the_library_is_compiled_once(fresh_cache, monkeypatch):
-    monkeypatch.setattr(winograd_library.compile_library, "__defaults__", ("native", "-O0"))  # seconds sooner
-    winograd_library.load_library()
-    library, = (fresh_cache / "nnunetv2").iterdir()
-    _forget_library()
-    monkeypatch.setattr(winograd_library, "compile_library", None)
-    winograd_library.load_library()
-    assert library.name.startswith("winograd_") and library.suffix == ".so"
-
-
-@pytest.mark.parametrize("compiler, reason", [("no-such-compiler", "CXX"), ("false", "ended with 1")])
-def test_without_a_compiler_another_engine_serves_and_the_reason_is_told(fresh_cache, monkeypatch, compiler, reason):
-    monkeypatch.setenv("CXX", compiler)
-    with pytest.warns(UserWarning, match=f"winograd is not used, (openvino|torch) is: .*{reason}"):
-        assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name != "winograd"
-
-
-def test_a_cache_that_cannot_be_written_is_told(monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    _forget_library()
-    with pytest.raises(RuntimeError, match="kept or loaded"):
-        winograd_library.load_library()
-    _forget_library()

@@ -21,6 +21,7 @@ from nnunetv2.inference.engines import engine_threads
 from nnunetv2.inference.engines.guard import check_expected
 from nnunetv2.inference.engines.pool import Pool
 from nnunetv2.utilities.checkpoint import stored_tensors
+from nnunetv2.utilities.digests import are_intact, digests
 from nnunetv2.utilities.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,24 +84,13 @@ def _digests_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-def _digests(path: Path) -> str:
-    """As sha256sum writes them: a line for each of the model's two files."""
-    lines = []
-    for file in (path, path.with_suffix(".bin")):
-        digest = hashlib.sha256()
-        with open(file, "rb") as content:
-            while part := content.read(1 << 20):
-                digest.update(part)
-        lines.append(f"{digest.hexdigest()}  {file.name}\n")
-    return "".join(lines)
+def _files(path: Path) -> tuple[Path, Path]:
+    return path, path.with_suffix(".bin")
 
 
 def is_intact(path: Path) -> bool:
     """Whether the kept model `path` (.xml) is there and all its files are as they were written. OpenVINO may hang on weights cut short."""
-    try:
-        return _digests_path(path).read_text() == _digests(path)
-    except (OSError, UnicodeDecodeError):
-        return False
+    return are_intact(_digests_path(path), *_files(path))
 
 
 def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) -> openvino.Model:
@@ -136,7 +126,7 @@ def keep_model(model: openvino.Model, path: Path) -> None:
         temporary = Path(folder) / path.name
         openvino.save_model(model, temporary, compress_to_fp16=False)
         _check_whole(temporary, path)
-        _digests_path(temporary).write_text(_digests(temporary))
+        _digests_path(temporary).write_text(digests(*_files(temporary)))
         for suffix in (".bin", ".xml", ".sha256"):
             os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
     prefix = path.stem.rpartition("_")[0]

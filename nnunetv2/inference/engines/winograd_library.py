@@ -1,6 +1,7 @@
 """Compiles and loads winograd.cpp: once for a CPU and a compiler, then it is found again."""
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -8,12 +9,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from nnunetv2.utilities.cpu_flags import cpu_flags
+from nnunetv2.utilities.digests import are_intact, digests
+
+with suppress(ImportError):  # not on Windows, where nothing is compiled
+    import fcntl
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 # OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
@@ -21,20 +29,62 @@ COMPILE = ("-std=c++17", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
 OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit integers a few per cent slower
 
 
+COMPILES_WITHIN, WAIT_FOR_ANOTHER = 600.0, 180.0  # seconds: of one compiler's run, of waiting for another process's
+
+
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunetv2"
 
 
 def compile_library(compiler: str, library: Path, cpu: str = "native", optimise: str = OPTIMISE) -> None:
-    """Write `library`, whole or not at all, for a `cpu` as -march names it. RuntimeError with what the compiler says."""
+    """Write `library` and its digest, whole or not at all, for a `cpu` as -march names it.
+
+    RuntimeError where it does not compile; what the compiler says is then in a file beside it (.log).
+    """
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         compiled, linked = Path(folder) / "winograd.o", Path(folder) / library.name
         for command in ([compiler, *COMPILE, optimise, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
-            run = subprocess.run(command, capture_output=True, text=True)
+            try:
+                run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILES_WITHIN)
+            except subprocess.TimeoutExpired as error:
+                raise RuntimeError(f"{compiler} has not compiled its layers in {COMPILES_WITHIN} s") from error
             if run.returncode:
-                raise RuntimeError(f"{' '.join(command)} ended with {run.returncode}: {run.stderr.strip()[-500:]}")
+                log = library.with_suffix(".log")
+                log.write_text(f"{' '.join(command)}\n{run.stderr}")
+                raise RuntimeError(f"{compiler} ended with {run.returncode} and does not compile its layers for this CPU ({platform.machine()}); see {log}")
+        _digest_file(linked).write_text(digests(linked))
         os.replace(linked, library)
+        os.replace(_digest_file(linked), _digest_file(library))
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+@contextmanager
+def _only_one_compiles(library: Path) -> Iterator[None]:
+    """Holds a lock that the system takes back if the process dies. RuntimeError if another process holds it for longer than compiling takes."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with open(library.with_suffix(".lock"), "w") as lock:
+        latest = time.monotonic() + WAIT_FOR_ANOTHER
+        said = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > latest:
+                    raise RuntimeError(f"another process has been compiling its layers for {WAIT_FOR_ANOTHER:.0f} s (it holds {lock.name})") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                break  # a file system without locks: each compiles for itself, and the last one's file stays
+            if not said:
+                said = True
+                print("Another process compiles the network's layers for this CPU; waiting for it.", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+        yield
 
 
 def open_library(library: Path) -> ctypes.CDLL:
@@ -61,12 +111,18 @@ def library_file() -> Path:
 
 @lru_cache
 def load_library() -> ctypes.CDLL:
-    """The compiled functions. RuntimeError that says why there are none: no Linux, no C++ compiler, or it cannot compile them."""
+    """The compiled functions. RuntimeError that says why there are none: no Linux, no C++ compiler, or it cannot compile them.
+
+    Several processes may call it at once: one compiles, the others wait for it, for WAIT_FOR_ANOTHER at most. A file that is not as it
+    was written is compiled anew.
+    """
     library = library_file()
     try:
-        if not library.is_file():
-            print("Compiling the network's layers for this CPU, once; some 20 seconds.", file=sys.stderr, flush=True)
-            compile_library(_compiler(), library)
+        if not are_intact(_digest_file(library), library):  # one cut short would end this process by a signal
+            with _only_one_compiles(library):
+                if not are_intact(_digest_file(library), library):
+                    print("Compiling the network's layers for this CPU, once; half a minute on a free core.", file=sys.stderr, flush=True)
+                    compile_library(_compiler(), library)
         return open_library(library)
     except OSError as error:
         raise RuntimeError(f"its compiled layers cannot be kept or loaded: {error}") from error

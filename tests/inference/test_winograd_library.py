@@ -1,0 +1,136 @@
+"""The compiled library's file: made once, by one process, and made anew when it is not what was written. A script stands in for the compiler."""
+
+import fcntl
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from nnunetv2.inference.engines import make_engine, winograd_library
+from tests.inference.tiny_model import wide_network
+
+CPU = torch.device("cpu")
+try:
+    winograd_library.load_library()
+except RuntimeError as error:
+    pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
+
+
+def _forget_library():
+    winograd_library.library_file.cache_clear()
+    winograd_library.load_library.cache_clear()
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _forget_library()
+    yield tmp_path / "cache" / "nnunetv2"
+    _forget_library()
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """Sets the compiler to a script that runs `line` where g++ would compile, and links by copying the library in use. Returns its count of runs."""
+    compiled = winograd_library.library_file()
+    script, count = tmp_path / "compiler", tmp_path / "count"
+    count.touch()
+
+    def use(line=":"):
+        script.write_text(f"""#!/bin/sh
+for last; do :; done
+case "$*" in
+*--version*) echo 1.0 ;;
+*-shared*) cp {compiled} "$last" ;;
+*) echo run >> {count}; {line}; touch "$last" ;;
+esac
+""")
+        script.chmod(0o755)
+        monkeypatch.setenv("CXX", str(script))
+        return lambda: len(count.read_text().splitlines())
+
+    return use
+
+
+def test_the_library_is_compiled_once(compiler, fresh_cache):
+    runs = compiler()
+    for _ in range(2):
+        assert winograd_library.load_library().lanes() in (4, 8, 16)
+        _forget_library()
+    library, = fresh_cache.glob("*.so")
+    assert library.name.startswith("winograd_") and runs() == 1
+
+
+@pytest.mark.parametrize("suffix, damaged", [
+    (".so", lambda content: content[:20_000]), (".so", lambda content: b""), (".so", lambda content: None), (".so", lambda content: content[:-1] + b"x"),
+    (".sha256", lambda content: None), (".sha256", lambda content: b"\xff")], ids=["cut", "empty", "gone", "changed", "no digest", "broken digest"])
+def test_a_library_that_is_damaged_is_compiled_anew(compiler, fresh_cache, suffix, damaged):
+    runs = compiler()
+    winograd_library.load_library()
+    _forget_library()
+    file = winograd_library.library_file().with_suffix(suffix)
+    content = damaged(file.read_bytes())
+    file.unlink()  # this process has the library loaded, which writing in place would change under its feet
+    if content is not None:
+        file.write_bytes(content)
+    assert winograd_library.load_library().lanes() in (4, 8, 16) and runs() == 2
+
+
+def test_of_many_that_start_at_once_one_compiles_and_the_others_wait(compiler, fresh_cache, capsys):
+    runs, together = compiler("sleep 0.5"), threading.Barrier(6)
+
+    def start(_):
+        together.wait()
+        return winograd_library.load_library.__wrapped__().lanes()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(start, range(6)))) == 1
+    assert runs() == 1 and capsys.readouterr().err.count("waiting for it") == 5
+
+
+def test_whoever_waits_too_long_gives_up(compiler, fresh_cache, monkeypatch):
+    compiler()
+    monkeypatch.setattr(winograd_library, "WAIT_FOR_ANOTHER", 0.1)
+    fresh_cache.mkdir(parents=True)
+    with open(winograd_library.library_file().with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="another process has been compiling"):
+            winograd_library.load_library()
+    assert winograd_library.load_library().lanes() in (4, 8, 16), "the lock of a process that ended is free"
+
+
+def test_a_compiler_that_hangs_is_given_up(compiler, fresh_cache, monkeypatch):
+    compiler("exec sleep 60")
+    monkeypatch.setattr(winograd_library, "COMPILES_WITHIN", 0.2)
+    with pytest.raises(RuntimeError, match="has not compiled its layers in 0.2 s"):
+        winograd_library.load_library()
+
+
+def test_where_nothing_compiles_another_engine_serves_without_a_word_of_c(compiler, fresh_cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "nnunetv2.inference.engines.openvino_engine", raising=False)
+    compiler("echo 'error: unknown type name __m512' >&2; exit 1")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert make_engine(wide_network, CPU, "fp32", divisor=(2, 4, 4)).name == "torch"
+    message, = (str(warning.message) for warning in said if "winograd is not used, torch is" in str(warning.message))
+    log, = fresh_cache.glob("*.log")
+    assert "ended with 1" in message and str(log) in message and "__m512" not in message and "__m512" in log.read_text()
+
+
+def test_without_a_compiler_the_reason_is_told(fresh_cache, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match="CXX"):
+        winograd_library.load_library()
+
+
+def test_a_cache_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    _forget_library()
+    with pytest.raises(RuntimeError, match="kept or loaded"):
+        winograd_library.load_library()
+    _forget_library()
