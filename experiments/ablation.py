@@ -25,7 +25,7 @@ from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import in_parallel, run_command, write_inner_folds
 from experiments.new_cases import SEED, calibration_on_new_cases
 from experiments.out_of_fold import gather
-from experiments.record_run import environment
+from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.files import load_json, save_json
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     new_cases = ablation.on_new_cases(refitted) if refitted and args.synthetic and args.new_cases else None
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
     command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs", "new_cases"))]
-    result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
+    result = {"synthetic": args.synthetic, "command": " ".join(command), "commit": code_commit(), "environment": environment(args.device), "settings": settings,
               "rows": rows, "new_cases": new_cases, "conclusions": conclusions(rows, new_cases)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)

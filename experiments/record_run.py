@@ -8,6 +8,7 @@
 import argparse
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def hardware() -> str:
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} cores"
+
+
+def code_commit() -> str:
+    """Commit of the code that runs, with `+` where files differ from it; `unknown` outside a git checkout."""
+    def git(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit}{'+' if changed else ''}" if commit else "unknown"
 
 
 def environment(device: str) -> dict[str, str]:
@@ -68,7 +82,7 @@ def record(args: argparse.Namespace) -> None:
     images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
     env = environment(args.device)
     save_json({
-        "synthetic": args.synthetic, "name": args.name, "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
+        "synthetic": args.synthetic, "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
         "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json")],
         "environment": env, "training": training_protocol(args.fold), "plan": plan(args.plans, args.configuration),

@@ -1,19 +1,21 @@
-"""The table and figure of experiments/run_speed.py: seconds, memory and agreement of each row."""
+"""The table and figure of experiments/run_speed.py: seconds, memory and agreement of each row.
 
+    python -m experiments.speed_table results/speed results/speed_cuda     write .md and .png anew from the .json; seconds
+"""
+
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from evaluation.figure_style import BLUE, GREY, LIGHT, METADATA, STYLE, stamp
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_masks import folder_of, masks_in, read_mask, scores_of, subtypes
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.files import atomic_write, load_json
 
 REPEATED = "upstream, run before"  # masks of the last but one run of `upstream`
 STAGES = ("read", "preprocess", "network", "resample", "write")
@@ -120,16 +122,16 @@ def as_markdown(result: dict) -> str:
     lines = [
         f"# Inference: time, memory and agreement{' (SYNTHETIC CTs)' if result.get('synthetic') else ''}", "",
         f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
-        f"{result['threads']} threads, device {result['device']}.", "",
-        f"Whole processes, from start to the last file, classification included here. Seconds a case: median (lowest-highest) of the "
+        f"{result['threads']} threads, device {result['device']}, code {result.get('commit', 'unknown')}.", "",
+        f"Whole processes, from start to the last file, classification included here. Seconds per case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
-        + (f" Windows a case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
+        + (f" Windows per case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
         *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s a case. DERIVED from the row without "
-           f"TTA and {derived['seconds_a_tile']} s a window, measured in {derived['from']}; times faster refer to it.", ""]
+           f"TTA and {derived['seconds_a_tile']} s per window, measured in {derived['from']}; times faster refer to it.", ""]
           if "seconds_a_case" in derived else []),
-        "| row | s a case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
+        "| row | seconds per case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
         "| whole DSC to exact: mean / lowest | DSC whole / lesion to truth | subtype as exact |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -144,7 +146,7 @@ def as_markdown(result: dict) -> str:
             f"{_number(truth.get('whole_mean'))} / {_number(truth.get('lesion_mean'))}", figures["subtype_as_exact"] or "-",
         ]) + " |")
     lines += accuracy_markdown(result["rows"])
-    lines += ["", "Where the time goes, seconds a case; stages of different cases overlap, so they may add up to more than the total.", "",
+    lines += ["", "Where the time goes, seconds per case; stages of different cases overlap, so they may add up to more than the total.", "",
               f"| row | start | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row, figures in result["rows"].items():
         if split := figures["time_split"]:
@@ -152,30 +154,54 @@ def as_markdown(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: dict[str, dict], path: Path) -> None:
-    """Seconds a case of each row on a logarithmic axis, the ratio written beside the bar."""
-    names = list(rows)[::-1]
-    seconds = [rows[name]["seconds_a_case"] for name in names]
-    middle = np.array([s["median"] for s in seconds])
-    spread = [middle - [s["min"] for s in seconds], [s["max"] for s in seconds] - middle]
-    figure, axes = plt.subplots(figsize=(7, 0.35 * len(names) + 1), layout="constrained")
-    axes.barh(names, middle, xerr=spread, color=["0.6" if name.startswith("upstream") else "tab:blue" for name in names], ecolor="0.2")
-    for y, name in enumerate(names):
-        if rows[name]["times_faster"]:
-            axes.text(seconds[y]["max"] * 1.05, y, f"{rows[name]['times_faster']:g}x", va="center", fontsize=8)
-    axes.set(xscale="log", xlabel="seconds a case (whole process)", xlim=(min(s["min"] for s in seconds) / 2, max(s["max"] for s in seconds) * 2))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    plt.close(figure)
+def draw(result: dict, path: Path) -> None:
+    """Seconds per case of each row on a logarithmic axis, lowest to highest run, the ratio written beside the bar."""
+    rows = result["rows"]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.3, 0.26 * len(rows) + 0.9))
+        try:
+            bars(axes, rows, {name: name for name in rows})
+            lowest, highest = (side(row["seconds_a_case"][key] for row in rows.values()) for side, key in ((min, "min"), (max, "max")))
+            axes.set(xscale="log", xlabel=f"Seconds per case, whole process, {result['device']} (log scale)", xlim=(lowest / 2, highest * 2.5))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            if result.get("synthetic"):
+                stamp(figure)
+            with atomic_write(path) as temporary:
+                figure.savefig(temporary, dpi=200, metadata=METADATA["png"])
+        finally:
+            plt.close(figure)
+
+
+def bars(axes: Axes, rows: dict[str, dict], titles: dict[str, str]) -> None:
+    """One bar per row of `titles` (row: its title), the first on top; nnU-Net's own are light and hatched, so that grey print tells them apart."""
+    for y, name in enumerate(reversed(titles)):
+        seconds, upstream = rows[name]["seconds_a_case"], name.startswith("upstream")
+        spread = [[seconds["median"] - seconds["min"]], [seconds["max"] - seconds["median"]]]
+        axes.barh(y, seconds["median"], xerr=spread, color=LIGHT if upstream else BLUE, edgecolor=GREY if upstream else BLUE, hatch="///" if upstream else None,
+                  error_kw={"ecolor": "black", "elinewidth": 1, "capsize": 2}, linewidth=0.5)
+        factor = rows[name]["times_faster"]
+        text = f"{seconds['median']:.3g} s" + (f", {factor:.{0 if factor >= 10 else 1}f} times faster" if factor and factor != 1 else "")
+        axes.annotate(text, (seconds["max"], y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(titles)), list(reversed(titles.values())))
+    axes.tick_params(axis="y", length=0)
 
 
 def write_table(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None, out: Path) -> None:
     """Add `rows` to `result`; write OUT.md and OUT.png."""
     result["rows"] = summarise(result, masks, labels, truth)
     result["repeated"] = agreement(folder_of(REPEATED, masks), folder_of(result["reference"], masks))
+    show(result, out)
+
+
+def show(result: dict, out: Path) -> None:
+    """Write OUT.md and OUT.png of a result with `rows`."""
     with atomic_write(out.with_name(f"{out.name}.md")) as temporary:
         temporary.write_text(as_markdown(result))
-    draw(result["rows"], out.with_name(f"{out.name}.png"))
+    draw(result, out.with_name(f"{out.name}.png"))
+
+
+if __name__ == "__main__":
+    for stem in map(Path, sys.argv[1:]):
+        show(load_json(stem.with_name(f"{stem.name}.json")), stem)

@@ -25,7 +25,7 @@ from experiments.class_averaging import averaging_markdown, logits_against_proba
 from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import classes_of, in_parallel, run_command, write_inner_folds
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
-from experiments.record_run import environment
+from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.training.class_head_refit import BACKUP_KEY
 from nnunetv2.utilities.checkpoint import load_checkpoint
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {key: value for key, value in vars(args).items() if key != "out"}
     command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs", "new_cases"))]
     command += ["--only_folds", *map(str, args.only_folds)] if args.only_folds else []
-    result = {"synthetic": args.synthetic, "command": " ".join(command), "environment": environment(args.device), "settings": settings,
+    result = {"synthetic": args.synthetic, "command": " ".join(command), "commit": code_commit(), "environment": environment(args.device), "settings": settings,
               "rows": rows_of(scores, args.seed), "averaging": averaging}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)

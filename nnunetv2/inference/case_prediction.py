@@ -17,7 +17,7 @@ from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-CLASS_VIEWS = 2  # of the mirrored views of a whole case that decide its class: most of what 8 bring (experiments/README.md)
+CLASS_VIEWS = 2  # of the mirrored views of a whole case that decide its class: most of what 8 bring (docs/lab-notes.md)
 
 
 @dataclass(frozen=True)

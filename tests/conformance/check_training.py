@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 from nnunetv2.training.augmentation import AugmentationGeometry, PatchAugmentation, augment_transforms, spatial_transforms, target_transforms
 from nnunetv2.training.dataloading.patch_location import draw_foreground_voxels, draw_lower_corner, is_forced_foreground, lower_corner_range

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from experiments.record_run import code_commit
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
@@ -70,6 +71,13 @@ def kept_rows(out: Path, rooms: list[str], reduced: bool) -> list[dict]:
     return [row for row in earlier["rows"] if row["room"] not in rooms]
 
 
+def one_line_a_row(report: dict) -> str:
+    """The report as JSON with each key, and each of its `rows`, on one line."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in report.items() if key != "rows"]
+    rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in report["rows"])
+    return "\n".join(["{", *lines, ' "rows": [', rows, " ]", "}"]) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROOMS, default=ROOMS, help="rooms to compare; default: all. OUT keeps its rows of the others")
@@ -107,11 +115,11 @@ def main() -> int:
     rows.sort(key=lambda row: ROOMS.index(row["room"]))
     passed, seconds = sum(row["pass"] for row in rows), time.monotonic() - start
     with atomic_write(args.out) as temporary:
-        temporary.write_text(json.dumps({
-            "command": " ".join(["bash experiments/run_conformance.sh", *sys.argv[1:]]), "hardware": hardware(),
+        temporary.write_text(one_line_a_row({
+            "command": " ".join(["bash experiments/run_conformance.sh", *sys.argv[1:]]), "commit": code_commit(), "hardware": hardware(),
             "upstream": "nnunetv2 2.8.1", "reduced": args.reduced, "seconds": round(seconds, 1), "passed": passed,
             "total": len(rows), "kept_from_an_earlier_run": len(kept), "rows": rows,
-        }, indent=1) + "\n")
+        }))
     print(f"\n{passed} of {len(rows)} rows pass, {seconds:.0f} s; {args.out}")
     return int(passed < len(rows))
 

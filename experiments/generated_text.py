@@ -1,0 +1,233 @@
+"""Fill the generated blocks of README.md, results/README.md and docs/ from the files in results/.
+
+    python -m experiments.generated_text            rewrite the blocks; seconds
+    python -m experiments.generated_text --check    change nothing, end with status 1 if a block is stale
+
+A block stands between `<!-- generated NAME -->` and `<!-- end -->`; NAME is a key of BLOCKS. No figure is written by hand.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
+from nnunetv2.utilities.files import atomic_write, load_json
+
+REPOSITORY = RESULTS.parent
+BLOCK = re.compile(r"(<!-- generated (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FRONT_ROWS = {
+    "upstream": "nnU-Net 2.8.1",
+    "exact": "`exact`",
+    "half": "`half`",
+    "half, whole": "`half --tiling whole`",
+    "fast": "`fast`",
+}
+
+
+def main_job() -> str:
+    """The table that the main job prints, and where it was measured."""
+    job = load_json(RESULTS / "main_job.json")
+    lines = ["|validation cases|mean (95 % interval)|target|", "|-|-|-|"]
+    lines += [
+        f"|{row['name']}|{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})|{row['target']:.2f}|"
+        for row in job["rows"]
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*{data_of(job)} data, n = {job['n']}, {job['seconds'] / 60:.0f} minutes on {short_machine(job)}.*",
+        ]
+    )
+
+
+def speed() -> str:
+    """Seconds per case of the modes that the front page names."""
+    study = load_json(RESULTS / "speed.json")
+    rows = {name: study["rows"][name] for name in FRONT_ROWS}
+    lines = ["|mode|seconds per case|times faster|changed voxels|", "|-|-|-|-|"]
+    for name, row in rows.items():
+        seconds = row["seconds_a_case"]["median"]
+        changed = row["against_upstream"]["changed"]
+        lines.append(
+            f"|{FRONT_ROWS[name]}|{seconds:.{1 if seconds < 10 else 0}f}|{times(row['times_faster'])}|{share(changed)}|"
+        )
+    cases = {row["cases_a_run"] for row in rows.values()}
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}.*",
+        ]
+    )
+
+
+def benchmarks() -> str:
+    """One section per speed study: what it asked, on what, and its rows."""
+    parts = []
+    for study, result in kept_studies():
+        if "runs" not in result or study.file.startswith("history/"):
+            continue
+        parts += [
+            f"## {study.question}",
+            "",
+            f"{data_of(result)} CTs; {machine_of(result)}; {result['threads']} threads; code {result['commit']}. "
+            f"All columns: `results/{study.file}.md`.",
+            "",
+            f"Command: `{result['command']}`",
+            "",
+            "| row | runs x cases | seconds per case (lowest to highest) | times faster | memory, GiB | changed voxels | whole DSC to truth |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, row in result["rows"].items():
+            seconds = row["seconds_a_case"]
+            truth = row["against_truth"].get("whole_mean")
+            parts.append(
+                f"| {name} | {row['runs']} x {row['cases_a_run']} | {seconds['median']:.1f} ({seconds['min']:.1f} to {seconds['max']:.1f}) "
+                f"| {times(row['times_faster'])} | {row['peak_memory_gib']:.1f} | {share(row['against_upstream'].get('changed'))} "
+                f"| {'-' if truth is None else f'{truth:.3f}'} |"
+            )
+        if "derived" in result:
+            parts += [
+                "",
+                f"nnU-Net with mirroring was not run; {result['derived']['seconds_a_case']:.0f} s are DERIVED from its row without mirroring "
+                f"and {result['derived']['seconds_a_tile']} s per window ({result['derived']['from']}). Times faster refer to it.",
+            ]
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def cost_of_modes(file: str) -> str:
+    """What each mode of a speed study scores against the truth; in brackets the 95 % interval of the difference to `exact`."""
+    study = load_json(RESULTS / f"{file}.json")
+    lines = ["| row | seconds per case | whole DSC | lesion DSC | subtype macro-F1 |", "|---|---|---|---|---|"]
+    for name, row in study["rows"].items():
+        if not name.startswith("upstream"):
+            cells = [
+                difference(row["truth_beside_exact"].get(key), name != "exact")
+                for key in ("whole", "lesion", "macro_f1")
+            ]
+            lines.append(f"| {name} | {row['seconds_a_case']['median']:.1f} | {' | '.join(cells)} |")
+    n = study["rows"]["exact"]["truth_beside_exact"]["whole"]["n"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{data_of(study)} data, n = {n}; {short_machine(study)}; `results/{file}.md` holds the command and all columns.",
+        ]
+    )
+
+
+def ablation() -> str:
+    """The variants of the class head, out of fold."""
+    study = load_json(RESULTS / "ablation.json")
+    lines = ["| variant | macro-F1 (95 % interval) | AUROC | whole DSC | lesion DSC |", "|---|---|---|---|---|"]
+    for row in study["rows"]:
+        classified = "macro_f1" in row
+        low, high = row.get("macro_f1_ci", (None, None))
+        lines.append(
+            f"| {row['title']} | "
+            + (f"{row['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | {row['auroc']:.3f}" if classified else "- | -")
+            + f" | {row['whole_pancreas_dsc']['mean']:.3f} | {row['lesion_dsc']['mean']:.3f} |"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{data_of(study)} data, n = {study['rows'][0]['n']} out-of-fold cases; {short_machine(study)}; `{study['command']}`.",
+        ]
+    )
+
+
+def choices() -> str:
+    """Choices of the training beside the first row with the same head."""
+    study = load_json(RESULTS / "training_choices.json")
+    lines = ["| choice | head | macro-F1 | Brier score | lesion DSC |", "|---|---|---|---|---|"]
+    for row in study["rows"]:
+        cells = [
+            difference(row[key], row["choice"] != "default")
+            for key in ("subtype_macro_f1", "subtype_brier", "lesion_dsc")
+        ]
+        lines.append(f"| {row['title']} | {row['head']} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{data_of(study)} data, n = {study['rows'][0]['n']} held-out cases; {short_machine(study)}; `{study['command']}`.",
+        ]
+    )
+
+
+def difference(figure: dict | None, differs: bool) -> str:
+    """The second run's figure of a row of evaluation/comparison.py, with the interval of its difference to the first."""
+    if not figure or not figure["n"]:
+        return "-"
+    return f"{figure['b']:.3f}" + (f" ({figure['ci_low']:+.3f} to {figure['ci_high']:+.3f})" if differs else "")
+
+
+def short_machine(result: dict) -> str:
+    """`AMD EPYC, 2 cores` of a longer description."""
+    return re.sub(r"\((R|TM)\)| Processor", "", machine_of(result))
+
+
+def times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{0 if value >= 10 else 1}f}"
+
+
+def share(value: float | None) -> str:
+    """A fraction of voxels: none, or with two digits."""
+    return "-" if value is None else "none" if value == 0 else f"{100 * value:.2g} %"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "main_job": main_job,
+    "speed": speed,
+    "benchmarks": benchmarks,
+    "studies": index_table,
+    "ablation": ablation,
+    "choices": choices,
+    "cost_40_epochs": partial(cost_of_modes, "accuracy"),
+    "cost_12_epochs": partial(cost_of_modes, "accuracy_int16"),
+    "cost_gpu": partial(cost_of_modes, "speed_cuda"),
+}
+
+
+def pages() -> list[Path]:
+    """Pages that may hold generated blocks."""
+    return [REPOSITORY / "README.md", RESULTS / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """`text` with every block's present contents. Raises KeyError at a block that BLOCKS does not know."""
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+def stale_pages() -> dict[Path, str]:
+    """{page: what it should hold} of pages whose blocks are not what the results give."""
+    contents = {page: page.read_text(encoding="utf-8") for page in pages()}
+    return {page: filled(text) for page, text in contents.items() if filled(text) != text}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is stale")
+    args = parser.parse_args(arguments)
+    stale = stale_pages()
+    if args.check and stale:
+        names = ", ".join(str(page.relative_to(REPOSITORY)) for page in stale)
+        print(
+            f"error: {names}: figures differ from results/; run `python -m experiments.generated_text`", file=sys.stderr
+        )
+        return 1
+    for page, text in stale.items():
+        with atomic_write(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        print(f"rewritten: {page.relative_to(REPOSITORY)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The studies whose results are kept: which question each answers, and what its JSON says of command, machine, code and cases."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2.utilities.files import load_json
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+@dataclass(frozen=True)
+class Study:
+    """file: path below results/ without its ending. question: what the study was made to answer."""
+
+    file: str
+    question: str
+
+
+STUDIES = (
+    Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
+    Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
+    Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
+    Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
+    Study(
+        "accuracy", "What do the modes cost a model of 40 epochs? (CPU with AVX2, engine before Winograd convolutions)"
+    ),
+    Study("accuracy_int16", "What do the modes cost the main job's model? (CPU with AVX-512 VNNI)"),
+    Study(
+        "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
+    ),
+    Study("abdomen_cuda", "How long does a CT of 512 x 512 x 200 voxels take on a GPU?"),
+    Study("realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
+    Study("ablation", "Which part of the class head earns its keep?"),
+    Study("training_choices", "Which choices of the training matter?"),
+    Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
+    Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
+    Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
+    Study("history/rounds", "How long does each mode take on small cases? (engine before 16-bit tiles of 4 planes)"),
+)
+
+
+def cases_of(result: dict) -> str:
+    """What the figures of a result rest on: cases, or comparisons."""
+    if "total" in result:
+        return f"{result['total']} comparisons"
+    if "runs" in result:
+        n = {row["cases_a_run"] for row in result["rows"].values()}
+        few, many = min(n), max(n)
+        return f"{few} to {many} cases" if few < many else f"{many} case{'s' if many > 1 else ''}"
+    return f"{result.get('n') or max(row['n'] for row in result['rows'])} cases"
+
+
+def machine_of(result: dict) -> str:
+    environment = result.get("environment", {})
+    return environment.get("GPU") or environment.get("CPU") or ", ".join(result["hardware"].split(", ")[:2])
+
+
+def data_of(result: dict) -> str:
+    """SYNTHETIC, or REAL; comparisons with upstream run on made-up arrays and images."""
+    return "SYNTHETIC" if result.get("synthetic", "total" in result) else "REAL"
+
+
+def kept_studies() -> list[tuple[Study, dict]]:
+    """Every study with the contents of its JSON. Raises ValueError that lists JSON files and studies without their counterpart."""
+    listed = {study.file for study in STUDIES}
+    there = {
+        str(path.relative_to(RESULTS).with_suffix(""))
+        for folder in (RESULTS, RESULTS / "history")
+        for path in folder.glob("*.json")
+    }
+    if listed != there:
+        raise ValueError(
+            f"results/: studies without a JSON {sorted(listed - there)}, JSON files that no study names {sorted(there - listed)}; "
+            "mend STUDIES in experiments/results_index.py."
+        )
+    return [(study, load_json(RESULTS / f"{study.file}.json")) for study in STUDIES]
+
+
+def index_table() -> str:
+    """One row per study, as Markdown."""
+    lines = ["| file | question | data, n | machine | code | command |", "|---|---|---|---|---|---|"]
+    for study, result in kept_studies():
+        readable = RESULTS / f"{study.file}.md"
+        name = f"[{study.file}]({study.file}.{'md' if readable.is_file() else 'json'})"
+        command = result["command"].replace("|", "\\|")
+        lines.append(
+            f"| {name} | {study.question} | {data_of(result)}, {cases_of(result)} | {machine_of(result)} | {result['commit']} | `{command}` |"
+        )
+    return "\n".join(lines)
