@@ -14,12 +14,12 @@ LEVELS = (
     ("nnunetv2.utilities",),
     ("nnunetv2.imageio",),
     ("nnunetv2.preprocessing",),
-    ("nnunetv2.experiment_planning", "nnunetv2.evaluation", "evaluation"),
+    ("nnunetv2.experiment_planning", "nnunetv2.dataset_conversion", "nnunetv2.evaluation", "evaluation"),
     ("nnunetv2.inference",),
     ("nnunetv2.training",),
     ("nnunetv2.ensembling", "nnunetv2.postprocessing", "data_prep"),
     ("nnunetv2.model_sharing",),
-    ("report", "nnunetv2.cli"),
+    ("report", "nnunetv2.cli", "nnunetv2.compatibility"),
     ("experiments",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -80,7 +80,7 @@ def arrows() -> set[tuple[str, str]]:
         (module, room_of(name))
         for module, tree in modules().items()
         for name in imported(tree)
-        if room_of(name) not in (room_of(module), "nnunetv2")
+        if module != "nnunetv2" and room_of(name) not in (room_of(module), "nnunetv2")
     }
 
 
