@@ -5,14 +5,32 @@ import os
 import sys
 from collections.abc import Callable
 
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.trusted_names import TRUST_VARIABLE, trust
 
 
-def make_parser(command: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Parser of `nnUNetv2_<command>` whose help ends with a command line to copy."""
-    return argparse.ArgumentParser(
+class _Trust(argparse.Action):
+    """Passes the flag's packages on to this process and those that it starts."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        try:
+            trust(values)
+        except InputError as error:
+            parser.error(str(error))
+
+
+def make_parser(command: str, description: str, example: str, names_classes: bool = True) -> argparse.ArgumentParser:
+    """Parser of `nnUNetv2_<command>` whose help ends with a command line to copy.
+
+    names_classes: the command reads files that name classes or functions (plans, dataset.json), so it has --trust.
+    """
+    parser = argparse.ArgumentParser(
         prog=f"nnUNetv2_{command}", description=description, epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    if names_classes:
+        parser.add_argument("--trust", action=_Trust, metavar="PACKAGE[,PACKAGE]", help="(fork) packages whose classes and functions plans may name "
+                            f"and so run; adds to ${TRUST_VARIABLE}. Without it a file names only what is known here")
+    return parser
 
 
 def run(function: Callable[..., int | None], *args, **kwargs) -> None:

@@ -7,7 +7,7 @@ from nnunetv2.cli.common import make_parser, run
 
 def convert_MSD_dataset(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("convert_MSD_dataset", "Convert a Medical Segmentation Decathlon dataset into nnUNet_raw.",
-                         "nnUNetv2_convert_MSD_dataset -i Downloads/Task04_Hippocampus")
+                         "nnUNetv2_convert_MSD_dataset -i Downloads/Task04_Hippocampus", names_classes=False)
     parser.add_argument("-i", required=True, help="unpacked Decathlon folder with dataset.json, imagesTr, labelsTr")
     parser.add_argument("-overwrite_id", type=int, default=None, help="number of the new dataset; default: that of the task, from the folder's name")
     parser.add_argument("-np", type=int, default=None, help="files converted at a time; default: one a core")
@@ -22,7 +22,7 @@ def convert_MSD_dataset(argv: Sequence[str] | None = None) -> None:
 
 def convert_old_nnUNet_dataset(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("convert_old_nnUNet_dataset", "Convert a raw dataset of nnU-Net v1 into nnUNet_raw.",
-                         "nnUNetv2_convert_old_nnUNet_dataset nnUNet_raw_data/Task005_Prostate Dataset005_Prostate")
+                         "nnUNetv2_convert_old_nnUNet_dataset nnUNet_raw_data/Task005_Prostate Dataset005_Prostate", names_classes=False)
     parser.add_argument("input_folder", help="folder of the old task, with imagesTr, labelsTr and dataset.json")
     parser.add_argument("output_dataset_name", help="name of the new dataset, DatasetXXX_Name")
     args = parser.parse_args(argv)
@@ -46,7 +46,7 @@ def move_plans_between_datasets(argv: Sequence[str] | None = None) -> None:
 
 def download_pretrained_model_by_url(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("download_pretrained_model_by_url", "Download a packed model and install it into nnUNet_results. Mind the licence of the data "
-                         "that it was trained on.", "nnUNetv2_download_pretrained_model_by_url https://example.org/model.zip --sha256 9f86d081...")
+                         "that it was trained on.", "nnUNetv2_download_pretrained_model_by_url https://example.org/model.zip --sha256 9f86d081...", names_classes=False)
     parser.add_argument("url", help="http or https address of the zip file")
     parser.add_argument("--sha256", default=None, help="(fork) refuse a file with another checksum")
     args = parser.parse_args(argv)

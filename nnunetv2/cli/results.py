@@ -25,7 +25,7 @@ def evaluate_folder(argv: Sequence[str] | None = None) -> None:
 
 def evaluate_simple(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("evaluate_simple", "summary.json for a folder of predictions, with labels given by hand.",
-                         "nnUNetv2_evaluate_simple labelsTs out -l 1 2")
+                         "nnUNetv2_evaluate_simple labelsTs out -l 1 2", names_classes=False)
     parser.add_argument("gt_folder", help="reference masks")
     parser.add_argument("pred_folder", help="predicted masks")
     parser.add_argument("-l", nargs="+", type=int, required=True, help="labels to score")
@@ -123,7 +123,7 @@ def apply_postprocessing(argv: Sequence[str] | None = None) -> None:
 
 def export_model_to_zip(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("export_model_to_zip", "Pack trained models into one zip file.",
-                         "nnUNetv2_export_model_to_zip -d 777 -o pancreas.zip -c 3d_fullres -p nnUNetResEncUNetMPlans -f 0")
+                         "nnUNetv2_export_model_to_zip -d 777 -o pancreas.zip -c 3d_fullres -p nnUNetResEncUNetMPlans -f 0", names_classes=False)
     parser.add_argument("-d", required=True, help="dataset id or name")
     parser.add_argument("-o", required=True, help="zip file to write")
     parser.add_argument("-c", nargs="+", default=["3d_lowres", "3d_fullres", "2d", "3d_cascade_fullres"], help="configurations")
@@ -142,7 +142,7 @@ def export_model_to_zip(argv: Sequence[str] | None = None) -> None:
 
 def install_pretrained_model_from_zip(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("install_pretrained_model_from_zip", "Unpack a model zip into $nnUNet_results.",
-                         "nnUNetv2_install_pretrained_model_from_zip pancreas.zip")
+                         "nnUNetv2_install_pretrained_model_from_zip pancreas.zip", names_classes=False)
     parser.add_argument("zip", help="zip file")
     args = parser.parse_args(argv)
     from nnunetv2.model_sharing.model_import import install_model_from_zip_file

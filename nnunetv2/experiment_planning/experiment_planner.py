@@ -25,8 +25,9 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.safe_names import plain_name
 
-
+_OTHER_JSON_FILES = ("dataset", "dataset_fingerprint", "splits_final")  # that lie beside the plans
 INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}  # by dimension; larger than any that fits
 LOWRES_STEP = 1.03  # factor by which spacing grows in search of 3d_lowres
 Resampling = tuple[Callable, dict[str, Any]]
@@ -72,7 +73,7 @@ class ExperimentPlanner:
         self.dataset_fingerprint = load_json(fingerprint)
         self.UNet_vram_target_GB = gpu_memory_target_in_gb or self.UNet_reference_val_corresp_GB
         self.preprocessor_name = preprocessor_name
-        self.plans_identifier = plans_name or self.plans_name
+        self.plans_identifier = plain_name(plans_name or self.plans_name, "plans", "-overwrite_plans_name", taken=_OTHER_JSON_FILES)
         self.overwrite_target_spacing, self.suppress_transpose = overwrite_target_spacing, suppress_transpose
         self.plans: dict[str, Any] | None = None
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))

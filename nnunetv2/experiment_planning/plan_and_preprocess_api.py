@@ -13,6 +13,7 @@ from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integr
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.safe_names import plain_name
 
 
 def extract_fingerprints(dataset_ids: Sequence[int | str], num_processes: int | None = None, check_dataset_integrity: bool = False,
@@ -59,7 +60,7 @@ def preprocess(dataset_ids: Sequence[int | str], plans_identifier: str = "nnUNet
         raise ValueError(f"{len(counts)} process counts {counts} for {len(configurations)} configurations {list(configurations)}; "
                          "give one, or one a configuration.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
-        path = paths.nnUNet_preprocessed / dataset / f"{plans_identifier}.json"
+        path = paths.nnUNet_preprocessed / dataset / f"{plain_name(plans_identifier, 'plans', '-plans_name')}.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist. Run nnUNetv2_plan_experiment -d {dataset} first.")
         plans = PlansManager(path)

@@ -5,6 +5,7 @@ import pkgutil
 
 import nnunetv2.experiment_planning as room
 from nnunetv2.experiment_planning.experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.trusted_names import resolve
 
 
 def available_planners() -> dict[str, type[ExperimentPlanner]]:
@@ -20,8 +21,10 @@ def available_planners() -> dict[str, type[ExperimentPlanner]]:
 
 
 def planner_by_name(name: str) -> type[ExperimentPlanner]:
-    """The planner called `name`; ValueError that lists those that there are."""
+    """The planner called `name`, or `package.module.Class` of a package that the user trusts; ValueError that lists those that there are."""
     planners = available_planners()
+    if "." in name:
+        return resolve(name, "planner", "-pl", planners, lambda found: isinstance(found, type) and issubclass(found, ExperimentPlanner))
     if name not in planners:
         raise ValueError(f"There is no planner {name!r}; choose one of {', '.join(planners)}. New ones go into a file below nnunetv2/experiment_planning.")
     return planners[name]

@@ -6,6 +6,8 @@ formats outside this fork; their names end in an error that says so.
 """
 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.trusted_names import resolve
 
 READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": SimpleITKIO}
 NOT_SUPPORTED = {
@@ -16,12 +18,14 @@ NOT_SUPPORTED = {
 }
 
 
-def reader_writer_by_name(name: str) -> type[SimpleITKIO]:
-    """The class behind the `image_reader_writer` of plans. ValueError for readers that would read something else."""
-    if name not in READERS:
-        reason = NOT_SUPPORTED.get(name, f"it is unknown; known: {', '.join(READERS)}")
-        raise ValueError(f"image_reader_writer {name!r} cannot be used: {reason}.")
-    return READERS[name]
+def reader_writer_by_name(name: str, where: object = "plans") -> type[SimpleITKIO]:
+    """The class behind the `image_reader_writer` of plans: ours, or one of a package that the user trusts.
+
+    InputError for others, and for upstream's readers that would read something else.
+    """
+    if isinstance(name, str) and name in NOT_SUPPORTED:
+        raise InputError(f"{where}: image_reader_writer {name!r} cannot be used: {NOT_SUPPORTED[name]}.")
+    return resolve(name, "image_reader_writer", where, READERS, lambda found: isinstance(found, type))
 
 
 def reader_writer_name(dataset_json: dict) -> str:

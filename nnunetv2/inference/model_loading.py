@@ -17,7 +17,9 @@ from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, st
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.safe_names import plain_ending, plain_name
 
 CLASS_HEAD_KEY = "class_head_weights"  # of a checkpoint; absent in upstream's
 
@@ -59,7 +61,7 @@ class TrainedModel:
                 configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
                 configuration.network_arch_init_kwargs_req_import, self.input_channels,
                 self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads, allow_init=False,
-                deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None)
+                deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None, where=configuration.source)
 
     def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:
         """One engine a fold, in the precision that `mode` wants on `device`."""
@@ -112,7 +114,7 @@ class TrainedModel:
 
 def available_folds(folder: Path, checkpoint_name: str) -> list[int]:
     """Folds of a model folder that hold `checkpoint_name`; `fold_all` is a model of its own and does not count."""
-    names = (path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint_name}"))
+    names = (path.name.removeprefix("fold_") for path in folder.glob("fold_*") if (path / checkpoint_name).is_file())
     return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -123,17 +125,22 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
     """
     available = available_folds(folder, checkpoint_name)
     folds = available if folds is None else folds
+    plain_name(checkpoint_name, "checkpoint", "-chk")
     checkpoints = tuple(folder / f"fold_{fold}" / checkpoint_name for fold in folds)
     missing = [path for path in (folder / "plans.json", folder / "dataset.json", *checkpoints) if not path.is_file()]
     if missing or not checkpoints:
         raise FileNotFoundError(f"{folder} is no complete model; missing: {', '.join(map(str, missing)) or checkpoint_name}. "
                                 f"Folds with {checkpoint_name}: {available or 'none'}; choose them with -f, the checkpoint with -chk.")
     header = load_checkpoint(checkpoints[0], map_location="meta")  # names and numbers; tensors without their data
-    plans_manager = PlansManager(folder / "plans.json")
+    plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json")
+    configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
+    plain_ending(dataset_json["file_ending"], folder / "dataset.json")
+    n_outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    check_patch_size(configuration_manager.patch_size, 1, finest_channels(configuration_manager.network_arch_init_kwargs, n_outputs), plans_manager.source)
     return TrainedModel(
         plans_manager=plans_manager,
-        configuration_manager=plans_manager.get_configuration(header["init_args"]["configuration"]),
-        dataset_json=load_json(folder / "dataset.json"),
+        configuration_manager=configuration_manager,
+        dataset_json=dataset_json,
         trainer_name=header["trainer_name"],
         mirror_axes=header.get("inference_allowed_mirroring_axes"),
         checkpoints=checkpoints,

@@ -8,7 +8,9 @@ import blosc2
 import numpy as np
 
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.utilities.dataset_files import preprocessed_names
 from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.safe_names import plain_name
 
 CHUNK_BYTES = 4 * 2**20  # unit of reading; a few chunks make a patch
 BLOCK_BYTES = 128 * 2**10  # unit of decompression; fits the L2 cache of a core
@@ -38,8 +40,8 @@ def _write_array(array: np.ndarray, path: Path, patch_size: Sequence[int] | None
 
 
 def _paths(folder: str | os.PathLike, case: str) -> tuple[Path, Path, Path]:
-    folder = Path(folder)
-    return folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd", folder / f"{case}.pkl"
+    data, seg, properties = preprocessed_names(plain_name(case, "case", folder))
+    return Path(folder) / data, Path(folder) / seg, Path(folder) / properties
 
 
 def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, folder: str | os.PathLike, case: str,
@@ -78,8 +80,9 @@ def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blo
 
 
 def list_cases(folder: str | os.PathLike) -> list[str]:
-    """Names of the cases in `folder`, sorted. Half-written files (hidden) are no cases."""
-    return sorted(path.stem for path in Path(folder).glob("*.b2nd") if not path.name.startswith(".") and not path.stem.endswith("_seg"))
+    """Names of the cases in `folder`, sorted: data with a segmentation. Half-written files (hidden) are no cases."""
+    names = {path.name for path in Path(folder).glob("*.b2nd") if not path.name.startswith(".")}
+    return sorted(case for name in names if preprocessed_names(case := name.removesuffix(".b2nd"))[1] in names)
 
 
 def is_complete(folder: str | os.PathLike, case: str, newer_than: float = 0.0) -> bool:

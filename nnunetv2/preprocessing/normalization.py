@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from nnunetv2.utilities.trusted_names import resolve
+
 SMALLEST_SD = 1e-8  # a constant image is only centred
 
 
@@ -77,10 +79,11 @@ def scheme_of_channel(channel_name: str) -> str:
 def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.ndarray, intensities: Mapping[str, float]) -> None:
     """Normalise `image` (Z, Y, X) float32 in place. With `use_mask`, the voxels with seg >= 0 are the ones that count.
 
+    `scheme`: a name of SCHEMES, or the path of a function with the same arguments in a package that the user trusts.
+
     Raises:
-        ValueError: `scheme` is unknown.
+        InputError: `scheme` is neither.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"Unknown normalization scheme {scheme!r} in the plans. Known: {', '.join(SCHEMES)}.")
+    function = resolve(scheme, "normalization_schemes", "plans", SCHEMES)
     inside = seg >= 0 if use_mask and scheme in MASKABLE_SCHEMES else None
-    SCHEMES[scheme](image, inside, intensities)
+    function(image, inside, intensities)

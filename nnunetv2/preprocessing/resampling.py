@@ -14,6 +14,7 @@ import torch
 from scipy import ndimage
 
 from nnunetv2.configuration import ANISO_THRESHOLD
+from nnunetv2.utilities.trusted_names import resolve
 
 BLOCK = 32  # rows of a matrix applied at a time; fewer rows waste less on the zeros beside the band, more rows feed BLAS better
 NEGLIGIBLE = 1e-9  # spline weights decay by 0.27 a voxel; those below this are left out
@@ -215,11 +216,12 @@ def no_resampling_hack(data: np.ndarray | torch.Tensor, new_shape: Sequence[int]
     return data
 
 
-def resampling_fn_by_name(name: str) -> Callable:
-    """The function that a plans file names in `resampling_fn_{data,seg,probabilities}`. ValueError for unknown names."""
+def resampling_fn_by_name(name: str, where: object = "plans") -> Callable:
+    """The function that a plans file names in `resampling_fn_{data,seg,probabilities}`: ours, or one of a package that the user trusts.
+
+    InputError for others.
+    """
     from nnunetv2.preprocessing.resampling_torch import resample_torch_fornnunet, resample_torch_simple  # it builds on this module
 
     known = {f.__name__: f for f in (resample_data_or_seg_to_shape, no_resampling_hack, resample_torch_fornnunet, resample_torch_simple)}
-    if name not in known:
-        raise ValueError(f"Unknown resampling function {name!r} in the plans. Known: {', '.join(known)}.")
-    return known[name]
+    return resolve(name, "resampling function", where, known)

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.safe_names import plain_name
 
 CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that exists
 
@@ -38,7 +39,7 @@ class TrainingJob:
 
     def make_trainer(self, device: torch.device) -> nnUNetTrainer:
         folder = Path(paths.nnUNet_preprocessed) / self.dataset
-        plans_file = folder / f"{self.plans_identifier}.json"
+        plans_file = folder / f"{plain_name(self.plans_identifier, 'plans', '-p')}.json"
         if not plans_file.is_file():
             raise FileNotFoundError(f"There are no plans {plans_file}. Run nnUNetv2_plan_and_preprocess, or name other plans with -p.")
         plans = load_json(plans_file)

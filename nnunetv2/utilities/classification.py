@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2.utilities.safe_names import name_problem
+
 
 @dataclass(frozen=True)
 class ClassificationTask:
@@ -35,6 +37,9 @@ class ClassificationTask:
         lesion_labels = declared.get("lesion_labels", list(foreground_labels)[-1:])
         if not lesion_labels or not set(lesion_labels) <= set(foreground_labels):
             problems.append(f"lesion_labels {lesion_labels} must be among the foreground labels {list(foreground_labels)}")
+        for what, value in (("name", declared.get("name", "a")), ("labels", declared.get("labels", "a")), *(("class", name) for name in classes)):
+            if (reason := name_problem(value)) is not None:  # each becomes part of a file's name or of a table
+                problems.append(f"{what} {value!r} {reason}")
         if problems:
             raise ValueError(f"dataset.json, key 'classification': {'; '.join(problems)}.")
         return cls(declared["name"], tuple(classes), declared["labels"], tuple(int(label) for label in lesion_labels))

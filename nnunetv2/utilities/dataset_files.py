@@ -6,11 +6,16 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.safe_names import plain_ending, plain_name, plain_names, refuse_shared_files
 
 
 def get_output_folder(dataset_name_or_id: int | str, trainer_name: str = "nnUNetTrainer", plans_identifier: str = "nnUNetPlans",
                       configuration: str = "3d_fullres", fold: int | str | None = None) -> Path:
     """nnUNet_results/Dataset/Trainer__Plans__configuration, and its fold_X when `fold` is given."""
+    for value, what, flag in ((trainer_name, "trainer", "-tr"), (plans_identifier, "plans", "-p"), (configuration, "configuration", "-c")):
+        plain_name(value, what, flag)
+    if fold is not None:
+        plain_name(str(fold), "fold", "-f")
     model = f"{trainer_name}__{plans_identifier}__{configuration}"
     folder = paths.nnUNet_results / maybe_convert_to_dataset_name(dataset_name_or_id) / model
     return folder if fold is None else folder / f"fold_{fold}"
@@ -26,15 +31,32 @@ def get_filenames_of_train_images_and_targets(raw_folder: str | os.PathLike, dat
 
     Files come from imagesTr and labelsTr, or from the key `dataset` of dataset.json, whose paths may hold environment
     variables and may be relative to `raw_folder`. Whether the files exist is for the integrity check to say.
+
+    Raises:
+        InputError: lists all names that cannot become file names on every system, or pairs of cases whose preprocessed files
+            would be one: case `p1_seg` and the segmentation of `p1`, names that differ in upper and lower case alone.
     """
     raw_folder = Path(raw_folder)
+    cases = _training_cases(raw_folder, dataset_json)
+    where = raw_folder / "dataset.json" if "dataset" in dataset_json else raw_folder / "imagesTr"
+    plain_names(cases, "case", where)
+    refuse_shared_files({case: preprocessed_names(case) for case in cases}, where)
+    return cases
+
+
+def preprocessed_names(case: str) -> tuple[str, str, str]:
+    """Names of a case's preprocessed files: data, segmentation, properties."""
+    return f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"
+
+
+def _training_cases(raw_folder: Path, dataset_json: dict) -> dict[str, dict]:
     if "dataset" in dataset_json:
         def resolve(path: str) -> str:
             return os.path.abspath(raw_folder / os.path.expandvars(path))
 
         return {case: {"images": [resolve(path) for path in files["images"]], "label": resolve(files["label"])}
                 for case, files in dataset_json["dataset"].items()}
-    ending = dataset_json["file_ending"]
+    ending = plain_ending(dataset_json["file_ending"], raw_folder / "dataset.json")
     return {case: {"images": images, "label": str(raw_folder / "labelsTr" / f"{case}{ending}")}
             for case, images in _channels_by_case(raw_folder / "imagesTr", ending).items()}
 
@@ -44,7 +66,7 @@ def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
         raise FileNotFoundError(f"{folder} is not a folder.")
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
     cases: dict[str, dict[int, str]] = {}
-    unnamed = []
+    unnamed: list[str] = []
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not file.name.endswith(file_ending):  # half-written and foreign files
             continue
@@ -53,6 +75,7 @@ def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
         else:
             unnamed.append(file.name)
     gaps = {case: sorted(channels) for case, channels in cases.items() if sorted(channels) != list(range(len(channels)))}
+    plain_names([*cases, *unnamed], "image", folder, portable=False)
     problems = [f"no channel number in {name}; rename it to {name.removesuffix(file_ending)}_0000{file_ending}" for name in unnamed]
     problems += [f"{case} has channels {channels}; they must run from 0 without a gap" for case, channels in gaps.items()]
     if problems:

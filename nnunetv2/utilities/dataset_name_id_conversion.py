@@ -1,6 +1,7 @@
 """Dataset numbers and names: 777 <-> Dataset777_PancreasCT, looked up in the data folders that are set."""
 
 from nnunetv2 import paths
+from nnunetv2.utilities.safe_names import plain_name
 
 
 def convert_id_to_dataset_name(dataset_id: int) -> str:
@@ -30,7 +31,7 @@ def convert_dataset_name_to_id(dataset_name: str) -> int:
 def maybe_convert_to_dataset_name(dataset_name_or_id: int | str) -> str:
     """Accepts 777, "777" and "Dataset777_PancreasCT"; a name is taken as it is, without looking for its folder."""
     if isinstance(dataset_name_or_id, str) and dataset_name_or_id.startswith("Dataset"):
-        return dataset_name_or_id
+        return plain_name(dataset_name_or_id, "dataset", "-d")
     if not str(dataset_name_or_id).isdecimal():
         raise ValueError(f"{dataset_name_or_id!r} is neither a dataset number nor a name DatasetXXX_Name.")
     return convert_id_to_dataset_name(int(dataset_name_or_id))

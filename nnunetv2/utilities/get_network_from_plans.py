@@ -1,37 +1,32 @@
 """Build the network that a plans file describes."""
 
-import pydoc
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from dynamic_network_architectures.architectures import unet
+from dynamic_network_architectures.building_blocks.conv_blocks import LayerOps
+from nnunetv2.utilities.network_parts import OWN_NETWORKS, resolve_architecture
+from nnunetv2.utilities.network_size import check_network_size
 
 
 def get_network_from_plans(arch_class_name: str, arch_kwargs: dict[str, Any], arch_kwargs_req_import: Sequence[str],
                            input_channels: int, output_channels: int, allow_init: bool = True,
-                           deep_supervision: bool | None = None, class_head: dict | None = None) -> nn.Module:
+                           deep_supervision: bool | None = None, class_head: dict | None = None, where: object = "plans") -> nn.Module:
     """Network from `configurations[c]["architecture"]` of a plans file.
 
-    arch_class_name: dotted path of the class. If the path is unknown, its last part is looked up in
-    dynamic_network_architectures.architectures.unet, because plans of different ages name different modules.
-    arch_kwargs_req_import: keys of `arch_kwargs` whose values are dotted paths themselves ("torch.nn.Conv3d", or None).
+    arch_class_name: path of the class, one of our two U-Nets or a class of a package that the user trusts.
+    arch_kwargs_req_import: keys of `arch_kwargs` whose values are paths themselves ("torch.nn.Conv3d", or None).
     allow_init: draw initial weights; leave it out where a checkpoint overwrites them (2 s for a large network).
     deep_supervision: overrides `arch_kwargs` unless None. class_head: architecture["class_head"], or None.
-    """
-    network_class = pydoc.locate(arch_class_name) or getattr(unet, arch_class_name.rpartition(".")[2], None)
-    if not (isinstance(network_class, type) and issubclass(network_class, nn.Module)):
-        raise ImportError(f"The plans ask for network class {arch_class_name}, which is not installed here. "
-                          f"Known are {unet.__name__}.PlainConvUNet and {unet.__name__}.ResidualEncoderUNet.")
+    where: the plans' file, for messages.
 
-    kwargs = dict(arch_kwargs)
-    for key in arch_kwargs_req_import:
-        path = kwargs.get(key)
-        if path is not None:
-            kwargs[key] = pydoc.locate(path)
-            if kwargs[key] is None:
-                raise ImportError(f"The plans set {key} to {path}, which cannot be imported.")
+    Raises InputError for classes that are not known or not trusted, for arguments that they do not take, and for sizes
+    beyond this machine's memory; then nothing was imported or allocated.
+    """
+    network_class, kwargs = resolve_architecture(arch_class_name, arch_kwargs, arch_kwargs_req_import, class_head, where)
+    if network_class in OWN_NETWORKS.values():
+        check_network_size(kwargs, LayerOps(kwargs["conv_op"]).n_dims, input_channels, output_channels, class_head, where)
     if deep_supervision is not None:
         kwargs["deep_supervision"] = deep_supervision
     if class_head is not None:

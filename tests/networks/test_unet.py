@@ -7,6 +7,7 @@ from torch import nn
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, LayerOps
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 OPS_3D = {"conv_op": nn.Conv3d, "conv_bias": True, "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -195,12 +196,12 @@ def test_plans_can_name_the_class_by_an_older_path():
 
 @pytest.mark.parametrize("name", ["nowhere.Network", "os.system", "json.JSONDecoder"])
 def test_what_is_no_network_is_refused(name):
-    with pytest.raises(ImportError, match=name):
+    with pytest.raises(InputError, match=f"{name}.*--trust"):
         get_network_from_plans(**plans_arguments() | {"arch_class_name": name})
 
 
 def test_unknown_op_is_named():
-    with pytest.raises(ImportError, match="nonlin.*torch.nn.LeekyReLU"):
+    with pytest.raises(InputError, match="nonlin.*torch.nn.LeekyReLU"):
         get_network_from_plans(**plans_arguments(nonlin="torch.nn.LeekyReLU"))
 
 

@@ -87,7 +87,7 @@ def test_readers_with_the_same_result_are_served(name):
 
 
 @pytest.mark.parametrize(("name", "reason"), [
-    ("NibabelIOWithReorient", "reorient"), ("NaturalImage2DIO", "nii.gz"), ("Tiff3DIO", "TIFF"), ("MyIO", "unknown")])
+    ("NibabelIOWithReorient", "reorient"), ("NaturalImage2DIO", "nii.gz"), ("Tiff3DIO", "TIFF"), ("MyIO", "SimpleITKIO")])
 def test_other_readers_are_refused_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=reason):
         reader_writer_by_name(name)

@@ -1,5 +1,6 @@
 """From raw cases to what the network sees: transpose, crop, normalise, resample. Arrays (C, Z, Y, X), spacings z, y, x in mm."""
 
+import math
 import os
 import shutil
 from functools import partial
@@ -14,12 +15,16 @@ from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
 from nnunetv2.preprocessing.parallel import in_processes
 from nnunetv2.preprocessing.resampling import compute_new_shape
-from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.memory import refuse_beyond_memory
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.safe_names import plain_name
 
+CASE_ENDINGS = (".b2nd", ".pkl", ".npz", ".npy")  # upstream's older versions wrote the last two
 
 class DefaultPreprocessor:
     def __init__(self, verbose: bool = False):
@@ -62,6 +67,8 @@ class DefaultPreprocessor:
         if len(target_spacing) < 3:  # 2D plans leave the spacing between slices as it is
             target_spacing = [spacing[0], *target_spacing]
         new_shape = compute_new_shape(data.shape[1:], spacing, target_spacing)
+        refuse_beyond_memory(data.itemsize * len(data) * math.prod(new_shape),
+                             f"an image of {data.shape[1:]} voxels of {spacing} mm at the plans' spacing {target_spacing}", configuration_manager.source)
 
         data = _normalize_and_resample(data, seg[0], plans_manager, configuration_manager,
                                        partial(configuration_manager.resampling_fn_data, new_shape=new_shape,
@@ -86,6 +93,7 @@ class DefaultPreprocessor:
         """
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         raw, preprocessed = paths.nnUNet_raw / dataset_name, paths.nnUNet_preprocessed / dataset_name
+        plain_name(plans_identifier, "plans", "-plans_name")
         plans_file = preprocessed / f"{plans_identifier}.json"
         for path, remedy in ((raw, "Convert the data first."), (plans_file, "Run nnUNetv2_plan_experiment first.")):
             if not path.exists():
@@ -180,14 +188,31 @@ def _recipe(plans_manager: PlansManager, configuration_manager: ConfigurationMan
 
 
 def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
-    """Empty `folder` if it was made with other settings, and remove from it what belongs to no case."""
+    """Empty `folder` if it was made with other settings, and remove from it what belongs to no case.
+
+    Nothing is deleted through a link, nor where anything else than preprocessed cases lies; InputError then.
+    """
     recipe_file = folder.with_name(f"{folder.name}.recipe.json")  # beside it: upstream takes every file inside for part of a case
-    if folder.exists() and not (recipe_file.exists() and load_json(recipe_file) == recipe):
+    expected = {name for case in cases for name in preprocessed_names(case)}
+    outdated = folder.exists() and not (recipe_file.exists() and load_json(recipe_file) == recipe)
+    superfluous = [path for path in (folder.iterdir() if folder.is_dir() else ())
+                   if outdated or (path.name not in expected and path.suffix in CASE_ENDINGS)]
+    if superfluous:
+        _refuse_to_delete(folder, superfluous)
+    if outdated:
         print(f"{folder.name} was made with other settings and is made anew.")
-        shutil.rmtree(folder)
+    for path in superfluous:
+        path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     save_json(recipe, recipe_file)
-    expected = {f"{case}{ending}" for case in cases for ending in (".b2nd", "_seg.b2nd", ".pkl")}
-    for path in folder.iterdir():
-        if path.is_file() and path.name not in expected:
-            path.unlink()
+
+
+def _refuse_to_delete(folder: Path, files: list[Path]) -> None:
+    """InputError unless `folder` is a folder itself and all of `files` are what preprocessing writes, of this fork or of upstream."""
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link to {os.path.realpath(folder)}, and preprocessing would delete files there. "
+                         "Delete them yourself, or give the configuration another data_identifier.")
+    foreign = sorted(path.name for path in files if path.is_symlink() or not path.is_file() or path.suffix not in CASE_ENDINGS)
+    if foreign:
+        raise InputError(f"{folder} holds {len(foreign)} thing(s) that are no preprocessed cases, so nothing in it is deleted: {', '.join(foreign[:5])}. "
+                         "Move them away, or give the configuration another data_identifier.")

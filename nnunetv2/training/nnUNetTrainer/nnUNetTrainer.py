@@ -42,7 +42,9 @@ from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.safe_names import plain_ending, plain_name
 
 RANDOM_STREAMS = {"weights": 0, "epoch": 1}  # parts of the seed; batches have their own
 
@@ -59,6 +61,9 @@ class nnUNetTrainer:
             raise NotImplementedError(f"{configuration} refines the segmentation of {self.configuration_manager.previous_stage_name}; "
                                       "cascades cannot be trained here. Train 3d_fullres or 3d_lowres.")
         self.label_manager = self.plans_manager.get_label_manager(dataset_json)
+        plain_ending(dataset_json["file_ending"], "dataset.json")
+        channels = finest_channels(self.configuration_manager.network_arch_init_kwargs, self.label_manager.num_segmentation_heads)
+        check_patch_size(self.configuration_manager.patch_size, self.configuration_manager.batch_size, channels, self.plans_manager.source)
         self.class_task = ClassificationTask.from_dataset_json(dataset_json, self.label_manager.foreground_labels)
         if self.configuration_manager.class_head is None:
             self.class_task = None  # plans without a head: plain segmentation, whatever the dataset offers
@@ -105,7 +110,7 @@ class nnUNetTrainer:
 
     @property
     def output_folder(self) -> Path:
-        return self.output_folder_base / f"fold_{self.fold}"
+        return self.output_folder_base / plain_name(f"fold_{self.fold}", "fold", "-f")
 
     @property
     def deep_supervision_scales(self) -> list[list[float]] | None:
@@ -153,7 +158,7 @@ class nnUNetTrainer:
         return get_network_from_plans(
             configuration_manager.network_arch_class_name, configuration_manager.network_arch_init_kwargs,
             configuration_manager.network_arch_init_kwargs_req_import, num_input_channels, num_output_channels,
-            allow_init=True, deep_supervision=enable_deep_supervision, class_head=configuration_manager.class_head)
+            allow_init=True, deep_supervision=enable_deep_supervision, class_head=configuration_manager.class_head, where=configuration_manager.source)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """Of everything but the class head, which has its own."""

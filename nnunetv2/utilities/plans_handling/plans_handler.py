@@ -9,12 +9,18 @@ from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.old_plans import with_architecture
+from nnunetv2.utilities.safe_names import plain_name
+from nnunetv2.utilities.trusted_names import plain_arguments, resolve
+
+_GIVEN_TO_RESAMPLING = ("data", "new_shape", "current_spacing", "new_spacing", "device")  # by the caller, not by plans
 
 
 class ConfigurationManager:
     """One configuration (`2d`, `3d_fullres`, ...). Sizes and spacings are in the plans' transposed axis order, mm."""
 
-    def __init__(self, configuration: dict):
+    def __init__(self, configuration: dict, source: object = "plans"):
+        """source: the file that it comes from, for messages."""
+        self.source = source
         self.configuration = configuration if "architecture" in configuration else with_architecture(configuration)
 
     def __repr__(self) -> str:
@@ -22,8 +28,8 @@ class ConfigurationManager:
 
     @property
     def data_identifier(self) -> str:
-        """Folder of the preprocessed cases; configurations that share it share the data."""
-        return self.configuration["data_identifier"]
+        """Folder of the preprocessed cases, one component; configurations that share it share the data."""
+        return plain_name(self.configuration["data_identifier"], "data_identifier", self.source, taken=("gt_segmentations",))
 
     @property
     def batch_size(self) -> int:
@@ -79,7 +85,8 @@ class ConfigurationManager:
 
     @property
     def previous_stage_name(self) -> str | None:
-        return self.configuration.get("previous_stage")
+        name = self.configuration.get("previous_stage")
+        return None if name is None else plain_name(name, "previous_stage", self.source)
 
     @property
     def next_stage_names(self) -> list[str] | None:
@@ -94,7 +101,7 @@ class ConfigurationManager:
     def preprocessor_class(self) -> type:
         from nnunetv2.preprocessing.preprocessors import preprocessor_by_name  # they read plans: a cycle at module level
 
-        return preprocessor_by_name(self.preprocessor_name)
+        return preprocessor_by_name(self.preprocessor_name, self.source)
 
     @cached_property
     def resampling_fn_data(self) -> Callable:
@@ -111,13 +118,16 @@ class ConfigurationManager:
     def _resampling_fn(self, key: str) -> Callable:
         from nnunetv2.preprocessing.resampling import resampling_fn_by_name  # slow to import, needed only to resample
 
-        return partial(resampling_fn_by_name(self.configuration[key]), **self.configuration[f"{key}_kwargs"])
+        function = resampling_fn_by_name(self.configuration[key], self.source)
+        arguments = plain_arguments(function, self.configuration[f"{key}_kwargs"], f"{key}_kwargs", self.source, _GIVEN_TO_RESAMPLING)
+        return partial(function, **arguments)
 
 
 class PlansManager:
     """A plans.json: what all its configurations share, and access to each of them."""
 
     def __init__(self, plans_file_or_dict: str | os.PathLike | dict):
+        self.source = "plans" if isinstance(plans_file_or_dict, dict) else os.fspath(plans_file_or_dict)  # for messages
         self.plans = plans_file_or_dict if isinstance(plans_file_or_dict, dict) else load_json(plans_file_or_dict)
 
     def __repr__(self) -> str:
@@ -126,7 +136,7 @@ class PlansManager:
     def get_configuration(self, configuration_name: str) -> ConfigurationManager:
         """Configuration with its ancestors' values filled in; its own take precedence. ValueError for unknown names and cycles."""
         chain: list[str] = []
-        name: str | None = configuration_name
+        name: str | None = plain_name(configuration_name, "configuration", self.source)
         while name is not None:
             if name not in self.plans["configurations"]:
                 raise ValueError(f"Plans {self.plans_name} have no configuration {name!r} (asked for {configuration_name!r}); "
@@ -138,7 +148,7 @@ class PlansManager:
         merged: dict[str, Any] = {}
         for name in reversed(chain):
             merged |= self.plans["configurations"][name]
-        return ConfigurationManager(merged)
+        return ConfigurationManager(merged, self.source)
 
     @property
     def available_configurations(self) -> list[str]:
@@ -146,11 +156,11 @@ class PlansManager:
 
     @property
     def dataset_name(self) -> str:
-        return self.plans["dataset_name"]
+        return plain_name(self.plans["dataset_name"], "dataset_name", self.source)
 
     @property
     def plans_name(self) -> str:
-        return self.plans["plans_name"]
+        return plain_name(self.plans["plans_name"], "plans_name", self.source)
 
     @property
     def original_median_spacing_after_transp(self) -> list[float]:
@@ -179,10 +189,9 @@ class PlansManager:
 
     @property
     def image_reader_writer_class(self) -> type:
-        return reader_writer_by_name(self.plans["image_reader_writer"])
+        return reader_writer_by_name(self.plans["image_reader_writer"], self.source)
 
     def get_label_manager(self, dataset_json: dict, **kwargs) -> LabelManager:
-        name = self.plans.get("label_manager", "LabelManager")
-        if name != "LabelManager":
-            raise ValueError(f"Plans {self.plans_name} ask for label manager {name!r}; this fork has LabelManager only.")
-        return LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"), **kwargs)
+        manager = resolve(self.plans.get("label_manager", "LabelManager"), "label_manager", self.source, {"LabelManager": LabelManager},
+                          lambda found: isinstance(found, type) and issubclass(found, LabelManager))
+        return manager(dataset_json["labels"], dataset_json.get("regions_class_order"), **kwargs)
