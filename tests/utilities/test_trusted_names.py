@@ -3,8 +3,9 @@
 import pytest
 from torch import nn
 
+from nnunetv2.cli.common import make_parser
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.trusted_names import resolve
+from nnunetv2.utilities.trusted_names import is_trusted, plain_arguments, resolve, trust, trusted_packages
 
 KNOWN = {"torch.nn.Conv3d": nn.Conv3d}
 
@@ -41,3 +42,50 @@ def test_a_trusted_object_of_another_kind_is_refused(monkeypatch):
     monkeypatch.setenv("nnUNet_trust", "math")
     with pytest.raises(InputError, match="another kind"):
         resolve("math.pi", "conv_op", "plans.json", KNOWN)
+
+
+def test_a_bare_name_that_is_unknown_lists_what_is_known():
+    with pytest.raises(InputError, match=r"'Magic'.*\(known\)\. Write one of these"):
+        resolve("Magic", "planner", "-pl", {"known": 1})
+
+
+def test_the_flag_adds_to_the_variable(monkeypatch):
+    monkeypatch.setenv("nnUNet_trust", "one")
+    trust("two.three, one")
+    assert trusted_packages() == ("one", "two.three")
+
+
+@pytest.mark.parametrize("packages", ["a b", "../x", "a,b-c", "a..b"])
+def test_what_is_no_package_cannot_be_trusted(monkeypatch, packages):
+    monkeypatch.setenv("nnUNet_trust", "")
+    with pytest.raises(InputError, match="--trust"):
+        trust(packages)
+
+
+def test_the_command_line_passes_trust_on(monkeypatch):
+    monkeypatch.setenv("nnUNet_trust", "")
+    make_parser("x", "", "").parse_args(["--trust", "my_package,other.module"])
+    assert is_trusted("my_package.networks.Net") and is_trusted("other.module.f") and not is_trusted("other.f")
+
+
+@pytest.mark.parametrize("packages", ["", None])
+def test_nothing_is_trusted_by_default(monkeypatch, packages):
+    monkeypatch.delenv("nnUNet_trust", raising=False) if packages is None else monkeypatch.setenv("nnUNet_trust", packages)
+    assert trusted_packages() == () and not is_trusted("os.system")
+
+
+def _example(a, *, b=1, **more):
+    """Takes anything by name."""
+
+
+def test_plain_arguments_pass():
+    assert plain_arguments(_example, {"b": [1, "x", None]}, "kwargs", "f", ("a",)) == {"b": [1, "x", None]}
+
+
+def test_no_arguments_are_none():
+    assert plain_arguments(_example, None, "kwargs", "f") == {}
+
+
+def test_all_bad_arguments_are_listed():
+    with pytest.raises(InputError, match="'a' is not known.*'b' is {}, no plain value"):
+        plain_arguments(_example, {"a": 1, "b": {}}, "kwargs", "f", ("a",))
