@@ -1,10 +1,18 @@
 """Commands that predict."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder, run
+
+
+def _threads(value: str) -> int:
+    """Of a flag or an environment variable: a whole number from 0."""
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 0 (flag or environment variable)")
+    return int(value)
 
 
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +23,12 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring; same as --tta 1")
     parser.add_argument("--verbose", action="store_true", help="say more")
     parser.add_argument("--save_probabilities", action="store_true", help="also write softmax volumes (.npz) for ensembling")
-    parser.add_argument("--continue_prediction", action="store_true", help="keep masks that are already there")
+    parser.add_argument("--continue_prediction", action="store_true", help="keep cases whose files are there and whole")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint name")
-    parser.add_argument("-npp", type=int, default=1, help="cases to preprocess ahead")
-    parser.add_argument("-nps", type=int, default=1, help="exports that may run beside the network")
+    parser.add_argument("-npp", type=_threads, default=os.environ.get("nnUNet_npp", "1"),
+                        help="cases to preprocess ahead; 0: each in its turn; default: $nnUNet_npp, else 1")
+    parser.add_argument("-nps", type=_threads, default=os.environ.get("nnUNet_nps", "1"),
+                        help="exports that may run beside the network; 0: each in its turn, and with -npp 0 no threads at all; default: $nnUNet_nps, else 1")
     parser.add_argument("-prev_stage_predictions", default=None, help="folder with predictions of the previous cascade stage")
     parser.add_argument("-num_parts", type=int, default=1, help="split the cases over this many machines")
     parser.add_argument("-part_id", type=int, default=0, help="which part this machine does, from 0")

@@ -135,9 +135,7 @@ def ensemble_class_tables(folders: Sequence[Path], output: Path, task: Classific
     missing = [f"{file} lacks {', '.join(sorted(set(names) - set(table)))}" for file, table in zip(files, tables) if set(names) - set(table)]
     if missing:
         raise FileNotFoundError("All class tables must cover the same cases:\n" + "\n".join(missing))
-    merged = ClassTables(task, output)
-    for name in names:
-        merged.add(name, np.mean([table[name] for table in tables], axis=0))
+    ClassTables(task, output).add_all({name: np.mean([table[name] for table in tables], axis=0) for name in names})
 
 
 def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, np.ndarray]:

@@ -1,16 +1,18 @@
 """One preprocessed case -> logits and class probabilities, by whatever way the mode chooses."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nnunetv2.inference.case_classification import ClassEvidence, background_logits, classify_case, fits_whole
-from nnunetv2.inference.coarse_network import CoarseNetwork, foreground_of, same_network_on_a_coarser_grid
-from nnunetv2.inference.coarse_roi import Box, around, box_shape, predict_in_roi
+from nnunetv2.inference.coarse_network import (
+    CoarseNetwork, channel_names, channels_found, foreground_of, look_for_channels, same_network_on_a_coarser_grid,
+)
+from nnunetv2.inference.coarse_roi import Box, RoiReport, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
@@ -19,15 +21,19 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 CLASS_VIEWS = 2  # of the mirrored views of a whole case that decide its class: most of what 8 bring (docs/lab-notes.md)
 
+Part = tuple[tuple[Tensor, np.ndarray | None], Box]  # ((logits (S, *box), class probabilities), the box)
+OnWindow = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """logits (S, *box) on the CPU, the box they fill in a volume of `shape`, class probabilities (n,) or None."""
+    """logits (S, *box) on the CPU, the box they fill in a volume of `shape`, class probabilities (n,) or None; with roi "coarse" its report."""
 
     logits: Tensor
     box: Box
     shape: tuple[int, ...]
     class_probabilities: np.ndarray | None
+    roi: RoiReport | None = None
 
     def full_logits(self, has_regions: bool) -> Tensor:
         """(S, *shape): certain background outside the box."""
@@ -63,35 +69,55 @@ class CasePredictor:
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
-    def __call__(self, data: Tensor, name: str = "this case") -> CasePrediction:
-        """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning."""
-        prediction = self._predict(self.engines, data)
+    def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None) -> CasePrediction:
+        """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning.
+
+        on_window: told (windows done, windows) of the pass that runs; what it raises ends the prediction.
+        """
+        prediction = self._predict(self.engines, data, on_window)
         if any(engine.precision != "fp32" for engine in self.engines) and not self._foreground(prediction.logits).any():
             warnings.warn(f"{name}: {self.engines[0].precision} finds no foreground; repeated in fp32.", stacklevel=2)
-            prediction = self._predict([engine.in_full_precision() for engine in self.engines], data)
+            prediction = self._predict([engine.in_full_precision() for engine in self.engines], data, on_window)
+        if prediction.roi is not None and (note := prediction.roi.in_words()):
+            warnings.warn(f"{name}: {note}.", stacklevel=2)
         return prediction
 
-    def _predict(self, engines: Sequence[Engine], data: Tensor) -> CasePrediction:
+    def _predict(self, engines: Sequence[Engine], data: Tensor, on_window: OnWindow | None) -> CasePrediction:
         shape = tuple(data.shape[1:])
         nothing_to_crop = np.prod(shape) <= np.prod(self.geometry.patch_size)
         if self.mode.roi == "none" or nothing_to_crop:
-            parts = [(self._predict_volume(engines, data), tuple(slice(0, n) for n in shape))]
-        else:
-            coarse_network = self.coarse_network or same_network_on_a_coarser_grid(engines[0], self.geometry, self.label_manager)
-            parts = predict_in_roi(
-                coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress),
-                fine=lambda part: self._predict_volume(engines, part),
-                foreground_of=lambda prediction: self._foreground(prediction[0]),
-                data=data,
-                spacing=self.geometry.spacing,
-                coarse_spacing=coarse_network.geometry.spacing,
-                fed_size=self._fed_size,
-                at_once=self._fits,
-                growths=coarse_network.growths,
-            )
-        return self._put_together(parts, shape)
+            return self._put_together([(self._predict_volume(engines, data, on_window), tuple(slice(0, n) for n in shape))], shape)
+        coarse_network = self.coarse_network or same_network_on_a_coarser_grid(engines[0], self.geometry, self.label_manager)
+        searched_for: set[int] = set()
 
-    def _put_together(self, parts: Sequence[tuple[tuple[Tensor, np.ndarray | None], Box]], shape: tuple[int, ...]) -> CasePrediction:
+        def look_for_labels_in_no_box(parts: Sequence[Part]) -> np.ndarray | None:
+            searched_for.update(set(channel_names(self.label_manager)) - self._channels_found(parts))
+            if not searched_for:
+                return None
+            return look_for_channels(engines[0], data, self.geometry, self.label_manager, searched_for, [box for _, box in parts], on_window)
+
+        segmented = predict_in_roi(
+            coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress, on_window),
+            fine=lambda part: self._predict_volume(engines, part, on_window),
+            foreground_of=lambda prediction: self._foreground(prediction[0]),
+            data=data,
+            spacing=self.geometry.spacing,
+            coarse_spacing=coarse_network.geometry.spacing,
+            fed_size=self._fed_size,
+            at_once=self._fits,
+            growths=coarse_network.growths,
+            look_elsewhere=look_for_labels_in_no_box,
+        )
+        names = channel_names(self.label_manager)
+        found_elsewhere = searched_for & self._channels_found(segmented.parts) if searched_for else set()
+        report = RoiReport(tuple(box for _, box in segmented.parts), shape, segmented.whole_because,
+                           tuple(names[channel] for channel in sorted(searched_for)), tuple(names[channel] for channel in sorted(found_elsewhere)))
+        return replace(self._put_together(segmented.parts, shape), roi=report)
+
+    def _channels_found(self, parts: Sequence[Part]) -> set[int]:
+        return set().union(*(channels_found(logits, self.label_manager) for (logits, _), _ in parts))
+
+    def _put_together(self, parts: Sequence[Part], shape: tuple[int, ...]) -> CasePrediction:
         """((logits, class probabilities) of a box, the box) of each -> the case. Each box has the say in the class that its lesion has."""
         (logits, class_probabilities), box = parts[0]
         if len(parts) == 1:
@@ -123,7 +149,11 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
-    def _predict_volume(self, engines: Sequence[Engine], data: Tensor) -> tuple[Tensor, np.ndarray | None]:
+    def volume_logits(self, engine: Engine, data: Tensor) -> Tensor:
+        """Logits (S, D, H, W) of the whole of `data` (C, D, H, W) from one engine, whatever the mode's roi."""
+        return self._predict_volume([engine], data, None)[0]
+
+    def _predict_volume(self, engines: Sequence[Engine], data: Tensor, on_window: OnWindow | None) -> tuple[Tensor, np.ndarray | None]:
         """Mean over folds: logits (S, D, H, W) and class probabilities.
 
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
@@ -139,7 +169,8 @@ class CasePredictor:
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
             fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, self.views, self.gaussian and not whole, device=self.device,
-                                          observer=evidence, observed_views=CLASS_VIEWS if whole else None, progress=self.progress)
+                                          observer=evidence, observed_views=CLASS_VIEWS if whole else None, progress=self.progress,
+                                          on_window=on_window)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:

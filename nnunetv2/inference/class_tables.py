@@ -7,75 +7,141 @@ Both are named after the task; a row's name is its mask's file name.
 """
 
 import csv
-from collections.abc import Sequence
+import io
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.files import atomic_write, remove_leftovers
+from nnunetv2.utilities.files import atomic_write
 
 Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities as written
+MERGE_SHARE = 0.05  # of the time of a run in parts may go into bringing the two tables up to date meanwhile
 
 
 class ClassTables:
     """Rows of one run, merged with those of earlier runs whose masks are still there.
 
-    Each row is on disk before its case's mask, so that a run that is killed and continued misses none. When several
-    processes share the folder (`num_parts`), each keeps its rows in a file of its own and merges all of them into the two
-    tables until it finds them complete there; so none is lost, whoever writes last, without a lock that file servers ignore.
+    Each row is on disk before its case's mask, so that a run that is killed and continued misses none; it is appended, so that a case
+    costs the same however many there are. `finish` sorts the tables. When several processes share the folder (`num_parts`), each keeps
+    its rows in a file of its own and merges all of them into the two tables, now and then and at the end, until it finds them complete
+    there; so none is lost, whoever writes last, without a lock that file servers ignore.
     """
 
     def __init__(self, task: ClassificationTask, folder: Path, part_id: int = 0, num_parts: int = 1) -> None:
         self.task, self.folder = task, folder
         self.results = folder / f"{task.name}_results.csv"
         self.probabilities = folder / f"{task.name}_probabilities.csv"
+        self._num_parts = num_parts
         self._part = folder / f".{task.name}_part_{part_id}_of_{num_parts}.csv" if num_parts > 1 else None
         self._lock = Lock()
-        self._own: Rows = {}
-        if self._part is None:
-            for outdated in folder.glob(f".{task.name}_part_*_of_*.csv"):
-                outdated.unlink()
-            remove_leftovers(self.results, self.probabilities)
-        else:
-            self._part.unlink(missing_ok=True)
+        self._rows: Rows | None = None  # in the file that this run appends to; None before `begin`
+        self._in_order = True
+        self._merged_at, self._merge_seconds = 0.0, 0.0
 
     def names(self) -> set[str]:
-        """Mask file names with a row in both tables."""
-        with_class = {row[0] for row in _read(self.results)[1:]}
-        return with_class & set(self._read_probabilities(self.probabilities))
+        """Mask file names with a row in both tables, or in a part's file that goes into both."""
+        with_class = {row[0] for row in _read(self.results, 2)[1:]}
+        return with_class & set(self._read_probabilities(self.probabilities)) | set(self._rows_of_parts())
+
+    def begin(self, redo: Iterable[str] = ()) -> None:
+        """Take over what earlier runs left, without the rows of `redo`, the masks that this run is going to write."""
+        redo = set(redo)
+        earlier = {name: row for name, row in self._rows_of_parts(self._part).items() if name not in redo}
+        self._show(self._with_mask(self._read_probabilities(self.probabilities) | earlier, redo))
+        for path in self._part_files():
+            if self._part is None or not path.name.endswith(f"_of_{self._num_parts}.csv"):  # of another division, now in the tables
+                path.unlink(missing_ok=True)
+        if self._part is None:
+            self._rows = self._read_probabilities(self.probabilities)
+        else:
+            self._rows = {name: row for name, row in self._read_probabilities(self._part).items() if name not in redo}
+            self._write(self._part, self._header(), self._rows)
 
     def add(self, mask_name: str, probabilities: np.ndarray) -> None:
-        """Write the row of a case; probabilities (n_classes,)."""
+        """Write the row of a case; probabilities (n_classes,). OSError if the disk does not take it, and then no part of it is there."""
         with self._lock:
-            self._own[mask_name] = tuple(f"{p:.6f}" for p in probabilities)
-            if self._part is None:
-                self._write_tables()
-                return
-            self._write(self._part, self._header(), self._own)
-            while not self._parts().items() <= self._read_probabilities(self.probabilities).items():
-                self._write_tables()
+            if self._rows is None:
+                self.begin()
+            row = _as_written(probabilities)
+            again = mask_name in self._rows
+            self._in_order &= again or not self._rows or mask_name > next(reversed(self._rows))
+            if again or not all(path.is_file() for path in ([self._part] if self._part else [self.probabilities, self.results])):
+                self._replace(self._rows | {mask_name: row})
+            elif self._part is not None:
+                _append(self._part, [mask_name, *row])
+            else:
+                _append(self.probabilities, [mask_name, *row])
+                _append(self.results, [mask_name, self._class_of(row)])
+            self._rows[mask_name] = row
+            if self._part is not None and (time.monotonic() - self._merged_at) * MERGE_SHARE >= self._merge_seconds:
+                self._merge()
+
+    def add_all(self, probabilities: Mapping[str, np.ndarray]) -> None:
+        """Write the rows of many cases, {mask name: (n_classes,)}, at once."""
+        with self._lock:
+            if self._rows is None:
+                self.begin(probabilities)
+            self._rows |= {name: _as_written(values) for name, values in probabilities.items()}
+            self._replace(self._rows)
+
+    def finish(self) -> None:
+        """Sort the tables, and in a run in parts bring them up to date."""
+        with self._lock:
+            if self._part is not None and self._rows:
+                self._merge()
+            elif self._rows and not self._in_order:
+                self._replace(self._rows)
+
+    def _replace(self, rows: Rows) -> None:
+        if self._part is None:
+            self._show(rows)
+        else:
+            self._write(self._part, self._header(), rows)
+
+    def _merge(self) -> None:
+        start = time.monotonic()
+        while not self._rows_of_parts().items() <= self._read_probabilities(self.probabilities).items():
+            self._show(self._with_mask(self._read_probabilities(self.probabilities)) | self._rows_of_parts())
+        self._merged_at = time.monotonic()
+        self._merge_seconds = self._merged_at - start
+
+    def _show(self, rows: Rows) -> None:
+        """Write the two tables, sorted; without rows only where there are tables already."""
+        if not rows and not self.probabilities.is_file() and not self.results.is_file():
+            return
+        rows = dict(sorted(rows.items()))
+        self._write(self.probabilities, self._header(), rows)
+        self._write(self.results, ["Names", self.task.name.capitalize()], {name: (self._class_of(row),) for name, row in rows.items()})
+
+    def _class_of(self, row: Sequence[str]) -> str:
+        return self.task.classes[int(np.argmax([float(p) for p in row]))]
 
     def _header(self) -> list[str]:
         return ["Names", *(f"p_{name}" for name in self.task.classes)]
 
-    def _parts(self) -> Rows:
-        parts: Rows = {}
-        for path in sorted(self.folder.glob(f".{self.task.name}_part_*_of_*.csv")):
-            parts |= self._read_probabilities(path)
-        return parts | self._own
+    def _with_mask(self, rows: Rows, redo: Set[str] = frozenset()) -> Rows:
+        """Those of `rows` whose mask is there and is not to be made anew."""
+        files = {entry.name for entry in os.scandir(self.folder)} - redo
+        return {name: row for name, row in rows.items() if name in files}
 
-    def _write_tables(self) -> None:
-        earlier = {name: row for name, row in self._read_probabilities(self.probabilities).items() if (self.folder / name).is_file()}
-        rows = dict(sorted((earlier | self._parts()).items()))
-        classes = {name: (self.task.classes[int(np.argmax([float(p) for p in row]))],) for name, row in rows.items()}
-        self._write(self.probabilities, self._header(), rows)
-        self._write(self.results, ["Names", self.task.name.capitalize()], classes)
+    def _part_files(self) -> list[Path]:
+        return sorted(self.folder.glob(f".{self.task.name}_part_*_of_*.csv"))
+
+    def _rows_of_parts(self, without: Path | None = None) -> Rows:
+        rows: Rows = {}
+        for path in self._part_files():
+            if path != without:
+                rows |= self._read_probabilities(path)
+        return rows
 
     def _read_probabilities(self, path: Path) -> Rows:
-        """Rows of a table of this task; [] where it is absent or lists other classes."""
-        table = _read(path)
+        """Rows of a table of this task; {} where it is absent or lists other classes."""
+        table = _read(path, 1 + len(self.task.classes))
         return {name: tuple(row) for name, *row in table[1:]} if table and table[0] == self._header() else {}
 
     @staticmethod
@@ -86,8 +152,33 @@ class ClassTables:
             writer.writerows([name, *row] for name, row in rows.items())
 
 
-def _read(path: Path) -> list[list[str]]:
-    if not path.is_file():
+def _as_written(probabilities: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{p:.6f}" for p in probabilities)
+
+
+def _append(path: Path, row: Sequence[str]) -> None:
+    """A row at the end of a table, on the disk; whole or not there."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(row)
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(text.getvalue().encode())
+            while left:
+                left = left[file.write(left):]
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(size)
+            error.filename = str(path)
+            raise
+
+
+def _read(path: Path, n_columns: int) -> list[list[str]]:
+    """Rows of `n_columns`, the header first; what a killed process was writing, a last line without its end, is left out."""
+    try:
+        with open(path, newline="") as file:
+            text = file.read()
+    except FileNotFoundError:
         return []
-    with open(path, newline="") as file:
-        return [row for row in csv.reader(file) if row]
+    rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    return [row for row in rows if len(row) == n_columns]

@@ -3,15 +3,18 @@
 The idea of FLARE22's winner (Huang et al. 2022) and of TotalSegmentator's `roi_subset`. The coarse pass may be the same network's.
 One box around all that the coarse pass finds goes through the network at once if it can, for surroundings help. If it cannot, every component
 gets a box, and boxes that meet become one: a false finding at the other end of the volume costs a small box, not everything in between.
-A coarse pass may be wrong, so two rules keep it from costing anything but time: no pass finds anything -> the whole volume
-is segmented; a fine result touches a side of its box that is not the volume's own -> the box grows there and is done again.
+A coarse pass may be wrong, so three rules keep it from costing anything but time: no pass finds anything -> the whole volume
+is segmented; a fine result touches a side of its box that is not the volume's own -> the box grows there and is done again; a label
+is in no box -> the rest of the volume is looked through for it on the fine grid, and gets boxes where it is found.
 A box is never smaller than what the network is fed for it: voxels of the volume cost as much as the zeros they replace.
-What remains lost is a component that the coarse pass misses and that nothing inside the boxes touches.
+What remains lost is a component that the coarse pass misses, that nothing inside the boxes touches, and whose label is in a box elsewhere;
+`RoiReport` says how much of the volume nobody looked at.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil
-from typing import TypeVar
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -24,6 +27,40 @@ MAX_GROWTHS = 3  # the last of them is the whole volume
 
 Box = tuple[slice, ...]  # (D, H, W) in voxels of the fine grid
 Prediction = TypeVar("Prediction")
+
+
+@dataclass(frozen=True)
+class RoiReport:
+    """What roi "coarse" left out of one case. Boxes and volume in voxels of the network's grid.
+
+    searched_for: labels that were in no box, for which the rest of the volume was looked through; found_elsewhere: those of them
+    that it held.
+    """
+
+    boxes: tuple[Box, ...]
+    volume: tuple[int, ...]
+    whole_because: str = ""
+    searched_for: tuple[str, ...] = ()
+    found_elsewhere: tuple[str, ...] = ()
+
+    @property
+    def not_segmented(self) -> float:
+        """Share of the volume outside the boxes."""
+        return 1 - sum(prod(box_shape(box)) for box in self.boxes) / prod(self.volume)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"boxes": [[[side.start, side.stop] for side in box] for box in self.boxes], "volume": list(self.volume),
+                "not_segmented": round(self.not_segmented, 4), "whole_because": self.whole_because,
+                "searched_for": list(self.searched_for), "found_elsewhere": list(self.found_elsewhere)}
+
+    def in_words(self) -> str:
+        """How the case differs from what boxes alone give; "" where it does not."""
+        if self.whole_because:
+            return f"no boxes: {self.whole_because}; the whole volume was segmented, which takes longer"
+        if not self.searched_for:
+            return ""
+        found = f"{', '.join(self.found_elsewhere)} found there" if self.found_elsewhere else "found nowhere"
+        return f"{', '.join(self.searched_for)} in no box; the rest of the volume was looked through, which takes longer: {found}"
 
 
 def coarse_factors(spacing: Sequence[float]) -> tuple[int, ...]:
@@ -135,6 +172,17 @@ def widen(box: Box, size: Sequence[int], shape: Sequence[int]) -> Box:
     return tuple(widened)
 
 
+@dataclass(frozen=True)
+class Segmented(Generic[Prediction]):
+    """Parts of a volume: (prediction of a box, the box) of each. No two boxes share a voxel.
+
+    whole_because: why the one part is the whole volume though boxes were wanted; "" where it is not.
+    """
+
+    parts: list[tuple[Prediction, Box]]
+    whole_because: str = ""
+
+
 def predict_in_roi(
     coarse_mask: Callable[[Tensor], np.ndarray],
     fine: Callable[[Tensor], Prediction],
@@ -146,14 +194,16 @@ def predict_in_roi(
     fed_size: Callable[[Sequence[int]], Sequence[int]] = tuple,
     at_once: Callable[[Sequence[int]], bool] = lambda shape: False,
     growths: int | None = None,
-) -> list[tuple[Prediction, Box]]:
-    """Segment `data` (C, D, H, W) in boxes found on a coarse grid, spacings in mm: (prediction of a box, the box) of each.
+    look_elsewhere: Callable[[list[tuple[Prediction, Box]]], np.ndarray | None] = lambda parts: None,
+) -> Segmented[Prediction]:
+    """Segment `data` (C, D, H, W) in boxes found on a coarse grid, spacings in mm.
 
-    No two boxes share a voxel, and each holds foreground; the one exception is a volume without any, which is one box.
+    Each box of the result holds foreground; the one exception is a volume without any, which is one box.
     coarse_mask: coarse data (C, d, h, w) -> boolean foreground (d, h, w). fine: data of a box -> prediction.
     foreground_of: prediction -> its boolean foreground, shape of the box. fed_size: shape of a box -> the padded shape in which
     `fine` runs it. at_once: whether the network takes a box of that shape in one pass. growths: after so many a result stands
-    that touches its box; None goes on up to the whole volume.
+    that touches its box; None goes on up to the whole volume. look_elsewhere: what the boxes have given -> where (D, H, W) there is
+    more to segment, None or nowhere if that was all.
     """
     shape = tuple(data.shape[1:])
     whole = tuple(slice(0, n) for n in shape)
@@ -162,28 +212,38 @@ def predict_in_roi(
     def with_what_padding_costs(box: Box) -> Box:
         return widen(box, fed_size(box_shape(box)), shape)
 
+    def segment(boxes: list[Box], done: list[tuple[Prediction, Box]]) -> list[tuple[Prediction, Box]] | None:
+        """`boxes` and those `done`, as far as they hold foreground; None where it reaches on and on."""
+        for grown_so_far in range(MAX_GROWTHS):
+            apart = merge_where_they_meet([*boxes, *(box for _, box in done)])
+            done = [(prediction, box) for prediction, box in done if box in apart]
+            boxes = []
+            for box in [box for box in apart if all(box != finished for _, finished in done)]:
+                prediction = fine(data[(slice(None), *box)])
+                foreground = foreground_box(foreground_of(prediction))
+                if foreground is None and box != whole:
+                    continue  # a false finding
+                needed = box if foreground is None else grow_where_touched(box, foreground, margin, shape)
+                if needed == box or grown_so_far == growths:
+                    done.append((prediction, box))
+                else:
+                    boxes.append(with_what_padding_costs(needed))
+            if not boxes:
+                return done
+        return None
+
+    def everything(because: str) -> Segmented[Prediction]:
+        return Segmented([(fine(data), whole)], because)
+
     found = [box_on_fine_grid(box, coarse, margin, shape) for box in component_boxes(coarse_mask(coarsen(data, coarse)))]
-    if found and at_once(box_shape(around(found))):
+    if not found:
+        return everything("the coarse pass finds nothing")
+    if at_once(box_shape(around(found))):
         found = [around(found)]
-    waiting = merge_where_they_meet(map(with_what_padding_costs, found))
-    done: list[tuple[Prediction, Box]] = []
-    for grown_so_far in range(MAX_GROWTHS):
-        grown = []
-        for box in waiting:
-            prediction = fine(data[(slice(None), *box)])
-            foreground = foreground_box(foreground_of(prediction))
-            if foreground is None and box != whole:
-                continue  # a false finding
-            needed = box if foreground is None else grow_where_touched(box, foreground, margin, shape)
-            if needed == box or grown_so_far == growths:
-                done.append((prediction, box))
-            else:
-                grown.append(with_what_padding_costs(needed))
-        if not grown:
-            break
-        apart = merge_where_they_meet([*grown, *(box for _, box in done)])
-        done = [(prediction, box) for prediction, box in done if box in apart]
-        waiting = [box for box in apart if all(box != finished for _, finished in done)]
-    else:
-        done = []  # foreground in every direction
-    return done or [(fine(data), whole)]
+    parts = segment([with_what_padding_costs(box) for box in found], [])
+    if not parts:
+        return everything("foreground reaches beyond the boxes on all sides" if parts is None else "the boxes hold no foreground")
+    more = look_elsewhere(parts)
+    if more is not None and more.any():
+        parts = segment([with_what_padding_costs(box_on_fine_grid(box, shape, margin, shape)) for box in component_boxes(more)], parts)
+    return Segmented(parts) if parts is not None else everything("foreground reaches beyond the boxes on all sides")

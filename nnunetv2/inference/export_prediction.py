@@ -4,7 +4,9 @@ Label output interpolates logits only where the result can be something other th
 an output voxel whose neighbours all prefer background prefers it too. Probabilities need the whole volume.
 """
 
+import os
 import pickle
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -174,3 +176,12 @@ def write_prediction(
         with atomic_write(f"{output_file_truncated}.pkl") as temporary:
             temporary.write_bytes(pickle.dumps(properties))
     plans_manager.image_reader_writer_class().write_seg(mask, f"{output_file_truncated}{file_ending}", properties)
+
+
+def damage_of_probabilities(output_file_truncated: str | os.PathLike) -> str | None:
+    """Why OUTPUT.npz or OUTPUT.pkl is not whole, or None. Cheap: by the ends of the files, which a short write loses."""
+    if not zipfile.is_zipfile(f"{output_file_truncated}.npz"):
+        return f"{output_file_truncated}.npz is truncated"
+    with open(f"{output_file_truncated}.pkl", "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return None if file.read() == pickle.STOP else f"{output_file_truncated}.pkl is truncated"

@@ -1,8 +1,8 @@
 """A trained model's folder -> what prediction needs of it, without initialising weights that a checkpoint overwrites."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, stored_tensors
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -35,6 +36,7 @@ class TrainedModel:
     mirror_axes: tuple[int, ...] | None
     checkpoints: tuple[Path, ...]  # one a fold
     has_class_head: bool
+    stamps: Mapping[Path, tuple] = field(default_factory=dict)  # of the checkpoints, when the model was found
 
     @property
     def input_channels(self) -> int:
@@ -43,6 +45,8 @@ class TrainedModel:
     def build_network(self, checkpoint: Path) -> nn.Module:
         """The network with a fold's weights, on the CPU, in eval mode. Its tensors are in the checkpoint's file: nothing is read before it is used."""
         content = load_checkpoint(checkpoint, lazy=True)
+        if checkpoint in self.stamps and _stamp(checkpoint) != self.stamps[checkpoint]:  # full precision may be wanted long after the model was loaded
+            raise InputError(f"{checkpoint} was replaced after this model had been loaded from it, and cannot take its place now. Load the model again.")
         weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
         # copies: an engine that keeps the head alone is not to keep the mapped file with it
         weights |= {CLASS_HEAD_PREFIX + key: value.clone() for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
@@ -112,6 +116,12 @@ class TrainedModel:
         return cached_model_path(checkpoint, self.configuration_manager.configuration["architecture"], kind)
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Another one after a file was replaced or written to."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def available_folds(folder: Path, checkpoint_name: str) -> list[int]:
     """Folds of a model folder that hold `checkpoint_name`; `fold_all` is a model of its own and does not count."""
     names = (path.name.removeprefix("fold_") for path in folder.glob("fold_*") if (path / checkpoint_name).is_file())
@@ -131,6 +141,7 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
     if missing or not checkpoints:
         raise FileNotFoundError(f"{folder} is no complete model; missing: {', '.join(map(str, missing)) or checkpoint_name}. "
                                 f"Folds with {checkpoint_name}: {available or 'none'}; choose them with -f, the checkpoint with -chk.")
+    stamps = {checkpoint: _stamp(checkpoint) for checkpoint in checkpoints}
     header = load_checkpoint(checkpoints[0], map_location="meta")  # names and numbers; tensors without their data
     plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json")
     configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
@@ -145,6 +156,7 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
         mirror_axes=header.get("inference_allowed_mirroring_axes"),
         checkpoints=checkpoints,
         has_class_head=header.get(CLASS_HEAD_KEY) is not None,
+        stamps=stamps,
     )
 
 

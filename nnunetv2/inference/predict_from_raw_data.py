@@ -3,43 +3,54 @@
     predictor = nnUNetPredictor(device=torch.device("cuda"), mode="fast")
     predictor.initialize_from_trained_model_folder("nnUNet_results/Dataset777_PancreasCT/nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres", (0,))
     predictor.predict_from_files("imagesTs", "predictions")
+    result = predictor.predict_sitk_images(sitk.ReadImage("case_0000.nii.gz"))  # result.mask_image(), result.class_name, result.volumes_ml
     mask = predictor.predict_single_npy_array(*SimpleITKIO().read_images(["case_0000.nii.gz"]))
 
-Upstream's class and method names; `mode` and its levers (inference/modes.py) are added. A predictor keeps its model for
-any number of calls.
+Upstream's class and method names; `mode` and its levers (inference/modes.py) are added, and so are `return_classification`, `progress` and
+`cancelled`. A predictor keeps its model for any number of calls, from any number of threads.
 """
 
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
 from nnunetv2.configuration import available_cores
+from nnunetv2.imageio.image_arrays import check_image, from_sitk
+from nnunetv2.inference.array_prediction import ArrayPrediction
 from nnunetv2.inference.case_prediction import CasePrediction, CasePredictor
-from nnunetv2.inference.class_tables import ClassTables
+from nnunetv2.inference.case_result import CaseResult, case_result
+from nnunetv2.inference.cases import list_cases
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
 from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network
 from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
+from nnunetv2.inference.network_access import NetworkAccess
 from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
+from nnunetv2.inference.output_folders import OutputFolders, refuse_unwritable
+from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
+from nnunetv2.inference.prediction_run import PredictionRun
+from nnunetv2.inference.watch import PredictionCancelled, Progress, Watch  # noqa: F401 (the exception is part of what callers import)
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.dataset_files import create_lists_from_splitted_dataset_folder
-from nnunetv2.utilities.files import remove_leftovers, save_json
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 PathLike = str | os.PathLike
+Cancelled = Event | Callable[[], bool]
 
 
-class nnUNetPredictor:
+class nnUNetPredictor(ArrayPrediction, NetworkAccess):
     """Loaded model plus the way it is run. `initialize_from_trained_model_folder` or `manual_initialization` comes first."""
 
     def __init__(
@@ -68,6 +79,7 @@ class nnUNetPredictor:
 
         engine: "torch", "openvino", "winograd" or "auto"; None is "auto" for a trained model's folder and "torch" for a network handed over.
         """
+        super().__init__()
         if not use_mirroring and tta not in (None, 1):
             raise ValueError(f"use_mirroring=False and tta={tta} contradict each other.")
         self.mode_name = mode
@@ -76,6 +88,9 @@ class nnUNetPredictor:
         if roi_model is not None and self.mode.roi == "none":
             raise ValueError(f"roi_model finds boxes, but mode {mode!r} segments whole volumes; choose --mode fast or --roi coarse.")
         self.device, self.engine_wish, self.roi_model = device, engine, roi_model
+        self.tile_step_size, self.use_mirroring, self.perform_everything_on_device = self.mode.tile_step_size, use_mirroring, perform_everything_on_device
+        self.plans_manager = self.configuration_manager = self.dataset_json = self.trainer_name = None
+        self.allowed_mirroring_axes = self.label_manager = self.task = None
         self.use_gaussian = use_gaussian
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
 
@@ -95,6 +110,7 @@ class nnUNetPredictor:
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
         self._set_up(engines, model.plans_manager, model.configuration_manager, model.dataset_json, model.trainer_name,
                      model.mirror_axes, model.has_class_head)
+        self._network_is_in(model)
         self.seconds_to_load = time.perf_counter() - start
 
     def manual_initialization(
@@ -117,6 +133,7 @@ class nnUNetPredictor:
                    for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
+        self._network_is(network, parameters)
         self.seconds_to_load = time.perf_counter() - start
 
     def _set_up(self, engines: Sequence[Engine], plans_manager: PlansManager, configuration_manager: ConfigurationManager,
@@ -147,17 +164,29 @@ class nnUNetPredictor:
 
     def predict_single_npy_array(
         self, input_image: np.ndarray, image_properties: dict, segmentation_previous_stage: np.ndarray | None = None,
-        output_file_truncated: PathLike | None = None, save_or_return_probabilities: bool = False,
-    ) -> np.ndarray | tuple[np.ndarray, np.ndarray] | None:
+        output_file_truncated: PathLike | None = None, save_or_return_probabilities: bool = False, return_classification: bool = False,
+        progress: Callable[[Progress], None] | None = None, cancelled: Cancelled | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray] | CaseResult | None:
         """Image (C, Z, Y, X) and properties, at least `spacing` in mm, as the reader gives them -> mask (Z, Y, X).
 
-        With `save_or_return_probabilities` (mask, probabilities (S, Z, Y, X)); with `output_file_truncated` files instead.
+        With `save_or_return_probabilities` (mask, probabilities (S, Z, Y, X)); with `return_classification` a CaseResult, which has the
+        class and the volumes too; with `output_file_truncated` files, the class tables' rows included. progress, cancelled: see `Watch`.
+        InputError for an image or a spacing that cannot be segmented.
         """
-        data, properties = self._preprocess(input_image, image_properties, segmentation_previous_stage)
-        mask, probabilities = self._to_image_grid(self.case_predictor(data), properties, save_or_return_probabilities)
-        if output_file_truncated is not None:
-            return write_prediction(mask, probabilities, properties, self.plans_manager, output_file_truncated, self.dataset_json["file_ending"])
-        return (mask, probabilities) if save_or_return_probabilities else mask
+        output = None if output_file_truncated is None else Path(output_file_truncated)
+        run = self._new_run(save_or_return_probabilities, return_classification, progress, cancelled, 1)
+        case = Case("the image" if output is None else output.name, (), output)
+        data, properties = self._preprocess(input_image, image_properties, segmentation_previous_stage, case, run)
+        return self._export(case, properties, self._predict(case, data, run), run)
+
+    def predict_sitk_images(
+        self, images: sitk.Image | Sequence[sitk.Image], previous_stage: sitk.Image | None = None, return_probabilities: bool = False,
+        progress: Callable[[Progress], None] | None = None, cancelled: Cancelled | None = None,
+    ) -> CaseResult:
+        """One case as SimpleITK images, one a channel. `mask_image()` of the result lies on their grid."""
+        image, properties = from_sitk(images)
+        previous = None if previous_stage is None else from_sitk(previous_stage)[0]
+        return self.predict_single_npy_array(image, properties, previous, None, return_probabilities, True, progress, cancelled)
 
     def predict_from_files(
         self,
@@ -170,50 +199,55 @@ class nnUNetPredictor:
         folder_with_segs_from_prev_stage: PathLike | None = None,
         num_parts: int = 1,
         part_id: int = 0,
+        return_classification: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        cancelled: Cancelled | None = None,
     ) -> list[Any]:
         """Predict a folder, or lists of one file per channel.
 
         Writes masks, with a class head the two class tables, and what postprocessing and ensembling read (dataset.json,
-        plans.json). Without output (None) the masks are returned, (mask, probabilities) with `save_probabilities`.
-        overwrite=False keeps cases that are complete. `num_processes_*` are threads: cases read ahead, exports at a time.
-        Raises CasesFailed at the end, listing all, if cases failed.
+        plans.json). Without output (None) the masks are returned, (mask, probabilities) with `save_probabilities`, or, with
+        `return_classification`, a CaseResult each. overwrite=False keeps cases that are complete and whole. `num_processes_*` are threads:
+        cases read ahead, exports at a time; 0 does one after the other. progress, cancelled: see `Watch`.
+        Raises InputError before anything is computed for cases whose results would be mixed up (`list_cases`), CasesFailed at the end,
+        listing all, if cases failed: its `results` are those of the others. PredictionCancelled and KeyboardInterrupt leave what is done.
         """
         if not 0 <= part_id < num_parts:
-            raise ValueError(f"part_id is {part_id} of {num_parts} parts; parts count from 0.")
-        previous = self.configuration_manager.previous_stage_name
-        if (previous is None) != (folder_with_segs_from_prev_stage is None):
-            raise ValueError(f"This configuration refines the masks of {previous}: predict with that first and pass its output folder "
-                             "(-prev_stage_predictions)." if previous else
-                             "Only a cascaded configuration takes -prev_stage_predictions; this one has no previous stage.")
-        cases = self._list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files,
-                                 folder_with_segs_from_prev_stage)[part_id::num_parts]
-        folder = cases[0].output.parent if cases and cases[0].output is not None else None
-        tables = None
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_json(self.dataset_json, folder / "dataset.json")
-            save_json(self.plans_manager.plans, folder / "plans.json")
-            tables = None if self.task is None else ClassTables(self.task, folder, part_id, num_parts)
-            remove_leftovers(*(f"{case.output}{ending}" for case in cases for ending in (self.dataset_json["file_ending"], ".npz", ".pkl")))
+            raise InputError(f"part_id is {part_id} of {num_parts} parts; parts count from 0.")
+        if min(num_processes_preprocessing, num_processes_segmentation_export) < 0:
+            raise InputError(f"{num_processes_preprocessing} preprocessing and {num_processes_segmentation_export} export threads; the least is 0, "
+                             "one case after the other.")
+        self._check_previous_stage(folder_with_segs_from_prev_stage is not None, "its output folder (-prev_stage_predictions)")
+        cases = list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, self.dataset_json["file_ending"],
+                           folder_with_segs_from_prev_stage)[part_id::num_parts]
+        folders = self._output_folders(cases, part_id, num_parts)
         n_all = len(cases)
-        if folder is not None and not overwrite:
-            done = self._done(cases, tables, save_probabilities)
-            cases = [case for case in cases if case.name not in done]
+        if not overwrite:
+            done = folders.done(save_probabilities)
+            cases = [case for case in cases if case.position not in done]
+        folders.begin(cases)
         print(f"{len(cases)} of {n_all} cases to predict{f', part {part_id} of {num_parts}' if num_parts > 1 else ''}; "
               f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {self._precision_in_words()}.")
+        run = PredictionRun(save_probabilities, return_classification, Watch(progress, cancelled, len(cases)), folders)
+        return self._run_cases(cases, lambda case: self._read(case, run), run, num_processes_preprocessing, num_processes_segmentation_export)
 
-        start, times = time.perf_counter(), StageTimes()
-        pipeline = Pipeline(
-            prepare=lambda case: self._prepare(case, times),
-            predict=lambda case, data: self._predict(case, data, times),
-            export=lambda case, properties, prediction: self._export(case, properties, prediction, save_probabilities, tables, times),
-            readers=num_processes_preprocessing, writers=num_processes_segmentation_export, progress=self.allow_tqdm)
+    def _run_cases(self, cases: Iterable[Case], prepare: Callable[[Case], tuple[Tensor, dict]], run: PredictionRun, readers: int, writers: int) -> list[Any]:
+        """Results of `cases`; what failed, and files of the run that the disk did not take, in one CasesFailed at the end."""
+        start = time.perf_counter()
+        pipeline = Pipeline(prepare, predict=lambda case, data: self._predict(case, data, run),
+                            export=lambda case, properties, prediction: self._export(case, properties, prediction, run),
+                            readers=readers, writers=writers, progress=self.allow_tqdm)
+        failed: CasesFailed | None = None
         try:
-            return pipeline.run(cases)
+            results = pipeline.run(cases)
+        except CasesFailed as error:
+            failed, results = error, error.results
         finally:
-            if folder is not None:
-                part = f"_part_{part_id}_of_{num_parts}" if num_parts > 1 else ""
-                save_json(self._report(times, time.perf_counter() - start), folder / f"prediction_times{part}.json")
+            unwritten = run.folders.finish(self._settings() | run.report(time.perf_counter() - start, failed))
+        run.say_what_was_left_out()
+        if failed is not None or unwritten:
+            raise CasesFailed(failed.failures if failed else {}, len(results), results, failed.not_begun if failed else 0, unwritten)
+        return results
 
     def _precision_in_words(self) -> str:
         precision = self.engines[0].precision
@@ -221,73 +255,83 @@ class nnUNetPredictor:
             return "fp32 (on this CPU bf16 would be slower" + ("; nnUNetv2_quantize once gives int8, which is faster)" if cpu_has_fast_int8() else ")")
         return precision
 
-    def _list_cases(self, source: PathLike | Sequence[Sequence[PathLike]], output: PathLike | Sequence[PathLike] | None,
-                    previous_stage: PathLike | None) -> list[Case]:
-        ending = self.dataset_json["file_ending"]
-        if isinstance(source, (str, os.PathLike)):
-            source = create_lists_from_splitted_dataset_folder(source, ending)
-        names = [Path(files[0]).name.removesuffix(ending)[: -len("_0000")] for files in source]
-        if output is None:
-            outputs = [None] * len(names)
-        elif isinstance(output, (str, os.PathLike)):
-            outputs = [Path(output) / name for name in names]
-        else:
-            outputs = [Path(path) for path in output]
-        if len(outputs) != len(names):
-            raise ValueError(f"{len(names)} cases but {len(outputs)} output files.")
-        return [Case(name, tuple(map(str, files)), target, Path(previous_stage) / f"{name}{ending}" if previous_stage else None)
-                for name, files, target in zip(names, source, outputs)]
+    def _output_folders(self, cases: Sequence[Case], part_id: int = 0, num_parts: int = 1) -> OutputFolders:
+        return OutputFolders(cases, self.dataset_json, self.plans_manager.plans, self.task, part_id, num_parts)
 
-    def _done(self, cases: Sequence[Case], tables: ClassTables | None, save_probabilities: bool) -> set[str]:
-        """Cases whose files are all there, the row in the class tables included."""
-        endings = [self.dataset_json["file_ending"], *((".npz", ".pkl") if save_probabilities else ())]
-        rows = None if tables is None else tables.names()
-        return {case.name for case in cases
-                if all(Path(f"{case.output}{ending}").is_file() for ending in endings)
-                and (rows is None or f"{case.output.name}{endings[0]}" in rows)}
+    def _new_run(self, probabilities: bool, classification: bool, progress: Callable[[Progress], None] | None, cancelled: Cancelled | None,
+                 n_cases: int | None) -> PredictionRun:
+        """A run whose outputs, if any, are no folder of its own: nothing but masks and class tables is written."""
+        return PredictionRun(probabilities, classification, Watch(progress, cancelled, n_cases), self._output_folders(()))
 
-    def _preprocess(self, image: np.ndarray, properties: dict, previous_stage: np.ndarray | None) -> tuple[Tensor, dict]:
-        data, seg, properties = self.preprocessor.run_case_npy(
-            image, previous_stage, properties, self.plans_manager, self.configuration_manager, self.dataset_json)
-        if previous_stage is not None:
-            one_hot = np.stack([seg[0] == label for label in self.label_manager.foreground_labels])
-            data = np.concatenate([data, one_hot.astype(data.dtype)])
+    def _check_previous_stage(self, given: bool, what: str) -> None:
+        previous = self.configuration_manager.previous_stage_name
+        if (previous is None) == given:
+            raise InputError(f"This configuration refines the masks of {previous}: predict with that first and pass {what}." if previous else
+                             f"Only a cascaded configuration takes masks of a previous stage; this one has none, so leave out {what}.")
+
+    def _preprocess(self, image: np.ndarray, properties: dict, previous_stage: np.ndarray | None, case: Case = Case("the image", (), None),
+                    run: PredictionRun | None = None) -> tuple[Tensor, dict]:
+        """Image (C, Z, Y, X), previous stage (1, Z, Y, X) or None -> data (C, D, H, W) with the stage's labels one-hot on top, properties."""
+        run = run or self._new_run(False, False, None, None, 1)
+        run.watch.part(case.label, case.position, "preprocess", 0, 1)
+        with run.times.stage(case.label, "preprocess"):
+            self._check_previous_stage(previous_stage is not None, "its mask")
+            check_image(image, properties, len(self.configuration_manager.normalization_schemes), case.label)
+            if previous_stage is not None and previous_stage.ndim == 3:
+                previous_stage = previous_stage[None]
+            data, seg, properties = self.preprocessor.run_case_npy(
+                image, previous_stage, properties, self.plans_manager, self.configuration_manager, self.dataset_json)
+            if previous_stage is not None:
+                one_hot = np.stack([seg[0] == label for label in self.label_manager.foreground_labels])
+                data = np.concatenate([data, one_hot.astype(data.dtype)])
+        run.watch.part(case.label, case.position, "preprocess", 1, 1)
         return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
 
-    def _prepare(self, case: Case, times: StageTimes) -> tuple[Tensor, dict]:
+    def _read(self, case: Case, run: PredictionRun) -> tuple[Tensor, dict]:
+        run.watch.part(case.label, case.position, "read", 0, 1)
         reader = self.plans_manager.image_reader_writer_class()
-        with times.stage(case.name, "read"):
+        with run.times.stage(case.label, "read"):
             image, properties = reader.read_images(case.images)
             previous = None if case.previous_stage is None else reader.read_seg(case.previous_stage)[0]
-        with times.stage(case.name, "preprocess"):
-            return self._preprocess(image, properties, previous)
+        run.watch.part(case.label, case.position, "read", 1, 1)
+        return self._preprocess(image, properties, previous, case, run)
 
-    def _predict(self, case: Case, data: Tensor, times: StageTimes) -> CasePrediction:
-        with times.stage(case.name, "network"):
-            return self.case_predictor(data, case.name)
+    def _predict(self, case: Case, data: Tensor, run: PredictionRun) -> CasePrediction:
+        def on_window(done: int, of: int) -> None:
+            run.watch.part(case.label, case.position, "network", done, of)
 
-    def _to_image_grid(self, prediction: CasePrediction, properties: dict, probabilities: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        return convert_prediction_to_segmentation(
-            prediction, properties, self.plans_manager, self.configuration_manager, self.label_manager, probabilities)
+        run.watch.part(case.label, case.position, "network", 0, 1)
+        with run.times.stage(case.label, "network"):
+            prediction = self.case_predictor(data, case.label, on_window)
+        if prediction.roi is not None:
+            run.roi[case.label] = prediction.roi.as_json()
+        return prediction
 
-    def _export(self, case: Case, properties: dict, prediction: CasePrediction, save_probabilities: bool,
-                tables: ClassTables | None, times: StageTimes) -> Any:
-        with times.stage(case.name, "resample"):
-            mask, probabilities = self._to_image_grid(prediction, properties, save_probabilities)
-        if case.output is None:
-            return (mask, probabilities) if save_probabilities else mask
-        ending = self.dataset_json["file_ending"]
-        with times.stage(case.name, "write"):
-            if tables is not None:
-                tables.add(f"{case.output.name}{ending}", prediction.class_probabilities)
-            write_prediction(mask, probabilities, properties, self.plans_manager, case.output, ending)
-        return None
+    def _export(self, case: Case, properties: dict, prediction: CasePrediction, run: PredictionRun) -> Any:
+        """Files, and the result where it is asked for."""
+        run.watch.part(case.label, case.position, "resample", 0, 1)
+        with run.times.stage(case.label, "resample"):
+            mask, probabilities = convert_prediction_to_segmentation(
+                prediction, properties, self.plans_manager, self.configuration_manager, self.label_manager, run.probabilities)
+        run.watch.part(case.label, case.position, "resample", 1, 1)
+        if case.output is not None:
+            run.watch.part(case.label, case.position, "write", 0, 1)
+            with run.times.stage(case.label, "write"):
+                if prediction.class_probabilities is not None:
+                    run.folders.add_class(case, prediction.class_probabilities)
+                write_prediction(mask, probabilities, properties, self.plans_manager, case.output, self.dataset_json["file_ending"])
+            run.watch.part(case.label, case.position, "write", 1, 1)
+        if run.classification:
+            return case_result(mask, probabilities, prediction.class_probabilities, prediction.roi, properties, self.dataset_json["labels"], self.task)
+        if case.output is not None:
+            return None
+        return (mask, probabilities) if run.probabilities else mask
 
-    def _report(self, times: StageTimes, wall: float) -> dict:
-        """Seconds; stages of different cases overlap."""
+    def _settings(self) -> dict:
+        """How cases are predicted, for prediction_times.json."""
         return {"mode": self.mode_name, **vars(self.mode), "roi_model": self.roi_model and str(self.roi_model),
                 "engine": self.engines[0].name, "computed_in": self.engines[0].precision, "device": self.device.type,
-                "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4), "cases_wall": round(wall, 4), "cases": times.seconds}
+                "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4)}
 
 
 def run_prediction(
@@ -323,6 +367,7 @@ def run_prediction(
         verbose=verbose, verbose_preprocessing=verbose,
         allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
         roi_model=roi_model)
+    _refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json")
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
     try:
         predictor.predict_from_files(
@@ -334,4 +379,14 @@ def run_prediction(
                 traceback.print_exception(error)
         print(failed, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; finished cases are in {output_folder}, and --continue_prediction goes on from there", file=sys.stderr)
+        return 130
     return 0
+
+
+def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path) -> None:
+    """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only."""
+    if dataset_json.is_file():  # otherwise the model's loading says all that is missing
+        list_cases(input_folder, output_folder, load_json(dataset_json)["file_ending"])
+    refuse_unwritable(output_folder)

@@ -8,7 +8,7 @@ Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
@@ -197,13 +197,15 @@ def predict_windows(
     observer: WindowObserver | None = None,
     observed_views: int | None = None,
     progress: bool = False,
+    on_window: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, in main memory. `device`: the engine's, where views are mirrored.
 
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
     is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is told the class
-    logits of the first `observed_views` views, of all by default.
+    logits of the first `observed_views` views, of all by default. `on_window` is told how many windows of how many are done; what it raises
+    ends the prediction.
     """
     if observer is not None:
         observer.reset()
@@ -212,6 +214,7 @@ def predict_windows(
     weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1
     window = window_sum = None
     window_classes: list[Tensor] = []
+    n_done = 0
 
     bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
     with WindowSums(padded.shape[1:], weight, accumulate) as sums:
@@ -236,6 +239,9 @@ def predict_windows(
                 sums.add(slicer, window_sum)
                 window_classes = []
                 bar.update()
+                n_done += 1
+                if on_window is not None:
+                    on_window(n_done, len(slicers))
     bar.close()
     logits = sums.mean()
     finite = all(bool(channel.isfinite().all()) for channel in logits)
@@ -245,5 +251,5 @@ def predict_windows(
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
         del logits, sums
         return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, device,
-                               observer, observed_views, progress)
+                               observer, observed_views, progress, on_window)
     return logits[inner]

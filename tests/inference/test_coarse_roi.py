@@ -31,7 +31,7 @@ def find(image, margin_mm=2.0, coarse_level=0.5, fine_level=0.5, **options):
         return data[0].numpy() > fine_level
 
     parts = predict_in_roi(lambda coarse: coarse[0].numpy() > coarse_level, fine, lambda mask: mask,
-                           torch.from_numpy(image)[None].float(), SPACING, (2.0, 2.0, 2.0), margin_mm, **options)
+                           torch.from_numpy(image)[None].float(), SPACING, (2.0, 2.0, 2.0), margin_mm, **options).parts
     full = np.zeros(image.shape, bool)
     for mask, box in parts:
         full[box] = mask

@@ -1,9 +1,11 @@
+import errno
 import threading
 import time
 
 import pytest
 
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
+from nnunetv2.inference.watch import PredictionCancelled
 
 CASES = [Case(name, (), None) for name in "abcde"]
 
@@ -102,3 +104,95 @@ def test_times_are_kept_by_case_and_stage():
     with times.stage("a", "read"):
         time.sleep(0.01)
     assert times.seconds["a"]["read"] >= 0.01
+
+
+TWINS = [Case("x", (), None, position=i, distinct_name=f"d{i}/x") for i in range(2)]
+
+
+def test_cases_of_one_name_keep_their_own_results():
+    assert pipeline(prepare=lambda case: (case.position, None), export=lambda case, _, prediction: prediction).run(TWINS) == [0, 1]
+
+
+def test_a_failed_case_does_not_take_its_namesake_along():
+    def prepare(case):
+        if case.position == 0:
+            raise ValueError("damaged")
+        return case.position, None
+
+    with pytest.raises(CasesFailed, match="1 of 2 case.*\n  d0/x: ValueError: damaged") as caught:
+        pipeline(prepare=prepare, export=lambda case, _, prediction: prediction).run(TWINS)
+    assert caught.value.results == [None, 1]
+
+
+def test_failures_of_one_label_are_both_listed():
+    def predict(case, data):
+        raise ValueError(str(case.position))
+
+    with pytest.raises(CasesFailed) as caught:
+        pipeline(predict=predict).run([Case("x", (), None), Case("x", (), None)])
+    assert list(caught.value.failures) == ["x", "x (case 2)"]
+
+
+def test_without_threads_one_case_is_done_before_the_next_is_begun():
+    order = []
+    steps = {"prepare": lambda case: order.append(f"read {case.name}") or (case.name, None), "predict": lambda case, data: order.append(f"predict {case.name}"),
+             "export": lambda case, *_: order.append(f"export {case.name}")}
+    pipeline(**steps, readers=0, writers=0).run(CASES[:2])
+    assert order == ["read a", "predict a", "export a", "read b", "predict b", "export b"]
+
+
+def test_everything_runs_in_the_callers_thread_without_threads():
+    threads = set()
+    pipeline(prepare=lambda case: threads.add(threading.get_ident()) or (None, None), export=lambda *_: threads.add(threading.get_ident()),
+             readers=0, writers=0).run(CASES)
+    assert threads == {threading.get_ident()}
+
+
+def test_cases_of_an_iterator_are_taken_when_they_are_due():
+    taken = []
+
+    def cases():
+        for case in CASES:
+            taken.append(case.name)
+            yield case
+
+    def predict(case, data):
+        assert len(taken) <= CASES.index(case) + 2
+        return data
+
+    assert pipeline(predict=predict).run(cases()) == ["aa", "bb", "cc", "dd", "ee"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, PredictionCancelled])
+def test_what_the_network_is_through_with_is_exported_when_a_run_ends_early(end):
+    exported = []
+
+    def predict(case, data):
+        if case.name == "c":
+            raise end
+        return data
+
+    def export(case, properties, prediction):
+        time.sleep(0.02)
+        exported.append(case.name)
+
+    with pytest.raises(end):
+        pipeline(predict=predict, export=export).run(CASES)
+    assert exported == ["a", "b"]
+
+
+def test_a_full_disk_ends_a_run_after_a_few_cases():
+    begun = []
+
+    def export(case, properties, prediction):
+        begun.append(case.name)
+        raise OSError(errno.ENOSPC, "No space left on device", "out/a.nii.gz")
+
+    with pytest.raises(CasesFailed, match="(?s)3 of 20 case.*17 more were not begun.*out/a.nii.gz: No space left.*MiB are free") as caught:
+        pipeline(export=export, writers=0).run([Case(str(i), (), None) for i in range(20)])
+    assert len(begun) == 3 and caught.value.not_begun == 17 and len(caught.value.results) == 20
+
+
+def test_failures_one_after_the_other_that_are_no_full_disk_end_nothing():
+    with pytest.raises(CasesFailed, match="5 of 5"):
+        pipeline(predict=lambda case, data: 1 / 0).run(CASES)

@@ -1,0 +1,54 @@
+"""What a prediction says about one case, for programs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.inference.coarse_roi import RoiReport
+from nnunetv2.utilities.classification import ClassificationTask
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Mask, class and volumes of one case.
+
+    mask: (Z, Y, X) uint8 or uint16, on the image's grid. probabilities: (S, Z, Y, X) float32 where they were asked for, else None.
+    class_name: the likeliest class, None for a model without class head; class_probabilities: {class: probability}, {} without.
+    volumes_ml: {name of each label or region of dataset.json: millilitres}, 0 for what is not there; {} for a 2D image, which has
+    no volume. roi: what roi "coarse" left out, None in other modes. properties: the image's geometry.
+    """
+
+    mask: np.ndarray
+    probabilities: np.ndarray | None
+    class_name: str | None
+    class_probabilities: dict[str, float]
+    volumes_ml: dict[str, float]
+    roi: RoiReport | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def mask_image(self) -> sitk.Image:
+        """The mask as a SimpleITK image on the grid of the case's image."""
+        return to_sitk(self.mask, self.properties)
+
+
+def case_result(mask: np.ndarray, probabilities: np.ndarray | None, class_probabilities: np.ndarray | None, roi: RoiReport | None,
+                properties: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]], task: ClassificationTask | None) -> CaseResult:
+    """labels: dataset.json's. class_probabilities: (n_classes,), None without class head."""
+    by_class = {} if task is None or class_probabilities is None else dict(zip(task.classes, map(float, class_probabilities)))
+    return CaseResult(mask, probabilities, max(by_class, key=by_class.get) if by_class else None, by_class,
+                      volumes_ml(mask, properties, labels), roi, properties)
+
+
+def volumes_ml(mask: np.ndarray, properties: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]]) -> dict[str, float]:
+    """Millilitres of each label or region but the background and what is ignored; {} for a 2D image."""
+    geometry = properties.get("sitk_stuff")
+    if geometry is not None and len(geometry["spacing"]) == 2:
+        return {}
+    voxel_ml = float(np.prod(properties["spacing"])) / 1000
+    voxels = sum(np.bincount(plane.ravel(), minlength=int(mask.max()) + 1) for plane in mask)  # by plane: counting makes them int64
+    return {name: sum(int(voxels[label]) for label in set(np.atleast_1d(value).tolist()) if label < len(voxels)) * voxel_ml
+            for name, value in labels.items() if name != "ignore" and value not in (0, "0")}

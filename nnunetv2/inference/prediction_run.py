@@ -1,0 +1,38 @@
+"""One call of a predictor over some cases: what it wants of each, and what it notes of them."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnunetv2.inference.output_folders import OutputFolders
+from nnunetv2.inference.pipeline import CasesFailed, StageTimes
+from nnunetv2.inference.watch import Watch
+
+
+@dataclass(frozen=True)
+class PredictionRun:
+    probabilities: bool
+    classification: bool
+    watch: Watch
+    folders: OutputFolders
+    times: StageTimes = field(default_factory=StageTimes)
+    roi: dict[str, dict] = field(default_factory=dict)  # reports of roi "coarse" by case
+
+    def report(self, wall: float, failed: CasesFailed | None) -> dict[str, Any]:
+        """For prediction_times.json: seconds by case and stage, which overlap; boxes of roi "coarse"; why cases failed."""
+        report: dict[str, Any] = {"cases_wall": round(wall, 4), "cases": self.times.seconds}
+        if self.roi:
+            report["roi_reports"] = self.roi
+        if failed is not None:
+            report["failed"] = {label: str(reason) for label, reason in failed.failures.items()}
+        return report
+
+    def say_what_was_left_out(self) -> None:
+        """A warning about boxes, whose surroundings nobody looked at; none about results that are returned, which say so themselves."""
+        left_out = [report["not_segmented"] for report in self.roi.values() if report["not_segmented"] > 0]
+        if left_out and self.folders.cases:
+            warnings.warn(f"In {len(left_out)} of {len(self.times.seconds)} case(s) boxes were segmented and the rest of the volume was not, "
+                          f"{np.mean(left_out):.0%} of it on average: a structure far from all that the coarse pass sees is missing there. "
+                          "prediction_times.json lists the boxes (roi_reports); --roi none looks everywhere.", stacklevel=2)

@@ -1,0 +1,43 @@
+"""What a caller sees of a running prediction, and how it ends one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+STAGES = ("read", "preprocess", "network", "resample", "write")  # of a case, in this order; arrays are not read, results that are returned not written
+ENDS_BEFORE = STAGES[:3]  # what the network is through with is brought to its end
+
+
+class PredictionCancelled(Exception):
+    """The caller asked for the end. Cases that the network was through with are written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a prediction is. Stages of different cases overlap, so calls about several cases may alternate."""
+
+    case: str
+    position: int  # of the case, from 0
+    n_cases: int | None  # None where an iterator does not tell
+    stage: str  # one of STAGES
+    done: int  # parts of the stage: windows of the network, otherwise 0 or 1
+    of: int
+
+
+class Watch:
+    """Tells `progress` of each part and raises PredictionCancelled once `cancelled` is set or returns True.
+
+    progress: called from the threads that read, predict and export; what it raises ends the case. cancelled: looked at before a
+    case is read, preprocessed and predicted, and between two windows of the network.
+    """
+
+    def __init__(self, progress: Callable[[Progress], None] | None = None, cancelled: Event | Callable[[], bool] | None = None,
+                 n_cases: int | None = 1) -> None:
+        self._tell, self.n_cases = progress, n_cases
+        self._cancelled = cancelled.is_set if hasattr(cancelled, "is_set") else cancelled
+
+    def part(self, case: str, position: int, stage: str, done: int, of: int) -> None:
+        if stage in ENDS_BEFORE and self._cancelled is not None and self._cancelled():
+            raise PredictionCancelled(f"{case}: cancelled at the stage {stage!r}.")
+        if self._tell is not None:
+            self._tell(Progress(case, position, self.n_cases, stage, done, of))
