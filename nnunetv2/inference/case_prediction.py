@@ -149,6 +149,14 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
+    def with_class(self, data: Tensor, logits: Tensor) -> CasePrediction:
+        """Logits (S, D, H, W) from elsewhere as a prediction; the class from the encoder's look at the whole of `data` (C, D, H, W)."""
+        shape = tuple(data.shape[1:])
+        probabilities = None
+        if self.lesion_channels is not None:
+            probabilities = np.mean([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines], axis=0)
+        return CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities)
+
     def volume_logits(self, engine: Engine, data: Tensor) -> Tensor:
         """Logits (S, D, H, W) of the whole of `data` (C, D, H, W) from one engine, whatever the mode's roi."""
         return self._predict_volume([engine], data, None)[0]

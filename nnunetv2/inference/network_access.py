@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,14 @@ if TYPE_CHECKING:
     from nnunetv2.inference.model_loading import TrainedModel
 
 
+NEVER_CALLED = ("_internal_predict_sliding_window_return_logits", "_internal_maybe_mirror_and_predict", "_internal_get_sliding_window_slicers",
+                "_manage_input_and_output_lists")  # upstream's inner steps, which are no steps here
+
+
 class NetworkAccess:
     """`network`, `list_of_parameters` and `predict_sliding_window_return_logits` as upstream has them.
+
+    A subclass may override `predict_sliding_window_return_logits` or `predict_logits_from_preprocessed_data`: every prediction goes through it.
 
     Predictions run in engines, which hold the weights in their own form. So the torch network is built when somebody asks for it, and from
     then on `predict_sliding_window_return_logits` computes with it as it stands, whatever weights were loaded into it meanwhile.
@@ -24,6 +30,27 @@ class NetworkAccess:
         self._network: nn.Module | None = None
         self._parameters: Sequence[dict] | None = None
         self._network_in_use = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if NetworkAccess in cls.__bases__:
+            cls._original = cls  # the predictor, with whose methods those of its subclasses are compared
+        ignored = [name for name in NEVER_CALLED if name in vars(cls)]
+        if ignored:
+            raise TypeError(f"{cls.__name__} overrides {', '.join(ignored)}, which nothing calls here; override predict_sliding_window_return_logits.")
+
+    def _overrides(self, *names: str) -> bool:
+        """Whether a subclass has its own version of a method of nnUNetPredictor's."""
+        return any(getattr(type(self), name) is not getattr(self._original, name) for name in names)
+
+    def _mean_of_networks(self, data: Tensor) -> Tensor:
+        """Logits (S, D, H, W) of `predict_sliding_window_return_logits` with each fold's weights, averaged."""
+        mean = None
+        for parameters in self.list_of_parameters or [self.network.state_dict()]:
+            self.network.load_state_dict(parameters)
+            logits = self.predict_sliding_window_return_logits(data).cpu()
+            mean = logits if mean is None else mean + logits
+        return mean / len(self.list_of_parameters or [None])
 
     def _network_is_in(self, model: "TrainedModel") -> None:
         self._model, self._network, self._parameters, self._network_in_use = model, None, None, False

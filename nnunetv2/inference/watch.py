@@ -6,6 +6,7 @@ from threading import Event
 
 STAGES = ("read", "preprocess", "network", "resample", "write")  # of a case, in this order; arrays are not read, results that are returned not written
 ENDS_BEFORE = STAGES[:3]  # what the network is through with is brought to its end
+Cancelled = Event | Callable[[], bool]
 
 
 class PredictionCancelled(Exception):
@@ -31,7 +32,7 @@ class Watch:
     case is read, preprocessed and predicted, and between two windows of the network.
     """
 
-    def __init__(self, progress: Callable[[Progress], None] | None = None, cancelled: Event | Callable[[], bool] | None = None,
+    def __init__(self, progress: Callable[[Progress], None] | None = None, cancelled: Cancelled | None = None,
                  n_cases: int | None = 1) -> None:
         self._tell, self.n_cases = progress, n_cases
         self._cancelled = cancelled.is_set if hasattr(cancelled, "is_set") else cancelled

@@ -238,6 +238,27 @@ def test_a_network_that_is_set_predicts(predictor, model_folder, images):
     assert not torch.equal(own.predict_logits_from_preprocessed_data(data), predictor.predict_logits_from_preprocessed_data(data))
 
 
+@pytest.mark.parametrize("method", ["predict_sliding_window_return_logits", "predict_logits_from_preprocessed_data"])
+def test_what_a_subclass_overrides_is_called(model_folder, images, masks, method):
+    calls = []
+
+    def overridden(self, data):
+        calls.append(tuple(data.shape))
+        return -getattr(super(Own, self), method)(data)
+
+    Own = type("Own", (nnUNetPredictor,), {method: overridden})
+    predictor = Own(device=CPU, allow_tqdm=False, engine="torch", tta=1)
+    predictor.initialize_from_trained_model_folder(model_folder, (0, 1))
+    result = predictor.predict_single_npy_array(*images[0], return_classification=True)
+    assert len(calls) == (2 if "window" in method else 1) and not np.array_equal(result.mask, masks[0])
+    assert sum(result.class_probabilities.values()) == pytest.approx(1)
+
+
+def test_overriding_what_nothing_calls_is_refused_by_name():
+    with pytest.raises(TypeError, match="Own overrides _internal_maybe_mirror_and_predict, which nothing calls"):
+        type("Own", (nnUNetPredictor,), {"_internal_maybe_mirror_and_predict": lambda self, x: x})
+
+
 def test_before_a_model_is_loaded_its_attributes_are_there():
     predictor = nnUNetPredictor(device=CPU)
     assert (predictor.network, predictor.list_of_parameters, predictor.plans_manager, predictor.dataset_json, predictor.allowed_mirroring_axes) == (None,) * 5

@@ -1,0 +1,125 @@
+"""What happens to one case on its way through a predictor: read, preprocess, network, resample, write."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunetv2.imageio.image_arrays import check_image
+from nnunetv2.inference.case_prediction import CasePrediction
+from nnunetv2.inference.case_result import case_result
+from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
+from nnunetv2.inference.output_folders import OutputFolders
+from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
+from nnunetv2.inference.prediction_run import PredictionRun
+from nnunetv2.inference.watch import Cancelled, Progress, Watch
+from nnunetv2.utilities.errors import InputError
+
+
+class CaseSteps:
+    """The steps of nnUNetPredictor's methods, which have the loaded model as attributes."""
+
+    def _run_cases(self, cases: Iterable[Case], prepare: Callable[[Case], tuple[Tensor, dict]], run: PredictionRun, readers: int, writers: int) -> list[Any]:
+        """Results of `cases`; what failed, and files of the run that the disk did not take, in one CasesFailed at the end."""
+        start = time.perf_counter()
+        pipeline = Pipeline(prepare, predict=lambda case, data: self._predict(case, data, run),
+                            export=lambda case, properties, prediction: self._export(case, properties, prediction, run),
+                            readers=readers, writers=writers, progress=self.allow_tqdm)
+        failed: CasesFailed | None = None
+        try:
+            results = pipeline.run(cases)
+        except CasesFailed as error:
+            failed, results = error, error.results
+        finally:
+            unwritten = run.folders.finish(self._settings() | run.report(time.perf_counter() - start, failed))
+        run.say_what_was_left_out()
+        if failed is not None or unwritten:
+            raise CasesFailed(failed.failures if failed else {}, len(results), results, failed.not_begun if failed else 0, unwritten)
+        return results
+
+    def _predict_data(self, data: Tensor, name: str = "this case", on_window: Callable[[int, int], None] | None = None) -> CasePrediction:
+        """Through the methods that a subclass overrides, if it does."""
+        if self._overrides("predict_logits_from_preprocessed_data", "predict_sliding_window_return_logits"):
+            return self.case_predictor.with_class(data, torch.as_tensor(self.predict_logits_from_preprocessed_data(data)).cpu())
+        return self.case_predictor(data, name, on_window)
+
+    def _output_folders(self, cases: Sequence[Case], part_id: int = 0, num_parts: int = 1) -> OutputFolders:
+        return OutputFolders(cases, self.dataset_json, self.plans_manager.plans, self.task, part_id, num_parts)
+
+    def _new_run(self, probabilities: bool, classification: bool, progress: Callable[[Progress], None] | None, cancelled: Cancelled | None,
+                 n_cases: int | None) -> PredictionRun:
+        """A run whose outputs, if any, are no folder of its own: nothing but masks and class tables is written."""
+        return PredictionRun(probabilities, classification, Watch(progress, cancelled, n_cases), self._output_folders(()))
+
+    def _check_previous_stage(self, given: bool, what: str) -> None:
+        previous = self.configuration_manager.previous_stage_name
+        if (previous is None) == given:
+            raise InputError(f"This configuration refines the masks of {previous}: predict with that first and pass {what}." if previous else
+                             f"Only a cascaded configuration takes masks of a previous stage; this one has none, so leave out {what}.")
+
+    def _preprocess(self, image: np.ndarray, properties: dict, previous_stage: np.ndarray | None, case: Case = Case("the image", (), None),
+                    run: PredictionRun | None = None) -> tuple[Tensor, dict]:
+        """Image (C, Z, Y, X), previous stage (1, Z, Y, X) or None -> data (C, D, H, W) with the stage's labels one-hot on top, properties."""
+        run = run or self._new_run(False, False, None, None, 1)
+        run.watch.part(case.label, case.position, "preprocess", 0, 1)
+        with run.times.stage(case.label, "preprocess"):
+            self._check_previous_stage(previous_stage is not None, "its mask")
+            check_image(image, properties, len(self.configuration_manager.normalization_schemes), case.label)
+            if previous_stage is not None and previous_stage.ndim == 3:
+                previous_stage = previous_stage[None]
+            data, seg, properties = self.preprocessor.run_case_npy(
+                image, previous_stage, properties, self.plans_manager, self.configuration_manager, self.dataset_json)
+            if previous_stage is not None:
+                one_hot = np.stack([seg[0] == label for label in self.label_manager.foreground_labels])
+                data = np.concatenate([data, one_hot.astype(data.dtype)])
+        run.watch.part(case.label, case.position, "preprocess", 1, 1)
+        return torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32)), properties
+
+    def _read(self, case: Case, run: PredictionRun) -> tuple[Tensor, dict]:
+        run.watch.part(case.label, case.position, "read", 0, 1)
+        reader = self.plans_manager.image_reader_writer_class()
+        with run.times.stage(case.label, "read"):
+            image, properties = reader.read_images(case.images)
+            previous = None if case.previous_stage is None else reader.read_seg(case.previous_stage)[0]
+        run.watch.part(case.label, case.position, "read", 1, 1)
+        return self._preprocess(image, properties, previous, case, run)
+
+    def _predict(self, case: Case, data: Tensor, run: PredictionRun) -> CasePrediction:
+        def on_window(done: int, of: int) -> None:
+            run.watch.part(case.label, case.position, "network", done, of)
+
+        run.watch.part(case.label, case.position, "network", 0, 1)
+        with run.times.stage(case.label, "network"):
+            prediction = self._predict_data(data, case.label, on_window)
+        if prediction.roi is not None:
+            run.roi[case.label] = prediction.roi.as_json()
+        return prediction
+
+    def _export(self, case: Case, properties: dict, prediction: CasePrediction, run: PredictionRun) -> Any:
+        """Files, and the result where it is asked for."""
+        run.watch.part(case.label, case.position, "resample", 0, 1)
+        with run.times.stage(case.label, "resample"):
+            mask, probabilities = convert_prediction_to_segmentation(
+                prediction, properties, self.plans_manager, self.configuration_manager, self.label_manager, run.probabilities)
+        run.watch.part(case.label, case.position, "resample", 1, 1)
+        if case.output is not None:
+            run.watch.part(case.label, case.position, "write", 0, 1)
+            with run.times.stage(case.label, "write"):
+                if prediction.class_probabilities is not None:
+                    run.folders.add_class(case, prediction.class_probabilities)
+                write_prediction(mask, probabilities, properties, self.plans_manager, case.output, self.dataset_json["file_ending"])
+            run.watch.part(case.label, case.position, "write", 1, 1)
+        if run.classification:
+            return case_result(mask, probabilities, prediction.class_probabilities, prediction.roi, properties, self.dataset_json["labels"], self.task)
+        if case.output is not None:
+            return None
+        return (mask, probabilities) if run.probabilities else mask
+
+    def _settings(self) -> dict:
+        """How cases are predicted, for prediction_times.json."""
+        return {"mode": self.mode_name, **vars(self.mode), "roi_model": self.roi_model and str(self.roi_model),
+                "engine": self.engines[0].name, "computed_in": self.engines[0].precision, "device": self.device.type,
+                "threads": torch.get_num_threads(), "model": round(self.seconds_to_load, 4)}
