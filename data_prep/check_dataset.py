@@ -7,7 +7,6 @@ Exit status 1 when anything is wrong.
 """
 
 import argparse
-import csv
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import Inspection, inspect_all, problem_list, summary_table
 from data_prep.quiz_layout import Case, scan_quiz
+from nnunetv2.utilities.csv_files import read_csv
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
 from nnunetv2.utilities.files import load_json
 
 IMAGE_ENDING = "_0000.nii.gz"
@@ -30,7 +32,7 @@ def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Insp
 
 def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     """Cases of an nnU-Net raw dataset, and what is wrong with its files and tables. Holdout cases are `validation`."""
-    description = load_json(folder / "dataset.json")
+    description = load_json(folder / "dataset.json", RawDatasetJson)
     images = {part: _cases(folder / f"images{part}", IMAGE_ENDING) for part in ("Tr", "Ts")}
     masks = _cases(folder / "labelsTr", ".nii.gz")
     problems = [f"{images['Tr'][name]}: no mask in labelsTr" for name in sorted(images["Tr"].keys() - masks.keys())]
@@ -60,14 +62,14 @@ def _read_subtypes(path: Path, task: dict, names: set[str]) -> tuple[dict[str, s
     """{case: subtype} and what is wrong: every case must have exactly one known subtype."""
     if not path.is_file():
         return {}, [f"{path}: does not exist"]
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if rows.fieldnames != ["case", task["name"]]:
-            return {}, [f"{path}: columns are {rows.fieldnames}, must be ['case', {task['name']!r}]"]
-        pairs = [(row["case"], row[task["name"]]) for row in rows]
+    try:
+        pairs = [(row["case"], row[task["name"]]) for row in read_csv(path, ["case", task["name"]], only_these=True).rows]
+    except InputError as error:
+        return {}, [str(error)]
+    classes = list(map(str, task["classes"]))
     counts = Counter(case for case, _ in pairs)
     problems = [f"{path}: {case} is listed {n} times" for case, n in counts.items() if n > 1]
-    problems += [f"{path}: {case}: {subtype!r} is none of {task['classes']}" for case, subtype in pairs if subtype not in task["classes"]]
+    problems += [f"{path}: {case}: {subtype!r} is none of {classes}" for case, subtype in pairs if subtype not in classes]
     problems += [f"{path}: {case} is missing" for case in sorted(names - counts.keys())]
     problems += [f"{path}: {case} is no training or validation case" for case in sorted(counts.keys() - names)]
     return dict(pairs), problems
@@ -78,7 +80,7 @@ def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
     if not path.is_file():
         return []
     problems = []
-    for number, fold in enumerate(load_json(path)):
+    for number, fold in enumerate(load_json(path, Splits)):
         train, val = set(fold["train"]), set(fold["val"])
         where = f"{path}: fold {number}"
         problems += [f"{where}: {case} is in train and val" for case in sorted(train & val)]

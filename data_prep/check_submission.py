@@ -8,8 +8,6 @@ the exit status 1.
 """
 
 import argparse
-import csv
-import io
 import sys
 import tempfile
 import zipfile
@@ -23,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import geometry_difference, problem_list, read_volume, run_parallel, snap_labels
 from data_prep.quiz_layout import SUBTYPES
+from nnunetv2.utilities.csv_files import parse_csv
+from nnunetv2.utilities.errors import InputError
 
 TABLE, COLUMNS = "subtype_results.csv", ["Names", "Subtype"]
 IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
@@ -89,15 +89,15 @@ def _check_mask(archive: Path, member: tuple[str, Path]) -> list[str]:
 def check_table(content: bytes, masks: set[str]) -> list[str]:
     """What is wrong with the subtype table: header, names (each mask once) and subtypes."""
     try:
-        rows = list(csv.reader(io.StringIO(content.decode("utf-8"))))
+        table = parse_csv(content.decode("utf-8"), TABLE, COLUMNS, only_these=True)
     except UnicodeDecodeError as error:
         return [f"{TABLE}: not UTF-8 text ({error})"]
-    if not rows or rows[0] != COLUMNS:
-        return [f"{TABLE}: first line is {','.join(rows[0]) if rows else 'missing'!r}, must be {','.join(COLUMNS)!r}"]
-    body = rows[1:]
-    problems = [f"{TABLE}: line {i} has {len(row)} fields: {','.join(row)!r}" for i, row in enumerate(body, 2) if len(row) != 2]
-    body = [row for row in body if len(row) == 2]
-    problems += [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}" for name, subtype in body
+    except InputError as error:
+        return [str(error)]
+    if table.columns != COLUMNS:  # the grader's reader may go by place
+        return [f"{TABLE}: first line is {','.join(table.columns)!r}, must be {','.join(COLUMNS)!r}"]
+    body = [(row["Names"], row["Subtype"]) for row in table.rows]
+    problems = [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}" for name, subtype in body
                  if subtype not in SUBTYPES]
     listed = Counter(name for name, _ in body)
     problems += [f"{TABLE}: {name} is listed {n} times" for name, n in listed.items() if n > 1]

@@ -33,6 +33,7 @@ from data_prep.case_checks import run_parallel
 from data_prep.phantom_anatomy import Abdomen, Canvas
 from data_prep.phantom_lesion import paint_lesion
 from data_prep.quiz_layout import SYNTHETIC_MARKER
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 
 SPLITS = ("train", "validation", "test")
@@ -181,7 +182,7 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
     made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings}
     manifest = out / "phantom.json"
-    if manifest.is_file() and load_json(manifest) != made_with:
+    if manifest.is_file() and load_json(manifest, AnyObject) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
     _write_once(out / SYNTHETIC_MARKER, "Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
     if not manifest.is_file():

@@ -12,13 +12,18 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnunetv2.utilities.errors import InputError  # noqa: E402
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json  # noqa: E402
 
 
 def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
     """Link images and labels of the fold's validation cases below `out`; returns the number of cases."""
-    ending = load_json(raw / "dataset.json")["file_ending"]
-    cases = load_json(raw / "splits_final.json")[fold]["val"]
+    ending = load_json(raw / "dataset.json", DatasetJson)["file_ending"]
+    splits = load_json(raw / "splits_final.json", Splits)
+    if not 0 <= fold < len(splits):
+        raise InputError(f"{raw / 'splits_final.json'} has folds 0 to {len(splits) - 1}, not {fold}. Choose one of them with --fold.")
+    cases = splits[fold]["val"]
     images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"))]
     labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]
     for folder, sources in ((out / "images", images), (out / "labels", labels)):

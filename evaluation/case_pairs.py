@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from evaluation.files import read_json
 from evaluation.subtype_tables import case_of
+from nnunetv2.utilities.file_shapes import Splits
+from nnunetv2.utilities.files import load_json
 
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 SNAP = 1e-3  # stored labels such as 1.0000152587890625 mean 1
@@ -49,7 +50,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
 
 def validation_cases(splits: Path, fold: int) -> list[str]:
     """Cases that fold `fold` of an nnU-Net `splits_final.json` validates on."""
-    folds = read_json(splits)
+    folds = load_json(splits, Splits)
     if not 0 <= fold < len(folds):
         raise ValueError(f"{splits} has folds 0 to {len(folds) - 1}, not {fold}")
     return sorted(folds[fold]["val"])

@@ -14,9 +14,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.comparison import Subtypes, compare_means, compare_subtypes
-from evaluation.files import read_json, write_json
+from evaluation.files import write_json
+from evaluation.result_shapes import Metrics
 from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES
 from evaluation.tables import BANNER, NAMES, TITLES, number
+from nnunetv2.utilities.files import load_json
 
 MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm": 1.0, "masd_mm": 0.2, "subtype": 0.05}
 
@@ -24,7 +26,7 @@ MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm"
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     try:
-        comparison = compare(read_json(args.a / "metrics.json"), read_json(args.b / "metrics.json"), args.resamples, args.seed)
+        comparison = compare(load_json(args.a / "metrics.json", Metrics), load_json(args.b / "metrics.json", Metrics), args.resamples, args.seed)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

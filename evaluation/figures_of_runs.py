@@ -44,7 +44,8 @@ def speed_accuracy(speed: dict, path: Path) -> None:
     """
     with figure(path, bool(speed.get("synthetic")), columns=2, height=2.7) as (_, (axes,)):
         for ax, (key, title) in zip(axes, {"whole_mean": "Whole pancreas", "lesion_mean": "Lesion"}.items()):
-            shown = {name: (row["seconds_a_case"]["median"], row["against_truth"][key]) for name, row in speed["rows"].items() if key in row["against_truth"]}
+            shown = {name: (row["seconds_a_case"]["median"], row["against_truth"][key]) for name, row in speed["rows"].items()
+                     if row["against_truth"].get(key) is not None}
             for k, (name, place) in enumerate(shown.items()):
                 upstream = name.startswith("upstream")
                 ax.scatter(*place, 30, GREY if upstream else BLUE, marker="s" if upstream else "o", zorder=3, linewidths=0)

@@ -1,4 +1,4 @@
-"""Results on disk: JSON and CSV that are written whole or not at all."""
+"""Results on disk: JSON and CSV that are written whole or not at all. `nnunetv2.utilities` reads them."""
 
 import csv
 import json
@@ -41,14 +41,6 @@ def write_csv(rows: list[dict], path: str | os.PathLike) -> None:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(_plain(rows))
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Read JSON; a file that is missing or broken raises ValueError that names it."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}). Run the stage that writes it again.") from error
 
 
 def _plain(obj: Any) -> Any:

@@ -17,10 +17,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation import figures, figures_of_runs
 from evaluation.case_pairs import find_masks, is_synthetic
-from evaluation.files import read_json, write_json
+from evaluation.files import write_json
 from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
+from evaluation.result_shapes import Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
+from nnunetv2.utilities.file_shapes import Progress
+from nnunetv2.utilities.files import load_json
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def draw_all(args: argparse.Namespace) -> dict:
     """Draw what there is input for; returns and writes the index {"synthetic", "figures", "overlays"}."""
-    metrics, folder = read_json(args.results / "metrics.json"), args.results / "figures"
+    metrics, folder = load_json(args.results / "metrics.json", Metrics), args.results / "figures"
     wanted = {"distributions": figures.distributions, "lesion_size": figures.lesion_size, "volume_agreement": figures.volume_agreement}
     if "subtype" in metrics:
         wanted["confusion_matrix"] = figures.confusion_matrix
@@ -51,10 +54,10 @@ def draw_all(args: argparse.Namespace) -> dict:
         draw(metrics, folder / name)
     drawn = list(wanted)
     if args.training and (args.training / "progress.json").exists():
-        figures_of_runs.training_curves(read_json(args.training / "progress.json"), folder / "training_curves", metrics["synthetic"])
+        figures_of_runs.training_curves(load_json(args.training / "progress.json", Progress), folder / "training_curves", metrics["synthetic"])
         drawn.append("training_curves")
-    if args.speed and args.speed.exists():
-        figures_of_runs.speed_accuracy(read_json(args.speed), folder / "speed_accuracy")
+    if args.speed and args.speed.exists() and "rows" in (speed := load_json(args.speed, SpeedTable)):
+        figures_of_runs.speed_accuracy(speed, folder / "speed_accuracy")
         drawn.append("speed_accuracy")
     overlays = draw_case_overlays(metrics, args.images, args.ref, args.pred, folder) if args.images else []
     index = {"synthetic": metrics["synthetic"], "figures": drawn, "overlays": overlays}

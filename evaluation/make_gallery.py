@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import find_masks
-from evaluation.files import read_json, write_text
+from evaluation.files import write_text
 from evaluation.make_figures import find_image
 from evaluation.overlays import WINDOW_HU, CaseImages
+from evaluation.result_shapes import Metrics
 from evaluation.selection import failures
+from nnunetv2.utilities.files import load_json
 
 TEMPLATE = Path(__file__).with_name("gallery_template.html")
 MAX_SIDE, MAX_SLICES = 256, 96
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     out = args.out or args.results / "gallery.html"
     try:
-        page = build(read_json(args.results / "metrics.json"), args.images, args.ref, args.pred)
+        page = build(load_json(args.results / "metrics.json", Metrics), args.images, args.ref, args.pred)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -28,9 +28,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import find_masks, read_mask
-from evaluation.files import read_json, write_csv
+from evaluation.files import write_csv
 from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
+from nnunetv2.utilities.file_shapes import Splits
+from nnunetv2.utilities.files import load_json
 
 LESION = 2
 Features = dict[str, np.ndarray | None]  # None: no lesion in the mask
@@ -120,7 +122,7 @@ def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: 
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     try:
-        truth, splits = read_truth(args.truth), read_json(args.splits)
+        truth, splits = read_truth(args.truth), load_json(args.splits, Splits)
         classes = args.classes or sorted(set(truth.values()))
         unknown = [fold for fold in args.folds if fold not in range(len(splits))]
         if unknown:

@@ -1,9 +1,10 @@
 """Reading subtype tables: truth (`case,subtype`), predictions (`Names,Subtype`), probabilities (`Names,p_0,p_1,...`)."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+
+from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 
 SUM_TOLERANCE = 1e-3  # probabilities are written with few digits
 
@@ -12,7 +13,7 @@ def read_truth(path: Path) -> dict[str, str]:
     """{case: class} of a `case,subtype` table."""
     rows, errors = _read(path, ["case", "subtype"])
     table = {row["case"]: row["subtype"] for row in rows}
-    _report(path, errors)
+    refuse(path, errors)
     return table
 
 
@@ -21,7 +22,7 @@ def read_predictions(path: Path, classes: list[str]) -> dict[str, str]:
     rows, errors = _read(path, ["Names", "Subtype"])
     errors += [f"{row['Names']}: Subtype {row['Subtype']!r} is none of {classes}" for row in rows if row["Subtype"] not in classes]
     errors += _bad_names(rows)
-    _report(path, errors)
+    refuse(path, errors)
     return {case_of(row["Names"]): row["Subtype"] for row in rows}
 
 
@@ -39,7 +40,7 @@ def read_probabilities(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
         if not (np.all(values >= 0) and abs(values.sum() - 1) <= SUM_TOLERANCE):
             errors.append(f"{row['Names']}: {[row[column] for column in columns]} are not probabilities that sum to 1")
         table[case_of(row["Names"])] = values / values.sum()
-    _report(path, errors)
+    refuse(path, errors)
     return table
 
 
@@ -49,28 +50,12 @@ def case_of(name: str) -> str:
 
 
 def _read(path: Path, columns: list[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows with stripped values, and what is wrong with them: short rows, names given twice."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:  # Excel puts a byte order mark in front
-            reader = csv.DictReader(stream)
-            header = [name.strip() for name in reader.fieldnames or []]
-            if set(header) != set(columns):
-                raise ValueError(f"{path}: columns are {header}, they must be {columns}")
-            reader.fieldnames = header
-            rows = [{key: (value or "").strip() for key, value in row.items() if key is not None} for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from error
-    names = [row[columns[0]] for row in rows]
-    errors = [f"{name or 'a row without a name'} is there {names.count(name)} times" for name in sorted(set(names))
-              if names.count(name) > 1]
-    return rows, errors + [f"row {i + 2} has an empty field: {row}" for i, row in enumerate(rows) if "" in row.values()]
+    """Rows, and what is wrong with them: names given twice, empty fields."""
+    table = read_csv(path, columns, only_these=True)
+    errors = given_twice([row[columns[0]] for row in table.rows], table.lines)
+    return table.rows, errors + [f"line {line} has an empty field: {row}" for row, line in zip(table.rows, table.lines) if "" in row.values()]
 
 
 def _bad_names(rows: list[dict[str, str]]) -> list[str]:
     return [f"{row['Names']!r} in Names is not a mask file name ending in .nii.gz" for row in rows
             if not row["Names"].endswith(".nii.gz")]
-
-
-def _report(path: Path, errors: list[str]) -> None:
-    if errors:
-        raise ValueError("\n  ".join([f"{path}:", *errors]))

@@ -20,14 +20,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation import compute_metrics, radiomics_baseline
+from evaluation.result_shapes import Metrics
 from experiments.ablation_table import ablation_row, conclusions, markdown
 from experiments.draw_cases import draw_cases
+from experiments.file_shapes import Done, Identity, Refit
 from experiments.fold_jobs import in_parallel, run_command, write_inner_folds
 from experiments.new_cases import SEED, calibration_on_new_cases
 from experiments.out_of_fold import gather
 from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 
 NAIVE_HEAD = {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False}
@@ -79,7 +82,7 @@ class Ablation:
 
     def plans_of(self, variant: Variant) -> str:
         """Write the variant's plans beside the planned ones; they share the preprocessed cases. Returns their name."""
-        plans = load_json(self.preprocessed / f"{self.args.plans}.json")
+        plans = load_json(self.preprocessed / f"{self.args.plans}.json", Plans, partial=True)
         name = f"{self.args.plans}_{variant.refit_of or variant.name}"
         architecture = plans["configurations"][self.args.configuration]["architecture"]
         if variant.head is None:
@@ -98,15 +101,15 @@ class Ablation:
     def run_fold(self, variant: Variant, fold: int) -> None:
         """Train (or refit) one fold and keep its validation predictions, unless that has been done with these settings."""
         kept, model = self.folder(variant.name) / f"fold_{fold}", self.model(variant) / f"fold_{fold}"
-        plans = load_json(self.preprocessed / f"{self.plans_of(variant)}.json")
+        plans = load_json(self.preprocessed / f"{self.plans_of(variant)}.json", Plans, partial=True)
         lengths = [f"--{key}={getattr(self.args, key)}" for key in ("epochs", "iterations", "val_iterations", "seed")]
         settings = json.dumps([plans, variant.trainer, variant.refit_of, self.splits[fold], lengths], sort_keys=True)
         identity = hashlib.sha256(settings.encode()).hexdigest()[:16]
         done, begun = kept / "done.json", kept / "begun.json"
-        if done.is_file() and load_json(done)["identity"] == identity:
+        if done.is_file() and load_json(done, Done)["identity"] == identity:
             print(f"[{variant.name} fold {fold}] done before, skipped", flush=True)
             return
-        if not (begun.is_file() and load_json(begun)["identity"] == identity):  # never begun, or with other settings
+        if not (begun.is_file() and load_json(begun, Identity)["identity"] == identity):  # never begun, or with other settings
             shutil.rmtree(kept, ignore_errors=True)
             if variant.refit_of is None:
                 shutil.rmtree(model, ignore_errors=True)
@@ -121,7 +124,7 @@ class Ablation:
             seconds = _training_seconds(model)
         else:
             self._command(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common], log)
-            seconds = load_json(self.folder(variant.refit_of) / f"fold_{fold}" / "done.json")["seconds"] + time.time() - start
+            seconds = load_json(self.folder(variant.refit_of) / f"fold_{fold}" / "done.json", Done)["seconds"] + time.time() - start
             self._command([*train, "--val"], log)
         for file in [*(model / "validation").iterdir(), *model.glob("class_*.json")]:
             shutil.copy2(file, kept / file.name)
@@ -145,7 +148,7 @@ class Ablation:
             arguments += ["--subtypes", str(tables / "subtype_results.csv"), "--truth", str(self.raw / "subtypes.csv")]
         if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
             sys.exit(f"error: the predictions of {name} cannot be scored")
-        return load_json(out / "metrics.json")
+        return load_json(out / "metrics.json", Metrics)
 
     def finish(self, variant: Variant) -> dict:
         """Score a variant whose folds are all done; its row of the table."""
@@ -153,7 +156,7 @@ class Ablation:
         pooled = self.folder(variant.name) / "out_of_fold"
         gather(parts, self.splits, self.raw / "labelsTr", pooled, self.work / "reference")
         metrics = self.score(variant.name, None if variant.head is None else pooled, pooled)
-        minutes = sum(load_json(part / "done.json")["seconds"] for part in parts.values()) / 60 / len(parts)
+        minutes = sum(load_json(part / "done.json", Done)["seconds"] for part in parts.values()) / 60 / len(parts)
         temperatures = _temperatures(parts) if variant.refit_of else None
         alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
         return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
@@ -181,7 +184,7 @@ class Ablation:
 
 def _temperatures(parts: dict[int, Path]) -> dict[int, float]:
     """Of each fold's refitted head."""
-    return {fold: load_json(part / "class_head_refit.json")["temperature"] for fold, part in parts.items()}
+    return {fold: load_json(part / "class_head_refit.json", Refit)["temperature"] for fold, part in parts.items()}
 
 
 def _training_seconds(model: Path) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunetv2.inference.network_geometry import network_geometry  # noqa: E402
 from nnunetv2.inference.sliding_window_prediction import whole_volume_tile  # noqa: E402
+from nnunetv2.utilities.file_shapes import Plans  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plans", type=Path, help="plans file with 3d_fullres; it is rewritten")
     path = parser.parse_args().plans
-    save_json(with_cheap_configurations(load_json(path)), path)
+    save_json(with_cheap_configurations(load_json(path, Plans)), path)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from data_prep.convert_quiz import stratified_folds
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
 
 def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
     """Fold 0 of splits_final.json stays; folds 1 to n become a stratified n-fold of its training cases, so that every one is predicted."""
     path = preprocessed / "splits_final.json"
-    outer = load_json(path)[0]
+    outer = load_json(path, Splits)[0]
     splits = [outer, *stratified_folds(classes_of(raw, outer["train"]), n)]
     save_json(splits, path)
     return splits
@@ -22,8 +24,10 @@ def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
 
 def classes_of(raw: Path, cases: Iterable[str]) -> dict[str, str]:
     """case -> class name of those of `cases` that have one; other rows of the table are not read."""
-    description = load_json(raw / "dataset.json")
+    description = load_json(raw / "dataset.json", DatasetJson, partial=True)
     task = ClassificationTask.from_dataset_json(description, sorted(v for v in description["labels"].values() if v))
+    if task is None:
+        raise InputError(f"{raw / 'dataset.json'} declares no 'classification', which this experiment is about.")
     return {case: task.classes[k] for case, k in task.read_labels(raw, cases).items()}
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
+from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import atomic_write, load_json
 
 PROBABILITIES, RESULTS = "subtype_probabilities.csv", "subtype_results.csv"
@@ -66,9 +68,17 @@ def average(a: Path, b: Path, out: Path) -> None:
 
 def read_table(path: Path) -> tuple[list[str], Table]:
     """Class names and {mask file name: probabilities} of a table with columns Names, p_CLASS, ..."""
-    with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return [column.removeprefix("p_") for column in header[1:]], {name: [float(p) for p in row] for name, *row in rows}
+    content = read_csv(path, ["Names"])
+    columns = [column for column in content.columns if column != "Names"]
+    problems, table = given_twice([row["Names"] for row in content.rows], content.lines), {}
+    for row, line in zip(content.rows, content.lines):
+        try:
+            table[row["Names"]] = [float(row[column]) for column in columns]
+        except ValueError:
+            problems.append(f"line {line}: {[row[column] for column in columns]} are no numbers")
+    problems += [f"column {column!r} is not called p_CLASS" for column in columns if not column.startswith("p_")]
+    refuse(path, problems)
+    return [column.removeprefix("p_") for column in columns], table
 
 
 def write_tables(folder: Path, classes: list[str], table: Table) -> None:
@@ -98,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         if args.command == "gather":
-            n = gather({fold: args.model / f"fold_{fold}" / "validation" for fold in args.folds}, load_json(args.splits), args.labels,
+            n = gather({fold: args.model / f"fold_{fold}" / "validation" for fold in args.folds}, load_json(args.splits, Splits), args.labels,
                        args.out, args.reference)
             print(f"{n} cases out of fold in {args.out}")
         else:

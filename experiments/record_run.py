@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from evaluation.result_shapes import Metrics, RunRecord  # noqa: E402
+from experiments.file_shapes import Stages  # noqa: E402
+from nnunetv2.utilities.file_shapes import Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
 TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.macro_f1": 0.70}  # the quiz's, on its validation cases
@@ -66,7 +69,9 @@ def training_protocol(fold: Path) -> dict:
 
 
 def plan(plans_file: Path, configuration: str) -> dict:
-    entry = load_json(plans_file)["configurations"][configuration]
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # imports torch
+
+    entry = PlansManager(plans_file).get_configuration(configuration).configuration
     architecture = entry["architecture"]["arch_kwargs"]
     return {
         "patch_size": entry["patch_size"], "batch_size": entry["batch_size"], "spacing_mm": entry["spacing"],
@@ -78,21 +83,21 @@ def plan(plans_file: Path, configuration: str) -> dict:
 def record(args: argparse.Namespace) -> None:
     """Collect run.json; figures of stages come from work/stages.json."""
     raw = args.out / "work" / "nnUNet_raw" / "Dataset777_PancreasCT"
-    first = load_json(raw / "splits_final.json")[0]
+    first = load_json(raw / "splits_final.json", Splits)[0]
     images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
     env = environment(args.device)
     save_json({
         "synthetic": args.synthetic, "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
-        "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json")],
+        "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json", Stages)],
         "environment": env, "training": training_protocol(args.fold), "plan": plan(args.plans, args.configuration),
     }, args.out / "run.json")
 
 
 def summary(out: Path) -> None:
     """Print the figures that the task is judged by, and where the time went."""
-    metrics, run = load_json(out / "metrics.json"), load_json(out / "run.json")
-    stages = load_json(out / "work" / "stages.json")
+    metrics, run = load_json(out / "metrics.json", Metrics), load_json(out / "run.json", RunRecord)
+    stages = load_json(out / "work" / "stages.json", Stages)
     subtype = metrics.get("subtype", {})
     rows = [
         ("whole pancreas DSC", interval(metrics["whole_pancreas"]["dsc"]), TARGETS["whole_pancreas.dsc.mean"]),

@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import is_synthetic  # noqa: E402
 from evaluation.subtype_tables import read_truth  # noqa: E402
+from experiments.file_shapes import PredictionTimes, SpeedRuns  # noqa: E402
 from experiments.record_run import code_commit, environment  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
@@ -129,7 +130,7 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
     times = out / "prediction_times.json"
     n_cases = len(list(images.iterdir()))
     return {"row": row, "seconds": round(seconds, 2), "cases": n_cases, "peak_memory": peak, "peak_gpu_memory": gpu_peak,
-            "times": load_json(times) if times.is_file() else None}
+            "times": load_json(times, PredictionTimes) if times.is_file() else None}
 
 
 def planned_runs(args: argparse.Namespace) -> list[tuple[int, str]]:
@@ -199,7 +200,7 @@ def parse_arguments() -> argparse.Namespace:
         args.images, args.labels = args.run / "work/validation/images", args.run / "work/validation/labels"
         args.truth = next(iter(sorted(args.run.glob("work/nnUNet_raw/Dataset*/subtypes.csv"))), None)
     if args.tta_from:
-        args.seconds_a_tile = load_json(args.tta_from).get("seconds_a_tile")
+        args.seconds_a_tile = load_json(args.tta_from, SpeedRuns).get("seconds_a_tile")
         if args.seconds_a_tile is None:
             sys.exit(f"error: {args.tta_from} holds no seconds_a_tile; it comes from a run with the rows 'upstream' and 'upstream, no TTA'")
     return args
@@ -209,7 +210,7 @@ def main() -> None:
     args = parse_arguments()
     result_file = args.out.with_name(f"{args.out.name}.json")
     masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
-    result = load_json(result_file) if result_file.is_file() and not args.fresh else {"runs": []}
+    result = load_json(result_file, SpeedRuns) if result_file.is_file() and not args.fresh else {"runs": []}
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
     result |= {"command": shlex.join(["bash", "experiments/run_speed.sh", *flags]), "commit": code_commit(), "environment": environment(args.device),
                "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}

@@ -1,10 +1,11 @@
 """Masks and subtypes that a prediction left in its folder, as the speed table reads them."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from nnunetv2.utilities.csv_files import read_csv, refuse
 
 STRUCTURES = {"whole": lambda mask: mask > 0, "lesion": lambda mask: mask == 2}
 
@@ -38,5 +39,6 @@ def subtypes(folder: Path) -> dict[str, str]:
     found = sorted(folder.glob("*_results.csv"))
     if not found:
         return {}
-    with open(found[0], newline="") as file:
-        return {name: label for name, label in list(csv.reader(file))[1:]}
+    table = read_csv(found[0], ["Names"])
+    refuse(found[0], [] if len(table.columns) == 2 else [f"it has the columns {','.join(table.columns)}, expected Names and the class"])
+    return {row["Names"]: row[table.columns[1 - table.columns.index("Names")]] for row in table.rows}

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from experiments.file_shapes import Stages  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
 
@@ -27,7 +28,7 @@ class StageLog:
 
     def __init__(self, work: Path):
         self.path = work / "stages.json"
-        self.stages: list[dict] = load_json(self.path) if self.path.is_file() else []
+        self.stages: list[dict] = load_json(self.path, Stages) if self.path.is_file() else []
 
     def find(self, name: str) -> dict | None:
         return next((stage for stage in self.stages if stage["stage"] == name), None)

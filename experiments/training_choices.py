@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.split_view import link_or_copy
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
+from evaluation.result_shapes import Metrics
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
 from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import classes_of, in_parallel, run_command, write_inner_folds
@@ -29,6 +30,7 @@ from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.training.class_head_refit import BACKUP_KEY
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 
 HEADS = ("trained", "refitted")
@@ -66,8 +68,8 @@ class Study:
     def _refuse_other_settings(self) -> None:
         settings = {key: getattr(self.args, key) for key in ("folds", "epochs", "iterations", "seed", "views", "plans")}
         file = self.work / "training_choices_settings.json"
-        if file.is_file() and load_json(file) != settings:
-            raise ValueError(f"{self.work} holds a study with other settings, {load_json(file)}; now {settings}. "
+        if file.is_file() and load_json(file, AnyObject) != settings:
+            raise ValueError(f"{self.work} holds a study with other settings, {load_json(file, AnyObject)}; now {settings}. "
                              "Give another --out, or delete that folder.")
         save_json(settings, file)
 
@@ -135,13 +137,13 @@ class Study:
                      "--truth", str(self.raw / "subtypes.csv"), "--seed", str(self.args.seed)]
         if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
             sys.exit(f"error: the predictions of {choice.name} cannot be scored")
-        return load_json(folder / "metrics.json")
+        return load_json(folder / "metrics.json", Metrics)
 
     def averaging(self) -> list[dict]:
         """How views and folds of the first choice, refitted, are better averaged: on held-out cases, and on new synthetic ones."""
         choice, device = CHOICES[0], torch.device(self.args.device)
         cases = [case for fold in self.folds for case in self.splits[fold]["val"]]
-        class_of, names = classes_of(self.raw, cases), load_json(self.raw / "dataset.json")["classification"]["classes"]
+        class_of, names = classes_of(self.raw, cases), load_json(self.raw / "dataset.json", DatasetJson, partial=True)["classification"]["classes"]
         logits = [view_logits(self.model(choice), fold, choice.checkpoint, self.splits[fold]["val"], device) for fold in self.folds]
         found = [self._averages(f"{len(logits[0])} mirrored views, held-out cases", np.concatenate(logits, axis=1),
                                 [names.index(class_of[case]) for case in cases])]

@@ -13,13 +13,19 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.files import read_json, write_text
+from evaluation.files import write_text
+from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
+from nnunetv2.utilities.files import load_json
 from report import tables
+from report.file_shapes import Ablation, Choices, Conformance, FigureIndex, Radiomics, interval_problems
 from report.tex import escape, values_of
 
-FILES = {"metrics": "metrics.json", "run": "run.json", "radiomics": "radiomics.json", "figures": "figures/figures.json"}
-SHARED_FILES = {"speed": "speed.json", "ablation": "ablation.json", "conformance": "conformance.json",
-                "accuracy": "accuracy.json", "choices": "training_choices.json"}
+FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
+         "figures": ("figures/figures.json", FigureIndex)}
+SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation), "conformance": ("conformance.json", Conformance),
+                "accuracy": ("accuracy.json", SpeedTable), "choices": ("training_choices.json", Choices)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read_inputs(results: Path, shared: Path) -> dict[str, dict]:
     """{input: contents, or {} if it is not there}. A speed.json and the like in `results` itself goes before the shared one."""
-    inputs = {key: _read(results / file) for key, file in FILES.items()}
-    return inputs | {key: _read(results / file) or _read(shared / file) for key, file in SHARED_FILES.items()}
+    inputs = {key: _read(results / file, shape) for key, (file, shape) in FILES.items()}
+    return inputs | {key: _read(results / file, shape) or _read(shared / file, shape) for key, (file, shape) in SHARED_FILES.items()}
 
 
 def values_file(inputs: dict[str, dict], name: str) -> str:
@@ -66,8 +72,13 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())
 
 
-def _read(path: Path) -> dict:
-    return read_json(path) if path.exists() else {}
+def _read(path: Path, shape: type[FileShape] | type[FileShapeOf]) -> dict:
+    if not path.exists():
+        return {}
+    content = load_json(path, shape)
+    if problems := interval_problems(content):
+        raise InputError(f"{path}: {len(problems)} value(s) are not as they must be.\n" + "\n".join(f"  {problem}" for problem in problems[:20]))
+    return content
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

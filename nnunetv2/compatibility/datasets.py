@@ -11,6 +11,7 @@ import torch
 from nnunetv2.configuration import available_cores, process_count
 from nnunetv2.training.splits import default_splits
 from nnunetv2.utilities import dataset_files
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 
 
@@ -33,7 +34,7 @@ def create_lists_from_splitted_dataset_folder(folder: str | os.PathLike, file_en
 def get_filenames_of_train_images_and_targets(raw_dataset_folder: str | os.PathLike, dataset_json: dict | None = None) -> dict[str, dict]:
     """{case: {"images": [...], "label": file}}; dataset.json is read from the folder when it is not given."""
     if dataset_json is None:
-        dataset_json = load_json(Path(raw_dataset_folder) / "dataset.json")
+        dataset_json = load_json(Path(raw_dataset_folder) / "dataset.json", DatasetJson)
     return dataset_files.get_filenames_of_train_images_and_targets(raw_dataset_folder, dataset_json)
 
 

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from nnunetv2.dataset_conversion.raw_folder import MAX_DATASET_ID, new_raw_dataset, updated_description
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import OldDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 
 ENDING = ".nii.gz"
@@ -50,7 +51,7 @@ def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: i
     missing = [str(path) for path in (description_file, source / "imagesTr", source / "labelsTr") if not path.exists()]
     if missing:
         raise InputError(f"{source} is no Decathlon dataset; missing: {', '.join(missing)}.")
-    description = load_json(description_file)
+    description = load_json(description_file, OldDatasetJson)
     name = _dataset_name(source, description, overwrite_target_id)
     files = {part: _files(source / part) for part in ("imagesTr", "imagesTs", "labelsTr")}
     names = {part: {file.name for file in found} for part, found in files.items()}

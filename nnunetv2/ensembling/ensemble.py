@@ -1,6 +1,5 @@
 """Average the probabilities of several predictions, and the class probabilities where the dataset has a classification task."""
 
-import csv
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
+from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -58,8 +59,8 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
         FileNotFoundError: a folder lacks cases that another has; all are listed.
     """
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
-    dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json")
-    plans = _json(plans_json_file_or_dict, folders[0] / "plans.json")
+    dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json", DatasetJson)
+    plans = _json(plans_json_file_or_dict, folders[0] / "plans.json", Plans)
     cases = {str(folder): {path.stem: path for path in _npz_files(folder)} for folder in folders}
     _merge_cases(cases, output, PlansManager(plans), dataset_json, num_processes, save_merged_probabilities)
     save_json(dataset_json, output / "dataset.json")
@@ -94,7 +95,7 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
             found[path.stem] = path
     if repeated:
         raise ValueError("These cases are predicted by more than one fold of a model:\n" + "\n".join(repeated))
-    dataset_json = load_json(models[0] / "dataset.json")
+    dataset_json = load_json(models[0] / "dataset.json", DatasetJson)
     _merge_cases(cases, output, PlansManager(models[0] / "plans.json"), dataset_json, num_processes, False, overwrite)
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(models[0] / name, output / name)
@@ -141,16 +142,23 @@ def ensemble_class_tables(folders: Sequence[Path], output: Path, task: Classific
 def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, np.ndarray]:
     """{mask name: (n_classes,) probabilities}."""
     columns = [f"p_{name}" for name in task.classes]
-    with open(file, newline="") as stream:
-        table = csv.DictReader(stream)
-        if table.fieldnames != ["Names", *columns]:
-            raise ValueError(f"{file} has the columns {table.fieldnames}, expected {['Names', *columns]}.")
-        return {row["Names"]: np.array([float(row[column]) for column in columns]) for row in table}
+    table = read_csv(file, ["Names", *columns], only_these=True)
+    problems, probabilities = given_twice([row["Names"] for row in table.rows], table.lines), {}
+    for row, line in zip(table.rows, table.lines):
+        try:
+            values = np.array([float(row[column]) for column in columns])
+        except ValueError:
+            values = np.array([np.nan])
+        if not np.all((values >= 0) & (values <= 1)):
+            problems.append(f"line {line}: {[row[column] for column in columns]} are no probabilities")
+        probabilities[row["Names"]] = values
+    refuse(file, problems)
+    return probabilities
 
 
 def _npz_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
 
 
-def _json(file_or_dict: str | os.PathLike | dict | None, default: Path) -> dict:
-    return file_or_dict if isinstance(file_or_dict, dict) else load_json(file_or_dict or default)
+def _json(file_or_dict: str | os.PathLike | dict | None, default: Path, shape: type[FileShape]) -> dict:
+    return file_or_dict if isinstance(file_or_dict, dict) else load_json(file_or_dict or default, shape, partial=shape is Plans)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -23,7 +24,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
         ValueError: lists all cases that more than one fold predicts.
     """
     model, merged = Path(trained_model_folder), Path(merged_output_folder)
-    dataset_json, plans_manager = load_json(model / "dataset.json"), PlansManager(model / "plans.json")
+    dataset_json, plans_manager = load_json(model / "dataset.json", DatasetJson), PlansManager(model / "plans.json")
     validation = {fold: model / f"fold_{fold}" / "validation" for fold in folds}
     untrained = [str(fold) for fold, folder in validation.items() if not folder.is_dir()]
     if untrained:

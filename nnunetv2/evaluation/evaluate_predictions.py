@@ -17,6 +17,7 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.file_shapes import DatasetJson, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -124,7 +125,7 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
                                plans_file: str | os.PathLike, output_file: str | os.PathLike | None = None,
                                num_processes: int | None = None, chill: bool = False) -> dict[str, Any]:
     """As `compute_metrics_on_folder`, with labels and file ending from dataset.json. Default output: summary.json in `folder_pred`."""
-    dataset_json = load_json(dataset_json_file)
+    dataset_json = load_json(dataset_json_file, DatasetJson)
     labels = PlansManager(plans_file).get_label_manager(dataset_json)
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_dataset_json(dataset_json)(), dataset_json["file_ending"],
@@ -178,4 +179,4 @@ def save_summary_json(summary: dict[str, Any], output_file: str | os.PathLike) -
 
 def load_summary_json(summary_file: str | os.PathLike) -> dict[str, Any]:
     """Read a summary; labels and regions become integers and tuples again."""
-    return _map_keys(load_json(summary_file), key_to_label_or_region)
+    return _map_keys(load_json(summary_file, Summary), key_to_label_or_region)

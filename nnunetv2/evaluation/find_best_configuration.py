@@ -12,6 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, 
 from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
 from nnunetv2.utilities.dataset_files import get_output_folder
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -125,7 +126,7 @@ def _folder(dataset_name: str, model: TrainedModel) -> Path:
 
 
 def _evaluate(dataset_name: str, folder: Path, num_processes: int | None) -> None:
-    plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json")
+    plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json", DatasetJson)
     labels = plans_manager.get_label_manager(dataset_json)
     compute_metrics_on_folder(reference_folder(dataset_name), folder, folder / "summary.json", plans_manager.image_reader_writer_class(),
                               dataset_json["file_ending"], labels.foreground_regions if labels.has_regions else labels.foreground_labels,

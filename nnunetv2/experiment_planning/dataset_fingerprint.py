@@ -11,6 +11,7 @@ from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 
 N_SAMPLES = 100_000_000  # foreground voxels drawn over all cases
@@ -38,9 +39,9 @@ class DatasetFingerprintExtractor:
         path = paths.nnUNet_preprocessed / self.dataset_name / "dataset_fingerprint.json"
         if path.is_file() and not overwrite_existing:
             print(f"{path} exists and is kept; --clean recomputes it.")
-            return load_json(path)
+            return load_json(path, Fingerprint)
         raw_folder = paths.nnUNet_raw / self.dataset_name
-        dataset_json = load_json(raw_folder / "dataset.json")
+        dataset_json = load_json(raw_folder / "dataset.json", RawDatasetJson)
         cases = cases_to_learn_from(get_filenames_of_train_images_and_targets(raw_folder, dataset_json), dataset_json)
         reader = determine_reader_writer_from_dataset_json(dataset_json)()
         analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))

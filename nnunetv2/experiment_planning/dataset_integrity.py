@@ -14,10 +14,10 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-REQUIRED_KEYS = ("channel_names", "labels", "numTraining", "file_ending")
 MAX_VALUES_SHOWN = 5
 
 
@@ -30,9 +30,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
         raise FileNotFoundError(f"{folder / 'dataset.json'} does not exist.")
-    dataset_json = load_json(folder / "dataset.json")
-    if missing := [key for key in REQUIRED_KEYS if key not in dataset_json]:
-        raise ValueError(f"{folder / 'dataset.json'} lacks the key(s) {', '.join(missing)}.")
+    dataset_json = load_json(folder / "dataset.json", RawDatasetJson)
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     expected = labels.all_labels + ([labels.ignore_label] if labels.has_ignore_label else [])

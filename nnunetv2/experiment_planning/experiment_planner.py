@@ -22,6 +22,7 @@ from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_o
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson, Splits
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -66,11 +67,11 @@ class ExperimentPlanner:
         self.dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         self.raw_dataset_folder = paths.nnUNet_raw / self.dataset_name
         self.preprocessed_folder = paths.nnUNet_preprocessed / self.dataset_name
-        self.dataset_json = load_json(self.raw_dataset_folder / "dataset.json")
+        self.dataset_json = load_json(self.raw_dataset_folder / "dataset.json", RawDatasetJson)
         fingerprint = self.preprocessed_folder / "dataset_fingerprint.json"
         if not fingerprint.is_file():
             raise FileNotFoundError(f"{fingerprint} does not exist. Run nnUNetv2_extract_fingerprint -d {self.dataset_name} first.")
-        self.dataset_fingerprint = load_json(fingerprint)
+        self.dataset_fingerprint = load_json(fingerprint, Fingerprint)
         self.UNet_vram_target_GB = gpu_memory_target_in_gb or self.UNet_reference_val_corresp_GB
         self.preprocessor_name = preprocessor_name
         self.plans_identifier = plain_name(plans_name or self.plans_name, "plans", "-overwrite_plans_name", taken=_OTHER_JSON_FILES)
@@ -336,20 +337,20 @@ class ExperimentPlanner:
         splits, existing = self.raw_dataset_folder / "splits_final.json", self.preprocessed_folder / "splits_final.json"
         if splits.is_file() and not existing.is_file():
             _copy(splits, self.preprocessed_folder)
-        elif splits.is_file() and load_json(splits) != load_json(existing):
+        elif splits.is_file() and load_json(splits, Splits) != load_json(existing, Splits):
             warnings.warn(f"{existing} differs from {splits} and is kept; delete it to use the raw dataset's.", stacklevel=3)
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""
         path = self.preprocessed_folder / f"{self.plans_identifier}.json"
         if path.is_file():
-            added = load_json(path)["configurations"]
+            added = load_json(path, Plans)["configurations"]
             plans["configurations"] |= {name: value for name, value in added.items() if name not in plans["configurations"]}
         save_json(plans, path)
 
     def load_plans(self, fname: str | os.PathLike) -> None:
         """Take `fname` for this planner's plans."""
-        self.plans = load_json(fname)
+        self.plans = load_json(fname, Plans)
 
 
 def _splines(is_seg: bool, order: int) -> Resampling:

@@ -3,6 +3,7 @@
 from nnunetv2 import paths
 from nnunetv2.imageio.reader_writer_registry import reader_writer_name
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -19,7 +20,7 @@ def move_plans_between_datasets(source_dataset_name_or_id: int | str, target_dat
     plans_file = paths.nnUNet_preprocessed / source / f"{plain_name(source_plans_identifier, 'plans', '-sp')}.json"
     if not plans_file.is_file():
         raise FileNotFoundError(f"{plans_file} does not exist. Plan {source} first: nnUNetv2_plan_experiment -d {source}.")
-    plans = load_json(plans_file)
+    plans = load_json(plans_file, Plans, partial=True)
     for configuration in plans["configurations"].values():
         folder = configuration.get("data_identifier")
         if folder is None or identifier == source_plans_identifier:
@@ -27,5 +28,5 @@ def move_plans_between_datasets(source_dataset_name_or_id: int | str, target_dat
         known = folder.startswith(source_plans_identifier)
         configuration["data_identifier"] = identifier + (folder.removeprefix(source_plans_identifier) if known else f"_{folder}")
     plans |= {"dataset_name": target, "plans_name": identifier,
-              "image_reader_writer": reader_writer_name(load_json(paths.nnUNet_raw / target / "dataset.json"))}
+              "image_reader_writer": reader_writer_name(load_json(paths.nnUNet_raw / target / "dataset.json", DatasetJson))}
     save_json(plans, paths.nnUNet_preprocessed / target / f"{identifier}.json")

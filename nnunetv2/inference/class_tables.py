@@ -17,7 +17,8 @@ from threading import Lock
 import numpy as np
 
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import atomic_write, read_text
 
 Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities as written
 MERGE_SHARE = 0.05  # of the time of a run in parts may go into bringing the two tables up to date meanwhile
@@ -176,9 +177,10 @@ def _append(path: Path, row: Sequence[str]) -> None:
 def _read(path: Path, n_columns: int) -> list[list[str]]:
     """Rows of `n_columns`, the header first; what a killed process was writing, a last line without its end, is left out."""
     try:
-        with open(path, newline="") as file:
-            text = file.read()
+        text = read_text(path, "Delete it; its cases are predicted again.")
+        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
     except FileNotFoundError:
         return []
-    rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path} is no table ({error}). Delete it; its cases are predicted again.") from error
     return [row for row in rows if len(row) == n_columns]

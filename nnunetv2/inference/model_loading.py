@@ -15,6 +15,7 @@ from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_f
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, stored_tensors
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -143,7 +144,7 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
                                 f"Folds with {checkpoint_name}: {available or 'none'}; choose them with -f, the checkpoint with -chk.")
     stamps = {checkpoint: _stamp(checkpoint) for checkpoint in checkpoints}
     header = load_checkpoint(checkpoints[0], map_location="meta")  # names and numbers; tensors without their data
-    plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json")
+    plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json", DatasetJson)
     configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
     plain_ending(dataset_json["file_ending"], folder / "dataset.json")
     n_outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads

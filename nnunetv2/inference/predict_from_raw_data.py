@@ -42,6 +42,7 @@ from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, PredictionCancelled, Progress, Watch  # noqa: F401 (the exception, for callers)
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
@@ -293,5 +294,5 @@ def run_prediction(
 def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path) -> None:
     """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only."""
     if dataset_json.is_file():  # otherwise the model's loading says all that is missing
-        list_cases(input_folder, output_folder, load_json(dataset_json)["file_ending"])
+        list_cases(input_folder, output_folder, load_json(dataset_json, DatasetJson)["file_ending"])
     refuse_unwritable(output_folder)

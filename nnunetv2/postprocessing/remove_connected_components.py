@@ -26,6 +26,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
+from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -150,7 +151,7 @@ def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[
 def load_postprocessing(path: str | os.PathLike) -> list[Step]:
     """The steps in a postprocessing.json, or in a postprocessing.pkl as upstream writes it."""
     if str(path).endswith(".json"):
-        stored = load_json(path)
+        stored = load_json(path, Postprocessing)
         functions, arguments = stored["postprocessing_fns"], stored["postprocessing_kwargs"]
     else:
         # Upstream pickles the function itself, by name; the name is all that is needed.
@@ -181,4 +182,4 @@ def _plans_and_dataset(folder: Path, plans: str | os.PathLike | dict | None, dat
         if given is None and not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist. Name the file with {flag}.")
     dataset_json = folder / "dataset.json" if dataset_json is None else dataset_json
-    return PlansManager(folder / "plans.json" if plans is None else plans), dataset_json if isinstance(dataset_json, dict) else load_json(dataset_json)
+    return PlansManager(folder / "plans.json" if plans is None else plans), dataset_json if isinstance(dataset_json, dict) else load_json(dataset_json, DatasetJson)

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -42,10 +43,10 @@ class TrainingJob:
         plans_file = folder / f"{plain_name(self.plans_identifier, 'plans', '-p')}.json"
         if not plans_file.is_file():
             raise FileNotFoundError(f"There are no plans {plans_file}. Run nnUNetv2_plan_and_preprocess, or name other plans with -p.")
-        plans = load_json(plans_file)
+        plans = load_json(plans_file, Plans, partial=True)
         if self.batch_size is not None:  # into the plans that the trained model keeps, so they say what was used
             plans["configurations"].setdefault(self.configuration, {})["batch_size"] = self.batch_size
-        trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json"), device)
+        trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json", DatasetJson), device)
         for name, value in self.overrides.items():
             setattr(trainer, name, value)
         return trainer

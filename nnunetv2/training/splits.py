@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
 SPLITS_FILE = "splits_final.json"
@@ -20,7 +21,7 @@ def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> li
 
 def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
     """Sorted ids of all preprocessed training cases, without those that dataset.json holds out (`"holdout"`)."""
-    dataset_json = load_json(preprocessed_dataset_folder / "dataset.json")
+    dataset_json = load_json(preprocessed_dataset_folder / "dataset.json", DatasetJson, partial=True)
     ending = dataset_json["file_ending"]
     folder = preprocessed_dataset_folder / "gt_segmentations"
     cases = {path.name.removesuffix(ending) for path in folder.glob(f"*{ending}")} - set(dataset_json.get("holdout", []))
@@ -41,7 +42,7 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     path = folder / SPLITS_FILE
     if not path.is_file():
         save_json(default_splits(trainable_cases(folder)), path)
-    splits = load_json(path)
+    splits = load_json(path, Splits)
     if not isinstance(fold, int) or not 0 <= fold < len(splits):
         raise ValueError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
     train, val = sorted(splits[fold]["train"]), sorted(splits[fold]["val"])

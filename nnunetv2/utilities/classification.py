@@ -6,12 +6,12 @@ The table has a header `case,subtype`: the case's name without file ending, then
 is named after the task.
 """
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2.utilities.csv_files import read_csv, refuse
 from nnunetv2.utilities.safe_names import name_problem
 
 
@@ -48,26 +48,18 @@ class ClassificationTask:
         """Class index of each of `cases` that the table in `folder` lists; a case without a row is left out.
 
         Rows of other cases are never looked at, so labels that must stay unseen cannot leak and may be anything.
-        Raises ValueError listing every asked case with an unknown class or with two different ones.
+        Raises InputError for a damaged table (see `read_csv`), and one listing every asked case with an unknown class or with two different ones.
         """
         path = Path(folder) / self.labels_file
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; dataset.json names it as the labels of {self.name!r}.")
         asked = set(cases)
-        with open(path, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
-            table = csv.DictReader(file, skipinitialspace=True)
-            missing = [column for column in ("case", self.name) if column not in (table.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; its header is {table.fieldnames}, "
-                                 f"expected case,{self.name}.")
-            rows = [(row["case"], (row[self.name] or "").strip()) for row in table if row["case"] in asked]
+        rows = [(row["case"], row[self.name]) for row in read_csv(path, ("case", self.name), pad=True).rows if row["case"] in asked]
         index = {name: i for i, name in enumerate(self.classes)}
         problems = [f"{case}: {value!r} is not among {list(self.classes)}" for case, value in rows if value not in index]
         labels: dict[str, int] = {}
         for case, value in rows:
             if value in index and labels.setdefault(case, index[value]) != index[value]:
                 problems.append(f"{case}: two rows, {self.classes[labels[case]]!r} and {value!r}")
-        if problems:
-            listed = "\n".join(f"  {problem}" for problem in problems)
-            raise ValueError(f"{path} has {len(problems)} bad row(s), correct or delete them:\n{listed}")
+        refuse(path, problems)
         return labels

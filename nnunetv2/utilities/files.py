@@ -1,13 +1,24 @@
-"""Small file helpers: writes that are either whole or not there, and JSON through them."""
+"""Small file helpers: writes that are either whole or not there, and JSON that is of the right shape or refused."""
 
 import json
 import os
 import re
+import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from nnunetv2.utilities.errors import InputError
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.file_shapes import FileShape
+
+MAX_TEXT_BYTES = 512 * 2**20  # of a JSON or CSV file; what reads it takes several times as much memory
+MAX_DEPTH = 50  # lists and objects inside one another; no file of ours has ten
+_SHOWN = 20  # problems of one file
 
 
 @contextmanager
@@ -58,12 +69,86 @@ def remove_leftovers(*paths: str | os.PathLike) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def load_json(path: str | os.PathLike) -> Any:
-    """Read a JSON file; a broken one raises ValueError that names it."""
+def read_text(path: str | os.PathLike, remedy: str) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        InputError: it is no regular file (a pipe would hang), too large, or not UTF-8; the message ends with `remedy`.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file. {remedy}")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise InputError(f"{path} has {status.st_size / 2**20:.0f} MiB; files of its kind have at most {MAX_TEXT_BYTES / 2**20:.0f} MiB. {remedy}")
+        content = file.read()
     try:
-        return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Restore it or delete it and run its stage again.") from error
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: byte {content[error.start]:#04x} at position {error.start}. Save it as UTF-8. {remedy}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe that nobody writes would wait for ever
+
+
+def load_json(path: str | os.PathLike, shape: "type[FileShape] | None" = None, partial: bool = False) -> Any:
+    """Read a JSON file.
+
+    Args:
+        shape: what the file must hold, a class of nnunetv2.utilities.file_shapes or of its kind; the plain content is returned all the same.
+        partial: what the file lacks is not missed, for readers that need a part of it.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        InputError: it is damaged (no JSON, not UTF-8, nested too deeply, a key given twice), or of another shape. The message
+            names the file, and every wrong place in it with its value and what belongs there.
+    """
+    remedy = "Restore it, or delete it and run its stage again."
+    text = read_text(path, remedy)
+    try:
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+        too_deep = _is_deeper_than(MAX_DEPTH, content)
+    except RecursionError:
+        too_deep = True
+    except ValueError as error:
+        what = f"it is empty, {len(text)} characters of white space" if not text.strip() else str(error)
+        raise InputError(f"{path} is not valid JSON ({what}). {remedy}") from error
+    if too_deep:
+        raise InputError(f"{path} is no usable JSON: lists or objects are nested more than {MAX_DEPTH} deep. {remedy}")
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{path} holds half of a character, {error.object[error.start]!r}, which no file name or table can. {remedy}") from error
+    if shape is not None:
+        check_shape(content, shape, path, remedy, partial)
+    return content
+
+
+def check_shape(content: Any, shape: "type[FileShape]", where: object, remedy: str = "", partial: bool = False) -> None:
+    """InputError that lists every place where `content`, from `where`, is not of `shape`. partial: what is absent is not missed."""
+    problems = [problem for problem in shape.problems(content) if not (partial and problem.absent)]
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InputError(f"{where}: {len(problems)} value(s) are not as they must be. {remedy}\n{listed}{more}".replace(". \n", ".\n"))
+
+
+def _is_deeper_than(depth: int, content: Any) -> bool:
+    level = [content]
+    for _ in range(depth):
+        level = [inner for outer in level if isinstance(outer, (dict, list)) for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(level)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = sorted({key for key, n in Counter(key for key, _ in pairs).items() if n > 1})
+        raise ValueError(f"key given twice in one object: {', '.join(map(repr, twice))}")
+    return content
 
 
 def save_json(obj: Any, path: str | os.PathLike, sort_keys: bool = False) -> None:

@@ -14,6 +14,7 @@ from nnunetv2.preprocessing.case_store import list_cases, load_case
 from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -49,7 +50,7 @@ def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str
                                channel_idx: int = 0, overlay_intensity: float = 0.6) -> None:
     """Draw the training cases of nnUNet_raw."""
     folder = paths.nnUNet_raw / maybe_convert_to_dataset_name(dataset_name_or_id)
-    dataset_json = load_json(folder / "dataset.json")
+    dataset_json = load_json(folder / "dataset.json", DatasetJson)
     reader = determine_reader_writer_from_dataset_json(dataset_json)()
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     in_threads(_draw_raw, {case: (reader, files, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")

@@ -105,13 +105,13 @@ def test_truncated_mask_is_found(quiz, predictions, tmp_path):
 
 @pytest.mark.parametrize(("table", "message"), [
     ("Subtype,Names\n0,quiz_005.nii.gz\n", "first line is 'Subtype,Names'"),
-    ("", "first line is 'missing'"),
+    ("", "is empty; its first line must hold the columns Names,Subtype"),
     ("Names,Subtype\nquiz_005.nii.gz,3\nquiz_006.nii.gz,1\n", "Subtype '3' is none of"),
     ("Names,Subtype\nquiz_005.nii.gz,1.0\nquiz_006.nii.gz,1\n", "Subtype '1.0' is none of"),
     ("Names,Subtype\nquiz_005.nii.gz,1\n", "quiz_006.nii.gz is missing"),
     ("Names,Subtype\nquiz_005.nii.gz,1\nquiz_005.nii.gz,1\nquiz_006.nii.gz,1\n", "quiz_005.nii.gz is listed 2 times"),
     ("Names,Subtype\nquiz_005,1\nquiz_005.nii.gz,1\nquiz_006.nii.gz,1\n", "quiz_005 is no mask"),
-    ("Names,Subtype\nquiz_005.nii.gz,1,0\nquiz_006.nii.gz,1\n", "line 2 has 3 fields")])
+    ("Names,Subtype\nquiz_005.nii.gz,1,0\nquiz_006.nii.gz,1\n", "line 2: 3 field(s) under 2 columns")])
 def test_bad_tables_are_found(table, message):
     assert message in "\n".join(check_table(table.encode(), {"quiz_005.nii.gz", "quiz_006.nii.gz"}))
 

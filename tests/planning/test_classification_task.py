@@ -63,7 +63,7 @@ def test_all_bad_rows_of_asked_cases_are_listed(task, table):
 
 
 def test_absent_column_is_named_with_the_header(task, table):
-    with pytest.raises(ValueError, match=r"column\(s\) subtype; its header is \['case', 'class'\]"):
+    with pytest.raises(ValueError, match=r"column\(s\) 'subtype'; its header is case,class"):
         task.read_labels(table("case,class\na,1\n"), ["a"])
 
 

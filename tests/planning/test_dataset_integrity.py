@@ -104,5 +104,5 @@ def test_labels_with_a_gap_are_refused(dataset):
 def test_missing_keys_are_all_named(dataset):
     del dataset.json["labels"], dataset.json["file_ending"]
     dataset.save_json()
-    with pytest.raises(ValueError, match="labels, file_ending"):
+    with pytest.raises(ValueError, match=r"(?s)labels: is missing.*file_ending: is missing"):
         verify_dataset_integrity(dataset.raw)

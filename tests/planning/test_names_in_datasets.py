@@ -157,8 +157,8 @@ def test_functions_in_plans_are_known_ones(planned, key, value):
 
 @pytest.mark.parametrize(("key", "value"), [("image_reader_writer", "os.system"), ("image_reader_writer", ["SimpleITKIO"]), ("label_manager", "builtins.exec")])
 def test_classes_in_plans_are_known_ones(key, value):
-    plans = PlansManager({"image_reader_writer": "SimpleITKIO", key: value})
     with pytest.raises(InputError, match=key):
+        plans = PlansManager({"image_reader_writer": "SimpleITKIO", key: value})
         _ = plans.image_reader_writer_class, plans.get_label_manager({"labels": {"background": 0}})
 
 

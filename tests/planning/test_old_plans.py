@@ -33,7 +33,7 @@ def test_old_residual_plans_count_blocks():
 
 def test_two_dimensional_plans_get_two_dimensional_layers():
     with pytest.warns(UserWarning):
-        kwargs = configuration(patch_size=[16, 16]).network_arch_init_kwargs
+        kwargs = configuration(patch_size=[16, 16], spacing=[1.5, 1.5]).network_arch_init_kwargs
     assert kwargs["conv_op"].endswith("Conv2d") and kwargs["norm_op"].endswith("InstanceNorm2d")
 
 

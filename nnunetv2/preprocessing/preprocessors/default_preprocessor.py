@@ -18,6 +18,7 @@ from nnunetv2.preprocessing.resampling import compute_new_shape
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.memory import refuse_beyond_memory
@@ -50,7 +51,7 @@ class DefaultPreprocessor:
             segmentation was given.
         """
         if not isinstance(dataset_json, dict):
-            dataset_json = load_json(dataset_json)
+            dataset_json = load_json(dataset_json, DatasetJson)
         labels = plans_manager.get_label_manager(dataset_json)
         has_reference = seg is not None
         if has_reference:
@@ -100,7 +101,7 @@ class DefaultPreprocessor:
                 raise FileNotFoundError(f"{path} does not exist. {remedy}")
         plans_manager = PlansManager(plans_file)
         configuration_manager = plans_manager.get_configuration(configuration_name)
-        dataset_json = load_json(preprocessed / "dataset.json")
+        dataset_json = load_json(preprocessed / "dataset.json", DatasetJson)
         cases = get_filenames_of_train_images_and_targets(raw, dataset_json)
         _refuse_absent_files(cases)
         _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"])
@@ -194,7 +195,7 @@ def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
     """
     recipe_file = folder.with_name(f"{folder.name}.recipe.json")  # beside it: upstream takes every file inside for part of a case
     expected = {name for case in cases for name in preprocessed_names(case)}
-    outdated = folder.exists() and not (recipe_file.exists() and load_json(recipe_file) == recipe)
+    outdated = folder.exists() and not (recipe_file.exists() and load_json(recipe_file, AnyObject) == recipe)
     superfluous = [path for path in (folder.iterdir() if folder.is_dir() else ())
                    if outdated or (path.name not in expected and path.suffix in CASE_ENDINGS)]
     if superfluous:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.nnUNetTrainer.class_training import class_epoch_metrics
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
 
 ALARM_FILE = "class_alarm.json"
@@ -79,4 +80,4 @@ def record_collapse(folder: Path, collapse: dict | None) -> None:
     if collapse is not None:
         save_json({"active": True, **collapse}, path)
     elif path.is_file():
-        save_json({**load_json(path), "active": False}, path)
+        save_json({**load_json(path, AnyObject), "active": False}, path)

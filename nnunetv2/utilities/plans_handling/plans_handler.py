@@ -1,12 +1,15 @@
 """Plans as objects: PlansManager holds a plans.json, ConfigurationManager one of its configurations, inheritance resolved."""
 
+import json
 import os
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import Plans
+from nnunetv2.utilities.files import check_shape, load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.old_plans import with_architecture
 from nnunetv2.utilities.safe_names import plain_name
@@ -26,52 +29,62 @@ class ConfigurationManager:
     def __repr__(self) -> str:
         return repr(self.configuration)
 
+    def _value(self, key: str) -> Any:
+        if self.configuration.get(key) is None:
+            raise InputError(f"{self.source}: the configuration lacks {key!r}. Plan the dataset again, or take the plans from where they came.")
+        return self.configuration[key]
+
+    def _of_architecture(self, key: str) -> Any:
+        if key not in self._value("architecture"):
+            raise InputError(f"{self.source}: the configuration lacks 'architecture.{key}'. Plan the dataset again, or take the plans from where they came.")
+        return self.configuration["architecture"][key]
+
     @property
     def data_identifier(self) -> str:
         """Folder of the preprocessed cases, one component; configurations that share it share the data."""
-        return plain_name(self.configuration["data_identifier"], "data_identifier", self.source, taken=("gt_segmentations",))
+        return plain_name(self._value("data_identifier"), "data_identifier", self.source, taken=("gt_segmentations",))
 
     @property
     def batch_size(self) -> int:
-        return self.configuration["batch_size"]
+        return self._value("batch_size")
 
     @property
     def patch_size(self) -> list[int]:
-        return self.configuration["patch_size"]
+        return self._value("patch_size")
 
     @property
     def median_image_size_in_voxels(self) -> list[float]:
-        return self.configuration["median_image_size_in_voxels"]
+        return self._value("median_image_size_in_voxels")
 
     @property
     def spacing(self) -> list[float]:
-        return self.configuration["spacing"]
+        return self._value("spacing")
 
     @property
     def normalization_schemes(self) -> list[str]:
         """One name a channel."""
-        return self.configuration["normalization_schemes"]
+        return self._value("normalization_schemes")
 
     @property
     def use_mask_for_norm(self) -> list[bool]:
-        return self.configuration["use_mask_for_norm"]
+        return self._value("use_mask_for_norm")
 
     @property
     def batch_dice(self) -> bool:
-        return self.configuration["batch_dice"]
+        return self._value("batch_dice")
 
     @property
     def network_arch_class_name(self) -> str:
-        return self.configuration["architecture"]["network_class_name"]
+        return self._of_architecture("network_class_name")
 
     @property
     def network_arch_init_kwargs(self) -> dict[str, Any]:
-        return self.configuration["architecture"]["arch_kwargs"]
+        return self._of_architecture("arch_kwargs")
 
     @property
     def network_arch_init_kwargs_req_import(self) -> list[str]:
         """Names of the keyword arguments whose value is an import path."""
-        return self.configuration["architecture"]["_kw_requires_import"]
+        return self._of_architecture("_kw_requires_import")
 
     @property
     def pool_op_kernel_sizes(self) -> list[list[int]]:
@@ -81,7 +94,7 @@ class ConfigurationManager:
     @property
     def class_head(self) -> dict[str, Any] | None:
         """Description of the classification head; None for plain segmentation. Upstream's reader never looks at it."""
-        return self.configuration["architecture"].get("class_head")
+        return self._value("architecture").get("class_head")
 
     @property
     def previous_stage_name(self) -> str | None:
@@ -95,7 +108,7 @@ class ConfigurationManager:
 
     @property
     def preprocessor_name(self) -> str:
-        return self.configuration["preprocessor_name"]
+        return self._value("preprocessor_name")
 
     @cached_property
     def preprocessor_class(self) -> type:
@@ -118,78 +131,95 @@ class ConfigurationManager:
     def _resampling_fn(self, key: str) -> Callable:
         from nnunetv2.preprocessing.resampling import resampling_fn_by_name  # slow to import, needed only to resample
 
-        function = resampling_fn_by_name(self.configuration[key], self.source)
-        arguments = plain_arguments(function, self.configuration[f"{key}_kwargs"], f"{key}_kwargs", self.source, _GIVEN_TO_RESAMPLING)
+        function = resampling_fn_by_name(self._value(key), self.source)
+        arguments = plain_arguments(function, self._value(f"{key}_kwargs"), f"{key}_kwargs", self.source, _GIVEN_TO_RESAMPLING)
         return partial(function, **arguments)
 
 
+def _as_json(value: Any) -> Any:
+    """What numpy's numbers and arrays would be in a file; anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 class PlansManager:
-    """A plans.json: what all its configurations share, and access to each of them."""
+    """A plans.json: what all its configurations share, and access to each of them.
+
+    InputError for a damaged file and for wrong values, in a file or a dict; what is missing is missed where it is asked for.
+    """
 
     def __init__(self, plans_file_or_dict: str | os.PathLike | dict):
         self.source = "plans" if isinstance(plans_file_or_dict, dict) else os.fspath(plans_file_or_dict)  # for messages
-        self.plans = plans_file_or_dict if isinstance(plans_file_or_dict, dict) else load_json(plans_file_or_dict)
+        if isinstance(plans_file_or_dict, dict):
+            self.plans = plans_file_or_dict
+            check_shape(json.loads(json.dumps(self.plans, default=_as_json)), Plans, "the plans given as a dict", partial=True)
+        else:
+            self.plans = load_json(plans_file_or_dict, Plans, partial=True)
 
     def __repr__(self) -> str:
         return repr(self.plans)
+
+    def _value(self, key: str) -> Any:
+        if key not in self.plans:
+            raise InputError(f"{self.source} lacks {key!r}. Plan the dataset again, or take the plans from where they came.")
+        return self.plans[key]
 
     def get_configuration(self, configuration_name: str) -> ConfigurationManager:
         """Configuration with its ancestors' values filled in; its own take precedence. ValueError for unknown names and cycles."""
         chain: list[str] = []
         name: str | None = plain_name(configuration_name, "configuration", self.source)
         while name is not None:
-            if name not in self.plans["configurations"]:
+            if name not in self._value("configurations"):
                 raise ValueError(f"Plans {self.plans_name} have no configuration {name!r} (asked for {configuration_name!r}); "
                                  f"available: {', '.join(self.available_configurations)}.")
             if name in chain:
                 raise ValueError(f"Plans {self.plans_name}: circular inheritance, {' -> '.join([*chain, name])}.")
             chain.append(name)
-            name = self.plans["configurations"][name].get("inherits_from")
+            name = self._value("configurations")[name].get("inherits_from")
         merged: dict[str, Any] = {}
         for name in reversed(chain):
-            merged |= self.plans["configurations"][name]
+            merged |= self._value("configurations")[name]
         return ConfigurationManager(merged, self.source)
 
     @property
     def available_configurations(self) -> list[str]:
-        return list(self.plans["configurations"])
+        return list(self._value("configurations"))
 
     @property
     def dataset_name(self) -> str:
-        return plain_name(self.plans["dataset_name"], "dataset_name", self.source)
+        return plain_name(self._value("dataset_name"), "dataset_name", self.source)
 
     @property
     def plans_name(self) -> str:
-        return plain_name(self.plans["plans_name"], "plans_name", self.source)
+        return plain_name(self._value("plans_name"), "plans_name", self.source)
 
     @property
     def original_median_spacing_after_transp(self) -> list[float]:
-        return self.plans["original_median_spacing_after_transp"]
+        return self._value("original_median_spacing_after_transp")
 
     @property
     def original_median_shape_after_transp(self) -> list[int]:
-        return self.plans["original_median_shape_after_transp"]
+        return self._value("original_median_shape_after_transp")
 
     @property
     def transpose_forward(self) -> list[int]:
         """Axis order of arrays read from disk -> axis order of the plans, as numpy's transpose takes it."""
-        return self.plans["transpose_forward"]
+        return self._value("transpose_forward")
 
     @property
     def transpose_backward(self) -> list[int]:
-        return self.plans["transpose_backward"]
+        return self._value("transpose_backward")
 
     @property
     def foreground_intensity_properties_per_channel(self) -> dict[str, dict[str, float]]:
-        return self.plans["foreground_intensity_properties_per_channel"]
+        return self._value("foreground_intensity_properties_per_channel")
 
     @property
     def experiment_planner_name(self) -> str:
-        return self.plans["experiment_planner_used"]
+        return self._value("experiment_planner_used")
 
     @property
     def image_reader_writer_class(self) -> type:
-        return reader_writer_by_name(self.plans["image_reader_writer"], self.source)
+        return reader_writer_by_name(self._value("image_reader_writer"), self.source)
 
     def get_label_manager(self, dataset_json: dict, **kwargs) -> LabelManager:
         manager = resolve(self.plans.get("label_manager", "LabelManager"), "label_manager", self.source, {"LabelManager": LabelManager},

@@ -1,0 +1,64 @@
+"""How a command or script ends: expected errors as one message, an interrupt as one line, a closed pipe without a word."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message
+
+INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
+PIPE_CLOSED = 141  # as shells report one that wrote to `head` after it had gone
+
+
+def run(function: Callable[..., int | None], *args, **kwargs) -> None:
+    """Call `function`; an error about the user's input ends the process with its message and status 1, any other with its traceback.
+
+    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status.
+    """
+    try:
+        status = function(*args, **kwargs)
+        sys.stdout.flush()  # so that a closed pipe shows here and not at the interpreter's end
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            sys.exit(f"error: {in_one_message(error)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+        sys.exit(PIPE_CLOSED)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished stays", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except MemoryError as error:
+        if os.environ.get("nnUNet_debug"):
+            raise
+        sys.exit(f"error: not enough memory{f' ({error})' if str(error) else ''}. Run with fewer processes, or on a machine with more.")
+    except EXPECTED_ERRORS as error:
+        if os.environ.get("nnUNet_debug"):
+            raise
+        sys.exit(f"error: {in_one_message(error)}")
+    if isinstance(status, int) and status:
+        sys.exit(status)
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Type of a command-line flag: an integer from `low` to `high`."""
+    return _number(int, low, high, "a whole number")
+
+
+def real_number(low: float, high: float | None = None, above: bool = False) -> Callable[[str], float]:
+    """Type of a command-line flag: a finite number from `low` to `high`; above: greater than `low`."""
+    return _number(float, low, high, "a number", above)
+
+
+def _number(kind: type, low: float, high: float | None, what: str, above: bool = False) -> Callable[[str], int | float]:
+    span = f"{'above' if above else 'from'} {low} to {high}" if high is not None else f"above {low}" if above else f"of at least {low}"
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not (low < value if above else low <= value) or value == float("inf") or high is not None and value > high:
+            raise argparse.ArgumentTypeError(f"{text!r} must be {what} {span}")
+        return value
+
+    return parse

@@ -1,0 +1,73 @@
+"""How commands end."""
+
+import argparse
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from nnunetv2.utilities.commands import INTERRUPTED, real_number, run, whole_number
+from nnunetv2.utilities.errors import CasesFailed, InputError
+
+
+def fails_with(error):
+    def function():
+        raise error
+    return function
+
+
+@pytest.mark.parametrize("error", [InputError("a: bad"), CasesFailed("a: bad"), NotImplementedError("a: bad")])
+def test_expected_errors_end_in_their_message(error, monkeypatch):
+    monkeypatch.delenv("nnUNet_debug", raising=False)
+    with pytest.raises(SystemExit, match="^error: a: bad$"):
+        run(fails_with(error))
+
+
+def test_the_systems_errors_name_their_file():
+    with pytest.raises(SystemExit, match="error: /x/y: No such file"):
+        run(fails_with(FileNotFoundError(errno.ENOENT, "No such file", "/x/y")))
+
+
+def test_an_interrupt_ends_with_the_shells_status(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(fails_with(KeyboardInterrupt()))
+    assert caught.value.code == INTERRUPTED and "interrupted" in capsys.readouterr().err
+
+
+def test_want_of_memory_says_what_helps(monkeypatch):
+    monkeypatch.delenv("nnUNet_debug", raising=False)
+    with pytest.raises(SystemExit, match="not enough memory.*fewer processes"):
+        run(fails_with(MemoryError()))
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(AssertionError):
+        run(fails_with(AssertionError()))
+
+
+def test_a_number_returned_is_the_exit_status():
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: 3)
+    assert caught.value.code == 3
+    run(lambda: 0)
+
+
+def test_a_closed_pipe_ends_without_a_word():
+    program = "from nnunetv2.utilities.commands import run; run(lambda: print('x\\n' * 100000))"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("kind", "text"), [
+    (whole_number(0), "-1"), (whole_number(0), "1.5"), (whole_number(0), "x"), (whole_number(1, 8), "9"), (real_number(0), "nan"), (real_number(0), "inf"),
+    (real_number(0, 1, above=True), "0"), (real_number(0, 1), "1.1")])
+def test_numbers_out_of_range_are_refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be"):
+        kind(text)
+
+
+def test_numbers_in_range_pass():
+    assert (whole_number(0)("0"), whole_number(1, 8)("8"), real_number(0, 1)("0.5")) == (0, 8, 0.5)
