@@ -68,10 +68,10 @@ stage submission --outputs "$OUT/${NAME}_results.zip" -- \
     python data_prep/make_submission.py --pred "$OUT/predictions/test" --test "$RAW/imagesTs" --name "$NAME" --out "$OUT"
 python experiments/record_run.py --out "$OUT" --name "$NAME" --device "$DEVICE" --mode "$MODE" \
     --plans "$PREPROCESSED/$PLANS.json" --configuration "$CONFIG" --fold "$MODEL/fold_0" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
-if command -v latexmk >/dev/null; then
+if bash report/build.sh --check; then
     stage report --outputs "$OUT/${NAME}_results.pdf" -- bash report/build.sh --results "$OUT" --name "$NAME"
 else
-    echo "[report] skipped: latexmk is not installed; \`bash report/build.sh\` names the Debian packages it needs"
+    echo "[report] left out: install the packages above and give the command again; everything else is done"
 fi
 python experiments/record_run.py --out "$OUT" --summary
 echo "[fold 0] done in $((($(date +%s) - START) / 60)) min $((($(date +%s) - START) % 60)) s; everything is in $OUT"

@@ -5,14 +5,15 @@
 #   bash report/build.sh --results results/fold0 --name MYTEAM
 #
 # Options: --results DIR (folder of the run)  --shared DIR (folder of speed.json, ablation.json, conformance.json; default:
-# results)  --name NAME (default: the name in run.json)  --keep DIR (leave the LaTeX sources and log there).
+# results)  --name NAME (default: the name in run.json)  --keep DIR (leave the LaTeX sources and log there)  --check (only say
+# whether LaTeX is there: status 0, or 3 and the packages to install).
 # Anything that has not been run is printed as "not run". Needs Debian's packages named below, and the Python environment.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$HERE/.."
 
 PACKAGES="latexmk texlive-latex-base texlive-latex-recommended texlive-pictures texlive-fonts-recommended"
-RESULTS="results/fold0"; SHARED="results"; NAME=""; KEEP=""
+RESULTS="results/fold0"; SHARED="results"; NAME=""; KEEP=""; CHECK=""
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -20,11 +21,12 @@ while [[ $# -gt 0 ]]; do
         --shared) need "$@"; SHARED="$2"; shift 2 ;;
         --name) need "$@"; NAME="$2"; shift 2 ;;
         --keep) need "$@"; KEEP="$2"; shift 2 ;;
-        -h|--help) sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        --check) CHECK=1; shift ;;
+        -h|--help) sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
         *) echo "error: unknown option $1" >&2; exit 2 ;;
     esac
 done
-[[ -d "$RESULTS" ]] || { echo "error: $RESULTS is not a folder; run experiments/run_fold0.sh or give --results" >&2; exit 2; }
+[[ -n "$CHECK" || -d "$RESULTS" ]] || { echo "error: $RESULTS is not a folder; run experiments/run_fold0.sh or give --results" >&2; exit 2; }
 
 missing=()
 for program in latexmk pdflatex bibtex kpsewhich; do
@@ -40,6 +42,8 @@ if [[ ${#missing[@]} -gt 0 ]]; then
     echo "  apt-get update && apt-get install -y --no-install-recommends $PACKAGES" >&2
     exit 3
 fi
+
+[[ -z "$CHECK" ]] || exit 0
 
 BUILD="$(mktemp -d)"
 trap 'rm -rf "$BUILD"' EXIT

@@ -4,12 +4,13 @@ from typing import Any
 
 from pydantic import Field
 
-from evaluation.result_shapes import Difference, Estimate, Interval, Number
+from evaluation.result_shapes import Estimate, Interval, Number
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf, Text, finite
 
 
 class _AblationRow(FileShape):
     title: Text
+    n: int | None = None
     macro_f1: Number = None
     macro_f1_ci: Interval = [None, None]
     balanced_accuracy: Number = None
@@ -24,6 +25,7 @@ class _AblationRow(FileShape):
 class Ablation(FileShape):
     """ablation.json of experiments/ablation.py."""
 
+    environment: dict[str, Text] = {}
     rows: list[_AblationRow]
 
 
@@ -37,21 +39,6 @@ class Conformance(FileShape):
         passed: bool = Field(alias="pass")
 
     rows: list[_Row]
-
-
-class _ChoiceRow(FileShape):
-    choice: Text
-    title: Text
-    head: Text
-    subtype_macro_f1: Difference
-    subtype_brier: Difference
-    lesion_dsc: Difference
-
-
-class Choices(FileShape):
-    """training_choices.json of experiments/training_choices.py."""
-
-    rows: list[_ChoiceRow]
 
 
 class FigureIndex(FileShape):

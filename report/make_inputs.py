@@ -19,13 +19,13 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import load_json
 from report import tables
-from report.file_shapes import Ablation, Choices, Conformance, FigureIndex, Radiomics, interval_problems
+from report.file_shapes import Ablation, Conformance, FigureIndex, Radiomics, interval_problems
 from report.tex import escape, values_of
 
 FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
          "figures": ("figures/figures.json", FigureIndex)}
-SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation), "conformance": ("conformance.json", Conformance),
-                "accuracy": ("accuracy.json", SpeedTable), "choices": ("training_choices.json", Choices)}
+SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation),
+                "conformance": ("conformance.json", Conformance)}  # studies beside the run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,11 +55,13 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     metrics, run = inputs["metrics"], inputs["run"]
     values = values_of({key: value for key, value in metrics.items() if key != "cases"})
     values |= {f"run.{key}": value for key, value in values_of(run).items()}
-    for key in ("speed", "ablation", "radiomics", "accuracy", "choices"):
-        values |= {f"{key}.{field}": escape(inputs[key][field]) for field in ("command", "device") if field in inputs[key]}
+    for key in SHARED_FILES:
+        if inputs[key]:
+            values |= {f"{key}.{field}": text for field, text in _study(inputs[key]).items()} | {"beside": ""}
     if inputs["conformance"]:
         passed = [bool(row["pass"]) for row in inputs["conformance"]["rows"]]
-        values |= {"conformance.n": str(len(passed)), "conformance.passed": str(sum(passed))}
+        values |= {"conformance.n": str(len(passed)), "conformance.passed": str(sum(passed))} | ({} if all(passed) else {"conformance.failed": ""})
+    values["most_failures"] = str(tables.MOST_FAILURES)
     values |= {"name": escape(name)} | ({"n_failures": str(len(tables.failed_cases(metrics)))} if metrics else {})
     seconds = [stage["seconds"] for stage in run.get("stages", [])]
     if seconds:
@@ -67,9 +69,16 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     values |= {f"have.{key}": "" for key, contents in inputs.items() if contents}
     if any(contents.get("synthetic") for contents in (metrics, run)):
         values["synthetic"] = ""
-    failed = [overlay["file"] for overlay in inputs["figures"].get("overlays", []) if not {"best", "median", "worst"} & set(overlay["reasons"])]
-    values |= {f"failure.{place}": file for place, file in zip(("first", "second"), failed)}
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())
+
+
+def _study(result: dict) -> dict[str, str]:
+    """Command, data, machine and number of cases of a study, as LaTeX text; what its JSON lacks is left out."""
+    environment, rows = result.get("environment", {}), result.get("rows", {})
+    cases = [row["cases_a_run"] for row in rows.values() if "cases_a_run" in row] if isinstance(rows, dict) else [row["n"] for row in rows if "n" in row]
+    found = {"command": result.get("command"), "data": "SYNTHETIC data" if result.get("synthetic") else "real data",
+             "machine": environment.get("GPU") or environment.get("CPU"), "n": max(cases, default=None)}
+    return {field: escape(value) for field, value in found.items() if value is not None}
 
 
 def _read(path: Path, shape: type[FileShape] | type[FileShapeOf]) -> dict:

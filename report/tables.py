@@ -7,7 +7,8 @@ from evaluation.tables import NAMES, TITLES
 from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
 
 STRUCTURES = ("whole_pancreas", "lesion", "normal_pancreas")
-MOST_FAILURES = MOST_COMPARISONS = 15  # rows of a table; the rest is counted
+MOST_FAILURES, MOST_COMPARISONS = 10, 15  # rows of a table; the rest is counted
+SPEED_ROWS = ("upstream", "exact", "half", "half, whole", "fast")
 LONGEST_TEXT = 70  # characters of a text in a narrow column
 
 
@@ -41,8 +42,8 @@ def subtype(inputs: dict) -> str:
     if not block:
         return NOT_RUN
     names = ("macro_f1", "balanced_accuracy", "mcc", "expected_cost", "auroc", "average_precision", "brier", "ece")
-    return tabular("lcc", ["", "Network", "Radiomics"],
-                   [[NAMES[name], plain_with_interval(block, name), plain_with_interval(radiomics, name)] for name in names])
+    beside = {"Network": block} | ({"Radiomics": radiomics} if radiomics else {})
+    return tabular("l" + "c" * len(beside), ["", *beside], [[NAMES[name], *(plain_with_interval(each, name) for each in beside.values())] for name in names])
 
 
 def classes(inputs: dict) -> str:
@@ -57,46 +58,29 @@ def classes(inputs: dict) -> str:
 
 def ablation(inputs: dict) -> str:
     """Rows of experiments/ablation.py; segmentation alone has no class scores, which prints as dashes."""
-    rows = [[escape(row["title"]), plain_with_interval(row, "macro_f1", 2) if "macro_f1" in row else "--", _decimal(row, "balanced_accuracy", 2),
-             _decimal(row, "auroc", 2), _decimal(row.get("before_calibration", {}), "brier"), _decimal(row.get("after_calibration", {}), "brier"),
-             _decimal(row["whole_pancreas_dsc"], "mean"), _decimal(row["lesion_dsc"], "mean"), _decimal(row, "minutes_per_fold", 0)]
+    rows = [[escape(row["title"]), plain_with_interval(row, "macro_f1", 2) if "macro_f1" in row else "--", _decimal(row, "auroc", 2),
+             _decimal(row.get("after_calibration", {}), "brier"), _decimal(row["whole_pancreas_dsc"], "mean"), _decimal(row["lesion_dsc"], "mean")]
             for row in inputs["ablation"].get("rows", [])]
-    return tabular(r">{\raggedright\arraybackslash}p{3.2cm}cccccccr",
-                   ["Variant", "Macro-F1", r"Bal.\ acc.", "AUROC", "Brier", "calibrated", "DSC", "Lesion", "min"], rows)
+    return tabular(r">{\raggedright\arraybackslash}p{5.4cm}ccccc", ["Variant", "Macro-F1", "AUROC", "Brier score", "Whole DSC", "Lesion DSC"], rows)
 
 
 def speed(inputs: dict) -> str:
-    """Rows of experiments/run_speed.py."""
+    """The modes among the rows of experiments/run_speed.py; all rows where none is a mode."""
+    every = inputs["speed"].get("rows", {})
+    shown = {name: every[name] for name in SPEED_ROWS if name in every} or every
     rows = [[escape(name), _decimal(row["seconds_a_case"], "median", 2), _decimal(row, "times_faster", 1), _decimal(row, "peak_memory_gib", 1),
-             _decimal(row["against_truth"], "whole_mean"), _decimal(row["against_truth"], "lesion_mean"),
-             _decimal(row["against_upstream"], "changed", 4)] for name, row in inputs["speed"].get("rows", {}).items()]
-    return tabular("lrrrccr", ["Mode", "s/case", "times faster", "GiB", "DSC", "Lesion DSC", "Changed voxels"], rows)
-
-
-def accuracy(inputs: dict) -> str:
-    """Rows of experiments/run_accuracy.sh: scores against the truth, and in brackets the interval of the difference to `exact`."""
-    rows = []
-    for name, row in inputs["accuracy"].get("rows", {}).items():
-        figures = row.get("truth_beside_exact", {})
-        rows.append([escape(name), _decimal(row["seconds_a_case"], "median", 1), _decimal(row, "times_faster", 1),
-                     *(_beside_exact(figures.get(key), name) for key in ("whole", "lesion", "macro_f1"))])
-    return tabular("lrrccc", ["Mode", "s/case", "times faster", "DSC", "Lesion DSC", "Macro-F1"], rows)
-
-
-def choices(inputs: dict) -> str:
-    """Rows of experiments/training_choices.py; in brackets the interval of the difference to the first choice."""
-    rows = inputs["choices"].get("rows", [])
-    return tabular(r">{\raggedright\arraybackslash}p{4.2cm}lccc", ["Choice", "Head", "Macro-F1", "Brier", "Lesion DSC"],
-                   [[escape(row["title"]), row["head"], *(_difference(row[key], row["choice"] != rows[0]["choice"])
-                                                          for key in ("subtype_macro_f1", "subtype_brier", "lesion_dsc"))] for row in rows])
+             _decimal(row["against_upstream"], "changed", 4)] for name, row in shown.items()]
+    return tabular("lrrrr", ["Mode", "Seconds per case", "Times faster", "Memory (GiB)", "Changed voxels"], rows)
 
 
 def conformance(inputs: dict) -> str:
-    """Failed comparisons first, then the others in the suite's order."""
-    rows = sorted(inputs["conformance"].get("rows", []), key=lambda row: bool(row["pass"]))[:MOST_COMPARISONS]
+    """Failed comparisons, the first of them; without one a sentence."""
+    failed = [row for row in inputs["conformance"].get("rows", []) if not row["pass"]][:MOST_COMPARISONS]
+    if inputs["conformance"] and not failed:
+        return "No comparison is outside its bound."
     ragged = r">{\raggedright\arraybackslash}p{%s}"
-    return tabular(ragged % "7cm" + ragged % "3.2cm" + ragged % "3.2cm" + "c", ["What", "Difference", "Bound", "Pass"],
-                   [[_brief(row["what"]), _brief(row.get("difference")), _brief(row.get("bound")), "yes" if row["pass"] else "no"] for row in rows])
+    return tabular(ragged % "7.6cm" + ragged % "3.6cm" + ragged % "3.6cm", ["What", "Difference", "Bound"],
+                   [[_brief(row["what"]), _brief(row.get("difference")), _brief(row.get("bound"))] for row in failed])
 
 
 def stages(inputs: dict) -> str:
@@ -111,7 +95,7 @@ def failure_list(inputs: dict) -> str:
              escape(", ".join(failures(row)))] for row in cases[:MOST_FAILURES]]
     if inputs["metrics"] and not rows:
         return "No case failed."
-    return tabular("lccrccl", ["Case", "DSC", "Lesion DSC", "Lesion ml", "True", "Predicted", "Failure"], rows)
+    return tabular(r"lccrcc>{\raggedright\arraybackslash}p{6cm}", ["Case", "DSC", "Lesion DSC", "Lesion ml", "True", "Predicted", "Failure"], rows)
 
 
 def _settings(key: str) -> Callable[[dict], str]:
@@ -124,8 +108,8 @@ def _settings(key: str) -> Callable[[dict], str]:
 
 
 TABLES: dict[str, Callable[[dict], str]] = {
-    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed, "accuracy": accuracy,
-    "choices": choices, "conformance": conformance, "stages": stages, "failures": failure_list,
+    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed,
+    "conformance": conformance, "stages": stages, "failures": failure_list,
     **{key: _settings(key) for key in ("environment", "training", "plan")},
 }
 
@@ -153,16 +137,6 @@ def _brief(value: str | float | None) -> str:
     if isinstance(value, str):
         return escape(value if len(value) <= LONGEST_TEXT else value[:LONGEST_TEXT] + "...")
     return number(value)
-
-
-def _beside_exact(figure: dict | None, name: str) -> str:
-    return "--" if not figure or not figure["n"] else _difference(figure, name != "exact")
-
-
-def _difference(figure: dict, differs: bool) -> str:
-    """The second run's figure of a row of evaluation/comparison.py, and the interval of its difference to the first."""
-    text = number(figure["b"])
-    return text + (rf" {{\scriptsize [{number(figure['ci_low'])}, {number(figure['ci_high'])}]}}" if differs else "")
 
 
 def _decimal(row: dict, key: str, digits: int = 3) -> str:
