@@ -103,3 +103,39 @@ def quantize(argv: Sequence[str] | None = None) -> None:
             sys.exit(f"error: nnUNetv2_quantize needs a package that is not installed ({error}); pip install openvino nncf")
 
     run(every_fold)
+
+
+def serve(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser("serve", "(fork) Keep a model in memory and segment images that are sent to it over HTTP; a page to drop a file on is at its address. For this "
+                         "machine alone, unless --host and the environment variable nnUNet_serve_token say otherwise. Needs fastapi and uvicorn.",
+                         "nnUNetv2_serve -m nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres -f 0 --mode half --jobs jobs")
+    parser.add_argument("-m", required=True, help="folder that holds plans.json, dataset.json and fold_X")
+    parser.add_argument("-f", nargs="+", type=fold, default=None, help="folds to ensemble; default: all that are there")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint name")
+    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    parser.add_argument("--mode", choices=("exact", "half", "fast"), default="exact", help="as nnUNetv2_predict has it")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino", "winograd"), default="auto", help="network engine")
+    parser.add_argument("--jobs", required=True, metavar="FOLDER", help="where images, masks and results are kept; finished jobs are there after a restart")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=_positive, default=8765, help="default 8765")
+    parser.add_argument("--max_waiting", type=_positive, default=32, help="images that may wait; more are turned away (default 32)")
+    parser.add_argument("--keep", type=_positive, default=1000, help="finished jobs that are kept; older ones are deleted (default 1000)")
+    parser.add_argument("--max_mib", type=_positive, default=1024, help="largest file taken, in MiB (default 1024)")
+    args = parser.parse_args(argv)
+    device = device_from_name(args.device)
+
+    def go() -> None:
+        try:
+            from nnunetv2.inference.serving.app import checked_token, serve_model
+        except ModuleNotFoundError as error:
+            sys.exit(f"error: nnUNetv2_serve needs a package that is not installed ({error}); pip install fastapi uvicorn")
+        checked_token(args.host, os.environ.get("nnUNet_serve_token") or None)  # before the model is loaded
+        serve_model(args.m, args.f, args.chk, device, args.mode, args.engine, args.jobs, args.host, args.port, args.max_waiting, args.keep, args.max_mib * 2**20)
+
+    run(go)
+
+
+def _positive(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1")
+    return int(value)

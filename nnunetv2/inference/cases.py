@@ -26,7 +26,7 @@ def list_cases(source: PathLike | Sequence[Sequence[PathLike]], output: PathLike
     if output is None:
         outputs = [None] * len(names)
     elif isinstance(output, (str, os.PathLike)):
-        outputs = [Path(output) / name for name in names]
+        outputs = [Path(output, name) for name in names]
     else:
         outputs = [Path(path) for path in output]
     if len(outputs) != len(names):
@@ -37,7 +37,7 @@ def list_cases(source: PathLike | Sequence[Sequence[PathLike]], output: PathLike
         first = files[position][0]
         return "" if times[names[position]] == 1 else first if times_first[first] == 1 else f"{first} (case {position + 1})"
 
-    cases = [Case(name, images, target, Path(previous_stage) / f"{name}{file_ending}" if previous_stage else None, position, distinct_name(position))
+    cases = [Case(name, images, target, Path(previous_stage, f"{name}{file_ending}") if previous_stage else None, position, distinct_name(position))
              for position, (name, images, target) in enumerate(zip(names, files, outputs))]
     refuse_collisions(cases, file_ending)
     return cases
@@ -88,13 +88,13 @@ def refuse_collisions(cases: Sequence[Case], file_ending: str, written: dict[str
     written: cases of earlier calls by what they write, to which those of this one are added.
     """
     problems = []
-    real_folders: dict[Path, str] = {}  # resolved once a folder, not once a case
-    inputs = {_identity(Path(path), real_folders): path for case in cases if case.output is not None for path in case.images}
+    real_folders: dict[str, str] = {}  # resolved once a folder, not once a case
+    inputs = {_identity(path, real_folders): path for case in cases if case.output is not None for path in case.images}
     written = {} if written is None else written
     masks: dict[Path, Case] = {}
     for case in cases:
         if case.output is not None:
-            mask = Path(f"{case.output}{file_ending}")
+            mask = f"{case.output}{file_ending}"
             identity = _identity(mask, real_folders)
             other = written.setdefault(identity, case)
             if other is not case:
@@ -108,10 +108,10 @@ def refuse_collisions(cases: Sequence[Case], file_ending: str, written: dict[str
         raise InputError(f"{len(problems)} result(s) would be mixed up; give each case a name or an output path of its own:\n{listed}")
 
 
-def _identity(path: Path, real_folders: dict[Path, str]) -> str:
+def _identity(path: str, real_folders: dict[str, str]) -> str:
     """The same for paths that are one file on some system: links resolved, upper and lower case and composed letters alike."""
-    folder = path.parent
+    folder, name = os.path.split(path)
     if folder not in real_folders:
         real_folders[folder] = os.path.realpath(folder)
-    whole = os.path.join(real_folders[folder], path.name)
+    whole = os.path.join(real_folders[folder], name)
     return unicodedata.normalize("NFC", os.path.realpath(whole) if os.path.islink(whole) else whole).casefold()

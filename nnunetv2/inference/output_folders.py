@@ -39,8 +39,9 @@ class OutputFolders:
             save_json(plans, folder / "plans.json")
             if task is not None:
                 self.tables[folder] = ClassTables(task, folder, part_id, num_parts)
-        remove_leftovers(*(f"{case.output}{ending}" for case in self.cases for ending in (self.ending, ".npz", ".pkl")),
-                         *(path for tables in self.tables.values() if num_parts == 1 for path in (tables.results, tables.probabilities)))
+        if any(entry.name.startswith(".") for folder in self._by_folder for entry in os.scandir(folder)):
+            remove_leftovers(*(f"{case.output}{ending}" for case in self.cases for ending in (self.ending, ".npz", ".pkl")),
+                             *(path for tables in self.tables.values() if num_parts == 1 for path in (tables.results, tables.probabilities)))
 
     def done(self, save_probabilities: bool) -> set[int]:
         """Positions of the cases whose files are all there and whole, the row in the class tables included."""

@@ -1,0 +1,194 @@
+"""The jobs over HTTP.
+
+    POST   /jobs?name=scan.nii.gz   body: the file, application/octet-stream -> 202 {"id": ...}
+    GET    /jobs/ID                 status, progress, in the end class, probabilities and volumes
+    GET    /jobs/ID/mask            the mask, NIfTI
+    GET    /jobs/ID/image           what was sent
+    DELETE /jobs/ID                 ends and deletes a job
+    GET    /health                  model and number of jobs
+    GET    /                        a page to drop a file on
+
+With a token each call but the page carries `Authorization: Bearer TOKEN`.
+"""
+
+import asyncio
+import hmac
+import ipaddress
+import math
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+import torch
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from nnunetv2.configuration import available_cores
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.serving.jobs import JOB_ID, Job, Jobs, QueueFull, refuse_large, result_of
+from nnunetv2.inference.watch import Progress
+from nnunetv2.utilities.errors import InputError, in_one_message
+from nnunetv2.utilities.files import flush_to_disk
+from nnunetv2.utilities.safe_names import name_problem
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+MAX_BYTES = 2**30
+MAX_VOXELS = 2**29  # 512 x 512 x 2048
+SECONDS_BETWEEN_CHUNKS = 60  # of an image that is being sent; then the sender counts as gone
+SHORTEST_TOKEN = 16
+PAGE = {"Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'", "X-Content-Type-Options": "nosniff"}
+
+
+def segment_files(predictor: nnUNetPredictor, max_voxels: int = MAX_VOXELS) -> Callable[..., dict[str, Any]]:
+    """The work of a job: read the image, write the mask, tell class and volumes."""
+
+    def work(image: Path, mask: Path, progress: Callable[[Progress], None], cancelled: threading.Event) -> dict[str, Any]:
+        header = sitk.ImageFileReader()
+        header.SetFileName(str(image))
+        try:
+            header.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(f"The file is no image that can be read ({str(error).strip().splitlines()[-1]}).") from error
+        refuse_large(math.prod(header.GetSize()) * header.GetNumberOfComponents(), max_voxels)
+        reader = predictor.plans_manager.image_reader_writer_class()
+        array, properties = reader.read_images([image])
+        result = predictor.predict_single_npy_array(array, properties, return_classification=True, progress=progress, cancelled=cancelled)
+        reader.write_seg(result.mask, mask, result.properties)
+        return result_of(result.class_name, result.class_probabilities, result.volumes_ml, None if result.roi is None else result.roi.not_segmented)
+
+    return work
+
+
+def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = MAX_BYTES) -> FastAPI:
+    """model: what /health calls it. Without a token only requests to this machine's own name are answered."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(jobs.close)
+
+    def allowed(request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "This server wants its token: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
+
+    def known(job_id: str) -> Job:
+        job = jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
+        if job is None:
+            raise HTTPException(404, "There is no such job.")
+        return job
+
+    app = FastAPI(title="nnUNetv2_serve", docs_url=None, redoc_url=None, lifespan=lifespan)
+    if token is None:  # a page elsewhere whose name leads to this machine is not to use it
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    private = [Depends(allowed)]
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(Path(__file__).with_name("page.html"), headers=PAGE)
+
+    @app.get("/viewer.js", include_in_schema=False)
+    def viewer() -> FileResponse:
+        return FileResponse(Path(__file__).with_name("viewer.js"), media_type="text/javascript", headers=PAGE)
+
+    @app.get("/health", dependencies=private)
+    def health() -> dict[str, Any]:
+        return {"model": model, "jobs": jobs.counts(), "max_bytes": max_bytes, "endings": ENDINGS}
+
+    @app.post("/jobs", status_code=202, dependencies=private)
+    async def submit(request: Request, name: str) -> dict[str, Any]:
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+        if ending is None or (problem := name_problem(name)) is not None:
+            raise HTTPException(415, f"The name {name[:200]!r} {'does not end with ' + ', '.join(ENDINGS) if ending is None else problem}.")
+        if request.headers.get("content-type") != "application/octet-stream":  # forms of other pages cannot send this
+            raise HTTPException(415, "Send the file as application/octet-stream.")
+        too_large = HTTPException(413, f"The file has more than {max_bytes} bytes.")
+        if int(request.headers.get("content-length", "0")) > max_bytes:
+            raise too_large
+        try:
+            job = jobs.reserve(name, ending)
+        except QueueFull as full:
+            raise HTTPException(503, str(full), {"Retry-After": "30"}) from full
+        try:
+            await _receive(request, jobs.image(job), max_bytes, too_large)
+            jobs.submit(job)
+        except OSError as error:
+            jobs.abandon(job)
+            raise HTTPException(507, in_one_message(error)) from error
+        except BaseException:
+            jobs.abandon(job)
+            raise
+        return jobs.describe(job)
+
+    @app.get("/jobs/{job_id}", dependencies=private)
+    def status(job_id: str) -> dict[str, Any]:
+        return jobs.describe(known(job_id))
+
+    @app.get("/jobs/{job_id}/mask", dependencies=private)
+    def mask(job_id: str) -> FileResponse:
+        job = known(job_id)
+        if job.status != "done":
+            raise HTTPException(409, f"The job is {job.status}; its mask is there when it is done.")
+        return FileResponse(jobs.mask(job), media_type="application/octet-stream", filename="mask.nii.gz")
+
+    @app.get("/jobs/{job_id}/image", dependencies=private)
+    def image(job_id: str) -> FileResponse:
+        return FileResponse(jobs.image(known(job_id)), media_type="application/octet-stream", filename="image")
+
+    @app.delete("/jobs/{job_id}", status_code=204, dependencies=private)
+    def delete(job_id: str) -> None:
+        jobs.remove(known(job_id))
+
+    return app
+
+
+async def _receive(request: Request, path: Path, max_bytes: int, too_large: HTTPException) -> None:
+    size, chunks = 0, request.stream()
+    with open(path, "wb") as file:
+        while True:
+            try:
+                chunk = await asyncio.wait_for(anext(chunks, None), SECONDS_BETWEEN_CHUNKS)
+            except asyncio.TimeoutError as error:
+                raise HTTPException(408, f"Nothing came for {SECONDS_BETWEEN_CHUNKS} s.") from error
+            if chunk is None:
+                break
+            size += len(chunk)
+            if size > max_bytes:
+                raise too_large
+            file.write(chunk)
+    if size == 0:
+        raise HTTPException(400, "The file is empty.")
+    flush_to_disk(path)
+
+
+def checked_token(host: str, token: str | None) -> str | None:
+    """InputError for an address that others reach without a token of SHORTEST_TOKEN characters."""
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise InputError(f"nnUNet_serve_token has {len(token)} characters; take {SHORTEST_TOKEN} or more.")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and token is None:
+        raise InputError(f"--host {host} lets other machines in: set the environment variable nnUNet_serve_token to a secret of {SHORTEST_TOKEN} or more "
+                         "characters, which each call then carries, or leave --host at 127.0.0.1.")
+    return token
+
+
+def serve_model(model_folder: str | os.PathLike, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device, mode: str, engine: str,
+                folder: str | os.PathLike, host: str, port: int, max_waiting: int, keep: int, max_bytes: int) -> None:
+    """Load a model and serve it until a signal ends it; jobs that are not finished then are done after the next start."""
+    token = checked_token(host, os.environ.get("nnUNet_serve_token") or None)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(available_cores())
+    predictor = nnUNetPredictor(device=device, mode=mode, engine=engine, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
+    jobs = Jobs(Path(folder), segment_files(predictor), max_waiting, keep)
+    print(f"http://{host}:{port} segments with {model_folder}; jobs are kept in {folder}.")
+    uvicorn.run(make_app(jobs, Path(model_folder).name, token, max_bytes), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
