@@ -16,7 +16,7 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "run_speed": ("experiments/run_speed.py", "experiments/run_speed.sh"),
     "tests.conformance.run": ("tests/conformance/run.py",),
 }
-SHELL = re.compile(r"```(?:bash)?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content
 INLINE = re.compile(r"`((?:bash|python) [^`\n]+|nnUNetv2_\w+ [^`\n]+)`")
 
 
@@ -25,7 +25,8 @@ def commands() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for block in [*SHELL.findall(text), *INLINE.findall(text)]:
+        shell = [block for language, block in BLOCK.findall(text) if language in ("", "bash")]
+        for block in [*shell, *INLINE.findall(text)]:
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.split("  #")[0], comments=True) if not line.startswith("data/") else []
                 if words and re.fullmatch(r"bash|python|nnUNetv2_\w+", words[0]):
