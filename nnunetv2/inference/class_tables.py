@@ -91,12 +91,16 @@ class ClassTables:
             self._replace(self._rows)
 
     def finish(self) -> None:
-        """Sort the tables, and in a run in parts bring them up to date."""
+        """Sort the tables, without rows whose masks could not be written, and in a run in parts bring them up to date."""
         with self._lock:
-            if self._part is not None and self._rows:
+            if not self._rows:
+                return
+            written = self._with_mask(self._rows)
+            if len(written) < len(self._rows) or (self._part is None and not self._in_order):
+                self._rows = written
+                self._replace(written)
+            if self._part is not None:
                 self._merge()
-            elif self._rows and not self._in_order:
-                self._replace(self._rows)
 
     def _replace(self, rows: Rows) -> None:
         if self._part is None:

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
             raise ValueError(f"roi_model finds boxes, but mode {mode!r} segments whole volumes; choose --mode fast or --roi coarse.")
         self.device, self.engine_wish, self.roi_model = device, engine, roi_model
         self.tile_step_size, self.use_mirroring, self.perform_everything_on_device = self.mode.tile_step_size, use_mirroring, perform_everything_on_device
-        self.plans_manager = self.configuration_manager = self.dataset_json = self.trainer_name = None
+        self.plans_manager = self.configuration_manager = self.dataset_json = self.trainer_name = self.case_predictor = None
         self.allowed_mirroring_axes = self.label_manager = self.task = None
         self.use_gaussian = use_gaussian
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
@@ -137,7 +138,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
 
     def _set_up(self, engines: Sequence[Engine], plans_manager: PlansManager, configuration_manager: ConfigurationManager,
                 dataset_json: dict, trainer_name: str, mirror_axes: tuple[int, ...] | None, has_class_head: bool) -> None:
-        self.engines = engines
+        self.engines, self.case_predictor = engines, None
         self.plans_manager, self.configuration_manager = plans_manager, configuration_manager
         self.dataset_json, self.trainer_name, self.allowed_mirroring_axes = dataset_json, trainer_name, mirror_axes
         self.label_manager = plans_manager.get_label_manager(dataset_json)
@@ -145,12 +146,22 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         if has_class_head and self.task is None:
             raise ValueError("The network has a class head, but dataset.json has no key 'classification' that names its classes.")
         self.preprocessor = configuration_manager.preprocessor_class(verbose=self.verbose_preprocessing)
+        self._coarse_network = None if self.roi_model is None else load_coarse_network(
+            Path(self.roi_model), plans_manager, configuration_manager, dataset_json, self.device, self.mode, self.engine_wish or "auto")
+        self._make_case_predictor()
+
+    def _make_case_predictor(self) -> None:
         self.case_predictor = CasePredictor(
-            engines, network_geometry(configuration_manager, mirror_axes), self.mode, self.label_manager,
-            None if self.task is None else configuration_manager.class_head["lesion_labels"], self.device,
-            self.use_gaussian, self.allow_tqdm,
-            None if self.roi_model is None else load_coarse_network(
-                Path(self.roi_model), plans_manager, configuration_manager, dataset_json, self.device, self.mode, self.engine_wish or "auto"))
+            self.engines, network_geometry(self.configuration_manager, self.allowed_mirroring_axes),
+            replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, tile_step_size=self.tile_step_size), self.label_manager,
+            None if self.task is None else self.configuration_manager.class_head["lesion_labels"], self.device,
+            self.use_gaussian, self.allow_tqdm, self._coarse_network)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What upstream's predictor looks up in every prediction may be set between two here as well."""
+        super().__setattr__(name, value)
+        if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring") and getattr(self, "case_predictor", None) is not None:
+            self._make_case_predictor()
 
     def predict_case_logits(self, data: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray | None]:
         """Preprocessed data (C, D, H, W) -> logits (S, D, H, W) and class probabilities (n,), None without class head."""

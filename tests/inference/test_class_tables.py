@@ -12,6 +12,8 @@ def test_names_and_columns(tmp_path):
     tables = ClassTables(TASK, tmp_path)
     tables.add("case_2.nii.gz", np.array([0.1, 0.7, 0.2]))
     tables.add("case_1.nii.gz", np.array([0.5, 0.25, 0.25]))
+    for name in ("case_1.nii.gz", "case_2.nii.gz"):
+        (tmp_path / name).touch()
     tables.finish()
     assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\ncase_1.nii.gz,a\ncase_2.nii.gz,b\n"
     assert (tmp_path / "subtype_probabilities.csv").read_text() == (
@@ -125,3 +127,13 @@ def test_a_row_costs_the_same_however_many_there_are(tmp_path):
     for i in range(5):
         tables.add(f"more_{i}.nii.gz", np.array([1.0, 0.0, 0.0]))
     assert [(tmp_path / name).stat().st_ino for name in ("subtype_results.csv", "subtype_probabilities.csv")] == inodes
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_a_row_whose_mask_could_not_be_written_goes_in_the_end(tmp_path, num_parts):
+    tables = ClassTables(TASK, tmp_path, 0, num_parts)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        tables.add(name, np.array([1.0, 0.0, 0.0]))
+    (tmp_path / "a.nii.gz").touch()
+    tables.finish()
+    assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\na.nii.gz,a\n"

@@ -238,6 +238,17 @@ def test_a_network_that_is_set_predicts(predictor, model_folder, images):
     assert not torch.equal(own.predict_logits_from_preprocessed_data(data), predictor.predict_logits_from_preprocessed_data(data))
 
 
+def test_what_upstream_looks_up_in_every_prediction_may_be_set_between_two(model_folder):
+    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False, engine="torch")
+    predictor.initialize_from_trained_model_folder(model_folder, (0,))
+    assert len(predictor.case_predictor.views) == 8 and predictor.case_predictor.mode.tile_step_size == 0.5
+    predictor.allowed_mirroring_axes = (0,)
+    predictor.tile_step_size = 1.0
+    assert len(predictor.case_predictor.views) == 2 and predictor.case_predictor.mode.tile_step_size == 1.0
+    predictor.use_mirroring, predictor.use_gaussian = False, False
+    assert len(predictor.case_predictor.views) == 1 and not predictor.case_predictor.gaussian
+
+
 @pytest.mark.parametrize("method", ["predict_sliding_window_return_logits", "predict_logits_from_preprocessed_data"])
 def test_what_a_subclass_overrides_is_called(model_folder, images, masks, method):
     calls = []
