@@ -8,6 +8,7 @@ standard output and error in files, a traceback and status 1 where nothing caugh
 forked too, what a command imports late is there before, and a fingerprint draws fewer voxels.
 """
 
+import ast
 import importlib
 import multiprocessing
 import multiprocessing.util
@@ -217,7 +218,7 @@ def _call(command: Sequence[str]) -> int:
     sys.argv = [name, *arguments]
     if name.endswith(".sh"):
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        os.execvp("bash", ["bash", str(REPOSITORY / name), *arguments])
+        os.execvp("bash", ["bash", str(REPOSITORY / name), *arguments])  # nosec B606 B607  # a script of this repository
     try:
         if name.startswith("nnUNetv2_"):
             module, function = console_scripts()[name]
@@ -239,11 +240,9 @@ def _call(command: Sequence[str]) -> int:
 
 def console_scripts() -> dict[str, tuple[str, str]]:
     """{command: (module, function)} as setup.py lists them."""
-    text = (REPOSITORY / "setup.py").read_text()
-    start = text.index("COMMANDS = {")
-    groups: dict = {}
-    exec(compile(text[start : text.index("}", start) + 1], "setup.py", "exec"), groups)  # noqa: S102  # this repository's own file
-    return {f"nnUNetv2_{name}": (f"nnunetv2.cli.{module}", name) for module, names in groups["COMMANDS"].items() for name in names}
+    tree = ast.parse((REPOSITORY / "setup.py").read_text())
+    table = next(node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMMANDS")
+    return {f"nnUNetv2_{name}": (f"nnunetv2.cli.{module}", name) for module, names in ast.literal_eval(table).items() for name in names}
 
 
 def _forget_parent_processes() -> None:

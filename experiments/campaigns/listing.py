@@ -107,9 +107,9 @@ def _plain(value: object) -> object:
 
 def _checkpoint(path: Path) -> str:
     """Weights alone: optimiser and bookkeeping hold times."""
-    import torch
+    from nnunetv2.utilities.checkpoint import load_checkpoint
 
-    content = torch.load(path, map_location="cpu", weights_only=False)  # written by this campaign itself
+    content = load_checkpoint(path)
     digest = hashlib.sha256()
     for group in ("network_weights", "class_head_weights"):
         for key, tensor in sorted((content.get(group) or {}).items()):

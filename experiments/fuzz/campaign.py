@@ -72,10 +72,11 @@ def spoil(job: Job, world: Path, canary: Path) -> tuple[list[str], Case]:
         files = sorted(world.glob(job.role.pattern))
         if not files:
             raise RuntimeError(f"{job.command.name}: nothing in its world matches {job.role.pattern}")
-        chosen = sorted(generator.permutation(len(files))[: 2 if job.several else 1])
+        chosen = sorted(generator.permutation(len(files))[: len(files) if job.role.every else 2 if job.several else 1])
         for index in chosen:
             job.damage.apply(files[index], generator, canary)
-        case.named, case.must_fail = [str(files[index]) for index in chosen], job.damage.must_fail
+        case.must_fail, spoilt = job.damage.must_fail, [str(files[index]) for index in chosen]
+        case.named, case.any_named = ([], spoilt) if job.role.every else (spoilt, [])
         if job.command.survivors and job.role.several:
             whole = [file for index, file in enumerate(files) if index not in chosen]
             case.survivors = [job.command.survivors.format(case=file.name.removesuffix(".nii.gz").removesuffix("_0000")) for file in whole]

@@ -30,7 +30,8 @@ KINDS: dict[str, list[Damage]] = {
     "pickle": array_damage.PICKLE,
     "case properties": array_damage.CASE_PROPERTIES,
     "probabilities": array_damage.PROBABILITIES,
-    "preprocessed case": array_damage.PREPROCESSED,
+    "preprocessed image": array_damage.PREPROCESSED_IMAGE,
+    "preprocessed mask": array_damage.PREPROCESSED,
 }
 
 
@@ -41,6 +42,7 @@ class Role:
     kind: str
     pattern: str
     several: bool = True  # two damaged ones are listed at once
+    every: bool = False  # all are damaged, because a command draws which ones it reads; it names the first that it meets
 
 
 @dataclass(frozen=True)

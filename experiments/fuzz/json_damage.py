@@ -123,7 +123,7 @@ CLASSES = [
     setting("class table outside", "classification.labels", "/etc/passwd"),
     setting("class table above", "classification.labels", "../../subtypes.csv"),
     setting("class name with a path", "classification.name", "../../x"),
-    setting("class name absolute", "classification.name", "/tmp/x"),
+    setting("class name absolute", "classification.name", "/srv/x"),
     setting("classes a string", "classification.classes", "012"),
     setting("no classes", "classification.classes", []),
     setting("a class twice", "classification.classes", ["0", "0", "1"]),
@@ -160,7 +160,7 @@ SPLITS = ANY + [
     ),
     tree("one object", lambda folds, _: folds[0]),
     tree("a case in both lists", lambda folds, _: [{"train": fold["train"] + fold["val"][:1], "val": fold["val"]} for fold in folds]),
-    tree("unknown cases", lambda folds, _: [{"train": ["nobody"], "val": ["noone"]}] * len(folds)),
+    tree("unknown cases", lambda folds, _: [{"train": ["nobody"], "val": ["nobody else"]}] * len(folds)),
     tree(
         "a case twice",
         lambda folds, _: [{"train": fold["train"] + fold["train"][:1], "val": fold["val"]} for fold in folds],

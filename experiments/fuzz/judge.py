@@ -27,6 +27,7 @@ class Case:
     must_fail: bool
     writes: tuple[str, ...]
     canary: Path
+    any_named: list[str] = field(default_factory=list)  # the message must show one of these
     survivors: list[str] = field(default_factory=list)  # files that must be there whatever failed
     results: list[str] = field(default_factory=list)  # files that must be there when the command ends well
 
@@ -73,6 +74,8 @@ def message_problems(case: Case, outcome: Outcome) -> list[str]:
     if len(message) > LONGEST + 400 * len(case.named):
         problems.append(f"a message of {len(message)} characters")
     problems += [f"does not name {_printable(name)}" for name in case.named if not names(message, name)]
+    if case.any_named and not any(names(message, name) for name in case.any_named):
+        problems.append(f"does not name any of {len(case.any_named)} damaged files")
     if not REMEDY.search(message):
         problems.append("no word of a remedy or of what is expected")
     return problems

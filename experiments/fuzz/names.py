@@ -61,7 +61,7 @@ def odd_names(canary: str) -> list[OddName]:
         "null",
     ]
     return [OddName(name.replace("CANARY", os.path.basename(canary))) for name in harmless] + [
-        OddName(name, leads_out=True) for name in ("../x", "../../x", "/tmp/x_of_a_campaign", "..", ".", "", "a/../../x", "a/b")
+        OddName(name, leads_out=True) for name in ("../x", "../../x", "/srv/x_of_a_campaign", "..", ".", "", "a/../../x", "a/b")
     ]
 
 

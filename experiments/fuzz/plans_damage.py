@@ -72,7 +72,7 @@ PATHS = [
     setting("data_identifier absolute", f"{CONFIGURATION}.data_identifier", "CANARY"),
     setting("data_identifier above", f"{CONFIGURATION}.data_identifier", "../../quiz"),
     setting("data_identifier empty", f"{CONFIGURATION}.data_identifier", ""),
-    setting("dataset_name absolute", "dataset_name", "/tmp/elsewhere"),
+    setting("dataset_name absolute", "dataset_name", "/srv/elsewhere"),
     setting("dataset_name above", "dataset_name", "../../x"),
     setting("plans_name above", "plans_name", "../../x"),
 ]

@@ -25,7 +25,7 @@ def download_file(url: str, local_filename: str | os.PathLike, chunk_size: int |
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url!r} is no http or https address; install a local file with nnUNetv2_install_pretrained_model_from_zip.")
     digest, n_bytes = hashlib.sha256(), 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, open(local_filename, "wb") as file:  # noqa: S310 (scheme checked above)
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, open(local_filename, "wb") as file:  # nosec B310  # scheme checked above
         announced = response.headers.get("Content-Length")
         with tqdm(total=None if announced is None else int(announced), unit="B", unit_scale=True, desc="downloading") as bar:
             while chunk := response.read(chunk_size or CHUNK_BYTES):
