@@ -19,6 +19,7 @@ import torch
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
+from nnunetv2.cli.inference import serve  # noqa: E402
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
 from nnunetv2.inference.serving.app import checked_token, make_app, segment_files  # noqa: E402
 from nnunetv2.inference.serving.jobs import Jobs, QueueFull  # noqa: E402
@@ -251,6 +252,28 @@ def test_an_image_that_stopped_the_server_twice_is_not_tried_again(tmp_path):
     again = Jobs(tmp_path, copying)
     again.close()
     assert again.get(job.id).status == "failed" and "stopped 2 times" in again.get(job.id).error
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"id": "x"}'])
+def test_a_folder_that_holds_no_job_is_named(tmp_path, content):
+    folder = tmp_path / ("b" * 32)
+    folder.mkdir()
+    (folder / "job.json").write_text(content)
+    with pytest.raises(InputError, match=str(folder)):
+        Jobs(tmp_path, copying)
+
+
+def test_the_command_refuses_other_machines_before_it_loads_a_model(tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_serve_token", raising=False)
+    with pytest.raises(SystemExit, match="^error: --host 0.0.0.0 lets other machines in"):
+        serve(["-m", str(tmp_path / "none"), "--jobs", str(tmp_path / "jobs"), "--host", "0.0.0.0", "-device", "cpu"])
+
+
+@pytest.mark.parametrize("flag", ["--port", "--max_waiting", "--keep", "--max_mib"])
+def test_numbers_of_the_command_start_at_one(tmp_path, capsys, flag):
+    with pytest.raises(SystemExit):
+        serve(["-m", "model", "--jobs", "jobs", "-device", "cpu", flag, "0"])
+    assert f"argument {flag}" in capsys.readouterr().err
 
 
 def test_old_finished_jobs_go(tmp_path):

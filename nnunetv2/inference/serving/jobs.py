@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from nnunetv2.utilities.files import load_json, save_json
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = ("queued", "running")
+STATUSES = (*UNFINISHED, "done", "failed", "cancelled")
 MAX_ATTEMPTS = 2  # an image during which the server died so often does it again
 
 
@@ -118,7 +119,7 @@ class Jobs:
         """Jobs by status."""
         with self._lock:
             statuses = [job.status for job in self._jobs.values()]
-        return {status: statuses.count(status) for status in ("queued", "running", "done", "failed", "cancelled")}
+        return {status: statuses.count(status) for status in STATUSES}
 
     def describe(self, job: Job) -> dict[str, Any]:
         """What the sender may know, progress included."""
@@ -158,7 +159,7 @@ class Jobs:
             if not (folder / "job.json").is_file():  # killed while its image came in
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            found.append(Job(**load_json(folder / "job.json")))
+            found.append(_job_from(folder / "job.json"))
         for job in sorted(found, key=lambda job: job.submitted):
             self._jobs[job.id] = job
             if job.status not in UNFINISHED:
@@ -212,6 +213,15 @@ class Jobs:
         finished = [job for job in list(self._jobs.values()) if job.status not in UNFINISHED]
         for job in sorted(finished, key=lambda job: job.finished or 0)[: max(0, len(finished) - self._keep)]:
             self.remove(job)
+
+
+def _job_from(path: Path) -> Job:
+    """InputError for a file that is no job's."""
+    content = load_json(path)
+    wanted = {entry.name for entry in fields(Job)}
+    if not isinstance(content, dict) or set(content) != wanted or content["id"] != path.parent.name or content["status"] not in STATUSES:
+        raise InputError(f"{path} describes no job; move the folder {path.parent} away.")
+    return Job(**content)
 
 
 def result_of(name: str | None, probabilities: dict[str, float], volumes: dict[str, float], spared: float | None) -> dict[str, Any]:
