@@ -12,7 +12,7 @@ COMMANDS = {
     "inference": ("predict", "predict_from_modelfolder", "quantize", "serve"),
     "results": ("evaluate_folder", "evaluate_simple", "find_best_configuration", "accumulate_crossval_results", "ensemble",
                 "determine_postprocessing", "apply_postprocessing", "export_model_to_zip", "install_pretrained_model_from_zip",
-                "plot_overlay_pngs"),
+                "plot_overlay_pngs", "verify"),
 }
 
 setup(

@@ -1,8 +1,6 @@
 """Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
 
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,9 +10,11 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from data_prep.quiz_layout import Case
+from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.geometry import corner_shift, describe
 from nnunetv2.imageio.nifti_file import file_damage
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.parallel import in_processes
 
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 SNAP = 1e-3  # masks hold 1.0000152587890625 where they mean 1
@@ -134,13 +134,17 @@ def inspect_all(cases: list[Case], fix_geometry: bool = False, processes: int | 
 
 
 def run_parallel(task: Callable, items: Iterable, title: str, processes: int | None = None) -> list:
-    """[task(item) for item in items] over processes (default: one per core, at most 8), with a progress bar."""
+    """[task(item) for item in items] over processes (default: one per core, at most 8), with a progress bar.
+
+    Raises CasesFailed that names the items whose worker was killed or whose task failed; the others were done.
+    """
     items = list(items)
-    processes = min(processes or os.cpu_count() or 1, 8, max(len(items), 1))
+    processes = min(processes or available_cores(), 8, max(len(items), 1))
     if processes == 1:
         return [task(item) for item in tqdm(items, desc=title, unit="case")]
-    with ProcessPoolExecutor(processes) as pool:
-        return list(tqdm(pool.map(task, items), total=len(items), desc=title, unit="case"))
+    names = [str(getattr(item, "name", item)) for item in items]
+    keys = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]  # an id may be there twice
+    return list(in_processes(task, {key: (item,) for key, item in zip(keys, items)}, processes, title).values())
 
 
 def summary_table(inspections: list[Inspection]) -> str:

@@ -30,7 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, read_volume, run_parallel, summary_table
 from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.files import atomic_write, save_json
+from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.leftovers import sweep
+from nnunetv2.utilities.manifest import MANIFEST_FILE, file_hash, origin, quick_hash
 
 DATASET = "Dataset777_PancreasCT"
 FOLDS, SEED = 5, 12345  # nnU-Net's own number of folds and seed
@@ -50,9 +54,16 @@ def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str = DATA
     if problems:
         raise ValueError(f"{data} cannot be converted. {problem_list(problems)}")
     if not dry_run:
-        run_parallel(partial(_write_case, target, symlink, fix_geometry), cases, "writing cases", processes)
-        _write_tables(target, cases, synthetic=(data / SYNTHETIC_MARKER).is_file())
+        with folder_lock(target, "conversion", f"{data} is converted"):
+            sweep(*(target / part for part in ("", "imagesTr", "labelsTr", "imagesTs")))
+            _write(target, data, cases, symlink, fix_geometry, processes)
     return inspections
+
+
+def _write(target: Path, data: Path, cases: list[Case], symlink: bool, fix_geometry: bool, processes: int | None) -> None:
+    run_parallel(partial(_write_case, target, symlink, fix_geometry), cases, "writing cases", processes)
+    _write_tables(target, cases, synthetic=(data / SYNTHETIC_MARKER).is_file())
+    _write_manifest(target, data.absolute(), cases)
 
 
 def stratified_folds(subtypes: dict[str, str], folds: int = FOLDS, seed: int = SEED) -> list[dict[str, list[str]]]:
@@ -141,6 +152,14 @@ def _write_tables(target: Path, cases: list[Case], synthetic: bool) -> None:
     }, target / "dataset.json")
 
 
+def _write_manifest(target: Path, data: Path, cases: list[Case]) -> None:
+    """What was converted, for nnUNetv2_verify: hashes of the files of each case, by their place in `data`, and of the tables."""
+    sources = {case.name: {str(file.absolute().relative_to(data)): quick_hash(file) for file in (case.image, case.mask) if file is not None}
+               for case in cases}
+    tables = {name: file_hash(target / name) for name in ("dataset.json", "subtypes.csv", "splits_final.json")}
+    save_json({**origin(), "data": str(data), "sources": sources, "tables": tables}, target / MANIFEST_FILE)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, validation/ and test/")
@@ -155,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("give --out, or: export nnUNet_raw=/path/to/nnUNet_raw")
     try:
         inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
-    except ValueError as error:
+    except (ValueError, CasesFailed) as error:
         sys.exit(f"error: {error}")
     print(summary_table(inspections))
     print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / args.dataset}")

@@ -12,9 +12,7 @@ import argparse
 import os
 import shlex
 import sys
-from contextlib import ExitStack
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,10 @@ from evaluation.subtype_tables import read_predictions, read_probabilities, read
 from evaluation.summary import case_row, summarise_segmentation, summarise_subtype
 from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
+from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.manifest import file_hash, origin, value_hash
+from nnunetv2.utilities.parallel import in_processes
+from nnunetv2.utilities.prediction_manifest import trained_on
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     try:
         metrics = compute(args)
-    except ValueError as error:
+    except (ValueError, CasesFailed) as error:
         print(f"Nothing was scored:\n{error}", file=sys.stderr)
         return 1
     metrics = {"synthetic": args.synthetic or is_synthetic(args.ref), "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
@@ -55,6 +57,9 @@ def compute(args: argparse.Namespace) -> dict:
     missing = [case for case in cases if case not in predictions]
     if missing and not args.allow_missing:
         problems += [f"{case}: no prediction in {args.pred} (--allow-missing scores it as empty)" for case in missing]
+    if not args.allow_training_cases:
+        problems += [f"{case}: the model that predicted it was trained on it (--allow-training-cases scores it all the same)"
+                     for case in trained_on(args.pred, cases)]
     subtypes = {}
     if args.subtypes:
         try:
@@ -67,7 +72,8 @@ def compute(args: argparse.Namespace) -> dict:
     if problems:
         raise ValueError("\n".join(problems))
 
-    metrics = {"n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
+    masks = {case: file_hash(predictions[case]) for case in cases if case in predictions}
+    metrics = {"provenance": origin() | {"predictions": str(args.pred), "masks": value_hash(masks)}, "n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
     metrics |= summarise_segmentation(rows, args.bootstrap, args.seed)
     if subtypes:
         metrics["subtype"] = summarise_subtype(subtypes["true"], subtypes["predicted"], subtypes["probabilities"],
@@ -79,21 +85,17 @@ def compute(args: argparse.Namespace) -> dict:
 def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int) -> tuple[list[dict], list[str]]:
     """Rows of all cases in the order of `jobs`, and the problems of those that cannot be scored."""
     score = partial(_score_case, surface=surface)
-    with ExitStack() as stack:
-        if processes > 1:
-            pool = stack.enter_context(get_context("spawn").Pool(min(processes, max(len(jobs), 1))))
-            outcomes = pool.imap(score, jobs.items())
-        else:
-            outcomes = map(score, jobs.items())
-        results = list(tqdm(outcomes, total=len(jobs), desc="Scoring", unit="case", disable=None))
+    if processes > 1:
+        results = list(in_processes(score, {case: (case, *paths) for case, paths in jobs.items()}, processes, "Scoring").values())
+    else:
+        results = [score(case, *paths) for case, paths in tqdm(jobs.items(), desc="Scoring", unit="case", disable=None)]
     return [result for result in results if isinstance(result, dict)], [result for result in results if isinstance(result, str)]
 
 
-def _score_case(job: tuple[str, tuple[Path, Path | None]], surface: str) -> dict | str:
+def _score_case(case: str, reference: Path, prediction: Path | None, surface: str) -> dict | str:
     """The case's row, or what is wrong with its files: one bad case must not hide those after it."""
-    case, paths = job
     try:
-        return case_row(case, *read_pair(*paths), surface)
+        return case_row(case, *read_pair(reference, prediction), surface)
     except ValueError as error:
         return str(error)
 
@@ -157,6 +159,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--surface", choices=SURFACES, default="elements", help="definition of a surface (see evaluation/surface.py)")
     parser.add_argument("--allow-missing", action="store_true", help="score missing predictions as empty masks")
+    parser.add_argument("--allow-training-cases", action="store_true", help="score cases that the model was trained on")
     parser.add_argument("--synthetic", action="store_true", help="the data is made up: say so everywhere")
     args = parser.parse_args(arguments)
     if bool(args.subtypes) != bool(args.truth):

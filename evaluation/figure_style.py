@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from evaluation.files import replacing
+from nnunetv2.utilities.files import atomic_write
 
 # Okabe and Ito's palette ("Color universal design", 2008), ordered so that neighbours differ in lightness too
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00"
@@ -37,7 +37,7 @@ def figure(path: Path, synthetic: bool, rows: int = 1, columns: int = 1, height:
             if synthetic:
                 stamp(drawing)
             for suffix in ("pdf", "png"):
-                with replacing(path.with_suffix(f".{suffix}")) as temporary:
+                with atomic_write(path.with_suffix(f".{suffix}")) as temporary:
                     drawing.savefig(temporary, metadata=METADATA[suffix])
         finally:
             plt.close(drawing)

@@ -4,29 +4,14 @@ import csv
 import json
 import math
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path` which takes its place when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")  # the suffix stays: matplotlib picks its writer by it
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from nnunetv2.utilities.files import atomic_write
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
     """Write `text` as UTF-8."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -37,7 +22,7 @@ def write_json(obj: Any, path: str | os.PathLike) -> None:
 
 def write_csv(rows: list[dict], path: str | os.PathLike) -> None:
     """Write rows of equal keys as CSV; undefined values become empty fields."""
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(_plain(rows))

@@ -13,8 +13,6 @@ Writes OUT/subtype_probabilities.csv and OUT/subtype_results.csv, columns as the
 import argparse
 import sys
 import warnings
-from contextlib import ExitStack
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +29,10 @@ from evaluation.case_pairs import find_masks, read_mask
 from evaluation.files import write_csv
 from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
+from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.parallel import in_processes
 
 LESION = 2
 Features = dict[str, np.ndarray | None]  # None: no lesion in the mask
@@ -73,10 +73,10 @@ def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Fe
     problems += [f"{image}: does not exist" for image, _ in pairs.values() if not image.is_file()]
     if problems:
         raise ValueError("\n".join(problems))
-    with ExitStack() as stack:
-        mapped = stack.enter_context(get_context("spawn").Pool(min(jobs, len(pairs)))).imap if jobs > 1 else map
-        outcomes = mapped(_case_features, pairs.values())
-        rows = list(tqdm(outcomes, total=len(pairs), desc="Features", unit="case", disable=None))
+    if jobs > 1:
+        rows = list(in_processes(_case_features, pairs, jobs, "Features").values())
+    else:
+        rows = [_case_features(*files) for files in tqdm(pairs.values(), desc="Features", unit="case", disable=None)]
     problems = [row for row in rows if isinstance(row, str)]
     if problems:
         raise ValueError("\n".join(problems))
@@ -89,9 +89,8 @@ def select(features: Features, names: list[str]) -> Features:
     return {case: None if row is None else row[columns] for case, row in features.items()}
 
 
-def _case_features(files: tuple[Path, Path]) -> np.ndarray | None | str:
+def _case_features(image_file: Path, mask_file: Path) -> np.ndarray | None | str:
     """Features, None without a lesion, or what is wrong with the files."""
-    image_file, mask_file = files
     try:
         mask = read_mask(mask_file)
         image = sitk.GetArrayFromImage(sitk.ReadImage(str(image_file), sitk.sitkFloat32))
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
             fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs), args.features)
             write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
             print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
-    except ValueError as error:
+    except (ValueError, CasesFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

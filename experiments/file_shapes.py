@@ -10,6 +10,12 @@ from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf, Finite, Text
 Seconds = Annotated[Finite, Field(ge=0)]
 
 
+class InputHashes(FileShapeOf):
+    """input_hashes.json of experiments/stage.py: path -> size, mtime_ns, ctime_ns, sha256."""
+
+    root: dict[str, Annotated[list[int | str], Field(min_length=4, max_length=4)]]
+
+
 class Stages(FileShapeOf):
     """stages.json of experiments/stage.py."""
 
@@ -19,6 +25,7 @@ class Stages(FileShapeOf):
         done: bool
         seconds: Seconds
         command: str
+        written: dict[str, int] = {}  # file -> size
 
     root: list[_Stage]
 

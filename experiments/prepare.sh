@@ -16,6 +16,7 @@ RAW="$nnUNet_raw/$DATASET"; PREPROCESSED="$nnUNet_preprocessed/$DATASET"; RESULT
 
 # shellcheck source=experiments/stages.sh
 source experiments/stages.sh
+[[ -n "${BESIDE_OTHERS:-}" ]] || lock_run "$WORK"  # BESIDE_OTHERS: one of several runs that share the folder, such as a fold each
 [[ -z "$FROM" ]] || python experiments/stage.py --work "$WORK" --forget_from "$FROM"
 
 SYNTHETIC=(); MEMORY=()  # expanded as ${A[@]+"${A[@]}"}: an empty array counts as unset in macOS's bash 3.2
@@ -31,7 +32,7 @@ else
     DATA="$(cd "$DATA" && pwd)"
     [[ ! -e "$DATA/SYNTHETIC.txt" ]] || { SYNTHETIC=(--synthetic); echo "THE DATA IN $DATA ARE SYNTHETIC. THE FIGURES SAY NOTHING ABOUT PATIENTS."; }
 fi
-stage convert --outputs "$RAW" --input_folder "$DATA" -- python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
-stage plan --outputs "$PREPROCESSED/dataset_fingerprint.json" "$PREPROCESSED/$PLANS.json" -- \
+stage convert --outputs "$RAW" --inputs "$DATA" -- python data_prep/convert_quiz.py --data "$DATA" --out "$nnUNet_raw"
+stage plan --outputs "$PREPROCESSED" --inputs "$RAW" -- \
     nnUNetv2_plan_and_preprocess -d 777 -pl nnUNetPlannerResEncM --verify_dataset_integrity --clean --no_pp ${MEMORY[@]+"${MEMORY[@]}"}
 stage preprocess --outputs "$PREPROCESSED/nnUNetPlans_$CONFIG" -- nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$CONFIG"

@@ -68,6 +68,18 @@ def training_protocol(fold: Path) -> dict:
     }
 
 
+def provenance(fold: Path) -> dict:
+    """Code, machine and hashes of data, split, plans and weights, from the record of the fold's training."""
+    from nnunetv2.utilities.data_manifest import read_manifest
+    from nnunetv2.utilities.manifest import origin, value_hash, weights_hash
+
+    manifest = read_manifest(fold)
+    training = manifest.get("training", {})
+    parts = {name: value_hash(training[key]) for name, key in (("data", "cases"), ("split", "split"), ("plans", "plans")) if key in training}
+    return {**origin(), "training_code": manifest.get("code"), **parts, "seed": training.get("settings", {}).get("seed"),
+            "weights": weights_hash(fold / "checkpoint_final.pth")}
+
+
 def plan(plans_file: Path, configuration: str) -> dict:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # imports torch
 
@@ -90,7 +102,8 @@ def record(args: argparse.Namespace) -> None:
         "synthetic": args.synthetic, "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
         "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json", Stages)],
-        "environment": env, "training": training_protocol(args.fold), "plan": plan(args.plans, args.configuration),
+        "environment": env, "training": training_protocol(args.fold),
+        "provenance": provenance(args.fold), "plan": plan(args.plans, args.configuration),
     }, args.out / "run.json")
 
 

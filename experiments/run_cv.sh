@@ -38,6 +38,7 @@ while [[ $# -gt 0 ]]; do
 done
 [[ -z "$FOLD" || " ${FOLDS[*]} " == *" $FOLD "* ]] || { echo "error: --fold $FOLD: choose one of ${FOLDS[*]}" >&2; exit 2; }
 
+BESIDE_OTHERS="$FOLD"  # folds may be trained by several runs at once
 # shellcheck source=experiments/prepare.sh
 source experiments/prepare.sh
 if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
@@ -46,14 +47,14 @@ else
     NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS="${VAL_ITERATIONS:-50}"
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
-PREPARED="$(cat "$PREPROCESSED/$PLANS.json" "$PREPROCESSED"/{dataset_fingerprint,splits_final}.json | fingerprint)"
 
 train_fold() {
     local k="$1" log="$WORK/fold_$1"  # a log of its own, because folds may run side by side
     local common=(-tr "$TRAINER" -p "$PLANS" -device "$DEVICE")
     local lengths=(--epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --seed "$SEED")
     mkdir -p "$log"
-    stage "train" --log "$log" --outputs "$MODEL/fold_$k" --key "$PREPARED" -- \
+    stage "train" --log "$log" --outputs "$MODEL/fold_$k" \
+        --inputs "$PREPROCESSED"/{splits_final.json,dataset_fingerprint.json,dataset.json,subtypes.csv,"$PLANS.json","nnUNetPlans_$CONFIG.recipe.json"} -- \
         nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" "${lengths[@]}" --c
     stage "refit" --log "$log" --outputs "$MODEL/fold_$k/class_head_refit.json" -- \
         nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f "$k" "${common[@]}"
@@ -91,7 +92,7 @@ score() {  # score TABLES OUT
 score "$OOF" "$OUT"
 
 TEST="$OUT/predictions/test"
-stage predict_test --log "$WORK/ensemble" --outputs "$TEST" --input_folder "$MODEL" -- \
+stage predict_test --log "$WORK/ensemble" --outputs "$TEST" --inputs "$MODEL"/{plans.json,dataset.json} "$MODEL"/fold_[1-5]/checkpoint_final.pth -- \
     nnUNetv2_predict -i "$RAW/imagesTs" -o "$TEST" -d 777 -c "$CONFIG" -f "${FOLDS[@]}" -tr "$TRAINER" -p "$PLANS" \
     -device "$DEVICE" --mode "$MODE" --continue_prediction
 

@@ -41,7 +41,7 @@ else
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
 
-stage train --outputs "$MODEL/fold_0" -- \
+stage train --outputs "$MODEL/fold_0" --inputs "$PREPROCESSED"/{splits_final.json,dataset.json,subtypes.csv,"$PLANS.json"} -- \
     nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
     --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --no_val
 stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \
@@ -58,7 +58,7 @@ predict test "$RAW/imagesTs"
 stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
     --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
-stage figures --outputs "$OUT/figures" -- \
+stage figures --outputs "$OUT/figures" --inputs 'results/speed.jso[n]' -- \
     python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation" --training "$MODEL/fold_0" --speed results/speed.json
 stage gallery --outputs "$OUT/gallery.html" -- \

@@ -2,16 +2,23 @@
 
     python experiments/stage.py --work results/fold0/work --name train --outputs results/fold0/work/nnUNet_results -- nnUNetv2_train ...
 
-A stage is identified by its command line, the extra `--key` strings and everything that ran before it: change one and this
-stage and all later ones run again. `work/stages.json` keeps, per stage, that identity, whether it finished, and the seconds.
+A stage is identified by its command line, the content of its `--inputs` and everything that ran before it: change one and
+this stage and all later ones run again. `work/stages.json` keeps, per stage, that identity, whether it finished, the
+seconds, and which files it wrote.
 
-- finished, same identity, outputs there: skipped.
-- started before with the same identity but killed: run again over what it left, so that the command's own resumption works.
+- finished, same identity, every file it wrote there: skipped.
+- the same identity, but killed, or files are missing or cut short: run again over what is there, so that the command's own
+  resumption works.
 - another identity, or `--forget_from` named this stage or an earlier one: its outputs are deleted first.
+
+One stage runs at a time in a work folder; others wait. `--lock FD` keeps a second run out of the folder for as long as the
+calling script has that file open.
 """
 
 import argparse
+import glob
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +26,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.file_shapes import Stages  # noqa: E402
+from experiments.file_shapes import InputHashes, Stages  # noqa: E402
+from nnunetv2.utilities.commands import run  # noqa: E402
+from nnunetv2.utilities.errors import InputError  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+from nnunetv2.utilities.folder_lock import folder_lock, lock_descriptor  # noqa: E402
+from nnunetv2.utilities.manifest import known_hash  # noqa: E402
+
+GROWING = (".json", ".txt", ".log", ".csv", ".png", ".html")  # written anew by later commands, and then perhaps shorter
 
 
 class StageLog:
@@ -57,36 +70,75 @@ def identity(previous: str, command: list[str], keys: list[str]) -> str:
     return hashlib.sha256("\0".join([previous, *command, *keys]).encode()).hexdigest()[:16]
 
 
-def folder_key(folder: Path) -> str:
-    """Hash of the names, sizes and times of all files below `folder`: changes when a file is added, removed or edited."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+def content_key(inputs: list[Path], known: dict | None = None) -> str:
+    """Hash of names and contents of files and of all files below folders; hidden ones are left out. A path may be a pattern.
+
+    known: hashes of files by size and time, updated; a file that was not touched is not read again. InputError for a path
+    that is not there.
+    """
+    known = {} if known is None else known
+    lines = []
+    for path in inputs:
+        roots = [path] if path.exists() else [Path(found) for found in sorted(glob.glob(str(path)))]
+        if not roots and not glob.has_magic(str(path)):
+            raise InputError(f"{path} is not there, and a stage depends on it. Run the stage that writes it again (--from).")
+        for root in roots:
+            lines += [f"{name} {known_hash(file, known)}" for name, file in _files_below(root).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _files_below(root: Path) -> dict[str, Path]:
+    """Name relative to `root`'s folder -> file, sorted; hidden files, half-written or locks, left out."""
+    files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
+    named = {str(path.relative_to(root.parent)): path for path in sorted(files)}
+    return {name: path for name, path in named.items() if not any(part.startswith(".") for part in Path(name).parts[1:] or (name,))}
+
+
+def written(outputs: list[Path]) -> dict[str, int]:
+    """File -> size of all that a stage wrote."""
+    return {str(path): path.stat().st_size for output in outputs if output.exists() for path in _files_below(output).values()}
+
+
+def damaged(files: dict[str, int]) -> list[str]:
+    """Those of `written` that are missing, empty or cut short."""
+    sizes = {name: os.path.getsize(name) if os.path.isfile(name) else None for name in files}
+    return [name for name, size in files.items()
+            if sizes[name] is None or size and not sizes[name] or not name.endswith(GROWING) and sizes[name] < size]
 
 
 def run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str]) -> int:
     """Run or skip; returns the command's exit status (0 when skipped)."""
+    with folder_lock(work, "stages", f"stage {name} runs", wait=True):
+        return _run_stage(work, name, outputs, command, keys)
+
+
+def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str]) -> int:
     log = StageLog(work)
     before = log.stages[:log.stages.index(log.find(name))] if log.find(name) else log.stages
     own = identity(before[-1]["identity"] if before else "", command, keys)
     last = log.find(name)
-    if last and last["done"] and last["identity"] == own and all(path.exists() for path in outputs):
-        print(f"[{name}] done before ({last['seconds']:.0f} s), skipped", flush=True)
-        return 0
-    if last and last["identity"] != own:
+    same = last is not None and last["identity"] == own
+    if same and last["done"] and all(path.exists() for path in outputs):
+        lost = damaged(last.get("written", {}))
+        if not lost:
+            print(f"[{name}] done before ({last['seconds']:.0f} s), skipped", flush=True)
+            return 0
+        print(f"[{name}] runs again: {len(lost)} of its files are missing or cut short, {lost[0]} among them", flush=True)
+    if last and not same:
         for path in outputs:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    resumed = last["seconds"] if last and last["identity"] == own and not last["done"] else 0.0
+    resumed = last["seconds"] if same else 0.0
     log.put(stage=name, identity=own, done=False, seconds=resumed, command=" ".join(command))
     print(f"[{name}] {' '.join(command)}", flush=True)
     start = time.time()
     status = subprocess.run(command).returncode
-    seconds = resumed + time.time() - start
+    seconds = resumed + max(0.0, time.time() - start)  # a clock may be set back
     missing = [str(path) for path in outputs if not path.exists()]
     if status == 0 and missing:
         print(f"error: stage {name} ended well but did not write {', '.join(missing)}", file=sys.stderr)
         status = 1
-    log.put(stage=name, identity=own, done=status == 0, seconds=round(seconds, 1), command=" ".join(command))
+    log.put(stage=name, identity=own, done=status == 0, seconds=round(seconds, 1), command=" ".join(command),
+            written=written(outputs) if status == 0 else {})
     print(f"[{name}] {'finished' if status == 0 else f'failed with status {status}'} after {seconds:.0f} s", flush=True)
     return status
 
@@ -96,17 +148,30 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps stages.json")
     parser.add_argument("--name", help="name of the stage")
     parser.add_argument("--outputs", type=Path, nargs="*", default=[], help="what the stage writes; deleted when it must start over")
-    parser.add_argument("--key", nargs="*", default=[], help="further strings that identify the stage's inputs")
-    parser.add_argument("--input_folder", type=Path, default=None, help="folder whose files' names, sizes and times identify the input")
+    parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="files, folders and patterns whose content identifies the input")
     parser.add_argument("--forget_from", metavar="STAGE", help="mark STAGE and all after it as not done, and end")
+    parser.add_argument("--lock", type=int, metavar="FD", help="lock the open file of this number, or say who has it, and end")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
-    args = parser.parse_args()
+    run(_main, parser.parse_args())
+
+
+def _main(args: argparse.Namespace) -> int:
+    if args.lock is not None:
+        lock_descriptor(args.lock, str(args.work.parent), "its run.lock is held")
+        return 0
     if args.forget_from:
         StageLog(args.work).forget_from(args.forget_from)
-        return
+        return 0
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    keys = args.key + ([folder_key(args.input_folder)] if args.input_folder else [])
-    sys.exit(run_stage(args.work, args.name, args.outputs, command, keys))
+    keys = []
+    if args.inputs:
+        cache = args.work / "input_hashes.json"
+        known = load_json(cache, InputHashes) if cache.is_file() else {}
+        before = dict(known)
+        keys = [content_key([path.absolute() for path in args.inputs], known)]
+        if known != before:
+            save_json(known, cache)
+    return run_stage(args.work, args.name, args.outputs, command, keys)
 
 
 if __name__ == "__main__":

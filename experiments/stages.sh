@@ -1,10 +1,15 @@
 #!/usr/bin/env bash
 # Sourced: functions for the stages of an experiment, each skipped when done (experiments/stage.py). Expects WORK and the environment.
 
-stage() {  # stage NAME [--log DIR] --outputs PATH... [--key TEXT...] [--input_folder DIR] -- COMMAND...
+stage() {  # stage NAME [--log DIR] --outputs PATH... [--inputs PATH...] -- COMMAND...
     local name="$1" log="$WORK"; shift
     if [[ "$1" == --log ]]; then log="$2"; shift 2; fi
     python experiments/stage.py --work "$log" --name "$name" "$@"
+}
+
+lock_run() {  # lock_run FOLDER: refuse a second run there; the lock goes with this shell and what it started
+    exec 9>>"$1/run.lock"
+    python experiments/stage.py --work "$1" --lock 9
 }
 
 train_from() {  # train_from NAME FOLD_FOLDER CHECKPOINT ARGUMENT... of nnUNetv2_train; CHECKPOINT may be empty

@@ -28,7 +28,7 @@ from experiments.fold_jobs import classes_of, in_parallel, run_command, write_in
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
 from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
-from nnunetv2.training.class_head_refit import BACKUP_KEY
+from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import load_json, save_json
@@ -106,7 +106,7 @@ class Study:
                 continue
             print(f"[predict] {choice.name}, fold {fold}, head {head}", flush=True)
             checkpoint = self.model(choice) / f"fold_{fold}" / choice.checkpoint
-            if head == "trained" and BACKUP_KEY in load_checkpoint(checkpoint):
+            if head == "trained" and HEAD_BEFORE_REFIT in load_checkpoint(checkpoint):
                 raise ValueError(f"{folder} is not complete, but the head in {checkpoint} is refitted already: what was trained can no longer "
                                  "be predicted. Delete that fold's folder to train it again.")
             if head == "refitted":

@@ -18,7 +18,7 @@ LEVELS = (
     ("nnunetv2.inference",),
     ("nnunetv2.training",),
     ("nnunetv2.ensembling", "nnunetv2.postprocessing", "data_prep"),
-    ("nnunetv2.model_sharing",),
+    ("nnunetv2.model_sharing", "nnunetv2.verification"),
     ("report", "nnunetv2.cli", "nnunetv2.compatibility"),
     ("experiments",),
 )

@@ -42,16 +42,21 @@ class RunningStandardiser(nn.Module):
 
     @torch.no_grad()
     def _update(self, x: Tensor, row_weights: Tensor) -> None:
+        """Rows that are not finite, from a pass that overflowed, do not count: they would stay in the statistics for good."""
+        finite = torch.isfinite(x).all(1) & torch.isfinite(row_weights)
+        x, row_weights = torch.where(finite[:, None], x, 0), torch.where(finite, row_weights, 0)
         n = row_weights.sum()
         shares = (row_weights / n.clamp_min(1e-6))[:, None]
         batch_mean = (shares * x).sum(0)
         batch_variance = (shares * (x - batch_mean).square()).sum(0)
         rate = n / (self.count + n)
         # variance of the mixture of two distributions with weights (1 - rate, rate)
-        self.variance.copy_((1 - rate) * self.variance + rate * batch_variance
-                            + rate * (1 - rate) * (batch_mean - self.mean).square())
-        self.mean.lerp_(batch_mean, rate)
-        self.count.copy_((self.count + n).clamp_max(self.horizon))
+        variance = (1 - rate) * self.variance + rate * batch_variance + rate * (1 - rate) * (batch_mean - self.mean).square()
+        mean = self.mean.lerp(batch_mean, rate)
+        usable = torch.isfinite(variance).all() & torch.isfinite(mean).all()  # squares of finite values may overflow
+        self.variance.copy_(torch.where(usable, variance, self.variance))
+        self.mean.copy_(torch.where(usable, mean, self.mean))
+        self.count.copy_(torch.where(usable, (self.count + n).clamp_max(self.horizon), self.count))
 
 
 class ClassHead(nn.Module):

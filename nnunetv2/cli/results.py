@@ -169,3 +169,13 @@ def plot_overlay_pngs(argv: Sequence[str] | None = None) -> None:
     else:
         run(overlay_plots.generate_overlays_from_preprocessed, args.d, args.o, args.np, args.channel_idx, args.overlay_intensity,
             args.c, args.p)
+
+
+def verify(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser("verify", "(fork) Compare a folder with its manifest: a trained model, predictions, a preprocessed or converted dataset, or the "
+                         "results of a run. Says what fits and what does not; exit status 1 on any misfit.", "nnUNetv2_verify results/fold0")
+    parser.add_argument("folder", help="folder to check")
+    args = parser.parse_args(argv)
+    from nnunetv2.verification import report
+
+    run(report, args.folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from nnunetv2.dataset_conversion.raw_folder import MAX_DATASET_ID, new_raw_dataset, updated_description
-from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import OldDatasetJson
 from nnunetv2.utilities.files import load_json, save_json

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
-from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse

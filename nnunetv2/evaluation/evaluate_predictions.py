@@ -16,9 +16,9 @@ import numpy as np
 
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.preprocessing.parallel import in_threads
 from nnunetv2.utilities.file_shapes import DatasetJson, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 LabelOrRegion = int | tuple[int, ...]

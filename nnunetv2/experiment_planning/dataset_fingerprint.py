@@ -8,11 +8,13 @@ import numpy as np
 from nnunetv2 import paths
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.cropping import bounding_box
-from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.parallel import in_threads
+from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.manifest import changes
 
 N_SAMPLES = 100_000_000  # foreground voxels drawn over all cases
 SEED = 1234
@@ -35,14 +37,23 @@ class DatasetFingerprintExtractor:
         self.verbose = verbose
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
-        """Write dataset_fingerprint.json and return its content; a file already there is returned as it is."""
-        path = paths.nnUNet_preprocessed / self.dataset_name / "dataset_fingerprint.json"
-        if path.is_file() and not overwrite_existing:
+        """Write dataset_fingerprint.json and return its content; a file already there is returned as it is, if it is of these cases."""
+        preprocessed = paths.nnUNet_preprocessed / self.dataset_name
+        path = preprocessed / "dataset_fingerprint.json"
+        keep = path.is_file() and not overwrite_existing
+        made_from = read_manifest(preprocessed).get("fingerprint")
+        if keep and (made_from is None or paths.path_if_set("nnUNet_raw") is None):
             print(f"{path} exists and is kept; --clean recomputes it.")
             return load_json(path, Fingerprint)
         raw_folder = paths.nnUNet_raw / self.dataset_name
         dataset_json = load_json(raw_folder / "dataset.json", RawDatasetJson)
         cases = cases_to_learn_from(get_filenames_of_train_images_and_targets(raw_folder, dataset_json), dataset_json)
+        if keep:
+            found = changes(made_from, hash_cases(preprocessed, cases, self.num_threads))
+            if not found:
+                print(f"{path} exists and is kept; --clean recomputes it.")
+                return load_json(path)
+            print(f"{path} is recomputed: {len(found)} training case(s) changed since.")
         reader = determine_reader_writer_from_dataset_json(dataset_json)()
         analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))
         if self.verbose:
@@ -61,7 +72,9 @@ class DatasetFingerprintExtractor:
             "foreground_intensity_properties_per_channel": intensities,
             "median_relative_size_after_cropping": float(np.median([result.relative_size for result in results])),
         }
+        hashes = hash_cases(preprocessed, cases, self.num_threads)
         save_json(fingerprint, path)
+        record(preprocessed, fingerprint=hashes)
         return fingerprint
 
 

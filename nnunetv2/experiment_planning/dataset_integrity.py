@@ -11,7 +11,7 @@ import pandas as pd
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
 from nnunetv2.imageio.nifti_file import file_damage, is_nifti
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.preprocessing.parallel import in_threads
+from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.file_shapes import RawDatasetJson

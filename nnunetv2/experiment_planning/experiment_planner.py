@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -20,9 +19,10 @@ from nnunetv2.imageio.reader_writer_registry import reader_writer_name
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.data_manifest import bring_split, raw_description, read_manifest, record
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson, Splits
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -327,18 +327,20 @@ class ExperimentPlanner:
         return lowres if np.prod(median_shape) / n_voxels >= 2 else None
 
     def _copy_dataset_files(self) -> None:
-        """dataset.json and the classification labels always; splits_final.json only where none is."""
+        """dataset.json, the classification labels and the split, and a record of them to compare with later."""
+        raw = raw_description(self.raw_dataset_folder)
+        manifest = read_manifest(self.preprocessed_folder)
+        training = set(raw["cases"]) - set(self.dataset_json.get("holdout", []))
+        used = set(manifest.get("fingerprint", training))
+        if used != training:
+            raise InputError(f"{self.preprocessed_folder / 'dataset_fingerprint.json'} was made from other training cases; only in one of both: "
+                             f"{', '.join(sorted(used ^ training))}. Run nnUNetv2_extract_fingerprint -d {self.dataset_name} --clean.")
         _copy(self.raw_dataset_folder / "dataset.json", self.preprocessed_folder)
         if self.task is not None:
-            training = set(get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json))
-            training -= set(self.dataset_json.get("holdout", []))
             self.task.read_labels(self.raw_dataset_folder, training)  # raises now, while correcting is cheap
             _copy(self.raw_dataset_folder / self.task.labels_file, self.preprocessed_folder)
-        splits, existing = self.raw_dataset_folder / "splits_final.json", self.preprocessed_folder / "splits_final.json"
-        if splits.is_file() and not existing.is_file():
-            _copy(splits, self.preprocessed_folder)
-        elif splits.is_file() and load_json(splits, Splits) != load_json(existing, Splits):
-            warnings.warn(f"{existing} differs from {splits} and is kept; delete it to use the raw dataset's.", stacklevel=3)
+        bring_split(self.raw_dataset_folder, self.preprocessed_folder, raw["split"], training, manifest)
+        record(self.preprocessed_folder, planned=raw)
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""

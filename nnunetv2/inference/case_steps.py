@@ -17,10 +17,13 @@ from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, Progress, Watch
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.prediction_manifest import model_record
 
 
 class CaseSteps:
     """The steps of nnUNetPredictor's methods, which have the loaded model as attributes."""
+
+    made_by: dict[str, Any] | None = None  # what a manifest says of the model; None for a network handed over
 
     def _run_cases(self, cases: Iterable[Case], prepare: Callable[[Case], tuple[Tensor, dict]], run: PredictionRun, readers: int, writers: int) -> list[Any]:
         """Results of `cases`; what failed, and files of the run that the disk did not take, in one CasesFailed at the end."""
@@ -47,7 +50,13 @@ class CaseSteps:
         return self.case_predictor(data, name, on_window)
 
     def _output_folders(self, cases: Sequence[Case], part_id: int = 0, num_parts: int = 1) -> OutputFolders:
-        return OutputFolders(cases, self.dataset_json, self.plans_manager.plans, self.task, part_id, num_parts)
+        made_with = self._made_with() if cases else {}
+        return OutputFolders(cases, self.dataset_json, self.plans_manager.plans, self.task, made_with, part_id, num_parts)
+
+    def _made_with(self) -> dict[str, Any]:
+        """What the manifest of the output says of model and settings. Device and engine are no part of it: masks of both go together."""
+        settings = {"mode": self.mode_name, **vars(self.mode), "gaussian": self.use_gaussian, "roi_model": self.roi_model and str(self.roi_model)}
+        return {"model": self.made_by or model_record((), self.plans_manager.plans, self.dataset_json), "settings": settings}
 
     def _new_run(self, probabilities: bool, classification: bool, progress: Callable[[Progress], None] | None, cancelled: Cancelled | None,
                  n_cases: int | None) -> PredictionRun:

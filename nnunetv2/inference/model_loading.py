@@ -14,11 +14,13 @@ from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, stored_tensors
+from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.manifest import changes, dataset_identity, list_some, plans_identity
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name
@@ -159,6 +161,20 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
         has_class_head=header.get(CLASS_HEAD_KEY) is not None,
         stamps=stamps,
     )
+
+
+def refuse_other_plans(model: TrainedModel) -> None:
+    """InputError when a fold was trained with other plans or labels than those beside it: its images would be prepared in another way.
+
+    Folds without a record of their training (upstream's) pass.
+    """
+    present = {"plans": plans_identity(model.plans_manager.plans, model.configuration_manager.configuration), "dataset": dataset_identity(model.dataset_json)}
+    for checkpoint in model.checkpoints:
+        trained = read_manifest(checkpoint.parent).get("training")
+        found = [] if trained is None else [line for part, now in present.items() for line in changes(trained[part], now) if "batch_size" not in line]
+        if found:
+            raise InputError(f"{checkpoint} was trained with other plans or labels than {checkpoint.parents[1]} has now:\n{list_some(found)}\n"
+                             "Put plans.json and dataset.json of that training back, or train the fold again.")
 
 
 def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration_manager: ConfigurationManager, dataset_json: dict,

@@ -33,11 +33,11 @@ from nnunetv2.inference.case_result import CaseResult
 from nnunetv2.inference.case_steps import CaseSteps
 from nnunetv2.inference.cases import list_cases
 from nnunetv2.inference.engines import Engine, make_engine
-from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network
+from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, refuse_other_plans
 from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
 from nnunetv2.inference.network_access import NetworkAccess
 from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.inference.output_folders import refuse_unwritable
+from nnunetv2.inference.output_folders import prediction_locks, refuse_unwritable
 from nnunetv2.inference.pipeline import Case, CasesFailed
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, PredictionCancelled, Progress, Watch  # noqa: F401 (the exception, for callers)
@@ -46,6 +46,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.prediction_manifest import model_record
 
 PathLike = str | os.PathLike
 
@@ -107,10 +108,12 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
             use_folds = (use_folds,)
         start = time.perf_counter()
         model = find_model(Path(model_training_output_dir), use_folds, checkpoint_name)
+        refuse_other_plans(model)
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
         self._set_up(engines, model.plans_manager, model.configuration_manager, model.dataset_json, model.trainer_name,
                      model.mirror_axes, model.has_class_head)
         self._network_is_in(model)
+        self.made_by = model_record(model.checkpoints, model.plans_manager.plans, model.dataset_json)  # now: a checkpoint may be replaced
         self.seconds_to_load = time.perf_counter() - start
 
     def manual_initialization(
@@ -134,6 +137,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None)
         self._network_is(network, parameters)
+        self.made_by = None
         self.seconds_to_load = time.perf_counter() - start
 
     def _set_up(self, engines: Sequence[Engine], plans_manager: PlansManager, configuration_manager: ConfigurationManager,
@@ -233,16 +237,17 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self._check_previous_stage(folder_with_segs_from_prev_stage is not None, "its output folder (-prev_stage_predictions)")
         cases = list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, self.dataset_json["file_ending"],
                            folder_with_segs_from_prev_stage)[part_id::num_parts]
-        folders = self._output_folders(cases, part_id, num_parts)
-        n_all = len(cases)
-        if not overwrite:
-            done = folders.done(save_probabilities)
-            cases = [case for case in cases if case.position not in done]
-        folders.begin(cases)
-        print(f"{len(cases)} of {n_all} cases to predict{f', part {part_id} of {num_parts}' if num_parts > 1 else ''}; "
-              f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {self._precision_in_words()}.")
-        run = PredictionRun(save_probabilities, return_classification, Watch(progress, cancelled, len(cases)), folders)
-        return self._run_cases(cases, lambda case: self._read(case, run), run, num_processes_preprocessing, num_processes_segmentation_export)
+        with prediction_locks(cases, part_id, num_parts):
+            folders = self._output_folders(cases, part_id, num_parts)
+            n_all = len(cases)
+            if not overwrite:
+                done = folders.done(save_probabilities)
+                cases = [case for case in cases if case.position not in done]
+            folders.begin(cases)
+            print(f"{len(cases)} of {n_all} cases to predict{f', part {part_id} of {num_parts}' if num_parts > 1 else ''}; "
+                  f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {self._precision_in_words()}.")
+            run = PredictionRun(save_probabilities, return_classification, Watch(progress, cancelled, len(cases)), folders)
+            return self._run_cases(cases, lambda case: self._read(case, run), run, num_processes_preprocessing, num_processes_segmentation_export)
 
     def _precision_in_words(self) -> str:
         precision = self.engines[0].precision

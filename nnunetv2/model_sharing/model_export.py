@@ -41,7 +41,7 @@ def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os
         optional = [model / "dataset_fingerprint.json"]
         for fold_folder in (model / f"fold_{fold}" for fold in folds):
             required += [fold_folder / checkpoint for checkpoint in save_checkpoints]
-            optional += [fold_folder / "progress.png", fold_folder / "debug.json",
+            optional += [fold_folder / "manifest.json", fold_folder / "progress.png", fold_folder / "debug.json",
                          *_scored_files(fold_folder / "validation", ("summary.json",), export_crossval_predictions)]
         optional += _scored_files(model / f"crossval_results_folds_{'_'.join(map(str, folds))}", _DECISIONS, export_crossval_predictions)
         missing += [file for file in required if not file.is_file()]

@@ -2,11 +2,11 @@
 
 import os
 import stat
-import tempfile
 import zipfile
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 from nnunetv2 import paths
+from nnunetv2.utilities.leftovers import temporary_folder
 
 
 def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
@@ -21,10 +21,10 @@ def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
     target = paths.nnUNet_results
     target.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(zip_file) as archive, tempfile.TemporaryDirectory(dir=target, prefix=".install_") as temporary:
+        with zipfile.ZipFile(zip_file) as archive, temporary_folder(target, "install") as temporary:
             _refuse_unsafe_members(archive, zip_file)
             archive.extractall(temporary)  # checks each member's CRC
-            for source in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
+            for source in sorted(path for path in temporary.rglob("*") if path.is_file()):
                 destination = target / source.relative_to(temporary)
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, destination)

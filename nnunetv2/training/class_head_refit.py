@@ -28,13 +28,18 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_calibration import fit_temperature, probability_scores
-from nnunetv2.training.splits import load_split
+from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
+from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
+from nnunetv2.training.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import save_json
+from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.manifest import list_some
 
 REPORT_FILE = "class_head_refit.json"  # beside the checkpoint
-BACKUP_KEY = "class_head_weights_before_refit"  # of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,11 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     of the fold's training cases alone; those without one are left out. Refitting twice changes nothing.
     """
     model = find_model(Path(model_folder), (fold,), checkpoint)
+    with folder_lock(Path(model_folder) / f"fold_{fold}", "training", "its class head is refitted"):
+        return _refit(model, fold, checkpoint, device, n_views)
+
+
+def _refit(model: TrainedModel, fold: int | str, checkpoint: str, device: torch.device, n_views: int) -> dict:
     path = model.checkpoints[0]
     if not model.has_class_head:
         raise ValueError(f"{path} has no class head to refit. Declare 'classification' in dataset.json, plan and train again.")
@@ -142,7 +152,12 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     dataset_folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name
     label_manager = model.plans_manager.get_label_manager(model.dataset_json)
     task = ClassificationTask.from_dataset_json(model.dataset_json, label_manager.foreground_labels)
-    train_cases, _ = load_split(dataset_folder, fold)
+    train_cases, val_cases = load_split(dataset_folder, fold)
+    refuse_changed_data(dataset_folder.name, model.configuration_manager.data_identifier, train_cases)
+    content = load_checkpoint(path)
+    split = content.get("identity", {}).get("split")
+    if split is not None and (moved := moved_in_fold(split["train"], split["val"], train_cases, val_cases)):
+        raise InputError(f"{path} was trained on another split:\n{list_some(moved)}\nBring {dataset_folder / SPLITS_FILE} back, or train anew.")
     label_of = task.read_labels(dataset_folder, train_cases)
     cases = [case for case in train_cases if case in label_of]
     labels = np.array([label_of[case] for case in cases])
@@ -152,10 +167,10 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     head = network.class_head.cpu()
     report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
 
-    content = load_checkpoint(path)
-    content.setdefault(BACKUP_KEY, content["class_head_weights"])
+    content.setdefault(HEAD_BEFORE_REFIT, content["class_head_weights"])
     content["class_head_weights"] = head.state_dict()
     save_checkpoint(content, path)
+    record_checkpoint(path)
     save_json(report, path.with_name(REPORT_FILE))
     found = report["leave_one_out"]
     print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {found['macro_f1']:.3f} leaving one out, "

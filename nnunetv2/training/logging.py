@@ -31,7 +31,7 @@ class TrainingLog:
     def __init__(self, folder: Path, has_classes: bool, active: bool = True):
         self.folder, self.active = folder, active
         self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
-        self._file: Path | None = None
+        self.file: Path | None = None  # of this start, once something was printed
         self._last_plot = time.monotonic()
 
     def print(self, *parts: Any) -> None:
@@ -39,13 +39,13 @@ class TrainingLog:
         if not self.active:
             return
         now = datetime.now()
-        if self._file is None:
+        if self.file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             stamp = f"{now.year}_{now.month}_{now.day}_{now:%H_%M_%S}"
-            self._file = self.folder / f"training_log_{stamp}.txt"
+            self.file = self.folder / f"training_log_{stamp}.txt"
         text = " ".join(str(part) for part in parts)
         print(text, flush=True)
-        with open(self._file, "a") as file:
+        with open(self.file, "a") as file:
             file.write(f"{now}: {text}\n")
 
     def log(self, key: str, value: float | list, epoch: int) -> None:

@@ -14,10 +14,15 @@ from torch import multiprocessing as mp
 from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
+from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
+from nnunetv2.training.splits import load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
+from nnunetv2.utilities.data_manifest import refuse_changed_data
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.safe_names import plain_name
 
 CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that exists
@@ -53,19 +58,63 @@ class TrainingJob:
 
     def train(self, device: torch.device) -> nnUNetTrainer:
         trainer = self.make_trainer(device)
-        checkpoints = [trainer.output_folder / name for name in CONTINUE_FROM if (trainer.output_folder / name).is_file()]
-        if self.continue_training and checkpoints:
-            trainer.load_checkpoint(checkpoints[0])
-        elif self.pretrained_weights is not None:
-            trainer.initialize()
-            if self.same_task:
-                load_network_weights(trainer.module, load_checkpoint(self.pretrained_weights))
-            else:
+        trainer.start_weights = self.pretrained_weights
+        checkpoint = self._checkpoint_to_continue(trainer) if self.continue_training else None
+        if checkpoint is not None:
+            trainer.load_checkpoint(checkpoint)
+        else:
+            if self.continue_training:
+                print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
+            if not trainer.was_initialized:
+                trainer.initialize()
+            if self.pretrained_weights is not None and self.same_task:
+                load_network_weights(trainer.module, as_trained(load_checkpoint(self.pretrained_weights)))
+            elif self.pretrained_weights is not None:
                 load_pretrained_weights(trainer.module, self.pretrained_weights)
-        elif self.continue_training:
-            print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
+            if trainer.local_rank == 0:
+                set_aside_other_training(trainer)
         trainer.run_training()
         return trainer
+
+    @staticmethod
+    def _checkpoint_to_continue(trainer: nnUNetTrainer) -> Path | None:
+        """The first of CONTINUE_FROM that is of this training, None if there is no checkpoint; InputError if all are of others."""
+        present = [trainer.output_folder / name for name in CONTINUE_FROM if (trainer.output_folder / name).is_file()]
+        if not present:
+            return None
+        trainer.initialize()
+        problems = {}
+        for path in present:
+            problems[path] = checkpoint_problems(trainer, load_checkpoint(path, lazy=True))
+            if not problems[path]:
+                return path
+        raise InputError(not_the_same(str(present[0]), problems[present[0]]))
+
+
+def set_aside_other_training(trainer: nnUNetTrainer) -> None:
+    """Move what another training left in the fold's folder into a folder in it, so that its checkpoints pass for this one's nowhere.
+
+    What the same training left stays, and is written over.
+    """
+    folder = trainer.output_folder
+    if all(_identity_in(path) == trainer.identity for path in sorted(folder.glob("checkpoint_*.pth"))):
+        return
+    number = 1
+    while (aside := folder / f"earlier_{number}").exists():
+        number += 1
+    aside.mkdir()
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith((".", "earlier_")) and path != trainer.log.file:
+            path.rename(aside / path.name)
+    print(f"{folder} held a training with other data, plans or settings; it is now in {aside}.")
+
+
+def _identity_in(checkpoint: Path) -> dict | None:
+    """None for a checkpoint without one, or one that cannot be read: neither is of a training that may go on."""
+    try:
+        return load_checkpoint(checkpoint, lazy=True).get("identity")
+    except (RuntimeError, ValueError):
+        return None
 
 
 def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | str, trainer_class_name: str = "nnUNetTrainer",
@@ -92,19 +141,23 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
 
-    if only_run_validation:
-        trainer = _trained(job, device, "checkpoint_final.pth")
-    elif num_gpus > 1:
-        address = f"tcp://127.0.0.1:{_free_port()}"
-        mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
-        trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
-    else:
-        trainer = job.train(device)
-    if val_with_best:
-        trainer = _trained(job, device, "checkpoint_best.pth")
-    if final_validation:
-        torch.backends.cudnn.benchmark = False  # whole cases have many sizes, and each would be tried out anew, for seconds
-        trainer.perform_actual_validation(export_validation_probabilities)
+    trainer = job.make_trainer(device)
+    train_cases, _ = load_split(trainer.preprocessed_dataset_folder_base, fold)
+    refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, train_cases)
+    with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated"):
+        if only_run_validation:
+            trainer = _trained(job, device, "checkpoint_final.pth")
+        elif num_gpus > 1:
+            address = f"tcp://127.0.0.1:{_free_port()}"
+            mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
+            trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
+        else:
+            trainer = job.train(device)
+        if val_with_best:
+            trainer = _trained(job, device, "checkpoint_best.pth")
+        if final_validation:
+            torch.backends.cudnn.benchmark = False  # whole cases have many sizes, and each would be tried out anew, for seconds
+            trainer.perform_actual_validation(export_validation_probabilities)
 
 
 def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetTrainer:
@@ -113,7 +166,7 @@ def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetT
     path = trainer.output_folder / checkpoint
     for name, value in load_checkpoint(path).get("schedule", {}).items():
         setattr(trainer, name, value)
-    trainer.load_checkpoint(path)
+    trainer.load_checkpoint(path, to_validate=True)
     return trainer
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
-
-SPLITS_FILE = "splits_final.json"
+from nnunetv2.utilities.manifest import value_hash
 
 
 def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> list[dict[str, list[str]]]:
@@ -41,7 +41,9 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
         return trainable_cases(folder), trainable_cases(folder)
     path = folder / SPLITS_FILE
     if not path.is_file():
-        save_json(default_splits(trainable_cases(folder)), path)
+        splits = default_splits(trainable_cases(folder))
+        save_json(splits, path)
+        record(folder, default_split=value_hash(splits))
     splits = load_json(path, Splits)
     if not isinstance(fold, int) or not 0 <= fold < len(splits):
         raise ValueError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")

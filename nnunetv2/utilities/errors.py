@@ -13,8 +13,9 @@ class CasesFailed(RuntimeError):
     """Some cases of a batch failed; the message lists each with its reason, and the others are done."""
 
 
-# A ValueError is one about input by this code base's convention; OSError carries its path and the system's reason.
-EXPECTED_ERRORS = (CasesFailed, OSError, ValueError, NotImplementedError)
+# A ValueError is one about input by this code base's convention; OSError carries its path and the system's reason; a training that
+# diverges raises FloatingPointError.
+EXPECTED_ERRORS = (CasesFailed, OSError, ValueError, NotImplementedError, FloatingPointError)
 
 
 STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)

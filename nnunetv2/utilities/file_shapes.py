@@ -286,6 +286,51 @@ class Progress(FileShapeOf):
     root: dict[str, list[Any]]
 
 
+class Manifest(FileShape):
+    """manifest.json of a dataset, a trained fold or a folder of predictions: each has some of these sections."""
+
+    class _Planned(FileShape):
+        dataset_json: DatasetJson
+        cases: list[Text]
+        split: list[_Split] | None
+        class_labels: str | None
+
+    class _Training(FileShape):
+        settings: dict[str, Any]
+        plans: dict[str, Any]
+        dataset: dict[str, Any]
+        split: _Split
+        class_labels: dict[str, str]
+        cases: dict[str, str]
+
+    class _MadeWith(FileShape):
+        class _Model(FileShape):
+            checkpoints: dict[str, str]
+            trained_on: list[str] | None
+
+        model: _Model
+        settings: dict[str, Any]
+
+    class _Predicted(FileShape):
+        made_with: str | None
+        inputs: dict[str, Annotated[list[int | str | None], Field(min_length=3, max_length=3)]]  # size, mtime_ns, hash
+        sha256: str | None
+
+    code: dict[str, Any] = {}
+    files: dict[str, Annotated[list[int | str], Field(min_length=4, max_length=4)]] = {}  # size, mtime_ns, ctime_ns, sha256
+    planned: _Planned | None = None
+    fingerprint: dict[str, str] = {}
+    preprocessed: dict[str, dict[str, str]] = {}
+    default_split: str = ""
+    training: _Training | None = None
+    checkpoints: dict[str, str] = {}
+    made_with: _MadeWith | None = None
+    cases: dict[str, _Predicted] = {}
+    data: str = ""
+    sources: dict[str, dict[str, str]] = {}
+    tables: dict[str, str] = {}
+
+
 class AnyObject(FileShapeOf):
     """A JSON object with whatever keys."""
 

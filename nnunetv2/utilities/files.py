@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import stat
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.leftovers import new_token, sweep_once
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.file_shapes import FileShape
@@ -27,17 +26,19 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary file keeps every suffix of `path` (`.nii.gz`, `.b2nd`), because writers choose the format by it. It is on the disk
     before it gets its name: what a full disk or a lost share holds back is an error here, not a short file later. An OSError of the
-    temporary file names `path`. A process killed inside the block leaves the old file, if any, as it was, and the temporary one: see
-    `remove_leftovers`.
+    temporary file names `path`. A process killed inside the block leaves the old file, if any, as it was, and the temporary one,
+    which is swept when the folder is next written to (utilities/leftovers.py).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep_once(path.parent)
     suffix = "".join(path.suffixes)
     stem = path.name.removesuffix(suffix)
-    temporary = path.with_name(f".{stem}.{uuid.uuid4().hex}{suffix}")
+    temporary = path.with_name(f".{stem}.{new_token()}{suffix}")
     try:
         yield temporary
-        flush_to_disk(temporary)
+        if not temporary.is_symlink():  # what a link leads to is somebody else's
+            flush_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary), temporary):
@@ -57,16 +58,6 @@ def flush_to_disk(path: str | os.PathLike) -> None:
         raise
     finally:
         os.close(descriptor)
-
-
-def remove_leftovers(*paths: str | os.PathLike) -> None:
-    """Delete what killed processes left of `atomic_write` of these files. Only for files that no other process may be writing."""
-    wanted = {Path(path) for path in paths}
-    for folder in {path.parent for path in wanted}:
-        for leftover in folder.glob(".*"):
-            parts = re.fullmatch(r"\.(.*)\.[0-9a-f]{32}(\..*)?", leftover.name)
-            if parts and folder / f"{parts[1]}{parts[2] or ''}" in wanted:
-                leftover.unlink(missing_ok=True)
 
 
 def read_text(path: str | os.PathLike, remedy: str) -> str:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from data_prep.case_checks import geometry_difference, snap_labels
 from data_prep.convert_quiz import DATASET, convert, main, stratified_folds
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock
+from nnunetv2.verification import verify
 
 REALCT = Path(os.environ.get("REALCT", Path(__file__).resolve().parents[3] / "shared" / "realct"))
 
@@ -267,4 +269,20 @@ class TestRealCTs:
 
     def test_a_right_pair_passes(self, quiz, tmp_path):
         put_real_case(quiz, "example_ct_sm.nii.gz", "example_seg.nii.gz")
+        run(quiz, tmp_path)
+
+
+def test_verify_finds_a_conversion_as_it_was_and_names_what_changed(quiz, tmp_path):
+    out = run(quiz, tmp_path)
+    assert not verify(out).misfits
+    shutil.copy(quiz.root / "train" / "subtype0" / "quiz_0_002.nii.gz", quiz.root / "train" / "subtype0" / "quiz_0_001.nii.gz")
+    with (quiz.root / "test" / "quiz_005_0000.nii.gz").open("ab") as file:
+        file.write(b"x")
+    (out / "subtypes.csv").write_text("case,subtype\n")
+    misfits = "\n".join(verify(out).misfits)
+    assert "test/quiz_005_0000.nii.gz changed" in misfits and "subtypes.csv is missing or was edited" in misfits
+
+
+def test_a_second_conversion_into_the_folder_is_refused(quiz, tmp_path):
+    with folder_lock(tmp_path / "raw" / DATASET, "conversion", "by another"), pytest.raises(FolderBusy, match="by another"):
         run(quiz, tmp_path)

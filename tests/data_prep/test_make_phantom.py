@@ -18,7 +18,7 @@ from data_prep.check_dataset import check_dataset
 from data_prep.make_phantom import ALMOST_ONE, PRESETS, PROPORTIONS, case_files, ct_noise, list_cases, make_phantom, render, share_out
 from data_prep.phantom_anatomy import Canvas, SmoothNoise, curve
 from evaluation.lesion_features import MARGIN, NAMES, TEXTURE, lesion_features
-from experiments.stage import folder_key
+from experiments.stage import content_key
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def test_a_killed_run_goes_on_to_the_same_files(smoke, tmp_path):
 
 
 def test_a_rerun_leaves_all_files_as_they_were(smoke):
-    """Later stages tell by size and time whether the data changed (experiments/stage.py)."""
-    before = folder_key(smoke)
+    """Later stages tell by the content whether the data changed (experiments/stage.py)."""
+    before = content_key([smoke])
     make_phantom(smoke, "smoke", seed=3, processes=1)
-    assert folder_key(smoke) == before
+    assert content_key([smoke]) == before
 
 
 def test_another_seed_in_the_same_folder_is_refused(smoke):

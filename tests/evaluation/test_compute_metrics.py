@@ -4,10 +4,13 @@ import json
 import numpy as np
 import pytest
 
+from evaluation import compute_metrics
 from evaluation.case_pairs import find_masks
 from evaluation.compute_metrics import main
 from evaluation.tables import BANNER
-from tests.evaluation.small_run import CASES, save_image, table_options
+from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.verification import _verify_metrics
+from tests.evaluation.small_run import CASES, labels, save_image, table_options
 
 FEW = ["--bootstrap", "50", "--jobs", "1"]
 
@@ -161,3 +164,29 @@ def test_what_a_killed_process_left_half_written_is_no_mask(tmp_path):
     for name in ("case_1.nii.gz", f".case_1.{'0a' * 16}.nii.gz"):
         (tmp_path / name).touch()
     assert find_masks(tmp_path) == {"case_1": tmp_path / "case_1.nii.gz"}
+
+
+def test_cases_that_the_model_was_trained_on_are_refused_unless_asked_for(run_folder, capsys):
+    made_with = {"model": {"checkpoints": {}, "trained_on": ["quiz_1_002", "quiz_9_999"]}, "settings": {}}
+    (run_folder / "prediction" / "manifest.json").write_text(json.dumps({"made_with": made_with, "cases": {}}))
+    assert score(run_folder) == 1
+    text = capsys.readouterr().err
+    assert "quiz_1_002: the model that predicted it was trained on it" in text and "quiz_0_001" not in text
+    assert score(run_folder, "--allow-training-cases") == 0
+
+
+def test_a_killed_worker_ends_in_its_cases_name_and_status_1(run_folder, capsys, monkeypatch):
+    def killed(function, jobs, processes, description):
+        raise CasesFailed("Scoring: 1 of 4 cases failed.\nquiz_0_001: its worker process was killed")
+
+    monkeypatch.setattr(compute_metrics, "in_processes", killed)
+    assert score(run_folder, "--jobs", "2") == 1
+    assert "quiz_0_001: its worker process was killed" in capsys.readouterr().err
+    assert not (run_folder / "out" / "metrics.json").exists()
+
+
+def test_scores_fit_their_masks_until_a_mask_changes(scored):
+    folder = scored[1]
+    assert not _verify_metrics(folder / "out" / "metrics.json").misfits
+    save_image(labels(lesion=False), folder / "prediction" / "quiz_0_001.nii.gz")
+    assert "score them again" in _verify_metrics(folder / "out" / "metrics.json").misfits[0]

@@ -1,10 +1,17 @@
 """experiments/stage.py: stages are skipped, resumed and redone by the identity of what they depend on."""
 
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from experiments.stage import StageLog, folder_key, run_stage
+from experiments.stage import StageLog, content_key, run_stage
+from nnunetv2.utilities.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 APPEND = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
 
@@ -47,11 +54,63 @@ def test_changed_command_starts_over_and_so_does_all_after_it(tmp_path):
     assert all(stage["done"] for stage in StageLog(tmp_path).stages)
 
 
-def test_changed_input_folder_changes_its_key(tmp_path):
-    (tmp_path / "ct.nii.gz").write_text("1")
-    before = folder_key(tmp_path)
-    (tmp_path / "ct.nii.gz").write_text("12")
-    assert folder_key(tmp_path) != before
+def test_changed_content_changes_the_key_even_with_size_and_time_kept(tmp_path):
+    path, known = tmp_path / "ct.nii.gz", {}
+    path.write_text("1")
+    before, times = content_key([tmp_path], known), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_text("2")
+    os.utime(path, ns=times)
+    assert content_key([tmp_path], known) != before
+
+
+def test_touched_copied_and_hidden_files_keep_the_key(tmp_path):
+    data = tmp_path / "a" / "data"
+    data.mkdir(parents=True)
+    (data / "ct.nii.gz").write_text("1")
+    before, known = content_key([data]), {}
+    os.utime(data / "ct.nii.gz", (1, 1))
+    (data / ".half.nii.gz").write_text("2")
+    shutil.copytree(data, tmp_path / "b" / "data")
+    assert content_key([data], known) == content_key([tmp_path / "b" / "data"]) == before
+
+
+def test_an_input_that_is_not_there_is_named_and_a_pattern_may_match_nothing(tmp_path):
+    assert content_key([tmp_path / "speed.jso[n]"]) == content_key([])
+    with pytest.raises(InputError, match="speed.json is not there"):
+        content_key([tmp_path / "speed.json"])
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text(""), lambda file: file.write_text("hal")])
+def test_stage_runs_again_over_outputs_that_are_half_there(tmp_path, harm):
+    out = tmp_path / "masks"
+    make = [sys.executable, "-c", f"import pathlib; p = pathlib.Path({str(out)!r}); p.mkdir(exist_ok=True); "
+            "[(p / f'{n}.nii.gz').write_text('whole') for n in 'ab' if not (p / f'{n}.nii.gz').is_file() or (p / f'{n}.nii.gz').stat().st_size < 5]"]
+    run_stage(tmp_path, "a", [out], make, [])
+    (out / "a.nii.gz").touch()
+    harm(out / "b.nii.gz")
+    assert run_stage(tmp_path, "a", [out], make, []) == 0
+    assert (out / "b.nii.gz").read_text() == "whole"
+
+
+def test_outputs_that_grew_are_no_reason_to_run_again(tmp_path):
+    out = tmp_path / "a.txt"
+    run_stage(tmp_path, "a", [out], append(out), [])
+    out.write_text("xyz")
+    run_stage(tmp_path, "a", [out], append(out), [])
+    assert out.read_text() == "xyz"
+
+
+def test_a_second_run_of_a_script_is_refused_until_the_first_has_ended(tmp_path):
+    script = f"set -e; source {REPOSITORY}/experiments/stages.sh; lock_run {tmp_path}; echo locked; read -r line"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = {"cwd": REPOSITORY, "env": environment, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(["bash", "-c", script], **start)
+    assert first.stdout.readline() == "locked\n"
+    second = subprocess.run(["bash", "-c", script], **{**start, "stdin": subprocess.DEVNULL})
+    assert second.returncode != 0 and f"error: {tmp_path.parent} is in use by another run" in second.stderr
+    first.kill()
+    first.communicate()
+    assert "locked" in subprocess.run(["bash", "-c", script], **{**start, "stdin": subprocess.DEVNULL}).stdout
 
 
 def test_forget_from_reruns_that_stage_and_later_ones_only(tmp_path):

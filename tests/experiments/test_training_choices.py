@@ -12,7 +12,7 @@ from experiments import training_choices
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits
 from experiments.out_of_fold import write_tables
 from experiments.training_choices import CHOICES, Study, markdown, rows_of
-from nnunetv2.training.class_head_refit import BACKUP_KEY
+from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.files import save_json
 
@@ -39,9 +39,9 @@ class Commands:
                 if not (model / name).exists():
                     save_checkpoint({"class_head_weights": {}}, model / name)
         elif command[0] == "nnUNetv2_refit_class_head":
-            save_checkpoint({"class_head_weights": {}, BACKUP_KEY: {}}, model / options["-chk"])
+            save_checkpoint({"class_head_weights": {}, HEAD_BEFORE_REFIT: {}}, model / options["-chk"])
         else:
-            right = BACKUP_KEY in load_checkpoint(model / options["-chk"]) or options["-tr"] == "nnUNetTrainerBalancedSampling"
+            right = HEAD_BEFORE_REFIT in load_checkpoint(model / options["-chk"]) or options["-tr"] == "nnUNetTrainerBalancedSampling"
             return self.predict(Path(options["-i"]), Path(options["-o"]), right)
         return subprocess.CompletedProcess(command, 0)
 

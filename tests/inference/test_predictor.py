@@ -12,6 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.leftovers import new_token
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tests.inference.tiny_model import ARCHITECTURE, save_model, tiny_dataset_json, tiny_network, tiny_plans
 
@@ -35,7 +36,7 @@ def predicted(model_folder, image_folder, tmp_path_factory):
 def test_every_case_has_its_files(predicted):
     names = {path.name for path in predicted.iterdir()}
     assert names == {f"case_{i}{ending}" for i in range(3) for ending in (".nii.gz", ".npz", ".pkl")} | {
-        "subtype_results.csv", "subtype_probabilities.csv", "dataset.json", "plans.json", "prediction_times.json"}
+        "subtype_results.csv", "subtype_probabilities.csv", "dataset.json", "plans.json", "prediction_times.json", "manifest.json"}
 
 
 def test_mask_carries_the_images_geometry(predicted, image_folder):
@@ -84,10 +85,10 @@ def test_continuing_predicts_only_what_is_missing(predicted, model_folder, image
 
 
 def test_continuing_clears_what_a_killed_process_was_writing(predicted, model_folder, image_folder, tmp_path):
-    folder = shutil.copytree(predicted, tmp_path / "out")
-    (folder / "case_1.nii.gz").rename(folder / f".case_1.{'0a' * 16}.nii.gz")
-    (folder / f".case_2.{'0a' * 16}.nii.gz").write_bytes(b"half")
-    (folder / f".subtype_results.{'0a' * 16}.csv").write_text("half")
+    folder, dead = shutil.copytree(predicted, tmp_path / "out"), f"{new_token()[:16]}{1:08x}{0:08x}"  # began before any process
+    (folder / "case_1.nii.gz").rename(folder / f".case_1.{dead}.nii.gz")
+    (folder / f".case_2.{dead}.nii.gz").write_bytes(b"half")
+    (folder / f".subtype_results.{dead}.csv").write_text("half")
     (folder / ".case_1.note.nii.gz").write_text("somebody else's")
     run_prediction(image_folder, folder, model_folder, folds=(0,), overwrite=False, **ARGUMENTS)
     assert sorted(path.name for path in folder.iterdir()) == sorted([".case_1.note.nii.gz", *(path.name for path in predicted.iterdir())])

@@ -3,7 +3,6 @@ import pytest
 
 from nnunetv2.experiment_planning import dataset_fingerprint
 from nnunetv2.experiment_planning.dataset_fingerprint import DatasetFingerprintExtractor, intensity_properties
-from nnunetv2.utilities.files import load_json
 
 
 @pytest.fixture(autouse=True)
@@ -46,12 +45,16 @@ def test_held_out_case_that_is_not_there_is_named(dataset):
         extract(dataset)
 
 
-def test_fingerprint_on_disk_is_kept_unless_told_otherwise(dataset):
+def test_fingerprint_on_disk_is_kept_while_its_cases_are_the_same(dataset, monkeypatch):
     first = extract(dataset)
-    dataset.write("a", np.full((8, 12, 10), 7, np.int16))
-    assert extract(dataset) == first
-    assert extract(dataset, overwrite_existing=True) != first
-    assert load_json(dataset.preprocessed / "dataset_fingerprint.json") != first
+    monkeypatch.setattr("nnunetv2.experiment_planning.dataset_fingerprint.in_threads", lambda *_: pytest.fail("read again"))
+    assert extract(dataset, overwrite_existing=False) == first
+
+
+def test_fingerprint_is_recomputed_when_a_case_changed(dataset):
+    first = extract(dataset)
+    dataset.write("a", np.ones((8, 12, 10), np.int16))
+    assert extract(dataset, overwrite_existing=False) != first
 
 
 def test_case_without_foreground_adds_no_intensities(dataset):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,6 +22,7 @@ from nnunetv2.inference.engines.pool import Pool
 from nnunetv2.utilities.checkpoint import stored_tensors
 from nnunetv2.utilities.digests import are_intact, digests
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     from nnunetv2.inference.engines import Engine
@@ -122,8 +122,8 @@ def keep_model(model: openvino.Model, path: Path) -> None:
 
     OSError if they are not whole afterwards, as on a full disk.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino_") as folder:
-        temporary = Path(folder) / path.name
+    with temporary_folder(path.parent, "openvino") as folder:
+        temporary = folder / path.name
         openvino.save_model(model, temporary, compress_to_fp16=False)
         _check_whole(temporary, path)
         _digests_path(temporary).write_text(digests(*_files(temporary)))

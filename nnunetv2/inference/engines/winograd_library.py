@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import torch
 
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from nnunetv2.utilities.digests import are_intact, digests
+from nnunetv2.utilities.leftovers import temporary_folder
 
 with suppress(ImportError):  # not on Windows, where nothing is compiled
     import fcntl
@@ -42,8 +42,8 @@ def compile_library(compiler: str, library: Path, cpu: str = "native", optimise:
     RuntimeError where it does not compile; what the compiler says is then in a file beside it (.log).
     """
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compiled, linked = Path(folder) / "winograd.o", Path(folder) / library.name
+    with temporary_folder(library.parent, "winograd") as folder:
+        compiled, linked = folder / "winograd.o", folder / library.name
         for command in ([compiler, *COMPILE, optimise, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
             try:
                 run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILES_WITHIN)

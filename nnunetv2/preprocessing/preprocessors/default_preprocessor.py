@@ -13,15 +13,18 @@ from nnunetv2.preprocessing.case_store import is_complete, save_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
-from nnunetv2.preprocessing.parallel import in_processes
 from nnunetv2.preprocessing.resampling import compute_new_shape
+from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record, refuse_changed_plans
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.memory import refuse_beyond_memory
+from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -89,8 +92,9 @@ class DefaultPreprocessor:
     def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int | None = None) -> None:
         """Preprocess the training cases of a dataset into nnUNet_preprocessed/DATASET/<data_identifier>, and copy their references.
 
-        Cases that are done are kept: those whose three files are whole, made with the same settings, and not older than the
-        raw files. Files of cases that the dataset no longer has are removed.
+        Cases that are done are kept: those whose three files are whole and were made with the same settings from the same raw
+        files. Files of cases that the dataset no longer has are removed. Raises InputError when the split, the held-out cases
+        or the labels of the raw dataset changed since it was planned.
         """
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         raw, preprocessed = paths.nnUNet_raw / dataset_name, paths.nnUNet_preprocessed / dataset_name
@@ -104,14 +108,23 @@ class DefaultPreprocessor:
         dataset_json = load_json(preprocessed / "dataset.json", DatasetJson)
         cases = get_filenames_of_train_images_and_targets(raw, dataset_json)
         _refuse_absent_files(cases)
-        _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"])
-
         folder = preprocessed / configuration_manager.data_identifier
-        _prepare_folder(folder, cases, _recipe(plans_manager, configuration_manager, dataset_json))
-        pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json) for case, files in cases.items()
-                   if not is_complete(folder, case, newer_than=max(os.path.getmtime(f) for f in (*files["images"], files["label"])))}
-        print(f"{dataset_name} {configuration_name}: {len(cases) - len(pending)} of {len(cases)} cases are done already.")
-        in_processes(_run_and_save, pending, num_processes, f"Preprocessing {configuration_name}")
+        with folder_lock(preprocessed, f"preprocessing_{folder.name}", f"{configuration_name} is preprocessed"):
+            sweep(preprocessed, folder, preprocessed / "gt_segmentations")
+            refuse_changed_plans(dataset_name)
+            recipe = _recipe(plans_manager, configuration_manager, dataset_json)
+            _prepare_folder(folder, cases, recipe)
+            hashes = hash_cases(preprocessed, cases, num_processes)
+            made_from = read_manifest(preprocessed).get("preprocessed", {}).get(folder.name, {})
+            _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"],
+                             {case for case, value in hashes.items() if made_from.get(case, value) != value})
+            done = {case for case in cases if _is_done(folder, case, cases[case], made_from.get(case), hashes[case])}
+            record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
+            pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json)
+                       for case, files in cases.items() if case not in done}
+            print(f"{dataset_name} {configuration_name}: {len(done)} of {len(cases)} cases are done already.")
+            in_processes(_run_and_save, pending, num_processes, f"Preprocessing {configuration_name}")
+            record(preprocessed, preprocessed={folder.name: hashes})
 
 
 def _run_and_save(preprocessor: DefaultPreprocessor, case: str, files: dict, folder: Path, plans_manager: PlansManager,
@@ -166,11 +179,18 @@ def _refuse_absent_files(cases: dict) -> None:
         raise FileNotFoundError("These files of training cases are missing:\n" + "\n".join(absent))
 
 
-def _copy_references(cases: dict, folder: Path, file_ending: str) -> None:
+def _is_done(folder: Path, case: str, files: dict, made_from: str | None, now: str) -> bool:
+    """Whether the preprocessed case is whole and of these raw files: by their hash, or by their times where none was recorded."""
+    if made_from is not None:
+        return made_from == now and is_complete(folder, case)
+    return is_complete(folder, case, newer_than=max(os.path.getmtime(file) for file in (*files["images"], files["label"])))
+
+
+def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[str]) -> None:
     """Copy the original segmentations, so that validation works where the raw data are not."""
     for case, files in cases.items():
         target = folder / f"{case}{file_ending}"
-        if not target.exists() or target.stat().st_mtime < os.path.getmtime(files["label"]):
+        if case in changed or not target.exists() or target.stat().st_mtime < os.path.getmtime(files["label"]):
             with atomic_write(target) as temporary:
                 shutil.copyfile(files["label"], temporary)
 

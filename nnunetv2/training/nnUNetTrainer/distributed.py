@@ -20,6 +20,13 @@ def mean_over_gpus(losses: Tensor) -> float:
     return sum_over_gpus(losses.float().mean()).item() / (dist.get_world_size() if is_distributed() else 1)
 
 
+def finite_mean_over_gpus(losses: Tensor) -> float:
+    """Mean of those of (N,) losses that are finite, NaN if none is; N may differ between processes."""
+    finite = torch.isfinite(losses)
+    total, n = sum_over_gpus(torch.stack([torch.where(finite, losses, 0).float().sum(), finite.sum().float()])).tolist()
+    return total / n if n else float("nan")
+
+
 def gather_rows(*rows: Tensor) -> tuple[Tensor, ...]:
     """Concatenate each of `rows` (N, ...) over all processes, in rank order, on CPU; N may differ."""
     mine = tuple(part.cpu() for part in rows)

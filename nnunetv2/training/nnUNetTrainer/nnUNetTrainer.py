@@ -9,7 +9,6 @@ An epoch is a pure function of (weights and optimiser state at its start, seed, 
 so a run that was killed and resumed ends, on CPU, with the same weights as one that was not.
 """
 
-import math
 import os
 import shutil
 import time
@@ -29,12 +28,14 @@ from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, inverse_frequency_weights, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
-from nnunetv2.training.nnUNetTrainer.distributed import gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
+from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales, segmentation_loss
 from nnunetv2.training.nnUNetTrainer.patches import make_batches
 from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
+from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
 from nnunetv2.training.splits import load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
@@ -42,6 +43,7 @@ from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name
@@ -88,7 +90,9 @@ class nnUNetTrainer:
         self.disable_checkpointing = False
         self.num_workers: int | None = None  # data loading processes, 0 = none; None: nnUNet_n_proc_DA or by cores
 
+        self.start_weights: str | Path | None = None  # checkpoint that the training starts from
         self.current_epoch = 0
+        self.bad_steps = BadSteps()
         self._best_ema: float | None = None
         self.inference_allowed_mirroring_axes: tuple[int, ...] = tuple(range(len(self.configuration_manager.patch_size)))
         self.was_initialized = False
@@ -148,6 +152,7 @@ class nnUNetTrainer:
             self.class_optimizer, self.class_training.lr, self.num_epochs)
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.loss = self._build_loss().to(self.device)
+        self.identity = training_identity(self)
         self.was_initialized = True
 
     @staticmethod
@@ -194,6 +199,7 @@ class nnUNetTrainer:
         if self.current_epoch >= self.num_epochs:
             self.log.print(f"The training of fold {self.fold} is finished.")
             return
+        sweep(self.output_folder, self.output_folder_base)
         self._on_train_start()
         workers = augmentation_workers(self.device) if self.num_workers is None else self.num_workers
         requests = training_requests(self.current_epoch, self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
@@ -205,6 +211,8 @@ class nnUNetTrainer:
             self.save_checkpoint(self.output_folder / "checkpoint_ema.pth", averaged=True)
         if self.local_rank == 0:
             (self.output_folder / "checkpoint_latest.pth").unlink(missing_ok=True)
+            for name in ("checkpoint_final.pth", "checkpoint_ema.pth", "checkpoint_best.pth"):
+                record_checkpoint(self.output_folder / name)
             self.log.plot(force=True)
         self.log.print("Training done.")
 
@@ -212,6 +220,7 @@ class nnUNetTrainer:
         if self.local_rank == 0:
             save_json(self.plans_manager.plans, self.output_folder_base / "plans.json")
             save_json(self.dataset_json, self.output_folder_base / "dataset.json")
+            write_fold_manifest(self)
             fingerprint = self.preprocessed_dataset_folder_base / "dataset_fingerprint.json"
             if fingerprint.is_file():
                 with atomic_write(self.output_folder_base / fingerprint.name) as temporary:
@@ -258,21 +267,28 @@ class nnUNetTrainer:
                 class_target, has_lesion = batch["class_target"].to(self.device), batch["has_lesion"].to(self.device)
                 loss, _ = self.loss(seg_logits, target, class_logits, class_target, has_lesion, step)
                 class_rows = {"class_logits": class_logits.detach(), "class_target": torch.where(has_lesion, class_target, -1)}
-        self._update(loss)
-        return {"loss": loss.detach(), **class_rows}
+        return {"loss": loss.detach(), "taken": self._update(loss), "keys": batch.get("keys", ()), **class_rows}
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Tensor) -> Tensor:
+        """One step of all optimisers, none where a gradient is not finite. Returns whether it was taken (), on the loss's device."""
         scaler = self.grad_scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
+        norms = []
         for optimizer in self._optimizers():
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], self.gradient_clip)
-            optimizer.step() if scaler is None else scaler.step(optimizer)
+            norms.append(clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], self.gradient_clip))
+        taken = torch.isfinite(torch.stack(norms)).all()
+        for optimizer in self._optimizers():
+            if scaler is not None:
+                scaler.step(optimizer)  # looks for itself
+            elif taken:
+                optimizer.step()
         if scaler is not None:
             scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.module)
+        return taken
 
     def validation_step(self, batch: dict) -> dict[str, Tensor]:
         """Segmentation only: monitoring needs no class labels of validation cases."""
@@ -287,15 +303,13 @@ class nnUNetTrainer:
     # ---- after an epoch --------------------------------------------------------------------------------------------
 
     def _on_train_epoch_end(self, epoch: int, outputs: list[dict]) -> None:
-        loss = mean_over_gpus(torch.stack([output["loss"] for output in outputs]))
-        self.log.log("train_losses", loss, epoch)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"The training loss of epoch {epoch} is {loss}. Look for wrong intensities or labels in the "
-                                     "cases, or lower initial_lr; the last checkpoint is untouched, --c goes on from it.")
+        self.log.log("train_losses", finite_mean_over_gpus(torch.stack([output["loss"] for output in outputs])), epoch)
+        self.bad_steps.count(outputs, self.module, self.log, epoch)
         if self.class_task is None:
             return
-        rows = (torch.cat([output[key] for output in outputs]) for key in ("class_logits", "class_target"))
-        watch_class_head(self.log, epoch, *gather_rows(*rows), first_epoch=round(self.class_training.warm_up * self.num_epochs))
+        logits, targets = (torch.cat([output[key] for output in outputs]) for key in ("class_logits", "class_target"))
+        targets = torch.where(torch.isfinite(logits).all(1), targets, -1)
+        watch_class_head(self.log, epoch, *gather_rows(logits, targets), first_epoch=round(self.class_training.warm_up * self.num_epochs))
 
     def _on_validation_epoch_end(self, epoch: int, outputs: list[dict]) -> None:
         dice = dice_from_counts(sum_over_gpus(torch.stack([output["counts"] for output in outputs]).sum(0)).cpu())
@@ -325,11 +339,11 @@ class nnUNetTrainer:
         if self.local_rank == 0 and not self.disable_checkpointing:
             save_checkpoint(training_state(self, averaged), path)
 
-    def load_checkpoint(self, path: str | Path) -> None:
-        """Continue from a checkpoint of ours or upstream's, or use it for validation."""
+    def load_checkpoint(self, path: str | Path, to_validate: bool = False) -> None:
+        """Continue from a checkpoint of ours or upstream's; `to_validate`: use it for validation alone, which asks less of it."""
         if not self.was_initialized:
             self.initialize()
-        restore_training_state(self, load_checkpoint(path), str(path))
+        restore_training_state(self, load_checkpoint(path), str(path), to_validate)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.module.decoder.deep_supervision = enabled

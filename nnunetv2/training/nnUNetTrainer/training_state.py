@@ -5,12 +5,19 @@ Batches, dropout and learning rates follow from seed and epoch, so no generator 
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from nnunetv2.training.nnUNetTrainer.training_identity import differences_without_identity, identity_differences, validation_problems
 from nnunetv2.utilities.checkpoint import load_network_weights, split_network_weights
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.manifest import list_some
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-SCHEDULE = ("seed", "initial_lr", "weight_decay", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")  # what an exact resume must not change
+SCHEDULE = ("seed", "initial_lr", "weight_decay", "num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")  # what a validation of the model takes over
+
+HEAD_BEFORE_REFIT = "class_head_weights_before_refit"  # key of a checkpoint whose class head was refitted
 
 
 def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str, Any]:
@@ -29,17 +36,20 @@ def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str
         "class_head_weights": head_weights,
         "class_optimizer_state": trainer.class_optimizer.state_dict() if trainer.class_optimizer is not None else None,
         "average_state": trainer.average.state_dict() if trainer.average is not None and not averaged else None,
+        "identity": trainer.identity,
         "schedule": {name: getattr(trainer, name) for name in SCHEDULE},
     }
 
 
-def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], path: str) -> None:
-    """Undo `training_state`; `path` is for errors. Refuses another schedule: the learning rate would jump."""
-    schedule = checkpoint.get("schedule", {})  # upstream's checkpoints have none
-    changed = [f"{name} was {old}, is {getattr(trainer, name)}" for name, old in schedule.items() if getattr(trainer, name) != old]
-    if changed:
-        raise ValueError(f"{path} belongs to a training with another schedule: {'; '.join(changed)}. Give the old values "
-                         "(--epochs, --iterations, --val_iterations, --seed), or start anew without --c.")
+def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], path: str, to_validate: bool = False) -> None:
+    """Undo `training_state`; `path` is for errors.
+
+    Raises InputError when the checkpoint is of another training, whatever differs; with `to_validate` only when its weights
+    do not belong to the present plans or were trained on cases that are validated now.
+    """
+    problems = checkpoint_problems(trainer, checkpoint, to_validate)
+    if problems:
+        raise InputError(not_the_same(path, problems, to_validate))
     load_network_weights(trainer.module, checkpoint)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
     if trainer.class_optimizer is not None and checkpoint.get("class_optimizer_state") is not None:
@@ -51,3 +61,27 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
     trainer.log.values = trainer.log.values | checkpoint["logging"]
     trainer._best_ema, trainer.current_epoch = checkpoint["_best_ema"], checkpoint["current_epoch"]
     trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+
+
+def checkpoint_problems(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], to_validate: bool = False) -> list[str]:
+    """Why `trainer` must not go on from `checkpoint`, or validate it; [] when nothing speaks against it."""
+    identity = checkpoint.get("identity")
+    if identity is not None:
+        return (validation_problems if to_validate else identity_differences)(identity, trainer.identity)
+    trainer.log.print("note: this checkpoint holds no record of its data; its plans and schedule alone are compared.")
+    return [] if to_validate else differences_without_identity(checkpoint, trainer)
+
+
+def not_the_same(path: str, problems: list[str], to_validate: bool = False) -> str:
+    """Message of the error."""
+    remedy = ("Train anew, or bring back the old plans and split." if to_validate else
+              "Give the old values (--epochs, --iterations, --val_iterations, --seed, --batch_size) and data, or start anew without --c.")
+    return f"{path} belongs to another training, {len(problems)} difference(s):\n{list_some(problems)}\n{remedy}"
+
+
+def as_trained(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with the class head as its training left it: before a refit, without the temperature that calibration found for it."""
+    head = checkpoint.get(HEAD_BEFORE_REFIT) or checkpoint.get("class_head_weights")
+    if head is None:
+        return checkpoint
+    return checkpoint | {"class_head_weights": head | {"temperature": torch.ones(())}}

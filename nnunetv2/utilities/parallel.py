@@ -3,31 +3,35 @@
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nnunetv2.configuration import available_cores, default_num_processes
-from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, CasesFailed, in_one_message
+
+SILENCE = 60.0  # seconds without a result after which workers that somebody stopped are named
 
 
 def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int | None, description: str) -> dict[str, Any]:
     """{name: function(*arguments)} in the order of `jobs`, for work that is mostly reading, writing and numpy.
 
     Raises:
-        RuntimeError: some jobs failed; all others were still done.
+        CasesFailed: some jobs failed; all others were still done.
     """
     results, failures = {}, {}
     with ThreadPoolExecutor(_workers(num_threads, jobs)) as pool, _progress(description, jobs) as bar:
         names = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
         for future in as_completed(names):
             if error := future.exception():
-                failures[names[future]] = f"{type(error).__name__}: {error}"
+                failures[names[future]] = _reason(error)
             else:
                 results[names[future]] = future.result()
             bar.update()
@@ -36,11 +40,14 @@ def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int |
 
 
 def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: int | None, description: str) -> dict[str, Any]:
-    """As `in_threads`, in worker processes. A worker that dies costs its case alone, which is named, and is replaced."""
+    """As `in_threads`, in worker processes. A worker that dies costs its case alone, which is named, and is replaced.
+
+    `function` must be importable, or a partial of one that is. A worker that somebody stopped (SIGSTOP) is named on stderr.
+    """
     num_processes = _workers(num_processes, jobs)
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
-        context.set_forkserver_preload([function.__module__])  # imported once, not once a worker
+        context.set_forkserver_preload([getattr(function, "func", function).__module__])  # imported once, not once a worker
     results, failures = {}, {}
     waiting = list(reversed(jobs))
     workers: list[_Worker] = []
@@ -53,7 +60,8 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
                 for worker in workers:
                     if waiting and worker.job is None:
                         worker.start_job(waiting[-1], jobs[waiting.pop()])
-                wait([handle for worker in workers for handle in (worker.connection, worker.process.sentinel)])
+                if not wait([handle for worker in workers for handle in (worker.connection, worker.process.sentinel)], SILENCE):
+                    _name_stopped(workers)
                 for worker in workers:
                     name, outcome = worker.job, worker.outcome()
                     if outcome is None:
@@ -63,7 +71,7 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
                     bar.update()
     finally:
         for worker in workers:
-            worker.process.terminate()
+            worker.process.kill()  # a stopped one does not hear anything gentler; what it was writing is swept as a leftover
             worker.process.join()
     _raise_failures(failures, jobs, description)
     return {name: results[name] for name in jobs}
@@ -113,8 +121,23 @@ def _serve(connection: Connection, function: Callable, num_threads: int) -> None
             return
         try:
             connection.send((True, function(*arguments)))
-        except Exception:
-            connection.send((False, traceback.format_exc(limit=-3).strip()))
+        except Exception as error:
+            connection.send((False, _reason(error)))
+
+
+def _reason(error: BaseException) -> str:
+    """One line for what users can mend; where it happened for anything else."""
+    if isinstance(error, EXPECTED_ERRORS):
+        return in_one_message(error)
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-3)).strip()
+
+
+def _name_stopped(workers: list["_Worker"]) -> None:
+    for worker in workers:
+        status = Path(f"/proc/{worker.process.pid}/stat")
+        if worker.job is not None and status.is_file() and status.read_text(errors="replace").rpartition(")")[2].split()[0] == "T":
+            print(f"note: {worker.job}: its worker process is stopped; kill -CONT {worker.process.pid} lets it go on, kill -9 gives the case up.",
+                  file=sys.stderr, flush=True)
 
 
 def _describe_death(exit_code: int) -> str:

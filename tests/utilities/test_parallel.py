@@ -1,8 +1,13 @@
 """`eval` serves as the job, because worker processes must be able to import it."""
 
+import os
+import signal
+
 import pytest
 
-from nnunetv2.preprocessing.parallel import in_processes, in_threads
+from nnunetv2.utilities import parallel
+from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.parallel import in_processes, in_threads
 
 KILL_ITSELF = "__import__('os').kill(__import__('os').getpid(), 9)"
 
@@ -29,3 +34,28 @@ def test_a_killed_worker_costs_its_case_alone(tmp_path):
     with pytest.raises(RuntimeError, match="1 of 3 cases failed.\nkilled: .*memory.*-np 1"):
         in_processes(eval, jobs, 1, "Killing")
     assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
+
+
+def test_an_error_about_input_is_named_without_a_traceback():
+    with pytest.raises(CasesFailed) as error:
+        in_processes(open, {"absent": ("/nowhere/a.nii.gz",)}, 1, "Opening")
+    assert "absent: /nowhere/a.nii.gz: No such file or directory. Check the path." in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_stopped_worker_is_named_and_its_case_can_be_given_up(monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr(parallel, "SILENCE", 0.2)
+    told = []
+
+    def tell_and_kill(workers):
+        name_stopped(workers)
+        text = capfd.readouterr().err
+        if "is stopped" in text:
+            told.append(text)
+            os.kill(int(text.split("kill -CONT ")[1].split()[0]), signal.SIGKILL)
+
+    name_stopped = parallel._name_stopped
+    monkeypatch.setattr(parallel, "_name_stopped", tell_and_kill)
+    with pytest.raises(CasesFailed, match="1 of 1 cases failed.\nstill: "):
+        in_processes(eval, {"still": ("__import__('os').kill(__import__('os').getpid(), 19)",)}, 1, "Stopping")
+    assert told[0].startswith("note: still: its worker process is stopped")

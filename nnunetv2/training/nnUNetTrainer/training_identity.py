@@ -1,0 +1,111 @@
+"""What a training depends on: two of equal identity end with the same weights, and only such may continue one another.
+
+Kept in every checkpoint (key "identity") and in `fold_X/manifest.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnunetv2.utilities.data_manifest import moved_in_fold, read_manifest
+from nnunetv2.utilities.file_shapes import Manifest
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.manifest import MANIFEST_FILE, changes, dataset_identity, file_hash, origin, plans_identity, value_hash, weights_hash
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+# Attributes of a trainer that its weights do not depend on: where and how it runs, how far it is.
+OUTSIDE = {"configuration_name", "fold", "is_ddp", "local_rank", "world_size", "save_every", "disable_checkpointing", "num_workers", "current_epoch",
+           "was_initialized", "start_weights"}
+CLASS_OF = "class of "
+
+
+def training_identity(trainer: "nnUNetTrainer") -> dict[str, Any]:
+    """Plain data: settings, plans, dataset.json, split, class labels and the hash of every preprocessed case. Call it when initialised."""
+    task = trainer.class_task
+    return json.loads(json.dumps({
+        "trainer": type(trainer).__name__,
+        "settings": _settings(trainer),
+        "plans": plans_identity(trainer.plans_manager.plans, trainer.configuration_manager.configuration),
+        "dataset": dataset_identity(trainer.dataset_json),
+        "split": {"train": trainer.train_cases, "val": trainer.val_cases},
+        "class_labels": {case: task.classes[k] for case, k in sorted(trainer.class_labels.items())} if task is not None else {},
+        "cases": _case_hashes(trainer.preprocessed_dataset_folder, sorted({*trainer.train_cases, *trainer.val_cases})),
+        "start_weights": None if trainer.start_weights is None else weights_hash(trainer.start_weights),
+    }))
+
+
+def identity_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two trainings, a line each. The trainer's name and the weights of the start are not looked at."""
+    lines = [line for part in ("settings", "plans", "dataset") for line in changes(old[part], new[part])]
+    lines += moved_in_fold(old["split"]["train"], old["split"]["val"], new["split"]["train"], new["split"]["val"])
+    lines += [CLASS_OF + line for line in changes(_common(old["class_labels"], new), _common(new["class_labels"], old))]
+    both = old["cases"].keys() & new["cases"].keys()
+    return lines + [f"image or label of {case} changed" for case in sorted(both) if old["cases"][case] != new["cases"][case]]
+
+
+def validation_problems(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Why a trained model must not be validated on the present split and plans. Corrected labels are no reason."""
+    unlike = [{key: value for key, value in identity["plans"].items() if key != "batch_size"} for identity in (old, new)]
+    trained_on = sorted(set(old["split"]["train"]) & set(new["split"]["val"]) - set(old["split"]["val"]))
+    return changes(*unlike) + changes(old["dataset"], new["dataset"]) + [f"{case} is a validation case now, and it was trained on" for case in trained_on]
+
+
+def differences_without_identity(checkpoint: Mapping[str, Any], trainer: "nnUNetTrainer") -> list[str]:
+    """For checkpoints that hold no identity (upstream's): what their plans and schedule tell."""
+    old = PlansManager(checkpoint["init_args"]["plans"])
+    lines = changes(plans_identity(old.plans, old.get_configuration(checkpoint["init_args"]["configuration"]).configuration),
+                    plans_identity(trainer.plans_manager.plans, trainer.configuration_manager.configuration))
+    return lines + [f"{name} was {value}, is {getattr(trainer, name)}" for name, value in checkpoint.get("schedule", {}).items()
+                    if getattr(trainer, name) != value]
+
+
+def write_fold_manifest(trainer: "nnUNetTrainer") -> None:
+    """`fold_X/manifest.json`, at the training's start. Checkpoints are added by `record_checkpoint`."""
+    planned = read_manifest(trainer.preprocessed_dataset_folder_base).get("planned")
+    save_json({**origin(), "training": trainer.identity, "planned": None if planned is None else value_hash(planned), "checkpoints": {}},
+              trainer.output_folder / MANIFEST_FILE)
+
+
+def record_checkpoint(path: Path) -> None:
+    """Put the hash of a finished checkpoint into the manifest beside it, if there is one."""
+    manifest = path.with_name(MANIFEST_FILE)
+    if manifest.is_file() and path.is_file():
+        content = load_json(manifest, Manifest)
+        save_json(content | {"checkpoints": content["checkpoints"] | {path.name: weights_hash(path)}}, manifest)
+
+
+def _settings(trainer: "nnUNetTrainer") -> dict[str, Any]:
+    """Public attributes of plain values, those that variants add included."""
+    settings = {}
+    for name, value in vars(trainer).items():
+        if name.startswith("_") or name in OUTSIDE:
+            continue
+        if is_dataclass(value) and not isinstance(value, type):
+            settings[name] = asdict(value)
+        elif value is None or isinstance(value, (bool, int, float, str)) or isinstance(value, (tuple, list)) and all(
+                isinstance(part, (bool, int, float, str)) for part in value):
+            settings[name] = value
+    return {name: value for name, value in settings.items() if name not in ("train_cases", "val_cases")}
+
+
+def _case_hashes(folder: Path, cases: list[str]) -> dict[str, str]:
+    """Of the raw files that a case was made from, where preprocessing recorded it; else of the preprocessed segmentation and the image's size."""
+    recorded = read_manifest(folder.parent).get("preprocessed", {}).get(folder.name, {})
+    hashes = {}
+    for case in cases:
+        image, labels = folder / f"{case}.b2nd", folder / f"{case}_seg.b2nd"
+        if case in recorded:
+            hashes[case] = recorded[case]
+        elif image.is_file() and labels.is_file():  # a missing one is refused where the batches are made
+            hashes[case] = value_hash([image.stat().st_size, file_hash(labels)])
+    return hashes
+
+
+def _common(labels: Mapping[str, str], other: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of cases that the other training has too; moved ones are named already."""
+    return {case: name for case, name in labels.items() if case in other["split"]["train"]}

@@ -1,0 +1,150 @@
+"""One run in a folder at a time, by a lock that dies with its process.
+
+    with folder_lock(fold_folder, "training", "this fold is trained"):
+        ...
+
+The kernel holds the lock (flock), so a kill of any kind frees it; the file it hangs on is removed at the end, or by the next
+run. A shell script locks through a file descriptor that it keeps open: see experiments/stages.sh.
+"""
+
+import errno
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nnunetv2.utilities.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+POLL = 0.2  # seconds between two looks at a lock that is waited for
+
+
+class FolderBusy(InputError):
+    """Another run works in the folder."""
+
+
+@contextmanager
+def folder_lock(folder: str | os.PathLike, name: str, doing: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    """Hold the lock `name` of `folder` for the block. A folder that is not there is made, and removed if it is still empty at the end.
+
+    doing: in words, for the run that is refused. shared: others that share may hold it too. wait: wait for it rather than raise
+    FolderBusy. Where the file system has no locks (some network drives) or the system none (Windows), it says so and goes on.
+    """
+    path = Path(folder) / f".{name}.lock"
+    made = not path.parent.is_dir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _acquire(path, doing, shared, wait)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            _release(descriptor, path)
+        if made and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
+@contextmanager
+def prediction_lock(folder: str | os.PathLike, part_id: int = 0, num_parts: int = 1) -> Iterator[None]:
+    """Hold `folder` for a prediction: alone, or beside the other parts of the same division into `num_parts`."""
+    if num_parts == 1:
+        with folder_lock(folder, "prediction", "cases are predicted"):
+            yield
+        return
+    with folder_lock(folder, "prediction", "cases are predicted", shared=True):
+        name, doing = f"prediction_part_{part_id}_of_{num_parts}", f"part {part_id} of {num_parts} is predicted"
+        with folder_lock(folder, name, doing):
+            for other in Path(folder).glob(".prediction_part_*_of_*.lock"):  # other divisions share cases with this one
+                if not other.name.endswith(f"_of_{num_parts}.lock") and is_locked(other):
+                    raise FolderBusy(_busy(other))
+            yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file `path` alone or shared."""
+    if fcntl is None or not path.is_file():
+        return False
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return _flock(descriptor, fcntl.LOCK_EX) is False
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, doing: str, shared: bool, wait: bool) -> int | None:
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        got = _flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        if got is None:
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            print(f"note: {path.parent} is on a file system without locks; do not start a second run there.", file=sys.stderr)
+            return None
+        if got and _is_same_file(descriptor, path):
+            if not shared:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}: {doing}\n".encode())
+            return descriptor
+        os.close(descriptor)
+        if got:  # the one that held it has removed the file meanwhile
+            continue
+        if not wait:
+            raise FolderBusy(_busy(path))
+        time.sleep(POLL)
+
+
+def _release(descriptor: int, path: Path) -> None:
+    """Remove the file, unless others still share its lock, and let go."""
+    if _flock(descriptor, fcntl.LOCK_EX) and _is_same_file(descriptor, path):
+        path.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int) -> bool | None:
+    """True if the lock was got, False if another holds it, None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS_HERE:
+            return None
+        raise
+    return True
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _busy(path: Path) -> str:
+    try:
+        holder = path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        holder = ""
+    return (f"{path.parent} is in use by another run{f' ({holder})' if holder else ''}. Wait until it has ended, or give another "
+            "folder. The lock goes with its process; nothing has to be deleted by hand.")
+
+
+def lock_descriptor(descriptor: int, folder: str, doing: str, wait: bool = False) -> None:
+    """Lock the open file `descriptor`, whose lock then lasts as long as the process that opened it, or a child of it, has it open."""
+    if fcntl is None:
+        return
+    while (got := _flock(descriptor, fcntl.LOCK_EX)) is False:
+        if not wait:
+            raise FolderBusy(f"{folder} is in use by another run ({doing}). Wait until it has ended, or give another folder.")
+        time.sleep(POLL)
+    if got is None:
+        print(f"note: {folder} is on a file system without locks; do not start a second run there.", file=sys.stderr)

@@ -1,0 +1,112 @@
+"""`manifest.json` of a folder of predictions: which model and settings made them, from which images, and what was written.
+
+    {"code", "machine", "written", "made_with": {"model", "settings"},
+     "cases": {"a.nii.gz": {"made_with": HASH, "inputs": {PATH: [size, mtime_ns, quick hash]}, "sha256": ...}}}
+
+A case whose mask a run means to write over has also `before`, size and time of the old one, until the new one is there.
+
+Parts of one prediction (`-num_parts`) write one each, `manifest_part_I_of_N.json`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import Manifest
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.manifest import changes, file_hash, list_some, origin, quick_hash, value_hash, weights_hash
+
+
+def model_record(checkpoints: Sequence[Path], plans: Mapping, dataset_json: Mapping) -> dict[str, Any]:
+    """What tells a trained model from all others; `trained_on`: cases, None where a fold has no record of them. No files: a network handed over."""
+    folds = [load_json(path, Manifest) if (path := checkpoint.with_name("manifest.json")).is_file() else {} for checkpoint in checkpoints]
+    known = bool(folds) and all("training" in fold for fold in folds)
+    return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints}, "plans": value_hash(plans), "dataset_json": value_hash(dataset_json),
+            "trained_on": sorted({case for fold in folds for case in fold["training"]["split"]["train"]}) if known else None}
+
+
+class PredictionManifest:
+    """The manifest of one run into `folder`. cases: mask file name -> image files."""
+
+    def __init__(self, folder: Path, made_with: Mapping[str, Any], cases: Mapping[str, Sequence[str]], part_id: int = 0, num_parts: int = 1):
+        self.folder, self.made_with, self.cases = folder, made_with, cases
+        self.path = folder / (f"manifest_part_{part_id}_of_{num_parts}.json" if num_parts > 1 else "manifest.json")
+        self.earlier = read_prediction_manifest(folder)
+
+    def changed_inputs(self) -> set[str]:
+        """Masks that a run which goes on must make anew: their images are others now, or an earlier run meant to write over them and did not.
+
+        Raises InputError when masks in the folder were made by another model or with other settings: they would be mixed.
+        """
+        now = value_hash(comparable(self.made_with))
+        known = {name: self.earlier["cases"][name] for name in self.cases if name in self.earlier["cases"] and (self.folder / name).is_file()}
+        outdated = {name for name, entry in known.items() if entry.get("before") == _stamp(self.folder / name)}
+        other = sorted(name for name, entry in known.items() if name not in outdated and entry["made_with"] not in (None, now))
+        if other:
+            found = changes(comparable(self.earlier["made_with"]), comparable(self.made_with)) or ["the model or the settings"]
+            raise InputError(f"{self.folder} holds {len(other)} masks that were predicted otherwise, {other[0]} among them:\n{list_some(found)}\n"
+                             "Predict into another folder, or without --continue_prediction, which predicts them anew.")
+        return outdated | {name for name, entry in known.items()
+                           if {path: stamp[:2] for path, stamp in entry["inputs"].items()} != _stamps(self.cases[name])}
+
+    def begin(self, to_do: Set[str]) -> None:
+        """Write which run this is, and the sizes and times of the images, before the masks `to_do` are predicted; others are kept."""
+        own, now = {}, value_hash(comparable(self.made_with))
+        for name, files in self.cases.items():
+            inputs = {path: [*stamp, None] for path, stamp in _stamps(files).items()}
+            if name in to_do:
+                own[name] = {"made_with": now, "inputs": inputs, "sha256": None}
+                if (self.folder / name).is_file():
+                    own[name]["before"] = _stamp(self.folder / name)  # tells it from the one that takes its place
+            else:  # one of unknown origin stays so
+                own[name] = {"made_with": self.earlier["cases"].get(name, {}).get("made_with"), "inputs": inputs, "sha256": None}
+        kept = {name: entry for name, entry in self._own_earlier().items() if name not in own and (self.folder / name).is_file()}
+        self.content = {**origin(), "made_with": self.made_with, "cases": kept | own}
+        save_json(self.content, self.path)
+
+    def finish(self) -> None:
+        """Add the hashes of images and masks, of those masks that were written or kept."""
+        for name in self.cases:
+            entry, mask = self.content["cases"][name], self.folder / name
+            if mask.is_file() and entry.get("before") != _stamp(mask):
+                entry.pop("before", None)
+                entry["sha256"] = file_hash(mask)
+                entry["inputs"] = {path: [*stamp[:2], quick_hash(path) if os.path.isfile(path) else None] for path, stamp in entry["inputs"].items()}
+        save_json(self.content, self.path)
+
+    def _own_earlier(self) -> dict[str, Any]:
+        return load_json(self.path, Manifest).get("cases", {}) if self.path.is_file() else {}
+
+
+def comparable(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the paths of the checkpoints: a model that was moved is the same."""
+    model = dict(made_with["model"])
+    return {"settings": made_with["settings"], "model": model | {"checkpoints": sorted(model["checkpoints"].values())}}
+
+
+def read_prediction_manifest(folder: Path) -> dict[str, Any]:
+    """Those of all parts as one; {"made_with": {}, "cases": {}} without any."""
+    merged: dict[str, Any] = {"made_with": {}, "cases": {}}
+    for path in sorted(folder.glob("manifest*.json")):
+        content = load_json(path, Manifest)
+        if "made_with" in content:
+            merged = {**content, "cases": merged["cases"] | content["cases"]}
+    return merged
+
+
+def trained_on(folder: Path, cases: Sequence[str]) -> list[str]:
+    """Those of `cases` that the model which predicted into `folder` was trained on, sorted; [] where nothing is known of it."""
+    model = read_prediction_manifest(folder)["made_with"].get("model", {})
+    return sorted(set(model.get("trained_on") or ()) & set(cases))
+
+
+def _stamps(files: Sequence[str]) -> dict[str, list[int]]:
+    """path -> [size, mtime_ns]; a file that is missing is left out, and reported where it is read."""
+    return {os.path.abspath(path): _stamp(path) for path in files if os.path.isfile(path)}
+
+
+def _stamp(path: str | os.PathLike) -> list[int]:
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]

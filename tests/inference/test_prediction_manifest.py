@@ -1,0 +1,186 @@
+"""The manifest of predictions: whose masks they are, and that masks of two models never mix."""
+
+import os
+import shutil
+
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
+from nnunetv2.inference.watch import PredictionCancelled
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
+from nnunetv2.utilities.manifest import dataset_identity, plans_identity
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest, trained_on
+from nnunetv2.verification import report, verify
+
+ARGUMENTS = {"device": torch.device("cpu"), "engine": "torch", "tta": 1, "allow_tqdm": False}
+
+
+@pytest.fixture
+def images(image_folder, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(2):
+        shutil.copy2(image_folder / f"case_{i}_0000.nii.gz", folder)
+    return folder
+
+
+@pytest.fixture
+def model(model_folder, tmp_path):
+    return shutil.copytree(model_folder, tmp_path / model_folder.name)
+
+
+@pytest.fixture
+def predicted(model, images, tmp_path):
+    assert run_prediction(images, tmp_path / "out", model, folds=(0,), **ARGUMENTS) == 0
+    return tmp_path / "out"
+
+
+def other_weights(model):
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    next(iter(content["network_weights"].values())).add_(1)
+    torch.save(content, checkpoint)
+
+
+def again(images, out, model, **changes):
+    return run_prediction(images, out, model, folds=(0,), overwrite=False, **ARGUMENTS | changes)
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
+
+
+def test_what_was_predicted_fits(predicted, capsys):
+    assert report(predicted) == 0
+    assert "0 misfit(s)" in capsys.readouterr().out
+
+
+def test_continuing_with_the_same_model_keeps_all(predicted, images, model):
+    before = times(predicted)
+    again(images, predicted, model)
+    assert times(predicted) == before and not verify(predicted).misfits
+
+
+@pytest.mark.parametrize(("change", "named"), [("weights", "model.checkpoints"), ("mode", "settings.tta")])
+def test_continuing_with_another_model_or_mode_is_refused(predicted, images, model, change, named):
+    if change == "weights":
+        other_weights(model)
+    with pytest.raises(InputError, match=f"holds 2 masks that were predicted otherwise(.|\n)*{named}"):
+        again(images, predicted, model, **({"tta": 2} if change == "mode" else {}))
+
+
+def test_continuing_predicts_a_case_anew_whose_image_changed(predicted, images, model):
+    before = times(predicted)
+    image = sitk.ReadImage(str(images / "case_1_0000.nii.gz"))
+    sitk.WriteImage(sitk.Flip(image, [True, False, False]) + 1, str(images / "case_1_0000.nii.gz"))
+    again(images, predicted, model)
+    after = times(predicted)
+    assert after["case_0.nii.gz"] == before["case_0.nii.gz"] and after["case_1.nii.gz"] != before["case_1.nii.gz"]
+
+
+def test_a_mask_that_an_interrupted_run_meant_to_write_over_is_no_mask_of_that_run(predicted, images, model):
+    other_weights(model)
+    before = times(predicted)
+    stop = iter([False, False, True, True, True])
+    predictor = nnUNetPredictor(device=torch.device("cpu"), engine="torch", tta=1, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(model, (0,))
+    with pytest.raises(PredictionCancelled):
+        predictor.predict_from_files(images, predicted, cancelled=lambda: next(stop, True))
+    assert times(predicted) == before
+    again(images, predicted, model)
+    after = times(predicted)
+    assert all(after[name] != before[name] for name in before) and not verify(predicted).misfits
+
+
+def test_masks_without_a_record_are_kept_and_stay_of_unknown_origin(predicted, images, model):
+    (predicted / "manifest.json").unlink()
+    before = times(predicted)
+    again(images, predicted, model)
+    found = verify(predicted)
+    assert times(predicted) == before and not found.misfits and "no record says which model" in found.unknown[0]
+
+
+def test_a_model_that_was_moved_is_the_same(predicted, images, model, tmp_path):
+    again(images, predicted, model.rename(tmp_path / "elsewhere"))
+
+
+def test_parts_keep_a_manifest_each_that_read_as_one(images, model, tmp_path):
+    for part in range(2):
+        run_prediction(images, tmp_path / "parts", model, folds=(0,), num_parts=2, part_id=part, **ARGUMENTS)
+    assert set(read_prediction_manifest(tmp_path / "parts")["cases"]) == {"case_0.nii.gz", "case_1.nii.gz"}
+    assert not verify(tmp_path / "parts").misfits
+
+
+def test_a_second_run_into_the_folder_is_refused(predicted, images, model):
+    with prediction_lock(predicted), pytest.raises(FolderBusy):
+        again(images, predicted, model)
+
+
+def harm_mask(predicted, images, model):
+    mask = predicted / "case_0.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(str(mask)) * 0, str(mask))
+
+
+def lose_mask(predicted, images, model):
+    (predicted / "case_0.nii.gz").unlink()
+
+
+def add_mask(predicted, images, model):
+    shutil.copy(predicted / "case_0.nii.gz", predicted / "case_9.nii.gz")
+
+
+def change_image(predicted, images, model):
+    shutil.copy(images / "case_1_0000.nii.gz", images / "case_0_0000.nii.gz")
+
+
+def change_model(predicted, images, model):
+    other_weights(model)
+
+
+@pytest.mark.parametrize(("harm", "named"), [
+    (harm_mask, "case_0.nii.gz was changed after its prediction"), (lose_mask, "case_0.nii.gz is gone"),
+    (add_mask, "case_9.nii.gz is of another origin"), (change_image, "case_0_0000.nii.gz changed since case_0.nii.gz was predicted"),
+    (change_model, "has other weights now")])
+def test_what_does_not_fit_is_named(predicted, images, model, capsys, harm, named):
+    harm(predicted, images, model)
+    assert report(predicted) == 1
+    assert named in capsys.readouterr().err
+
+
+def test_images_and_model_that_are_elsewhere_are_no_misfit(predicted, images, model, capsys):
+    shutil.rmtree(images)
+    shutil.rmtree(model)
+    assert report(predicted) == 0
+    assert "2 image(s) are not where they were" in capsys.readouterr().out
+
+
+def test_a_folder_without_manifest_says_so(tmp_path):
+    with pytest.raises(InputError, match="nothing is known of how it came about"):
+        verify(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        verify(tmp_path / "nowhere")
+
+
+def test_cases_that_the_model_was_trained_on_are_known(model, images, tmp_path):
+    save_json({"code": {"source": "x"}, "checkpoints": {}, "training": {
+        "split": {"train": ["case_0", "far"], "val": []}, "dataset": {}, "plans": {}}}, model / "fold_0" / "manifest.json")
+    with pytest.raises(InputError, match="was trained with other plans or labels"):
+        run_prediction(images, tmp_path / "out", model, folds=(0,), **ARGUMENTS)
+    manifest = load_json(model / "fold_0" / "manifest.json")
+    plans = PlansManager(model / "plans.json")
+    manifest["training"] |= {"plans": plans_identity(plans.plans, plans.get_configuration("3d_fullres").configuration),
+                             "dataset": dataset_identity(load_json(model / "dataset.json"))}
+    save_json(manifest, model / "fold_0" / "manifest.json")
+    run_prediction(images, tmp_path / "out", model, folds=(0,), **ARGUMENTS)
+    assert trained_on(tmp_path / "out", ["case_0", "case_1"]) == ["case_0"]
+
+
+def test_files_touched_but_the_same_are_no_misfit(predicted, images):
+    for path in images.iterdir():
+        os.utime(path)
+    assert not verify(predicted).misfits

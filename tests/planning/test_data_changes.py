@@ -1,0 +1,181 @@
+"""A raw dataset that changes after planning and preprocessing is noticed, by name, and nothing is trained on it as it was."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+from nnunetv2.preprocessing.case_store import load_case
+from nnunetv2.training.splits import load_split
+from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.verification import verify
+
+FOLDER = "nnUNetPlans_3d_fullres"
+SPLIT = [{"train": ["a", "b"], "val": ["c"]}]
+
+
+def prepare(dataset):
+    extract_fingerprints([555], num_processes=1)
+    plan_experiments([555])
+    preprocess([555], configurations=["3d_fullres"], num_processes=1)
+
+
+@pytest.fixture
+def prepared(dataset):
+    save_json(SPLIT, dataset.raw / "splits_final.json")
+    dataset.classify()
+    prepare(dataset)
+    return dataset
+
+
+def check(dataset):
+    refuse_changed_data(dataset.name, FOLDER, ["a", "b"])
+
+
+def other_label():
+    seg = np.zeros((8, 12, 10), np.uint8)
+    seg[2:6, 3:9, 3:8] = 1
+    return seg
+
+
+def refused(dataset, *lines):
+    with pytest.raises(InputError) as error:
+        check(dataset)
+    text = str(error.value)
+    assert all(line in text for line in (*lines, "nnUNetv2_plan_and_preprocess -d Dataset555_Small --clean")), text
+
+
+def test_unchanged_data_pass(prepared, capsys):
+    check(prepared)
+    assert "cannot be checked" not in capsys.readouterr().out
+
+
+def test_files_touched_without_a_change_pass(prepared):
+    for path in prepared.raw.rglob("*.nii.gz"):
+        os.utime(path)
+    check(prepared)
+
+
+def test_a_case_that_moved_to_validation_is_named(prepared):
+    save_json([{"train": ["a"], "val": ["b", "c"]}], prepared.raw / "splits_final.json")
+    refused(prepared, "b moved from train to validation (fold 0)")
+
+
+def test_preprocessing_alone_refuses_a_moved_case_too(prepared):
+    save_json([{"train": ["a"], "val": ["b", "c"]}], prepared.raw / "splits_final.json")
+    with pytest.raises(InputError, match=re.escape("b moved from train to validation (fold 0)")):
+        preprocess([555], configurations=["3d_fullres"], num_processes=1)
+
+
+def test_a_case_that_is_held_out_now_is_named(prepared):
+    prepared.save_json(holdout=["b"])
+    refused(prepared, "b is held out now")
+
+
+def test_other_labels_in_dataset_json_are_named(prepared):
+    prepared.save_json(labels={"background": 0, "organ": 1, "tumour": 2})
+    refused(prepared, "labels.tumour was None, is 2")
+
+
+def test_new_cases_are_named(prepared):
+    prepared.write("d", np.ones((8, 12, 10), np.int16), other_label())
+    refused(prepared, "d is new")
+
+
+def test_a_lost_case_is_named(prepared):
+    for path in prepared.raw.rglob("b*.nii.gz"):
+        path.unlink()
+    refused(prepared, "b is gone")
+
+
+def test_a_corrected_class_is_named_for_training_cases_alone(prepared):
+    prepared.classify(rows="a,0\nb,1\nc,1\n")
+    check(prepared)
+    prepared.classify(rows="a,0\nb,2\nc,2\n")
+    refused(prepared, "subtype of b was '1', is '2'")
+
+
+def test_a_corrected_label_is_named_and_preprocessing_makes_it_anew_though_its_file_is_older(prepared):
+    prepared.write("b", seg=other_label())
+    os.utime(prepared.raw / "labelsTr" / "b.nii.gz", (1, 1))
+    refused(prepared, "b: image or label changed")
+    kept = (prepared.preprocessed / FOLDER / "a.pkl").stat().st_mtime_ns
+    preprocess([555], configurations=["3d_fullres"], num_processes=1)
+    check(prepared)
+    assert load_case(prepared.preprocessed / FOLDER, "b")[1][:].max() == 1
+    assert (prepared.preprocessed / FOLDER / "a.pkl").stat().st_mtime_ns == kept
+    assert (prepared.preprocessed / "gt_segmentations" / "b.nii.gz").read_bytes() == (prepared.raw / "labelsTr" / "b.nii.gz").read_bytes()
+
+
+def test_a_folder_without_record_passes_with_a_note(prepared, capsys):
+    (prepared.preprocessed / "manifest.json").unlink()
+    check(prepared)
+    assert "has no record of what it was made from" in capsys.readouterr().out
+
+
+def test_without_the_raw_dataset_it_passes_with_a_note(prepared, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_raw")
+    check(prepared)
+    assert "the raw dataset is not here" in capsys.readouterr().out
+
+
+def test_deleted_raw_images_pass_with_a_note(prepared, capsys):
+    shutil.rmtree(prepared.raw / "imagesTr")
+    check(prepared)
+    assert "the raw dataset is not here" in capsys.readouterr().out
+
+
+def test_planning_again_follows_the_raw_split(prepared):
+    save_json([{"train": ["a"], "val": ["b", "c"]}], prepared.raw / "splits_final.json")
+    prepare(prepared)
+    check(prepared)
+    assert load_split(prepared.preprocessed, 0) == (["a"], ["b", "c"])
+
+
+def test_planning_refuses_a_split_that_changed_on_both_sides(prepared):
+    save_json([{"train": ["a"], "val": ["b", "c"]}], prepared.raw / "splits_final.json")
+    save_json([{"train": ["b"], "val": ["c"]}], prepared.preprocessed / "splits_final.json")
+    with pytest.raises(InputError, match="was edited:\n  b moved from train to validation"):
+        plan_experiments([555])
+
+
+def test_the_default_split_is_made_anew_when_cases_came(dataset):
+    for case in "def":
+        dataset.write(case, np.random.default_rng(7).integers(1, 99, (8, 12, 10)).astype(np.int16), other_label())
+    dataset.save_json(numTraining=6)
+    prepare(dataset)
+    assert len(load_split(dataset.preprocessed, 0)[0]) + len(load_split(dataset.preprocessed, 0)[1]) == 6
+    dataset.write("g", np.random.default_rng(8).integers(1, 99, (8, 12, 10)).astype(np.int16), other_label())
+    dataset.save_json(numTraining=7)
+    prepare(dataset)
+    assert "g" in {*load_split(dataset.preprocessed, 0)[0], *load_split(dataset.preprocessed, 0)[1]}
+
+
+def test_a_fingerprint_of_a_case_that_is_held_out_now_is_not_kept(prepared, capsys):
+    prepared.save_json(holdout=["c"])
+    extract_fingerprints([555], num_processes=1, clean=False)
+    assert set(read_manifest(prepared.preprocessed)["fingerprint"]) == {"a", "b"}
+    assert len(load_json(prepared.preprocessed / "dataset_fingerprint.json")["spacings"]) == 2
+
+
+def test_planning_refuses_a_fingerprint_of_other_cases(prepared):
+    prepared.save_json(holdout=["c"])
+    with pytest.raises(InputError, match="only in one of both: c. Run nnUNetv2_extract_fingerprint"):
+        plan_experiments([555])
+
+
+def test_verify_finds_a_preprocessed_dataset_as_it_was(prepared):
+    assert not verify(prepared.preprocessed).misfits
+
+
+def test_verify_names_what_changed_and_what_is_damaged(prepared):
+    (prepared.preprocessed / FOLDER / "a_seg.b2nd").write_bytes(b"half")
+    prepared.write("b", seg=other_label())
+    prepared.write("d", np.ones((8, 12, 10), np.int16), other_label())
+    misfits = "\n".join(verify(prepared.preprocessed).misfits)
+    assert all(line in misfits for line in ("a is missing or damaged", "b: image or label changed", "d was not preprocessed", "d is new"))
