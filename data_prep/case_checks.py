@@ -12,7 +12,6 @@ from tqdm import tqdm
 from data_prep.quiz_layout import Case
 from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.geometry import corner_shift, describe
-from nnunetv2.imageio.nifti_file import file_damage
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.parallel import in_processes
 
@@ -57,9 +56,6 @@ def geometry_difference(image: dict, mask: dict, image_shape: tuple[int, ...], m
 
 def read_volume(path: Path) -> tuple[np.ndarray, dict]:
     """One 3D volume (z, y, x) float32 and its properties; ValueError that names the file for anything else."""
-    damage = file_damage(path)  # ITK hides a truncated file and NaN
-    if damage:
-        raise ValueError(damage)
     array, properties = SimpleITKIO().read_images([path])
     if len(array) != 1 or len(properties["sitk_stuff"]["spacing"]) != 3:
         raise ValueError(f"{path}: not a single 3D volume (channels and size {array.shape})")

@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
-from nnunetv2.imageio.nifti_file import file_damage, is_nifti
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
@@ -48,42 +45,22 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
 
 def case_problems(reader, image_files: Sequence[str], label_file: str, n_channels: int, expected_labels: Sequence[int]) -> list[str]:
     """What is wrong with one case, in words; [] when nothing is."""
-    absent = [str(file) for file in (*image_files, label_file) if not os.path.isfile(file)]
-    if absent:
-        return [f"{file} does not exist" for file in absent]
-    if damaged := [damage for file in (*image_files, label_file) if is_nifti(file) and (damage := file_damage(file)) is not None]:
-        return damaged
-    try:
-        images, geometry = reader.read_images(image_files)
-        seg, seg_geometry = reader.read_seg(label_file)
-    except ValueError as error:
-        return [str(error)]
-    problems = []
+    read, problems = [], []
+    for function, files in ((reader.read_images, image_files), (reader.read_seg, label_file)):
+        try:
+            read.append(function(files))
+        except (OSError, ValueError) as error:
+            problems += str(error).splitlines()
+    if problems:
+        return problems
+    (images, geometry), (seg, seg_geometry) = read
     if len(images) != n_channels:
         problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}")
-    for file, channel in zip(image_files if len(image_files) == len(images) else [image_files] * len(images), images):
-        if n_bad := np.count_nonzero(~np.isfinite(channel)):
-            problems.append(f"{file} has {n_bad} NaN or infinite voxel(s)")
-    shape = images.shape[1:]
-    if seg.shape[1:] != shape:
-        problems.append(f"{label_file} has shape {seg.shape[1:]}, its image {shape}")
-    elif not same_grid(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], shape):
-        shift = corner_shift(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], shape)
-        problems.append(f"{label_file} lies up to {shift:.3g} mm off its image: {describe(seg_geometry['sitk_stuff'])} against "
-                        f"{describe(geometry['sitk_stuff'])}")
-    return problems + _label_problems(label_file, seg, expected_labels)
-
-
-def _label_problems(label_file: str, seg: np.ndarray, expected_labels: Sequence[int]) -> list[str]:
-    values = pd.unique(seg.ravel())  # hashing: no sort of the whole volume
-    fractions = sorted(value for value in values if not float(value).is_integer())  # NaN and infinity are none either
-    unexpected = sorted(int(value) for value in values if float(value).is_integer() and value not in expected_labels)
-    problems = []
-    if fractions:
-        problems.append(f"{label_file} holds values that are no labels: {_listed([float(value) for value in fractions])}; "
-                        "round those that are meant as a label and save as integers")
-    if unexpected:
-        problems.append(f"{label_file} holds label(s) {_listed(unexpected)}, dataset.json declares {list(expected_labels)}")
+    difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
+    if difference is not None:
+        problems.append(f"{label_file} {difference} (its image)")
+    if unexpected := unexpected_labels(seg, expected_labels):
+        problems.append(f"{label_file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(expected_labels)}")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Whether two images lie on the same voxel grid, judged in world space.
+"""Whether two images lie on the same voxel grid, judged in world space. The one rule for channels, masks, predictions and ensembles.
 
 Headers of channels exported one by one differ in the last digits, so exact comparison refuses good data; comparing
 origin, spacing and direction each with a tolerance of its own says little about voxels. What counts is how far apart the
@@ -16,7 +16,8 @@ MAX_SHIFT = 0.1  # of the finest spacing; far above rounding in headers, far bel
 def corner_shift(a: Mapping, b: Mapping, shape: Sequence[int]) -> float:
     """Largest world distance, mm, between where `a` and `b` put the same corner of an array of `shape` (array order).
 
-    `a` and `b` hold SimpleITK's spacing, origin and direction (x first). inf when their dimensions differ.
+    `a` and `b` hold SimpleITK's spacing, origin and direction (x first), and sheared ones their `affine`. inf when their
+    dimensions differ.
     """
     if len(a["spacing"]) != len(b["spacing"]):
         return float("inf")
@@ -26,6 +27,9 @@ def corner_shift(a: Mapping, b: Mapping, shape: Sequence[int]) -> float:
 
 
 def _to_world(geometry: Mapping, index: np.ndarray) -> np.ndarray:
+    if "affine" in geometry:
+        affine = np.reshape(geometry["affine"], (3, 4))
+        return affine[:, :3] @ index + affine[:, 3:]
     dims = len(geometry["spacing"])
     direction = np.reshape(geometry["direction"], (dims, dims))
     return direction @ (index * np.reshape(geometry["spacing"], (dims, 1))) + np.reshape(geometry["origin"], (dims, 1))
@@ -34,6 +38,18 @@ def _to_world(geometry: Mapping, index: np.ndarray) -> np.ndarray:
 def same_grid(a: Mapping, b: Mapping, shape: Sequence[int]) -> bool:
     """True when no corner differs by more than MAX_SHIFT of the finest spacing."""
     return corner_shift(a, b, shape) <= MAX_SHIFT * min(a["spacing"])
+
+
+def grid_difference(a: Mapping, b: Mapping, shape_a: Sequence[int], shape_b: Sequence[int]) -> str | None:
+    """How grid `b` (of a mask, a prediction) differs from grid `a`, as the end of a sentence; None when it is the same.
+
+    Shapes in array order, of the voxels alone (Z, Y, X).
+    """
+    if tuple(shape_a) != tuple(shape_b):
+        return f"has (z, y, x) = {tuple(shape_b)} voxels and not {tuple(shape_a)}"
+    if same_grid(a, b, shape_a):
+        return None
+    return f"lies up to {corner_shift(a, b, shape_a):.3g} mm off: {describe(b)} against {describe(a)}"
 
 
 def describe(geometry: Mapping) -> str:

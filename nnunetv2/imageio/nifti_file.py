@@ -1,27 +1,109 @@
-"""NIfTI-1 files as bytes, for what ITK hides: it reads a truncated file without a word, filled up with zeros, and turns NaN
-and infinity into 0. Offsets are those of the standard's header (nifti1.h)."""
+"""NIfTI-1 files as bytes: their header, checked before ITK repairs what is wrong in it, and where their voxels stand.
 
-import gzip
+ITK takes spacings of zero or NaN for 1 mm, keeps one of impossible size, and looks for minutes into an infinite affine.
+Offsets and codes are those of the standard's header (nifti1.h).
+"""
+
 import os
 import struct
-import zlib
-from math import prod
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any
 
 import numpy as np
 
+from nnunetv2.imageio.inflate import DamagedStream, Inflated
+from nnunetv2.imageio.voxel_block import AGAIN, VoxelBlock, starts_with_gzip
+from nnunetv2.utilities.errors import InputError
+
 HEADER_BYTES = 348  # also the header's first field, which tells the byte order
-DIM, DATATYPE, BITPIX, VOX_OFFSET = 40, 70, 72, 108  # 8 int16: number of dimensions, then sizes; int16; int16; float32
-FLOAT_TYPES = {16: "f4", 64: "f8"}  # DATATYPE
-GZIP_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
+FIRST_VOXEL = 352  # where a single file's voxels begin at the earliest
+DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SCALE, UNITS, FORM_CODES, QFORM, SFORM, MAGIC = 40, 70, 72, 76, 108, 112, 123, 252, 256, 280, 344
+TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+NO_SCALARS = {1: "binary", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
+LENGTH_UNITS = {1: "metres", 3: "micrometres"}
+KNOWN_UNITS = (0, 2)  # not given; mm
+
+MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: a micrometre, a metre
+MAX_OFFSET = 1e6  # mm
+MAX_SCALE = 1e12  # of scl_slope and scl_inter
+SINGULAR = 1e-4  # smallest over largest singular value of an affine's directions
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What reading and writing need of a header.
+
+    sizes: x, y, z and further axes, without trailing axes of one voxel beyond the third. spacing: x, y, z mm. forms: both
+    orientations as they stand there, see `forms_of`.
+    """
+
+    block: VoxelBlock
+    sizes: tuple[int, ...]
+    spacing: tuple[float, ...]
+    forms: dict[str, tuple]
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
-    return str(path).endswith((".nii", ".nii.gz"))
+    return str(path).lower().endswith((".nii", ".nii.gz"))
 
 
-def open_nifti(path: str | os.PathLike):
-    """The uncompressed bytes to read; like ITK, by the content and not the name."""
-    return gzip.open(path) if _is_gzipped(path) else open(path, "rb")
+def read_header(path: str | os.PathLike) -> NiftiHeader:
+    """The checked header; InputError names every field that is wrong, with its value."""
+    gzipped = starts_with_gzip(path)
+    header = first_bytes(path, HEADER_BYTES, gzipped)
+    order = byte_order(header)
+    if order is None:
+        raise InputError(f"{path} is no NIfTI-1 file: {_why_not(header)}. {AGAIN}")
+    magic = header[MAGIC:MAGIC + 4]
+    if magic != b"n+1\0":
+        reason = "its voxels lie in a second file" if magic == b"ni1\0" else "a single NIfTI-1 file has b'n+1\\x00'"
+        raise InputError(f"{path}: magic is {magic!r}; {reason}. Save it again as one .nii.gz.")
+    problems = [*_size_problems(header, order), *_scale_problems(header, order), *_orientation_problems(header, order)]
+    if problems:
+        listed = "; ".join(problems)
+        raise InputError(f"{path} has an impossible header: {listed}. Mend the header or export the image again.")
+    n_dims, *sizes = struct.unpack_from(f"{order}8h", header, DIM)
+    while n_dims > 3 and sizes[n_dims - 1] == 1:
+        n_dims -= 1
+    sizes = tuple(sizes[:n_dims])
+    slope, intercept = struct.unpack_from(f"{order}2f", header, SCALE)
+    block = VoxelBlock(0, "gzip" if gzipped else "raw", np.dtype(order + TYPES[struct.unpack_from(f"{order}h", header, DATATYPE)[0]]), sizes[::-1],
+                       int(struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]), slope if slope != 0 else 1.0, intercept)
+    spacing = struct.unpack_from(f"{order}3f", header, PIXDIM + 4)[:min(n_dims, 3)]
+    return NiftiHeader(block, sizes, spacing, forms_of(header, order))
+
+
+def forms_of(header: bytes, order: str) -> dict[str, tuple]:
+    """`codes` (qform, sform; 0 = not given), `qform` (qfac, quaternion b c d, offset x y z), `sform` (three rows of the affine, RAS)."""
+    codes = struct.unpack_from(f"{order}2h", header, FORM_CODES)
+    qform = (struct.unpack_from(f"{order}f", header, PIXDIM)[0], *struct.unpack_from(f"{order}6f", header, QFORM))
+    sform = struct.unpack_from(f"{order}12f", header, SFORM)
+    return {"codes": codes, "qform": qform if codes[0] else (0.0,) * 7, "sform": sform if codes[1] else (0.0,) * 12}
+
+
+def new_file(array: np.ndarray, spacing: tuple[float, ...], forms: dict[str, tuple]) -> bytes:
+    """A whole NIfTI-1 file, not compressed: `array` (Z, Y, X) or (Y, X) uint8 or uint16, mm, orientations as `forms_of` gives them."""
+    header = bytearray(FIRST_VOXEL)
+    n_dims = array.ndim
+    struct.pack_into("<i", header, 0, HEADER_BYTES)
+    struct.pack_into("<8h", header, DIM, n_dims, *array.shape[::-1], *[1] * (7 - n_dims))
+    struct.pack_into("<2h", header, DATATYPE, {"u1": 2, "u2": 512}[array.dtype.str[1:]], 8 * array.dtype.itemsize)
+    struct.pack_into("<8f", header, PIXDIM, forms["qform"][0] or 1.0, *spacing, *[1.0] * (7 - n_dims))
+    struct.pack_into("<3f", header, VOX_OFFSET, FIRST_VOXEL, 1.0, 0.0)
+    header[UNITS] = 2
+    struct.pack_into("<2h6f12f", header, FORM_CODES, *forms["codes"], *forms["qform"][1:], *forms["sform"])
+    header[MAGIC:MAGIC + 4] = b"n+1\0"
+    return bytes(header) + array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
+
+
+def first_bytes(path: str | os.PathLike, n: int, gzipped: bool) -> bytes:
+    """The first `n` bytes of the content, fewer of a short file."""
+    with open(path, "rb") as file:
+        try:
+            return Inflated(file).read(n) if gzipped else file.read(n)
+        except DamagedStream as error:
+            raise InputError(f"{path} {error}. {AGAIN}") from error
 
 
 def byte_order(header: bytes) -> str | None:
@@ -32,61 +114,121 @@ def byte_order(header: bytes) -> str | None:
 
 
 def truncation(path: str | os.PathLike) -> str | None:
-    """Says so when the file ends before its last voxel. Cheap: header and gzip trailer decide unless they disagree."""
+    """Says so when the file ends before its last voxel. Cheap: the header and the length in the gzip trailer decide.
+
+    Reading finds more: see `voxel_block`. None for what is no NIfTI-1 header.
+    """
+    gzipped = starts_with_gzip(path)
     try:
-        with open_nifti(path) as file:
-            header = file.read(HEADER_BYTES)
-            if (order := byte_order(header)) is None:
-                return None  # for ITK to judge
-            expected = _end(header, order)
-            if _length_in_trailer(path) == expected % 2**32:
-                return None
-            file.seek(0)
-            found = len(file.read())  # several gzip members, or bytes after the voxels: rare and legal
-    except GZIP_DAMAGE as error:
-        return f"{path} is damaged ({error}); copy or download it again"
-    return None if found >= expected else f"{path} is truncated: {found} of {expected} bytes; copy or download it again"
-
-
-def file_damage(path: str | os.PathLike) -> str | None:
-    """As truncation, and also says when the gzip checksum fails or when voxels are NaN or infinite. Reads the whole file."""
-    if (damage := truncation(path)) is not None:
-        return damage
-    try:
-        with open_nifti(path) as file:
-            content = file.read()
-    except GZIP_DAMAGE as error:
-        return f"{path} is damaged ({error}); copy or download it again"
-    order = byte_order(content)
-    kind = FLOAT_TYPES.get(struct.unpack_from(f"{order}h", content, DATATYPE)[0]) if order else None
-    if kind is None:
-        return None
-    voxels = np.frombuffer(content[_start(content, order):_end(content, order)], f"{order}{kind}")
-    n_bad = int(np.count_nonzero(~np.isfinite(voxels)))
-    return f"{path} has {n_bad} NaN or infinite voxel(s)" if n_bad else None
-
-
-def _start(header: bytes, order: str) -> int:
-    """Offset of the first voxel."""
-    return int(struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0])
-
-
-def _end(header: bytes, order: str) -> int:
-    """Offset after the last voxel."""
+        header = first_bytes(path, HEADER_BYTES, gzipped)
+        if (order := byte_order(header)) is None:
+            return None
+        with open(path, "rb") as file:
+            found = os.path.getsize(path)
+            if gzipped:
+                file.seek(-4, os.SEEK_END)
+                found = struct.unpack("<I", file.read())[0]
+    except InputError as error:
+        return str(error)
     n_dims, *shape = struct.unpack_from(f"{order}8h", header, DIM)
     bits = struct.unpack_from(f"{order}h", header, BITPIX)[0]
-    return _start(header, order) + prod(shape[:n_dims]) * bits // 8
+    offset = struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]
+    if not isfinite(offset):
+        return f"{path}: vox_offset is {offset:g}. {AGAIN}"
+    expected = int(offset) + prod(shape[:max(n_dims, 0)]) * bits // 8
+    if found == (expected % 2**32 if gzipped else expected) or (not gzipped and found > expected):
+        return None
+    if not gzipped:
+        return f"{path} is truncated: {found} of {expected} bytes. {AGAIN}"
+    return _recount(path, expected)
 
 
-def _length_in_trailer(path: str | os.PathLike) -> int:
-    """Uncompressed length, modulo 2**32, that the last gzip member claims; of an uncompressed file its length."""
-    if not _is_gzipped(path):
-        return os.path.getsize(path)
-    with open(path, "rb") as file:
-        file.seek(-4, os.SEEK_END)
-        return struct.unpack("<I", file.read())[0]
+def _recount(path: str | os.PathLike, expected: int) -> str | None:
+    """The length by inflating: several gzip members, or bytes after the voxels, make the trailer's another."""
+    found = 0
+    try:
+        with open(path, "rb") as file:
+            stream = Inflated(file)
+            while found < expected and (piece := stream.read(min(2**20, expected - found))):
+                found += len(piece)
+    except DamagedStream as error:
+        return f"{path} {error}. {AGAIN}"
+    return None if found >= expected else f"{path} is truncated: {found} of {expected} bytes. {AGAIN}"
 
 
-def _is_gzipped(path: str | os.PathLike) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+def _why_not(header: bytes) -> str:
+    if not header:
+        return "it is empty"
+    if len(header) < HEADER_BYTES:
+        return f"it ends after {len(header)} of the header's {HEADER_BYTES} bytes"
+    if 540 in struct.unpack_from("<i", header) + struct.unpack_from(">i", header):
+        return "it is NIfTI-2, which is not supported; save it as NIfTI-1"
+    return f"sizeof_hdr is {struct.unpack_from('<i', header)[0]} and not {HEADER_BYTES}"
+
+
+def _size_problems(header: bytes, order: str) -> list[str]:
+    n_dims, *sizes = struct.unpack_from(f"{order}8h", header, DIM)
+    kind, bits = struct.unpack_from(f"{order}2h", header, DATATYPE)
+    offset = struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]
+    problems = []
+    if not 2 <= n_dims <= 7:
+        problems.append(f"dim[0], the number of dimensions, is {n_dims}")
+    elif wrong := [f"dim[{axis}] is {size}" for axis, size in enumerate(sizes[:n_dims], 1) if size < 1]:
+        problems += wrong
+    elif sum(size > 1 for size in sizes[3:n_dims]) > 1:
+        problems.append(f"it has {n_dims} dimensions {tuple(sizes[:n_dims])}, images have two or three, four with several channels")
+    if kind in NO_SCALARS:
+        problems.append(f"datatype {kind} means {NO_SCALARS[kind]} voxels, an image has one number a voxel")
+    elif kind not in TYPES:
+        problems.append(f"datatype {kind} is unknown")
+    elif bits != 8 * int(TYPES[kind][1]):
+        problems.append(f"bitpix is {bits}, datatype {kind} has {8 * int(TYPES[kind][1])}")
+    if not isfinite(offset) or offset != int(offset) or not HEADER_BYTES <= offset < 2**31:
+        problems.append(f"vox_offset is {offset:g}, it must be a whole number from {FIRST_VOXEL}")
+    unit = header[UNITS] & 7
+    if unit not in KNOWN_UNITS:
+        problems.append(f"xyzt_units says {LENGTH_UNITS.get(unit, f'{unit}, which is no length')}, lengths must be mm (2)")
+    return problems
+
+
+def _scale_problems(header: bytes, order: str) -> list[str]:
+    slope, intercept = struct.unpack_from(f"{order}2f", header, SCALE)
+    problems = [f"{name} is {value:g}" for name, value in (("scl_slope", slope), ("scl_inter", intercept))
+                if not abs(value) <= MAX_SCALE]
+    if 0 < abs(slope) < 1 / MAX_SCALE:
+        problems.append(f"scl_slope is {slope:g}")
+    return problems
+
+
+def _orientation_problems(header: bytes, order: str) -> list[str]:
+    n_dims = struct.unpack_from(f"{order}h", header, DIM)[0]
+    qfac, *spacing = struct.unpack_from(f"{order}4f", header, PIXDIM)
+    problems = [f"pixdim[{axis}], the voxel's size, is {value:g} mm; it must lie in {MIN_SPACING:g} to {MAX_SPACING:g}"
+                for axis, value in enumerate(spacing[:max(0, min(n_dims, 3))], 1) if not MIN_SPACING <= value <= MAX_SPACING]
+    codes = struct.unpack_from(f"{order}2h", header, FORM_CODES)
+    problems += [f"{name} is {code}, it must be 0 to 5" for name, code in zip(("qform_code", "sform_code"), codes) if not 0 <= code <= 5]
+    if codes[0] > 0:
+        quaternion, offsets = struct.unpack_from(f"{order}3f", header, QFORM), struct.unpack_from(f"{order}3f", header, QFORM + 12)
+        if not sum(value**2 for value in quaternion) <= 1.001:
+            problems.append(f"quatern_b, c, d are {_listed(quaternion)}, no rotation")
+        if not isfinite(qfac):
+            problems.append(f"pixdim[0], the sign of the qform, is {qfac:g}")
+        if not all(abs(value) <= MAX_OFFSET for value in offsets):
+            problems.append(f"qoffset is {_listed(offsets)} mm")
+    if codes[1] > 0:
+        problems += _affine_problems(np.reshape(struct.unpack_from(f"{order}12f", header, SFORM), (3, 4)))
+    return problems
+
+
+def _affine_problems(affine: np.ndarray) -> list[str]:
+    """Of the sform (3, 4). Singular values are taken of finite numbers alone: of others they may take for ever."""
+    if not (np.abs(affine) <= MAX_OFFSET).all():
+        return [f"srow_{name}, of the sform, is {_listed(row)}" for name, row in zip("xyz", affine) if not (np.abs(row) <= MAX_OFFSET).all()]
+    values = np.linalg.svd(affine[:, :3].astype(float), compute_uv=False)
+    if values[-1] <= SINGULAR * values[0] or values[-1] < MIN_SPACING * SINGULAR:
+        return [f"the sform (srow_x, srow_y, srow_z = {_listed(affine.ravel())}) is singular: it puts different voxels at one place"]
+    return []
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(f"{value:g}" for value in values)

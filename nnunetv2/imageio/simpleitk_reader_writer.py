@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2.imageio.checked_file import read_image
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
-from nnunetv2.imageio.nifti_file import is_nifti, truncation
-from nnunetv2.imageio.sheared_nifti import read_sheared, write_sform
+from nnunetv2.imageio.inflate import compress
+from nnunetv2.imageio.label_values import snap_labels
+from nnunetv2.imageio.nifti_file import is_nifti, new_file
 from nnunetv2.imageio.whole_file import write_image_whole
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write
 
 FLAT_SPACING_FACTOR = 999  # through-plane spacing given to 2D images, times the largest in-plane spacing
@@ -20,7 +23,8 @@ class SimpleITKIO:
     """Reader and writer of every format SimpleITK knows.
 
     Properties of an image: `spacing`, mm in array order (z, y, x), and `sitk_stuff` with SimpleITK's own `spacing`,
-    `origin`, `direction` (x first) and, for a sheared NIfTI, `sform`. They are all that write_seg needs.
+    `origin`, `direction` (x first) and, for NIfTI, `forms`, both orientations of its header, so that a mask lies on its image
+    in every program; a sheared one also has its `affine`. They are all that write_seg needs.
     """
 
     supported_file_endings = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
@@ -29,9 +33,10 @@ class SimpleITKIO:
         """Stack the files' channels: (C, Z, Y, X) float32 and the first file's properties.
 
         A 2D file counts as one slice. 4D and multi-component files hold several channels. Channels whose grids differ
-        visibly, in shape or by more than a tenth of a voxel anywhere, are refused with ValueError.
+        visibly, in shape or by more than a tenth of a voxel anywhere, are refused with InputError, and so are damaged files,
+        voxels that are not finite and impossible geometry (see checked_file); all bad files of the case are named.
         """
-        channels, geometries = zip(*(_read(path) for path in image_fnames))
+        channels, geometries = zip(*_read_all(image_fnames))
         first = geometries[0]
         shape = channels[0].shape[1:]
         problems = []
@@ -42,16 +47,20 @@ class SimpleITKIO:
                 problems.append(f"{path}: {describe(geometry)}; up to {corner_shift(first, geometry, shape):.3g} mm off")
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems)
-            raise ValueError(f"The channels of one case must share a voxel grid. {image_fnames[0]} has shape {shape}, "
+            raise InputError(f"The channels of one case must share a voxel grid. {image_fnames[0]} has shape {shape}, "
                              f"{describe(first)}, but\n{listed}\nResample them onto the first.")
-        spacing = [abs(value) for value in first["spacing"][::-1]]
-        if len(spacing) == 2:
-            spacing.insert(0, max(spacing) * FLAT_SPACING_FACTOR)
-        return np.concatenate(channels, dtype=np.float32, casting="unsafe"), {"sitk_stuff": first, "spacing": spacing}
+        return np.concatenate(channels, dtype=np.float32, casting="unsafe"), _properties(first)
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        """(1, Z, Y, X) float32, so that labels stored as floats reach the integrity check as they are."""
-        return self.read_images([seg_fname])
+        """(1, Z, Y, X) float32 of whole numbers, and the properties.
+
+        Labels stored as floats are rounded where they are within 1e-3 of a whole number, and refused by value otherwise.
+        Several layers, components or a fourth dimension are refused: a label map says one thing about a voxel.
+        """
+        seg, geometry = read_image(seg_fname)
+        if len(seg) != 1:
+            raise InputError(f"{seg_fname} has {len(seg)} layers; a segmentation has one number a voxel. Merge them into one label map.")
+        return snap_labels(seg, seg_fname).astype(np.float32, copy=False), _properties(geometry)
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         """Write a (Z, Y, X) label map on the grid of `properties`: uint8, or uint16 with labels of 255 and more.
@@ -63,44 +72,37 @@ class SimpleITKIO:
         geometry = properties["sitk_stuff"]
         if len(geometry["spacing"]) == 2:
             seg = seg[0]
-        image = sitk.GetImageFromArray(seg.astype(np.uint8 if seg.max(initial=0) < 255 else np.uint16, copy=False))
+        seg = seg.astype(np.uint8 if seg.max(initial=0) < 255 else np.uint16, copy=False)
+        if "forms" in geometry and is_nifti(output_fname):
+            content = new_file(seg, geometry["spacing"], geometry["forms"])
+            with atomic_write(output_fname) as temporary:
+                temporary.write_bytes(compress(content) if str(output_fname).lower().endswith(".gz") else content)
+            return
+        image = sitk.GetImageFromArray(seg)
         image.SetSpacing(geometry["spacing"])
         image.SetOrigin(geometry["origin"])
         image.SetDirection(geometry["direction"])
         with atomic_write(output_fname) as temporary:
             write_image_whole(image, temporary)
-            if "sform" in geometry and is_nifti(output_fname):
-                write_sform(temporary, geometry["sform"])
 
 
-def _read(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-    """(C, Z, Y, X) in the file's own type, and the geometry of one channel."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path} does not exist.")
-    if is_nifti(path) and (damage := truncation(path)) is not None:
-        raise ValueError(f"{damage}.")
-    sform = None
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        if "orthonormal" not in str(error) or not is_nifti(path):
-            raise ValueError(f"{path} cannot be read: {str(error).strip().splitlines()[-1]}") from error
-        image, sform = read_sheared(path)
-    array = sitk.GetArrayFromImage(image)
-    dims = image.GetDimension()
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)  # components come last
-    elif dims < 4:
-        array = array[None]
-    if dims == 2:
-        array = array[:, None]
-    if array.ndim != 4:
-        raise ValueError(f"{path} has {dims} dimensions; images have two or three, four with several channels.")
-    space = min(dims, 3)  # the fourth dimension of a file is its channels
-    geometry = {
-        "spacing": image.GetSpacing()[:space],
-        "origin": image.GetOrigin()[:space],
-        "direction": tuple(np.reshape(image.GetDirection(), (dims, dims))[:space, :space].ravel().tolist()),
-    }
-    return array, geometry if sform is None else geometry | {"sform": sform}
+def _properties(geometry: dict[str, Any]) -> dict[str, Any]:
+    spacing = list(geometry["spacing"][::-1])
+    if len(spacing) == 2:
+        spacing.insert(0, max(spacing) * FLAT_SPACING_FACTOR)
+    return {"sitk_stuff": geometry, "spacing": spacing}
 
+
+def _read_all(paths: Sequence[str | os.PathLike]) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """Each file's channels and geometry. Where several cannot be read, one error names all of them."""
+    read, problems = [], []
+    for path in paths:
+        try:
+            read.append(read_image(path))
+        except (OSError, InputError) as error:
+            if len(paths) == 1:
+                raise
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n".join(problems))
+    return read

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunetv2.imageio.nifti_file import GZIP_DAMAGE, HEADER_BYTES, byte_order, is_nifti, open_nifti, truncation
+from nnunetv2.imageio.checked_file import read_image
+from nnunetv2.imageio.nifti_file import HEADER_BYTES, byte_order, first_bytes, is_nifti, truncation
+from nnunetv2.imageio.voxel_block import starts_with_gzip
+from nnunetv2.utilities.errors import InputError
 
 PROBE_BYTES = 2**24  # written to learn the system's reason for a short file
 
@@ -38,16 +41,15 @@ def damage_of_written(path: str | os.PathLike, image: sitk.Image | None = None) 
         if _ends_where_its_header_says(path):
             return None
         try:
-            with open_nifti(path) as file:
-                header = file.read(HEADER_BYTES)
-        except GZIP_DAMAGE as error:
-            return f"{path} is damaged ({error})"
+            header = first_bytes(path, HEADER_BYTES, starts_with_gzip(path))
+        except InputError as error:
+            return str(error)
         return truncation(path) if byte_order(header) is not None else f"{path} has no whole NIfTI header"
     try:
-        found = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        return f"{path} cannot be read ({str(error).strip().splitlines()[-1]})"
-    if image is not None and not np.array_equal(sitk.GetArrayViewFromImage(found), sitk.GetArrayViewFromImage(image)):
+        found = read_image(path)[0]
+    except InputError as error:
+        return str(error)
+    if image is not None and not np.array_equal(found.reshape(-1), sitk.GetArrayViewFromImage(image).reshape(-1)):
         return f"{path} does not hold what was written"
     return None
 

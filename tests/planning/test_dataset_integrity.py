@@ -20,9 +20,25 @@ def test_sound_dataset_passes(dataset, capsys):
     assert "3 cases checked" in capsys.readouterr().out
 
 
-def test_almost_integer_labels_are_shown_with_their_value(dataset):
+def test_almost_integer_labels_are_labels(dataset):
     dataset.write("a", seg=np.full(SHAPE, 1.0000152587890625))
-    assert "a.nii.gz holds values that are no labels: 1.0000152587890625" in defects(dataset)
+    verify_dataset_integrity(dataset.raw, 2)
+
+
+def test_values_that_are_no_labels_are_shown(dataset):
+    dataset.write("a", seg=np.full(SHAPE, 1.5))
+    assert "a.nii.gz holds values that are no labels: 1.5 in 960 voxel(s)" in defects(dataset)
+
+
+def test_segmentation_of_two_layers_is_found(dataset, write_image):
+    write_image(np.zeros((2, *SHAPE), np.uint8), dataset.raw / "labelsTr" / "a.nii.gz", (0.75, 0.875, 2.5, 1.0), (0.0,) * 4)
+    assert re.search(r"a\.nii\.gz has \d+ layers; a segmentation has one number", defects(dataset))
+
+
+def test_damaged_image_and_label_of_one_case_are_both_named(dataset):
+    for path in (dataset.raw / "imagesTr" / "a_0000.nii.gz", dataset.raw / "labelsTr" / "a.nii.gz"):
+        path.write_bytes(path.read_bytes()[:-9])
+    assert re.search(r"(?s)a_0000\.nii\.gz is damaged.*labelsTr/a\.nii\.gz is damaged", defects(dataset))
 
 
 def test_undeclared_labels_are_shown(dataset):
@@ -53,14 +69,14 @@ def test_nan_in_a_label_map_is_found(dataset):
 
 def test_label_of_another_shape_is_found(dataset):
     dataset.write("a", seg=np.zeros((8, 12, 9), np.uint8))
-    assert "has shape (8, 12, 9), its image (8, 12, 10)" in defects(dataset)
+    assert "a.nii.gz has (z, y, x) = (8, 12, 9) voxels and not (8, 12, 10) (its image)" in defects(dataset)
 
 
 @pytest.mark.parametrize("geometry", [
     {"origin": (0, 0, 1.0)}, {"spacing": (0.75, 0.875, 2.6)}, {"direction": (1, 0, 0, 0, -1, 0, 0, 0, 1)}])
 def test_label_on_another_grid_is_found(dataset, geometry):
     dataset.write("a", seg=np.zeros(SHAPE, np.uint8), **geometry)
-    assert "mm off its image" in defects(dataset)
+    assert "mm off" in defects(dataset)
 
 
 def test_rounding_in_the_header_is_no_defect(dataset):

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunetv2.imageio.geometry import corner_shift
-from nnunetv2.imageio.nifti_file import file_damage
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 IO = SimpleITKIO()
@@ -138,15 +137,15 @@ def test_absent_file_is_named(tmp_path):
 
 def test_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "text.mha").write_text("not an image")
-    with pytest.raises(ValueError, match=r"text\.mha cannot be read"):
+    with pytest.raises(ValueError, match=r"text\.mha is no MetaImage file"):
         IO.read_images([tmp_path / "text.mha"])
 
 
-@pytest.mark.parametrize(("ending", "message"), [(".nii.gz", "damaged"), (".nii", "truncated: 700 of 2352 bytes")])
+@pytest.mark.parametrize(("ending", "message"), [(".nii.gz", "damaged"), (".nii", "truncated")])
 def test_file_cut_short_is_refused(tmp_path, write_image, ending, message):
     path = write_image(np.random.default_rng(0).integers(0, 99, (10, 10, 10)).astype(np.int16), tmp_path / f"cut{ending}")
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"cut{ending} is {message}"):
         IO.read_images([path])
 
 
@@ -168,11 +167,8 @@ def test_failed_checksum_is_damage(tmp_path, write_image):
     content = bytearray(path.read_bytes())
     content[-6] ^= 1  # in the trailer's CRC
     path.write_bytes(content)
-    assert "damaged" in file_damage(path)
-
-
-def test_whole_file_has_no_damage(tmp_path, write_image):
-    assert file_damage(write_image(np.zeros((2, 3, 4)), tmp_path / "a.nii.gz")) is None
+    with pytest.raises(ValueError, match="flipped.nii.gz is damaged"):
+        IO.read_images([path])
 
 
 def test_label_map_needs_three_axes(tmp_path):

@@ -1,0 +1,46 @@
+"""Labels out of stored numbers: tools that resample or scale leave 1.0000152587890625 where they mean 1."""
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from nnunetv2.utilities.errors import InputError
+
+SNAP = 1e-3  # further from a whole number is no rounding
+MAX_SHOWN = 5
+
+
+def snap_labels(values: np.ndarray, where: str | os.PathLike) -> np.ndarray:
+    """`values` with each within SNAP of a whole number set to it (in place for floats). InputError, with values, if one is not."""
+    if values.dtype.kind in "iu":
+        return values
+    nearest = np.rint(values)
+    if np.array_equal(nearest, values):
+        return values
+    wrong = ~(np.abs(values - nearest) <= SNAP)
+    if wrong.any():
+        shown = np.unique(values[wrong])
+        raise InputError(f"{where} holds values that are no labels: {shown_values(shown)} in {np.count_nonzero(wrong)} voxel(s); labels are whole "
+                         f"numbers, within {SNAP:g}. Resample masks with nearest neighbour and save them as integers.")
+    values[...] = nearest
+    return values
+
+
+def unexpected_labels(labels: np.ndarray, expected: Iterable[int]) -> list[int]:
+    """The labels that are none of `expected`, ascending. `labels` hold whole numbers, of any type."""
+    found: set[int] = set()
+    rest = labels.reshape(-1)
+    for first in range(0, rest.size, 2**20):
+        part = rest[first:first + 2**20].astype(np.int64)
+        low = int(part.min())
+        counted = int(part.max()) - low < 2**16  # counting is far cheaper than sorting
+        found.update((np.flatnonzero(np.bincount(part - low)) + low if counted else np.unique(part)).tolist())
+    return sorted(found - set(expected))
+
+
+def shown_values(values: Iterable[float]) -> str:
+    """Some values as text, a few of many."""
+    values = list(values)
+    more = f" and {len(values) - MAX_SHOWN} more" if len(values) > MAX_SHOWN else ""
+    return ", ".join(f"{value:.10g}" for value in values[:MAX_SHOWN]) + more
