@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from data_prep.quiz_layout import Case
 from nnunetv2.configuration import available_cores
-from nnunetv2.imageio.geometry import corner_shift, describe
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.parallel import in_processes
 
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
-SNAP = 1e-3  # masks hold 1.0000152587890625 where they mean 1
-POSITION_MM, DIRECTION = 1e-3, 1e-5  # tolerated difference of two headers: a shift, and a turn in radians
 SOFT_TISSUE_HU, STRAY_SHARE = (-200, 300), 0.05  # gas and bone; a stent or calcification is far less than this share
 KEPT_SHARE = 0.9  # of a mask's volume that must still lie in the image after resampling
 
@@ -34,61 +35,26 @@ class Inspection:
     lesion_ml: float = 0.0
 
 
-def snap_labels(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Labels as uint8 from floats within 1e-3 of 0, 1, 2; and up to five of the values that are not, as text (labels are void then)."""
-    nearest = np.rint(values)
-    wrong = ~(np.abs(values - nearest) <= SNAP) | ~np.isin(nearest, LABELS)
-    if wrong.any():
-        return np.zeros(values.shape, np.uint8), [f"{value:.7g}" for value in np.unique(values[wrong])[:5]]
-    return nearest.astype(np.uint8), []
-
-
-def geometry_difference(image: dict, mask: dict, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> str | None:
-    """How two voxel grids differ in world space, or None within 1e-3 mm plus a turn of 1e-5 at the far corner."""
-    if image_shape != mask_shape:
-        return f"mask has shape {mask_shape}, image {image_shape} (z, y, x)"
-    diagonal = float(np.linalg.norm(np.multiply(image["spacing"], image_shape[::-1])))
-    shift = corner_shift(image, mask, image_shape)
-    if shift <= POSITION_MM + DIRECTION * diagonal:
-        return None
-    return f"mask lies up to {shift:.4g} mm off its image: image {describe(image)}; mask {describe(mask)}"
-
-
-def read_volume(path: Path) -> tuple[np.ndarray, dict]:
-    """One 3D volume (z, y, x) float32 and its properties; ValueError that names the file for anything else."""
-    array, properties = SimpleITKIO().read_images([path])
-    if len(array) != 1 or len(properties["sitk_stuff"]["spacing"]) != 3:
-        raise ValueError(f"{path}: not a single 3D volume (channels and size {array.shape})")
-    return array[0], properties
-
-
 def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False) -> np.ndarray:
-    """The mask as uint8 (z, y, x) on the image's grid; ValueError that says what is wrong with it.
+    """The mask as uint8 (z, y, x) on the image's grid; InputError that says what is wrong with it.
 
     With `fix_geometry` a mask on another grid is resampled in world space (nearest neighbour), if it still lies in the image.
     """
-    values, properties = read_volume(path)
-    labels, wrong = snap_labels(values)
-    if wrong:
-        raise ValueError(f"{path}: values {', '.join(wrong)}; a mask may hold 0, 1 and 2, each within {SNAP}")
-    difference = geometry_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
+    values, properties = SimpleITKIO().read_seg(path)
+    if unexpected := unexpected_labels(values, LABELS):
+        raise InputError(f"{path} holds {shown_values(unexpected)}; a mask may hold 0, 1 and 2")
+    labels = values[0].astype(np.uint8)
+    difference = grid_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
     if difference is None:
         return labels
     if not fix_geometry:
-        raise ValueError(f"{path}: {difference}; see --fix-geometry")
-    target, source = _sitk(image, image_properties), _sitk(labels, properties)
+        raise InputError(f"{path} {difference} (its image); see --fix-geometry")
+    target, source = to_sitk(image, image_properties), to_sitk(labels, properties)
     moved = sitk.GetArrayFromImage(sitk.Resample(source, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
     before, after = ((a > 0).sum() * np.prod(p["spacing"]) for a, p in ((labels, properties), (moved, image_properties)))
     if after < KEPT_SHARE * before:
-        raise ValueError(f"{path}: {difference}; only {after / before:.0%} of it lies in the image, so resampling cannot help")
+        raise InputError(f"{path} {difference} (its image); only {after / max(before, 1e-9):.0%} of it lies in the image, so resampling cannot help")
     return moved
-
-
-def _sitk(array: np.ndarray, properties: dict) -> sitk.Image:
-    image = sitk.GetImageFromArray(array)
-    for name in ("Spacing", "Origin", "Direction"):
-        getattr(image, f"Set{name}")(properties["sitk_stuff"][name.lower()])
-    return image
 
 
 def off_tissue(image: np.ndarray, foreground: np.ndarray) -> str | None:

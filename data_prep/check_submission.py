@@ -15,26 +15,27 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import SimpleITK as sitk
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.case_checks import geometry_difference, problem_list, read_volume, run_parallel, snap_labels
+from data_prep.case_checks import LABELS, problem_list, run_parallel
 from data_prep.quiz_layout import SUBTYPES
+from nnunetv2.imageio.checked_file import stored_type
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.csv_files import parse_csv
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.image_listing import list_images
 
 TABLE, COLUMNS = "subtype_results.csv", ["Names", "Subtype"]
 IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
 
 
 def find_test_images(folder: Path) -> dict[str, Path]:
-    """{mask file name: image} of a folder of test images; ValueError when there are none."""
-    images = {file.name.removesuffix(IMAGE_ENDING) + MASK_ENDING: file for file in sorted(folder.glob(f"*{IMAGE_ENDING}"))
-              if not file.name.startswith(".")}
-    if not images:
-        raise ValueError(f"{folder}: no test images named quiz_NNN{IMAGE_ENDING}")
-    return images
+    """{mask file name: image} of a folder of test images; InputError names what is none, and a folder without images."""
+    return {file.name.removesuffix(IMAGE_ENDING) + MASK_ENDING: file for file in list_images(folder, IMAGE_ENDING)}
 
 
 def check_submission(archive: Path, test: Path, processes: int | None = None) -> list[str]:
@@ -65,25 +66,21 @@ def _check_mask(archive: Path, member: tuple[str, Path]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
         file = Path(content.extract(name, folder))
         try:
-            values, properties = read_volume(file)
-        except ValueError as error:
+            values, properties = SimpleITKIO().read_seg(file)
+            pixel = stored_type(file)
+        except (OSError, ValueError) as error:
             return [str(error).replace(str(file), name)]
-        header = sitk.ImageFileReader()
-        header.SetFileName(str(file))
-        header.ReadImageInformation()
-        pixel = header.GetPixelID()
     problems = []
-    if pixel != sitk.sitkUInt8:
-        problems.append(f"{name}: stored as {sitk.GetPixelIDValueAsString(pixel)}, must be 8-bit unsigned integer")
-    wrong = snap_labels(values)[1]
-    if wrong:
-        problems.append(f"{name}: values {', '.join(wrong)}; only 0, 1 and 2 are allowed")
+    if pixel != np.uint8:
+        problems.append(f"{name}: stored as {pixel}, must be uint8 (8-bit unsigned integer)")
+    if unexpected := unexpected_labels(values, LABELS):
+        problems.append(f"{name}: values {shown_values(unexpected)}; only 0, 1 and 2 are allowed")
     try:
         image, image_properties = read_volume(image_file)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return [*problems, str(error)]
-    difference = geometry_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, values.shape)
-    return problems + ([f"{name}: {difference}"] if difference else [])
+    difference = grid_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, values.shape[1:])
+    return problems + ([f"{name} {difference} (its image)"] if difference else [])
 
 
 def check_table(content: bytes, masks: set[str]) -> list[str]:
@@ -113,8 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         problems = check_submission(args.archive, args.test, args.processes)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except EXPECTED_ERRORS as error:
+        sys.exit(f"error: {in_one_message(error)}")
     if not args.archive.name.endswith("_results.zip"):
         problems.append(f"{args.archive.name}: must be named NAME_results.zip")
     if problems:

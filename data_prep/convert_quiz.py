@@ -27,9 +27,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, read_volume, run_parallel, summary_table
+from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.folder_lock import folder_lock

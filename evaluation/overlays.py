@@ -9,6 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from evaluation.figure_style import ORANGE, SKY, YELLOW, figure
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.errors import InputError
 
 WINDOW_HU = (-160.0, 240.0)  # width 400, level 40: the usual window for the abdomen
 SOLID, DASHED = (0, ()), (0, (2.5, 1.5))
@@ -28,16 +32,22 @@ class CaseImages:
 
     @classmethod
     def read(cls, name: str, image: Path, reference: Path | None, prediction: Path | None) -> "CaseImages":
-        """Read and orient the files; a mask that is not given is empty. ValueError if a grid differs in size."""
-        volume = _oriented(image)
-        values = sitk.GetArrayFromImage(volume).astype(np.float32)
-        masks = []
+        """Read and orient the files; a mask that is not given is empty. InputError if a file is damaged or lies on another grid."""
+        volume, properties = read_volume(image)
+        values, spacing = _oriented(volume, properties)
+        masks, problems = [], []
         for path in (reference, prediction):
-            mask = np.rint(sitk.GetArrayFromImage(_oriented(path))).astype(np.uint8) if path else np.zeros(values.shape, np.uint8)
-            if mask.shape != values.shape:
-                raise ValueError(f"{path} has {mask.shape} voxels, its image {image} {values.shape}")
-            masks.append(mask)
-        return cls(name, values, *masks, volume.GetSpacing()[::-1])
+            if path is None:
+                masks.append(np.zeros(values.shape, np.uint8))
+                continue
+            seg, on_grid = SimpleITKIO().read_seg(path)
+            difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], volume.shape, seg.shape[1:])
+            if difference:
+                problems.append(f"{path} {difference} (its image {image})")
+            masks.append(_oriented(seg[0].astype(np.uint8), properties)[0])
+        if problems:
+            raise InputError("\n".join(problems))
+        return cls(name, values, *masks, spacing)
 
     def centre(self) -> tuple[int, int, int]:
         """Voxel to cut through: the true lesion's centre, else the predicted one's, else the pancreas', else the middle."""
@@ -90,8 +100,7 @@ def _contours(ax: Axes, reference: np.ndarray, prediction: np.ndarray) -> None:
                 ax.contour(columns, rows, np.pad(mask, 1).astype(float), [0.5], colors=[colour], linestyles=[style], linewidths=1.1)
 
 
-def _oriented(path: Path) -> sitk.Image:
-    try:
-        return sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read as a 3D image ({str(error).strip().splitlines()[-1]})") from error
+def _oriented(values: np.ndarray, properties: dict) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Array (Z, Y, X) and spacing, turned to the patient's axes."""
+    image = sitk.DICOMOrient(to_sitk(values, properties), "LPS")
+    return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]

@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
@@ -29,6 +28,8 @@ from evaluation.case_pairs import find_masks, read_mask
 from evaluation.files import write_csv
 from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.simpleitk_reader_writer import read_volume
 from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
@@ -93,11 +94,12 @@ def _case_features(image_file: Path, mask_file: Path) -> np.ndarray | None | str
     """Features, None without a lesion, or what is wrong with the files."""
     try:
         mask = read_mask(mask_file)
-        image = sitk.GetArrayFromImage(sitk.ReadImage(str(image_file), sitk.sitkFloat32))
-    except (ValueError, RuntimeError) as error:
-        return f"{image_file}, {mask_file}: {error}"
-    if image.shape != mask.labels.shape:
-        return f"{mask_file}: {mask.labels.shape} voxels (z, y, x), its image {image.shape}"
+        image, properties = read_volume(image_file)
+    except (OSError, ValueError) as error:
+        return str(error)
+    difference = grid_difference(properties["sitk_stuff"], mask.geometry, image.shape, mask.labels.shape)
+    if difference:
+        return f"{mask_file} {difference} (its image {image_file})"
     return lesion_features(image, mask.labels == LESION, mask.spacing)
 
 

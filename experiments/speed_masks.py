@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2.utilities.csv_files import read_csv, refuse
 
@@ -16,7 +17,7 @@ def folder_of(row: str, masks: Path) -> Path:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    return np.rint(sitk.GetArrayFromImage(sitk.ReadImage(str(path))))
+    return SimpleITKIO().read_seg(path)[0][0]
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -54,6 +54,17 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     return _channels_first(voxels, n_dims), geometry
 
 
+def stored_type(path: str | os.PathLike) -> np.dtype:
+    """The type of the numbers as they are stored, before any scaling, by the header alone."""
+    require_regular_file(path)
+    if is_nifti(path):
+        return read_header(path).block.dtype.newbyteorder("=")
+    read_header_of = block_reader(path)
+    if read_header_of is None:
+        raise InputError(f"{path} is of a format whose header is not known here; save it as .nii.gz.")
+    return read_header_of(path).dtype.newbyteorder("=")
+
+
 def require_regular_file(path: str | os.PathLike) -> None:
     """Told by the file system, without opening it: a pipe would be waited for, a device read for ever."""
     try:

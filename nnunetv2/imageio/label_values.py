@@ -43,4 +43,4 @@ def shown_values(values: Iterable[float]) -> str:
     """Some values as text, a few of many."""
     values = list(values)
     more = f" and {len(values) - MAX_SHOWN} more" if len(values) > MAX_SHOWN else ""
-    return ", ".join(f"{value:.10g}" for value in values[:MAX_SHOWN]) + more
+    return ", ".join(f"{value:.7g}" for value in values[:MAX_SHOWN]) + more

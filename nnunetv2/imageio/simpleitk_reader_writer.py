@@ -86,6 +86,14 @@ class SimpleITKIO:
             write_image_whole(image, temporary)
 
 
+def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    """One 3D volume (Z, Y, X) float32 and its properties; InputError for several channels, other dimensions and all that read_images refuses."""
+    array, properties = SimpleITKIO().read_images([path])
+    if len(array) != 1 or len(properties["sitk_stuff"]["spacing"]) != 3:
+        raise InputError(f"{path} is not a single 3D volume: {len(array)} channel(s), size {array.shape[1:]}. Give one file with one channel.")
+    return array[0], properties
+
+
 def _properties(geometry: dict[str, Any]) -> dict[str, Any]:
     spacing = list(geometry["spacing"][::-1])
     if len(spacing) == 2:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.image_listing import list_images
 from nnunetv2.utilities.safe_names import plain_ending, plain_name, plain_names, refuse_shared_files
 
 
@@ -22,7 +24,10 @@ def get_output_folder(dataset_name_or_id: int | str, trainer_name: str = "nnUNet
 
 
 def create_lists_from_splitted_dataset_folder(folder: str | os.PathLike, file_ending: str) -> list[list[str]]:
-    """The image files of each case in `folder`, channels in order, cases sorted by name; [] for an empty folder."""
+    """The image files of each case in `folder`, channels in order, cases sorted by name.
+
+    InputError names all that looks like an image and cannot be used, and an empty folder (see image_listing).
+    """
     return list(_channels_by_case(Path(folder), file_ending).values())
 
 
@@ -62,14 +67,10 @@ def _training_cases(raw_folder: Path, dataset_json: dict) -> dict[str, dict]:
 
 
 def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder.")
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
     cases: dict[str, dict[int, str]] = {}
     unnamed: list[str] = []
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.name.endswith(file_ending):  # half-written and foreign files
-            continue
+    for file in list_images(folder, file_ending):
         if match := pattern.fullmatch(file.name):
             cases.setdefault(match["case"], {})[int(match["channel"])] = str(file)
         else:
@@ -79,5 +80,5 @@ def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
     problems = [f"no channel number in {name}; rename it to {name.removesuffix(file_ending)}_0000{file_ending}" for name in unnamed]
     problems += [f"{case} has channels {channels}; they must run from 0 without a gap" for case, channels in gaps.items()]
     if problems:
-        raise ValueError(f"{len(problems)} image(s) in {folder} cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+        raise InputError(f"{len(problems)} image(s) in {folder} cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
     return {case: [channels[i] for i in range(len(channels))] for case, channels in sorted(cases.items())}

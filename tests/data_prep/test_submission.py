@@ -81,20 +81,20 @@ def test_files_in_a_folder_of_the_zip_are_found(quiz, predictions, tmp_path):
 
 
 @pytest.mark.parametrize(("labels", "message"), [
-    (tiny_labels().astype(np.float32), "stored as 32-bit float"),
-    (tiny_labels().astype(np.int16), "stored as 16-bit signed integer"),
-    (tiny_labels() * 2, "values 4"),
-    (tiny_labels()[:-1], "mask has shape (5, 7, 8), image (6, 7, 8)")])
+    (tiny_labels().astype(np.float32), ": stored as float32"),
+    (tiny_labels().astype(np.int16), ": stored as int16"),
+    (tiny_labels() * 2, ": values 4"),
+    (tiny_labels()[:-1], " has (z, y, x) = (5, 7, 8) voxels and not (6, 7, 8)")])
 def test_bad_masks_are_found(quiz, predictions, tmp_path, labels, message):
     quiz.write(labels, predictions / "quiz_006.nii.gz")
     found = problems_of(quiz, predictions, tmp_path)
-    assert f"quiz_006.nii.gz: {message}" in found and "quiz_005" not in found
+    assert f"quiz_006.nii.gz{message}" in found and "quiz_005" not in found
 
 
 def test_a_mask_with_another_geometry_is_found(quiz, predictions, tmp_path, flipped):
     array, geometry = flipped(tiny_labels())
     quiz.write(array, predictions / "quiz_005.nii.gz", **geometry)
-    assert "quiz_005.nii.gz: mask lies up to 5.4 mm off" in problems_of(quiz, predictions, tmp_path)
+    assert "quiz_005.nii.gz lies up to 5.4 mm off" in problems_of(quiz, predictions, tmp_path)
 
 
 def test_truncated_mask_is_found(quiz, predictions, tmp_path):

@@ -100,14 +100,14 @@ def test_a_shifted_grid_and_a_wrong_label_are_listed_together(run_folder, capsys
     save_image(mask[:5], run_folder / "prediction" / "quiz_2_004.nii.gz")
     assert score(run_folder) == 1
     message = capsys.readouterr().err
-    assert "quiz_0_001.nii.gz: lies up to 1 mm off" in message
-    assert "quiz_1_002.nii.gz: holds [3]" in message
-    assert "quiz_2_004.nii.gz: has (z, y, x) = (5, 8, 8)" in message
+    assert "quiz_0_001.nii.gz lies up to 1 mm off" in message
+    assert "quiz_1_002.nii.gz holds 3, labels must be" in message
+    assert "quiz_2_004.nii.gz has (z, y, x) = (5, 8, 8)" in message
 
 
 def test_exchanged_spacing_axes_are_refused(run_folder, capsys):
     save_image(np.ones((6, 8, 8), np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz", spacing=(1.0, 1.0, 2.0))
-    assert score(run_folder) == 1 and "spacing 1 x 1 x 2 against 2 x 1 x 1" in capsys.readouterr().err
+    assert score(run_folder) == 1 and "spacing (2.0, 1.0, 1.0)" in capsys.readouterr().err
 
 
 def test_spacing_is_read_in_array_order(run_folder):
@@ -131,18 +131,18 @@ def test_float_masks_a_hair_off_their_label_are_snapped(run_folder):
 
 def test_a_label_of_one_and_a_half_is_refused(run_folder, capsys):
     save_image(np.full((6, 8, 8), 1.5), run_folder / "reference" / "quiz_0_001.nii.gz")
-    assert score(run_folder) == 1 and "holds [1.5]" in capsys.readouterr().err
+    assert score(run_folder) == 1 and "holds values that are no labels: 1.5" in capsys.readouterr().err
 
 
 def test_an_unreadable_file_is_named(run_folder, capsys):
     (run_folder / "prediction" / "quiz_0_001.nii.gz").write_bytes(b"not a gzip")
-    assert score(run_folder) == 1 and "quiz_0_001.nii.gz: cannot be read" in capsys.readouterr().err
+    assert score(run_folder) == 1 and "quiz_0_001.nii.gz is no NIfTI-1 file" in capsys.readouterr().err
 
 
 def test_a_truncated_file_is_not_read_as_background(run_folder, capsys):
     path = save_image(np.random.default_rng(0).integers(0, 3, (6, 64, 64)).astype(np.uint8), run_folder / "prediction" / "quiz_0_001.nii.gz")
     path.write_bytes(path.read_bytes()[:-2000])
-    assert score(run_folder) == 1 and "quiz_0_001.nii.gz: cannot be read" in capsys.readouterr().err
+    assert score(run_folder) == 1 and "quiz_0_001.nii.gz is damaged" in capsys.readouterr().err
 
 
 def test_images_beside_their_masks_are_not_masks(run_folder):

@@ -84,6 +84,7 @@ def test_nan_is_refused(dataset, write_image, file):
             array = np.ones((4, 4, 4), np.float32)
             array[0, 0, 0] = np.nan if path == file else 1
             write_image(array, dataset.raw / path)
+        (dataset.raw / "imagesTr" / f"{case}_0000.nii.gz").unlink()
     dataset.save_json(file_ending=".mha")
     with pytest.raises(RuntimeError, match=rf"(?s)1 of 3 cases.*{file}.* NaN"):
         extract(dataset)

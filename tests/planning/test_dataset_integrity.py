@@ -96,6 +96,7 @@ def test_nan_in_a_format_that_keeps_it_is_found(dataset, write_image):
     for case in "abc":
         write_image(image, dataset.raw / "imagesTr" / f"{case}_0000.mha")
         write_image(np.zeros(SHAPE, np.uint8), dataset.raw / "labelsTr" / f"{case}.mha")
+        (dataset.raw / "imagesTr" / f"{case}_0000.nii.gz").unlink()
     dataset.save_json(file_ending=".mha")
     assert "c_0000.mha has 1 NaN or infinite voxel(s)" in defects(dataset)
 

@@ -71,7 +71,7 @@ def test_files_on_disk_that_would_share_a_file_are_refused(dataset):
 def test_image_names_that_are_not_utf8_are_named(tmp_path):
     (tmp_path / "good_0000.nii.gz").touch()
     (tmp_path / b"bad\xff_0000.nii.gz".decode(errors="surrogateescape")).touch()
-    with pytest.raises(InputError, match=r"1 name.*(?s:.)*udcff.*not UTF-8"):
+    with pytest.raises(InputError, match=r"(?s)1 problem.*udcff.*not UTF-8"):
         create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz")
 
 

@@ -106,8 +106,9 @@ def test_channels_are_grouped_by_case_in_order(tmp_path):
     assert [[os.path.basename(file) for file in case] for case in lists] == [["a_2_0000.mha", "a_2_0001.mha"], ["b_0000.mha", "b_0001.mha"]]
 
 
-def test_folder_without_images_holds_no_cases(tmp_path):
-    assert create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz") == []
+def test_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no file that ends in .nii.gz"):
+        create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz")
 
 
 def test_every_image_with_a_bad_name_is_listed(tmp_path):
