@@ -93,7 +93,7 @@ def test_manual_builds_without_a_warning(tmp_path):
     if find_spec("material") is None:
         assert not os.environ.get("CI"), "mkdocs-material is missing: pip install -c constraints.txt mkdocs-material"
         pytest.skip("mkdocs-material is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     result = subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     )

@@ -71,6 +71,24 @@ def test_validation_cases_are_predicted_once(finished):
     assert len(list(finished.glob("predictions/validation/*.nii.gz"))) == 3
 
 
+def test_notebook_runs_from_top_to_bottom(data, finished, monkeypatch, capsys):
+    """Its main job is the run that is finished, so its stages are skipped; every other cell does its work."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    notebook = json.loads((REPOSITORY / "docs/pancreas_colab.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    settings = {"DATA": str(data), "OUT": str(finished), "NAME": "TEST", "OPTIONS": list(ARGUMENTS[2:-1])}
+    names = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert settings.keys() <= names.keys()
+            names |= settings
+    output = capsys.readouterr().out
+    assert "SYNTHETIC data - 3 validation cases" in output and "[train] done before" in output and "1 case predicted" in output
+
+
 def test_second_run_does_nothing(data, finished):
     before = results(finished)
     log = finished.with_suffix(".log")
