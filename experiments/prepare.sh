@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034  # what is set here is read by the scripts that source this
 # Sourced by run_fold0.sh, run_cv.sh and run_ablation.sh: environment, data, conversion, planning and preprocessing, each skipped when done.
 #
 # Expects DATA (empty: the folder data/, else synthetic CTs), OUT, DEVICE (may be empty), FROM, VENV, and the array PHANTOM of

@@ -14,7 +14,7 @@ import torch
 
 from dynamic_network_architectures.building_blocks import residual
 from nnunetv2.evaluation import evaluate_predictions
-from nnunetv2.experiment_planning import experiment_planner, network_topology
+from nnunetv2.experiment_planning import experiment_planner
 from nnunetv2.inference import case_prediction, export_prediction, sliding_window_prediction
 from nnunetv2.postprocessing import remove_connected_components
 from nnunetv2.preprocessing import class_locations, cropping, normalization, resampling
