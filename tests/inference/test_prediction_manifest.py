@@ -168,7 +168,7 @@ def test_a_folder_without_manifest_says_so(tmp_path):
 
 def test_cases_that_the_model_was_trained_on_are_known(model, images, tmp_path):
     save_json({"code": {"source": "x"}, "checkpoints": {}, "training": {
-        "split": {"train": ["case_0", "far"], "val": []}, "dataset": {}, "plans": {}}}, model / "fold_0" / "manifest.json")
+        "split": {"train": ["case_0", "far"], "val": []}, "dataset": {}, "plans": {}, "settings": {}, "class_labels": {}, "cases": {}}}, model / "fold_0" / "manifest.json")
     with pytest.raises(InputError, match="was trained with other plans or labels"):
         run_prediction(images, tmp_path / "out", model, folds=(0,), **ARGUMENTS)
     manifest = load_json(model / "fold_0" / "manifest.json")

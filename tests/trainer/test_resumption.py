@@ -9,6 +9,7 @@ from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
+from nnunetv2.utilities.data_manifest import read_manifest, record
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.verification import verify
@@ -168,8 +169,10 @@ def test_two_trainings_of_one_fold_are_refused(base):
 
 
 def test_the_folds_manifest_tells_data_settings_code_and_checkpoints(base):
+    description = {"dataset_json": load_json(base / "dataset.json"), "cases": [*TRAIN, *VAL], "split": None, "class_labels": None}
+    record(base, planned=description, preprocessed={"nnUNetPlans_3d_fullres": {case: case for case in (*TRAIN, *VAL)}})
     folder = job().train(CPU).output_folder
-    manifest = load_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     assert manifest["training"]["settings"]["seed"] == 0 and set(manifest["training"]["cases"]) == {*TRAIN, *VAL}
     assert manifest["code"]["source"] and set(manifest["checkpoints"]) == {"checkpoint_final.pth", "checkpoint_best.pth"}
 

@@ -67,7 +67,7 @@ def differences_without_identity(checkpoint: Mapping[str, Any], trainer: "nnUNet
 def write_fold_manifest(trainer: "nnUNetTrainer") -> None:
     """`fold_X/manifest.json`, at the training's start. Checkpoints are added by `record_checkpoint`."""
     planned = read_manifest(trainer.preprocessed_dataset_folder_base).get("planned")
-    save_json({**origin(), "training": trainer.identity, "planned": None if planned is None else value_hash(planned), "checkpoints": {}},
+    save_json({**origin(), "training": trainer.identity, "plan_of_data": None if planned is None else value_hash(planned), "checkpoints": {}},
               trainer.output_folder / MANIFEST_FILE)
 
 
