@@ -19,6 +19,7 @@ from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.image_listing import scan_images
 
 IMAGE_ENDING = "_0000.nii.gz"
 
@@ -33,9 +34,10 @@ def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Insp
 def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     """Cases of an nnU-Net raw dataset, and what is wrong with its files and tables. Holdout cases are `validation`."""
     description = load_json(folder / "dataset.json", RawDatasetJson)
-    images = {part: _cases(folder / f"images{part}", IMAGE_ENDING) for part in ("Tr", "Ts")}
-    masks = _cases(folder / "labelsTr", ".nii.gz")
-    problems = [f"{images['Tr'][name]}: no mask in labelsTr" for name in sorted(images["Tr"].keys() - masks.keys())]
+    problems: list[str] = []
+    images = {part: _cases(folder / f"images{part}", IMAGE_ENDING, problems) for part in ("Tr", "Ts")}
+    masks = _cases(folder / "labelsTr", ".nii.gz", problems)
+    problems += [f"{images['Tr'][name]}: no mask in labelsTr" for name in sorted(images["Tr"].keys() - masks.keys())]
     problems += [f"{masks[name]}: no image in imagesTr" for name in sorted(masks.keys() - images["Tr"].keys())]
     problems += [f"{images['Ts'][name]}: this id is in imagesTr too" for name in sorted(images["Ts"].keys() & images["Tr"].keys())]
     if description["numTraining"] != len(masks):
@@ -54,8 +56,13 @@ def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     return cases + [Case(name, "test", image) for name, image in sorted(images["Ts"].items())], problems
 
 
-def _cases(folder: Path, ending: str) -> dict[str, Path]:
-    return {file.name.removesuffix(ending): file for file in sorted(folder.glob(f"*{ending}")) if not file.name.startswith(".")}
+def _cases(folder: Path, ending: str, problems: list[str]) -> dict[str, Path]:
+    """{case: file}; what looks like an image and cannot be taken, one level down too, is added to `problems`."""
+    if not folder.is_dir():
+        return {}
+    found = scan_images(folder, ending)
+    problems += [f"{folder}: {problem}" for problem in found.problems]
+    return {file.name.removesuffix(ending): file for file in found.files}
 
 
 def _read_subtypes(path: Path, task: dict, names: set[str]) -> tuple[dict[str, str], list[str]]:

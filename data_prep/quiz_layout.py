@@ -10,6 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2.utilities.image_listing import scan_images
+
 LABELLED_SPLITS = ("train", "validation")
 SUBTYPES = ("0", "1", "2")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # stands in every folder of made-up data, so that no result of it passes for a patient's
@@ -29,7 +31,7 @@ class Case:
 def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
     """All complete cases of `data`, sorted by split and name, and one line for each thing that is wrong with the rest.
 
-    Hidden files and files that are not NIfTI are passed over. The test set may be absent, the labelled splits may not.
+    Hidden files and files that are no images are passed over. The test set may be absent, the labelled splits may not.
     """
     cases, problems = [], []
     for split in LABELLED_SPLITS:
@@ -40,6 +42,10 @@ def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
             found, wrong = _scan_subtype_folder(split, folder)
             cases += found
             problems += wrong
+    if (data / "test").is_dir():
+        problems += _lost_below(data / "test")
+        if not any((data / "test").iterdir()):
+            problems.append(f"{data / 'test'}: is empty; put the test images there, or remove it")
     for file in _niftis(data / "test", problems):
         match = TEST_FILE.fullmatch(file.name)
         if match:
@@ -59,10 +65,18 @@ def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
 
 
 def _niftis(folder: Path, problems: list[str]) -> list[Path]:
-    """Files *.nii.gz directly in `folder`; uncompressed ones are reported instead."""
-    files = [file for file in sorted(folder.glob("*.nii*")) if file.is_file() and not file.name.startswith(".")]
-    problems += [f"{file}: uncompressed; run gzip on it" for file in files if file.name.endswith(".nii")]
-    return [file for file in files if file.name.endswith(".nii.gz")]
+    """Files *.nii.gz directly in `folder`, which may be absent; what looks like an image and cannot be taken is reported."""
+    if not folder.is_dir():
+        return []
+    found = scan_images(folder, ".nii.gz", below="ignore")
+    problems += [f"{folder}: {problem}" for problem in found.problems]
+    return found.files
+
+
+def _lost_below(folder: Path) -> list[str]:
+    """Images in sub-folders, where nothing looks for them."""
+    return [f"{file}: lies in a sub-folder" for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")
+            and not sub.name.endswith(".nii.gz") for file in scan_images(sub, ".nii.gz", below="list").files]
 
 
 def _scan_subtype_folder(split: str, folder: Path) -> tuple[list[Case], list[str]]:
@@ -71,7 +85,7 @@ def _scan_subtype_folder(split: str, folder: Path) -> tuple[list[Case], list[str
         stray = _niftis(folder, [])
         return [], [f"{folder}: unknown folder with {len(stray)} NIfTI files; expected subtype0, subtype1, subtype2"] if stray else []
     subtype = folder.name.removeprefix("subtype")
-    problems += [f"{file}: lies in a sub-folder" for file in sorted(folder.glob("*/**/*.nii.gz"))]
+    problems += _lost_below(folder)
     images, masks = {}, {}
     for file in _niftis(folder, problems):
         match = LABELLED_FILE.fullmatch(file.name)

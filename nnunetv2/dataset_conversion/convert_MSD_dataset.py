@@ -12,13 +12,15 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from nnunetv2.dataset_conversion.raw_folder import MAX_DATASET_ID, new_raw_dataset, updated_description
-from nnunetv2.utilities.parallel import in_threads
+from nnunetv2.imageio.checked_file import read_image
+from nnunetv2.imageio.inflate import compress
+from nnunetv2.imageio.nifti_file import new_file
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import OldDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.image_listing import list_images
+from nnunetv2.utilities.parallel import in_threads
 
 ENDING = ".nii.gz"
 
@@ -26,17 +28,14 @@ ENDING = ".nii.gz"
 def split_4d_nifti(filename: str | os.PathLike, output_folder: str | os.PathLike) -> None:
     """One file a channel, `NAME_0000.nii.gz`, ...; a 3D file is copied as it is. InputError for other dimensions."""
     name, target = Path(filename).name.removesuffix(ENDING), Path(output_folder)
-    header = sitk.ImageFileReader()
-    header.SetFileName(str(filename))
-    header.ReadImageInformation()
-    if header.GetDimension() == 3:
+    voxels, geometry = read_image(filename)
+    if len(geometry["spacing"]) != 3:
+        raise InputError(f"{filename} has {len(geometry['spacing'])} dimensions; an image has three, four with several channels.")
+    if len(voxels) == 1:
         shutil.copyfile(filename, target / f"{name}_0000{ENDING}")
         return
-    if header.GetDimension() != 4:
-        raise InputError(f"{filename} has {header.GetDimension()} dimensions; an image has three, four with several channels.")
-    image = sitk.ReadImage(str(filename))
-    for channel in range(image.GetSize()[3]):
-        sitk.WriteImage(image[..., channel], str(target / f"{name}_{channel:04d}{ENDING}"), useCompression=True)
+    for channel, values in enumerate(voxels):
+        (target / f"{name}_{channel:04d}{ENDING}").write_bytes(compress(new_file(values, geometry["spacing"], geometry["forms"])))
 
 
 def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: int | None = None, num_processes: int | None = None) -> str:
@@ -87,5 +86,5 @@ def _dataset_name(source: Path, description: dict, number: int | None) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Images of a folder, sorted; `._x` and `.x` are what macOS leaves in archives."""
-    return sorted(file for file in folder.glob(f"*{ENDING}") if not file.name.startswith((".", "_"))) if folder.is_dir() else []
+    """Images of a folder, sorted, [] where it is absent; `._x` and `_x` are what macOS leaves in archives."""
+    return [file for file in list_images(folder, ENDING, empty=True) if not file.name.startswith("_")] if folder.is_dir() else []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.parallel import in_threads
@@ -14,6 +15,7 @@ from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -37,14 +39,28 @@ def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
 
 def merge_files(files: Sequence[Path], output: Path, file_ending: str, writer: SimpleITKIO, labels: LabelManager,
                 save_probabilities: bool) -> None:
-    """Write the segmentation of the mean of `files` (.npz, with a .pkl beside the first) as `output` + `file_ending`."""
+    """Write the segmentation of the mean of `files` (.npz, with a .pkl beside the first) as `output` + `file_ending`.
+
+    InputError where the .pkl beside another says that it lies on another voxel grid.
+    """
     properties = load_pickle(files[0].with_suffix(".pkl"))
+    _refuse_other_grids(files, properties)
     probabilities = average_probabilities(files)
     if save_probabilities:
         with atomic_write(output.with_name(f"{output.name}.npz")) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities)
         save_pickle(properties, output.with_name(f"{output.name}.pkl"))
     writer.write_seg(labels.convert_probabilities_to_segmentation(probabilities), output.with_name(f"{output.name}{file_ending}"), properties)
+
+
+def _refuse_other_grids(files: Sequence[Path], properties: dict) -> None:
+    shape = properties.get("shape_before_cropping")
+    others = [(file, load_pickle(file.with_suffix(".pkl"))) for file in files[1:] if file.with_suffix(".pkl").is_file()]
+    problems = [f"{file} {difference} (as {files[0]})" for file, other in others
+                if shape is not None and "sitk_stuff" in other and "sitk_stuff" in properties
+                and (difference := grid_difference(properties["sitk_stuff"], other["sitk_stuff"], shape, other.get("shape_before_cropping", shape)))]
+    if problems:
+        raise InputError("\n".join(problems))
 
 
 def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike, num_processes: int | None = None,

@@ -8,16 +8,21 @@ regions "(1, 2)".
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.image_listing import list_images
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -72,13 +77,37 @@ def _joint_counts(seg_ref: np.ndarray, seg_pred: np.ndarray, used: Sequence[int]
     return counts.reshape(size, size)
 
 
+def read_pair(reference_file: str | os.PathLike, prediction_file: str | os.PathLike, reader: SimpleITKIO,
+              known_labels: Collection[int] | None = None) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Reference and prediction (Z, Y, X) on one voxel grid, and the prediction's properties.
+
+    InputError lists what is wrong with both: damage, fractions, labels that are none of `known_labels` (None: all are taken),
+    another grid. A mask that is shifted or whose header is flipped would score as if it lay on its reference.
+    """
+    read, problems = [], []
+    for file in (reference_file, prediction_file):
+        try:
+            seg, properties = reader.read_seg(file)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
+        read.append((seg[0], properties))
+        if known_labels is not None and (unexpected := unexpected_labels(seg, known_labels)):
+            problems.append(f"{file} holds label(s) {shown_values(unexpected)}, known are {sorted(known_labels)}")
+    if len(read) == 2:
+        (reference, on_grid), (prediction, properties) = read
+        difference = grid_difference(on_grid["sitk_stuff"], properties["sitk_stuff"], reference.shape, prediction.shape)
+        problems += [f"{prediction_file} {difference} (its reference {reference_file})"] if difference else []
+    if problems:
+        raise InputError("\n".join(problems))
+    return reference, prediction, properties
+
+
 def evaluate_case(reference_file: str, prediction_file: str, reader: SimpleITKIO, labels_or_regions: Sequence[LabelOrRegion],
-                  ignore_label: int | None = None) -> dict[str, Any]:
-    """One entry of "metric_per_case"."""
-    seg_ref, seg_pred = reader.read_seg(reference_file)[0], reader.read_seg(prediction_file)[0]
-    if seg_ref.shape != seg_pred.shape:
-        raise ValueError(f"{reference_file} has shape {seg_ref.shape}, {prediction_file} {seg_pred.shape}. Predictions must be on the grid of their image.")
-    return {"metrics": compute_metrics(seg_ref, seg_pred, labels_or_regions, ignore_label),
+                  ignore_label: int | None = None, known_labels: Collection[int] | None = None) -> dict[str, Any]:
+    """One entry of "metric_per_case". InputError: see `read_pair`."""
+    reference, prediction, _ = read_pair(reference_file, prediction_file, reader, known_labels)
+    return {"metrics": compute_metrics(reference, prediction, labels_or_regions, ignore_label),
             "prediction_file": prediction_file, "reference_file": reference_file}
 
 
@@ -94,16 +123,19 @@ def summarize(per_case: list[dict[str, Any]], labels_or_regions: Sequence[LabelO
 
 def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | os.PathLike, output_file: str | os.PathLike | None,
                               image_reader_writer: SimpleITKIO, file_ending: str, regions_or_labels: Sequence[LabelOrRegion],
-                              ignore_label: int | None = None, num_processes: int | None = None, chill: bool = False) -> dict[str, Any]:
+                              ignore_label: int | None = None, num_processes: int | None = None, chill: bool = False,
+                              known_labels: Collection[int] | None = None) -> dict[str, Any]:
     """Compare every prediction of a folder with the reference of the same name and write the summary to `output_file`.
 
     Args:
         output_file: ends in .json; None writes nothing.
         chill: references without a prediction are left out; else they are an error.
+        known_labels: all labels of the data set; a mask that holds another is refused. None: labels that are not scored are passed over.
     Returns:
         The summary, with labels and regions as integers and tuples.
     Raises:
         FileNotFoundError: lists all predictions, or all references, that are missing.
+        CasesFailed: lists all cases that are damaged, lie on another grid or hold what is no label; nothing is written then.
     """
     if output_file is not None and not str(output_file).endswith(".json"):
         raise ValueError(f"The summary is a JSON file; {output_file} does not end in .json.")
@@ -113,7 +145,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
     _refuse_missing(folder_ref, "references", sorted(set(predictions) - set(references)), "Remove these predictions or add their references.")
     if not chill:
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")
-    jobs = {name: (os.path.join(folder_ref, name), os.path.join(folder_pred, name), image_reader_writer, regions_or_labels, ignore_label)
+    jobs = {name: (os.path.join(folder_ref, name), os.path.join(folder_pred, name), image_reader_writer, regions_or_labels, ignore_label, known_labels)
             for name in predictions}
     summary = summarize(list(in_threads(evaluate_case, jobs, num_processes, "Evaluating").values()), regions_or_labels)
     if output_file is not None:
@@ -130,14 +162,20 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_dataset_json(dataset_json)(), dataset_json["file_ending"],
                                      labels.foreground_regions if labels.has_regions else labels.foreground_labels,
-                                     labels.ignore_label, num_processes, chill)
+                                     labels.ignore_label, num_processes, chill, labels_of_masks(labels))
+
+
+def labels_of_masks(labels: LabelManager) -> list[int]:
+    """Every value that a mask of the data set may hold, the ignore label included."""
+    return [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]
 
 
 def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred: str | os.PathLike, labels: Sequence[int],
                                      output_file: str | os.PathLike | None = None, num_processes: int | None = None,
                                      ignore_label: int | None = None, chill: bool = False) -> dict[str, Any]:
     """As `compute_metrics_on_folder`, with the labels given and the file ending that of the references."""
-    endings = [ending for ending in SimpleITKIO.supported_file_endings if list_files(folder_ref, ending)]
+    names = os.listdir(folder_ref)
+    endings = [ending for ending in SimpleITKIO.supported_file_endings if any(name.endswith(ending) and not name.startswith(".") for name in names)]
     if not endings:
         raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(SimpleITKIO.supported_file_endings)}.")
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"), SimpleITKIO(),
@@ -145,8 +183,8 @@ def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred:
 
 
 def list_files(folder: str | os.PathLike, file_ending: str) -> list[str]:
-    """Names of the files in `folder` with this ending, sorted; half-written ones (hidden) left out."""
-    return sorted(path.name for path in Path(folder).iterdir() if path.name.endswith(file_ending) and not path.name.startswith("."))
+    """Names of the files in `folder` with this ending, sorted; [] if there is none. InputError names what only looks like one (see image_listing)."""
+    return [path.name for path in list_images(folder, file_ending, below="ignore", empty=True)]
 
 
 def _refuse_missing(folder: str | os.PathLike, what: str, names: list[str], remedy: str) -> None:

@@ -83,12 +83,13 @@ def forms_of(header: bytes, order: str) -> dict[str, tuple]:
 
 
 def new_file(array: np.ndarray, spacing: tuple[float, ...], forms: dict[str, tuple]) -> bytes:
-    """A whole NIfTI-1 file, not compressed: `array` (Z, Y, X) or (Y, X) uint8 or uint16, mm, orientations as `forms_of` gives them."""
+    """A whole NIfTI-1 file, not compressed: `array` (Z, Y, X) or (Y, X) of a type in TYPES, mm, orientations as `forms_of` gives them."""
     header = bytearray(FIRST_VOXEL)
     n_dims = array.ndim
     struct.pack_into("<i", header, 0, HEADER_BYTES)
     struct.pack_into("<8h", header, DIM, n_dims, *array.shape[::-1], *[1] * (7 - n_dims))
-    struct.pack_into("<2h", header, DATATYPE, {"u1": 2, "u2": 512}[array.dtype.str[1:]], 8 * array.dtype.itemsize)
+    datatype = next(code for code, kind in TYPES.items() if kind == array.dtype.str[1:])
+    struct.pack_into("<2h", header, DATATYPE, datatype, 8 * array.dtype.itemsize)
     struct.pack_into("<8f", header, PIXDIM, forms["qform"][0] or 1.0, *spacing, *[1.0] * (7 - n_dims))
     struct.pack_into("<3f", header, VOX_OFFSET, FIRST_VOXEL, 1.0, 0.0)
     header[UNITS] = 2

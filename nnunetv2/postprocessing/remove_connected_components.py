@@ -19,6 +19,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
     compute_metrics,
     label_or_region_to_key,
     list_files,
+    read_pair,
     save_summary_json,
     summarize,
 )
@@ -120,10 +121,8 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
 def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Sequence[LabelOrRegion], ignore_label: int | None,
                 steps: Sequence[Step], output_folder: Path | None) -> dict[str, Any]:
     """One entry of a summary for the post-processed prediction, which is written to `output_folder` if there is one."""
-    ref, (seg, properties) = rw.read_seg(reference)[0][0], rw.read_seg(prediction)
-    if ref.shape != seg.shape[1:]:
-        raise ValueError(f"{reference} has shape {ref.shape}, {prediction} {seg.shape[1:]}. Predictions must be on the grid of their image.")
-    seg = apply_postprocessing(seg[0], steps)
+    ref, seg, properties = read_pair(reference, prediction, rw)
+    seg = apply_postprocessing(seg, steps)
     written = prediction
     if output_folder is not None:
         written = output_folder / prediction.name

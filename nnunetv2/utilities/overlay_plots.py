@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from nnunetv2 import paths
+from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import list_cases, load_case
@@ -15,6 +16,7 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -73,7 +75,11 @@ def generate_overlays_from_preprocessed(dataset_name_or_id: int | str, output_fo
 
 
 def _draw_raw(reader: SimpleITKIO, files: dict, channel_idx: int, intensity: float, output: Path) -> None:
-    _draw(reader.read_images(files["images"])[0], reader.read_seg(files["label"])[0], channel_idx, intensity, output)
+    (data, properties), (seg, on_grid) = reader.read_images(files["images"]), reader.read_seg(files["label"])
+    difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], data.shape[1:], seg.shape[1:])
+    if difference:
+        raise InputError(f"{files['label']} {difference} (its image)")
+    _draw(data, seg, channel_idx, intensity, output)
 
 
 def _draw_preprocessed(folder: Path, case: str, channel_idx: int, intensity: float, output: Path) -> None:

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2.evaluation.evaluate_predictions import (
     compute_metrics,
@@ -94,7 +95,35 @@ def test_predictions_without_reference_are_listed_together(folders):
 
 def test_shapes_that_differ_are_named(folders):
     write(folders[1], b=[0, 1])
-    with pytest.raises(RuntimeError, match=r"b.nii.gz.*\(1, 1, 1, 6\).*\(1, 1, 1, 2\)"):
+    with pytest.raises(RuntimeError, match=r"b.nii.gz has \(z, y, x\) = \(1, 1, 2\) voxels and not \(1, 1, 6\)"):
+        compute_metrics_on_folder_simple(*folders, [1])
+
+
+@pytest.mark.parametrize("change", [{"origin": (0.0, 0.0, 5.0)}, {"direction": (-1.0, 0, 0, 0, 1, 0, 0, 0, 1)}, {"spacing": (1.0, 1.0, 2.0)}])
+def test_masks_on_another_grid_are_all_named_and_nothing_is_written(folders, change):
+    for name in ("a", "b"):
+        for folder, geometry in ((folders[0], {}), (folders[1], change)):
+            SimpleITKIO().write_seg(np.zeros((3, 1, 6), np.uint8), folder / f"{name}.nii.gz", {"sitk_stuff": GEOMETRY["sitk_stuff"] | geometry})
+    with pytest.raises(RuntimeError, match=r"(?s)pred/a\.nii\.gz lies up to.*pred/b\.nii\.gz lies up to"):
+        compute_metrics_on_folder_simple(*folders, [1])
+    assert not (folders[1] / "summary.json").exists()
+
+
+def test_fractions_in_a_mask_are_named(folders):
+    sitk.WriteImage(sitk.GetImageFromArray(np.reshape([0.5, 1, 1, 0, 0, 2], (1, 1, 6))), str(folders[1] / "b.nii.gz"))
+    with pytest.raises(RuntimeError, match=r"b.nii.gz holds values that are no labels: 0.5"):
+        compute_metrics_on_folder_simple(*folders, [1])
+
+
+def test_labels_that_the_data_set_does_not_know_are_named(folders):
+    with pytest.raises(RuntimeError, match=r"holds label\(s\) 2, known are \[0, 1\]"):
+        compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1], known_labels=[0, 1])
+
+
+def test_damaged_reference_is_named(folders):
+    path = folders[0] / "a.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(RuntimeError, match=r"a\.nii\.gz is damaged"):
         compute_metrics_on_folder_simple(*folders, [1])
 
 
