@@ -38,7 +38,7 @@ def training_curves(log: dict[str, list], path: Path, synthetic: bool) -> None:
 
 
 def speed_accuracy(speed: dict, path: Path) -> None:
-    """Seconds a case (log) against DSC with the truth, whole pancreas and lesion, one marker a row of run_speed.py's JSON.
+    """Seconds per case (log) against DSC with the truth, whole pancreas and lesion, one marker per row of run_speed.py's JSON.
 
     Rows without a DSC of a structure are left out of that panel.
     """
@@ -50,7 +50,7 @@ def speed_accuracy(speed: dict, path: Path) -> None:
                 upstream = name.startswith("upstream")
                 ax.scatter(*place, 30, GREY if upstream else BLUE, marker="s" if upstream else "o", zorder=3, linewidths=0)
                 ax.annotate(name, place, (3, 5 if k % 2 else -10), textcoords="offset points", fontsize=7)
-            ax.set(xscale="log", title=title, xlabel="Seconds a case (log scale)", ylabel="DSC against truth")
+            ax.set(xscale="log", title=title, xlabel="Seconds per case (log scale)", ylabel="DSC against truth")
             ax.margins(x=0.35, y=0.35)
             ax.grid(color=LIGHT, linewidth=0.5)
             ax.set_axisbelow(True)

@@ -63,7 +63,7 @@ def draw_overlay(case: CaseImages, path: Path, title: str, synthetic: bool) -> N
 
 
 def draw_overlays(cases: list[tuple[CaseImages, str]], path: Path, synthetic: bool) -> None:
-    """One row a case of (plain axial, axial, coronal) with the given titles; panel widths follow the patient's size."""
+    """One row per case of (plain axial, axial, coronal) with the given titles; panel widths follow the patient's size."""
     widths = np.mean([[case.image.shape[2] * case.spacing[2]] * 3 for case, _ in cases], axis=0)
     heights = [max(case.image.shape[1] * case.spacing[1], case.image.shape[0] * case.spacing[0]) / (3 * widths[0]) for case, _ in cases]
     total = 6.3 * sum(heights) + 0.32 * len(cases) + 0.45

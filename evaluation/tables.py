@@ -25,7 +25,7 @@ def metrics_table(metrics: dict) -> str:
                   if count["count"]]
     detection = metrics["lesion"]["detection"]
     lines += ["Lesion detection", _line("Rate (any overlap)", detection["rate"]),
-              _line("False components a case", detection["false_positive_components_per_case"])]
+              _line("False components per case", detection["false_positive_components_per_case"])]
     lines += [_line("DSC, {} ({:.2g}-{:.2g} ml)".format(third["tertile"], *third["volume_ml"]), third["dsc"])
               for third in detection["by_size_tertile"]]
     return "\n".join(lines + _subtype_lines(metrics.get("subtype")))

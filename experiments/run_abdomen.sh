@@ -8,7 +8,7 @@
 # The main job's model has seen the pancreas and its surroundings alone, and in a whole abdomen takes much else for it. So it is first trained
 # on with SYNTHETIC abdomens, once on its own grid and once on one twice as coarse; the second model finds the boxes (nnUNetv2_predict
 # -roi_model). With --keep_model it stays as it is, and only the coarse one is trained. On a CPU upstream runs without TTA; its time with TTA
-# is derived from the seconds a window in results/accuracy.json.
+# is derived from the seconds per window in results/accuracy.json.
 # Options: --run DIR (a finished run_fold0.sh or train_quiz_size.sh on synthetic data; default results/fold0) --out PATH --keep_model
 # --iterations N (each) --device cuda|cpu --seconds_from JSON; all others go to experiments/run_speed.py (--help there). Written:
 # results/abdomen.{json,md,png}. A rerun after a kill goes on where it stopped.

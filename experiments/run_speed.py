@@ -177,7 +177,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reference_cases", type=int, default=3, help="cases of the row `upstream`")
     parser.add_argument("--reference_rounds", type=int, default=2)
     parser.add_argument("--tta_from", type=Path, metavar="JSON", help="without the row `upstream`: its time here is derived from the row without TTA, the "
-                        "number of windows, and the seconds a window in this earlier table")
+                        "number of windows, and the seconds per window in this earlier table")
     parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic, where no SYNTHETIC.txt beside them does")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
@@ -237,7 +237,7 @@ def main() -> None:
                 shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)
                 out.rename(folder_of(REPEATED, masks))
             run = run_once(row, args, images[row == REFERENCE], out)
-            print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s a case", flush=True)
+            print(f"[{i}/{len(pending)}] {row}: {run['seconds'] / run['cases']:.1f} s per case", flush=True)
             result["runs"].append({"round": number} | run)
             save_json(result, result_file)
     derive_with_tta(result)

@@ -48,7 +48,7 @@ def same_subtype(folder: Path, other: Path) -> str | None:
 
 
 def time_split(runs: list[dict]) -> dict[str, float] | None:
-    """Mean seconds a case by stage, and of the start (everything outside the cases); None for upstream, which keeps no times."""
+    """Mean seconds per case by stage, and of the start (everything outside the cases); None for upstream, which keeps no times."""
     split = defaultdict(list)
     for run in runs:
         if run["times"] is None:
@@ -70,7 +70,7 @@ def seconds_a_case(result: dict) -> dict[str, list[float]]:
 def derive_with_tta(result: dict) -> None:
     """Add `seconds_a_tile` where both of upstream's rows were run, and `seconds_a_case` to `derived` where it is wanted.
 
-    With o seconds a case besides the network, c a window and n windows a case, TTA takes o + 8 n c and none o + n c.
+    With o seconds per case besides the network, c per window and n windows per case, TTA takes o + 8 n c and none o + n c.
     """
     seconds = seconds_a_case(result)
     with_tta, without = result["reference"], f"{result['reference']}, no TTA"
@@ -128,7 +128,7 @@ def as_markdown(result: dict) -> str:
         + (f" Windows per case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
         *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
-        *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s a case. DERIVED from the row without "
+        *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s per case. DERIVED from the row without "
            f"TTA and {derived['seconds_a_tile']} s per window, measured in {derived['from']}; times faster refer to it.", ""]
           if "seconds_a_case" in derived else []),
         "| row | seconds per case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
