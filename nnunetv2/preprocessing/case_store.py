@@ -61,6 +61,20 @@ def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, folder: str |
     save_pickle(properties, properties_path)
 
 
+def save_seg(seg: np.ndarray, folder: str | os.PathLike, case: str) -> None:
+    """Store what one stage of a cascade found, (Z, Y, X) on the next stage's grid, as CASE.b2nd."""
+    with atomic_write(Path(folder) / f"{case}.b2nd") as temporary:
+        blosc2.asarray(np.ascontiguousarray(seg), urlpath=str(temporary), mode="w", cparams=_COMPRESSION)
+
+
+def load_seg(folder: str | os.PathLike, case: str) -> blosc2.NDArray:
+    """What `save_seg` stored, opened. FileNotFoundError says which stage has to be run."""
+    path = Path(folder) / f"{case}.b2nd"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist. Train and validate the previous stage of the cascade, all folds, first.")
+    return _open(path)
+
+
 def _open(path: Path) -> blosc2.NDArray:
     mapping = {} if os.name == "nt" else {"mmap_mode": "r"}  # blosc2's memory maps fail on Windows
     return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)

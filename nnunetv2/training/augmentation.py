@@ -1,8 +1,8 @@
 """nnU-Net's training augmentation out of batchgeneratorsv2's transforms (Isensee et al. 2021, Suppl. Note 4).
 
 Two things are added to the published pipeline. A patch that is neither rotated nor scaled (64 % of them) needs no margin,
-so `PatchAugmentation` tells the loader beforehand whether it has to read one. And `texture_keeping` leaves out blur, low
-resolution and gamma: they destroy the fine lesion texture that separates subtypes (macro-F1 .37 with, .51 without).
+so `PatchAugmentation` tells the loader beforehand whether it has to read one. And `without_texture_changes` takes blur, low
+resolution and gamma out of any pipeline: they change the fine texture that a class may rest on.
 
 Blur always convolves directly. The library's `benchmark=True` times convolution against FFT and keeps the faster one, so
 the last bits of a batch would depend on how busy the machine was, and a resumed run would drift from an unbroken one.
@@ -19,6 +19,9 @@ from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, Contrast
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.nnunet.random_binary_operator import ApplyRandomBinaryOperatorTransform
+from batchgeneratorsv2.transforms.nnunet.remove_connected_components import RemoveRandomConnectedComponentFromOneHotEncodingTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -78,17 +81,19 @@ def rotated_patch_size(patch_size: Sequence[int], angle: float, smallest_scale: 
     return tuple(sizes)
 
 
-def spatial_transforms(patch_size: Sequence[int], rotation: tuple[float, float], dummy_2d: bool) -> list[BasicTransform]:
+def spatial_transforms(patch_size: Sequence[int], rotation: tuple[float, float], dummy_2d: bool, interpolate_seg: bool = True) -> list[BasicTransform]:
     """Rotation and scaling, cut down to `patch_size`; voxels from outside the image are labelled -1."""
     transform = SpatialTransform(
         tuple(patch_size[1:] if dummy_2d else patch_size), patch_center_dist_from_border=0, random_crop=False,
         p_elastic_deform=0, p_rotation=0.2, rotation=rotation, p_scaling=0.2, scaling=(0.7, 1.4),
         p_synchronize_scaling_across_axes=1, bg_style_seg_sampling=False, border_mode_seg="constant", padding_value_seg=-1,
+        **({} if interpolate_seg else {"mode_seg": "nearest"}),
     )
     return [Convert3DTo2DTransform(), transform, Convert2DTo3DTransform()] if dummy_2d else [transform]
 
 
-def intensity_transforms(dummy_2d: bool, texture_keeping: bool = False) -> list[BasicTransform]:
+def intensity_transforms(dummy_2d: bool) -> list[BasicTransform]:
+    """Noise, blur, brightness, contrast, low resolution and two kinds of gamma, as published."""
     noise = GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True)
     blur = GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_channels=False, synchronize_axes=False,
                                  p_per_channel=0.5, benchmark=False)
@@ -104,17 +109,35 @@ def intensity_transforms(dummy_2d: bool, texture_keeping: bool = False) -> list[
         return GammaTransform(gamma=BGContrast((0.7, 1.5)), p_invert_image=p_invert, synchronize_channels=False,
                               p_per_channel=1, p_retain_stats=1)
 
-    keep = [RandomTransform(noise, 0.1), RandomTransform(brightness, 0.15), RandomTransform(contrast, 0.15)]
-    if texture_keeping:
-        return keep
-    return [keep[0], RandomTransform(blur, 0.2), *keep[1:], RandomTransform(low_resolution, 0.25),
-            RandomTransform(gamma(1), 0.1), RandomTransform(gamma(0), 0.3)]
+    return [RandomTransform(noise, 0.1), RandomTransform(blur, 0.2), RandomTransform(brightness, 0.15), RandomTransform(contrast, 0.15),
+            RandomTransform(low_resolution, 0.25), RandomTransform(gamma(1), 0.1), RandomTransform(gamma(0), 0.3)]
+
+
+def mirror_and_mask_transforms(mirror_axes: Sequence[int] | None, use_mask_for_norm: Sequence[bool] | None) -> list[BasicTransform]:
+    """Mirroring, and zeros outside the non-zero mask in the channels that were normalised inside it."""
+    transforms: list[BasicTransform] = [MirrorTransform(allowed_axes=tuple(mirror_axes))] if mirror_axes else []
+    masked_channels = [channel for channel, masked in enumerate(use_mask_for_norm or ()) if masked]
+    if masked_channels:
+        transforms.append(MaskImageTransform(apply_to_channels=masked_channels, channel_idx_in_seg=0, set_outside_to=0))
+    return transforms
+
+
+def previous_stage_transforms(foreground_labels: Sequence[int], augmented: bool, p_per_label: float = 0.5) -> list[BasicTransform]:
+    """The previous stage's segmentation, second channel of the target, as one channel per label behind the image; damaged in training."""
+    move = MoveSegAsOneHotToDataTransform(source_channel_idx=1, all_labels=foreground_labels, remove_channel_from_source=True)
+    if not augmented:
+        return [move]
+    channels = list(range(-len(foreground_labels), 0))
+    morphology = ApplyRandomBinaryOperatorTransform(channel_idx=channels, strel_size=(1, 8), p_per_label=p_per_label)
+    removal = RemoveRandomConnectedComponentFromOneHotEncodingTransform(
+        channel_idx=channels, fill_with_other_class_p=0, dont_do_if_covers_more_than_x_percent=0.15, p_per_label=p_per_label)
+    return [move, RandomTransform(morphology, 0.4), RandomTransform(removal, 0.2)]
 
 
 def target_transforms(deep_supervision_scales: Sequence[Sequence[float]] | None, regions: Sequence | None = None,
-                      ignore_label: int | None = None) -> list[BasicTransform]:
-    """-1 -> 0, labels -> regions when the dataset has them, then one nearest-exact target a decoder output."""
-    transforms: list[BasicTransform] = [RemoveLabelTansform(-1, 0)]
+                      ignore_label: int | None = None, previous_stage: Sequence[BasicTransform] = ()) -> list[BasicTransform]:
+    """-1 -> 0, labels -> regions when the dataset has them, then one nearest-exact target per decoder output."""
+    transforms: list[BasicTransform] = [RemoveLabelTansform(-1, 0), *previous_stage]
     if regions is not None:
         # the ignore label becomes the last region; the loss masks with it
         transforms.append(ConvertSegmentationToRegionsTransform(
@@ -124,40 +147,45 @@ def target_transforms(deep_supervision_scales: Sequence[Sequence[float]] | None,
     return transforms
 
 
-def augment_transforms(mirror_axes: Sequence[int], dummy_2d: bool, use_mask_for_norm: Sequence[bool] = (),
-                       texture_keeping: bool = False) -> list[BasicTransform]:
-    """Everything between the spatial transform and the target's preparation."""
-    transforms = intensity_transforms(dummy_2d, texture_keeping)
-    if mirror_axes:
-        transforms.append(MirrorTransform(allowed_axes=tuple(mirror_axes)))
-    masked_channels = [channel for channel, masked in enumerate(use_mask_for_norm) if masked]
-    if masked_channels:
-        transforms.append(MaskImageTransform(apply_to_channels=masked_channels, channel_idx_in_seg=0, set_outside_to=0))
-    return transforms
+def without_texture_changes(transforms: ComposeTransforms) -> ComposeTransforms:
+    """The pipeline without blur, low resolution and gamma, for a class that may rest on fine texture."""
+    changing = (GaussianBlurTransform, SimulateLowResolutionTransform, GammaTransform)
+    return ComposeTransforms([step for step in transforms.transforms
+                              if not isinstance(step.transform if isinstance(step, RandomTransform) else step, changing)])
 
 
 class PatchAugmentation:
-    """Augments one patch, and says before it is read whether a margin around it is needed.
+    """Applies a pipeline to one patch, and says before it is read whether a margin around it is needed.
 
-    Draws in the order of the plain `ComposeTransforms`, so that both give the same arrays from the same seed.
+    That it can say where the pipeline begins with a spatial transform, as nnU-Net's does; any other gets the whole box of
+    `initial_patch_size`. Draws in the order of the pipeline, so both ways give the same arrays from the same seed.
     """
 
-    def __init__(self, geometry: AugmentationGeometry, target: Sequence[BasicTransform],
-                 use_mask_for_norm: Sequence[bool] = (), texture_keeping: bool = False):
-        self.geometry = geometry
-        self.spatial_steps = spatial_transforms(geometry.patch_size, geometry.rotation, geometry.dummy_2d)
-        self.spatial = next(step for step in self.spatial_steps if isinstance(step, SpatialTransform))
-        self.rest = ComposeTransforms([
-            *augment_transforms(geometry.mirror_axes, geometry.dummy_2d, use_mask_for_norm, texture_keeping), *target])
+    def __init__(self, transforms: ComposeTransforms, initial_patch_size: Sequence[int]):
+        self.initial_patch_size = tuple(int(size) for size in initial_patch_size)
+        steps = list(transforms.transforms)
+        n_before = int(bool(steps) and isinstance(steps[0], Convert3DTo2DTransform))
+        self.dummy_2d = bool(n_before)
+        first = steps[n_before] if len(steps) > n_before else None
+        self.spatial = first if type(first) is SpatialTransform else None  # a subclass may draw otherwise
+        n_spatial = 0 if self.spatial is None else 2 * n_before + 1
+        self.spatial_steps, self.rest = steps[:n_spatial], ComposeTransforms(steps[n_spatial:])
+
+    @property
+    def knows_spatial(self) -> bool:
+        return self.spatial is not None
 
     def draw_spatial(self) -> dict | None:
-        """Parameters of the rotation and scaling, or None when the patch stays as it is (p = .8 * .8)."""
-        size = self.geometry.initial_patch_size[1:] if self.geometry.dummy_2d else self.geometry.initial_patch_size
+        """Parameters of the rotation and scaling, or None when the patch stays as it is (p = .8 * .8) or nothing is known beforehand."""
+        if self.spatial is None:
+            return None
+        size = self.initial_patch_size[1:] if self.dummy_2d else self.initial_patch_size
         parameters = self.spatial.get_parameters(image=torch.empty(1).expand(1, *size))  # only its shape is used
         return None if parameters["grid"] is None else parameters
 
-    def apply_spatial(self, patch: dict, parameters: dict) -> dict:
-        """Rotate and scale {image, segmentation}, both (C, *initial_patch_size), into (C, *patch_size)."""
-        for step in self.spatial_steps:
-            patch = step.apply(patch, **parameters) if step is self.spatial else step(**patch)
-        return patch
+    def __call__(self, patch: dict, parameters: dict | None) -> dict:
+        """{image, segmentation}, both (C, *initial_patch_size), or without `parameters` (C, *patch_size), through the pipeline."""
+        if parameters is not None:
+            for step in self.spatial_steps:
+                patch = step.apply(patch, **parameters) if step is self.spatial else step(**patch)
+        return self.rest(**patch)

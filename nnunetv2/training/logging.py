@@ -3,6 +3,7 @@
 The keys and file names are upstream's, so its tools read them; the `class_*` keys are added when there is a class task.
 """
 
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -25,32 +26,74 @@ PLOT_INTERVAL = 15.0  # seconds; drawing takes a quarter of one, which short epo
 class TrainingLog:
     """`values[key][epoch]`, plain numbers and lists, so that checkpoints stay loadable without running code.
 
-    Only the process with `active` writes files and prints.
+    Only the process with `active` writes files and prints. `file`: the text log, `training_log_*.txt` in `folder`, a new one per start.
     """
 
-    def __init__(self, folder: Path, has_classes: bool, active: bool = True):
-        self.folder, self.active = folder, active
+    def __init__(self, folder: str | os.PathLike | None, has_classes: bool, active: bool = True):
+        self.active = active
         self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
-        self.file: Path | None = None  # of this start, once something was printed
+        self.config: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self._start = datetime.now()
+        self.file: Path | None = None
+        self.move_to(folder)
         self._last_plot = time.monotonic()
 
-    def print(self, *parts: Any) -> None:
-        """To the console and, with the time, into `training_log_*.txt`, a new one each start."""
+    def move_to(self, folder: str | os.PathLike | None) -> None:
+        """Write to `folder` from now on; None: print only. A text log that was given a place of its own stays there."""
+        now, old = self._start, getattr(self, "folder", None)
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and (self.file is None or Path(self.file).parent == old):
+            self.file = self.folder / f"training_log_{now.year}_{now.month}_{now.day}_{now:%H_%M_%S}.txt"
+
+    def print(self, *parts: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Into the text log, with the time, and to the console."""
         if not self.active:
             return
-        now = datetime.now()
-        if self.file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stamp = f"{now.year}_{now.month}_{now.day}_{now:%H_%M_%S}"
-            self.file = self.folder / f"training_log_{stamp}.txt"
         text = " ".join(str(part) for part in parts)
-        print(text, flush=True)
+        if also_print_to_console:
+            print(text, flush=True)
+        if self.file is None:
+            return
+        Path(self.file).parent.mkdir(parents=True, exist_ok=True)
         with open(self.file, "a") as file:
-            file.write(f"{now}: {text}\n")
+            file.write(f"{datetime.now()}: {text}\n" if add_timestamp else f"{text}\n")
+
+    # ---- nnU-Net's names, for trainers that read or write the log -----------------------------------------------------
+
+    @property
+    def my_fantastic_logging(self) -> dict[str, list]:
+        return self.values
+
+    @property
+    def local_logger(self) -> "TrainingLog":
+        return self
+
+    def get_value(self, key: str, step: int | None) -> Any:
+        """The value of an epoch (-1: the last), or with None the list of all."""
+        return self.values[key] if step is None else self.values[key][step]
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        self.config |= config
+
+    def log_summary(self, key: str, value: Any) -> None:
+        self.summary[key] = value
+
+    def plot_progress_png(self, output_folder: str | os.PathLike) -> None:
+        if self.active:
+            draw_progress(self.values, Path(output_folder) / "progress.png")
+
+    def get_checkpoint(self) -> dict[str, list]:
+        return self.values
+
+    def load_checkpoint(self, checkpoint: dict[str, list]) -> None:
+        self.values |= checkpoint
+
+    # ---- values -------------------------------------------------------------------------------------------------------
 
     def log(self, key: str, value: float | list, epoch: int) -> None:
         """Set the value of `epoch`, which must be the one after the last or a repeated one."""
-        values = self.values[key]
+        values = self.values.setdefault(key, [])
         if not 0 <= epoch <= len(values):
             raise ValueError(f"{key!r} has values of {len(values)} epochs; epoch {epoch} cannot be logged next.")
         values[epoch:epoch + 1] = [value]

@@ -1,22 +1,83 @@
-"""Polynomial learning rate decay: lr(t) = lr(0) * (1 - t / T) ** 0.9 (Chen et al. 2018, DeepLab)."""
+"""Learning rates as functions of the epoch asked for, so a resumed run cannot jump."""
+
+import math
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 
 
-class PolyLRScheduler:
-    """Sets the rate of every parameter group by the step asked for, so a resumed run cannot jump.
+class EpochScheduler:
+    """Sets every parameter group to `factor(step)` times its own `initial_lr`; `initial_lr` serves groups without one."""
 
-    `initial_lr` serves groups without an `initial_lr` of their own.
-    """
+    def __init__(self, optimizer: Optimizer, initial_lr: float, factor: Callable[[int], float]):
+        self.optimizer, self.initial_lr, self.factor = optimizer, initial_lr, factor
+        self.next_step = 0
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, exponent: float = 0.9):
-        self.optimizer, self.max_steps, self.exponent = optimizer, max_steps, exponent
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", initial_lr)
-
-    def step(self, current_step: int) -> None:
-        if not 0 <= current_step <= self.max_steps:
-            raise ValueError(f"Step {current_step} is outside 0..{self.max_steps}.")
-        factor = (1 - current_step / self.max_steps) ** self.exponent
+    def step(self, current_step: int | None = None) -> None:
+        """Without a step: the one after the last."""
+        if current_step is None:
+            current_step = self.next_step
+        self.next_step = current_step + 1
+        factor = self.factor(current_step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group.setdefault("initial_lr", self.initial_lr) * factor
+
+    def get_last_lr(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class PolyLRScheduler(EpochScheduler):
+    """Polynomial decay: lr(t) = lr(0) * (1 - t / T) ** 0.9 (Chen et al. 2018, DeepLab)."""
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, exponent: float = 0.9, current_step: int | None = None):
+        self.max_steps, self.exponent = max_steps, exponent
+        super().__init__(optimizer, initial_lr, self._factor)
+        if current_step is not None:
+            self.step(current_step)
+
+    def _factor(self, step: int) -> float:
+        if not 0 <= step <= self.max_steps:
+            raise ValueError(f"Step {step} is outside 0..{self.max_steps}.")
+        return (1 - step / self.max_steps) ** self.exponent
+
+
+class PolyLRScheduler_offset(PolyLRScheduler):
+    """Polynomial decay that begins at `start_step` and ends at `max_steps`; the full rate before."""
+
+    def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, start_step: int, exponent: float = 0.9, current_step: int | None = None):
+        self.start_step = start_step
+        super().__init__(optimizer, initial_lr, max_steps - start_step, exponent, current_step)
+
+    def _factor(self, step: int) -> float:
+        return super()._factor(max(0, step - self.start_step))
+
+
+class Lin_incr_LRScheduler(EpochScheduler):
+    """Linear warm-up: lr(t) = max_lr * (t + 1) / T."""
+
+    def __init__(self, optimizer: Optimizer, max_lr: float, max_steps: int, current_step: int | None = None):
+        super().__init__(optimizer, max_lr, lambda step: (step + 1) / max_steps)
+        if current_step is not None:
+            self.step(current_step)
+
+
+class Lin_incr_offset_LRScheduler(EpochScheduler):
+    """Linear warm-up that begins at `start_step`."""
+
+    def __init__(self, optimizer: Optimizer, max_lr: float, max_steps: int, start_step: int, current_step: int | None = None):
+        super().__init__(optimizer, max_lr, lambda step: (step + 1 - start_step) / max_steps)
+        if current_step is not None:
+            self.step(current_step)
+
+
+class CosineAnnealingLR_offset(EpochScheduler):
+    """Half a cosine from the initial rate at `offset` to `eta_min` at `T_max` (Loshchilov and Hutter 2017, SGDR)."""
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0, last_epoch: int = -1, verbose: object = None, offset: int = 0):  # noqa: N803
+        rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+
+        def factor(step: int) -> float:
+            return (eta_min + (rate - eta_min) * (1 + math.cos(math.pi * (step - offset) / (T_max - offset))) / 2) / rate
+
+        super().__init__(optimizer, rate, factor)
+        self.next_step = last_epoch + 1

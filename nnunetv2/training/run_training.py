@@ -15,7 +15,6 @@ from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
-from nnunetv2.training.splits import load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.data_manifest import refuse_changed_data
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -65,7 +64,7 @@ class TrainingJob:
         else:
             if self.continue_training:
                 print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
-            if not trainer.was_initialized:
+            if self.pretrained_weights is not None and not trainer.was_initialized:
                 trainer.initialize()
             if self.pretrained_weights is not None and self.same_task:
                 load_network_weights(trainer.module, as_trained(load_checkpoint(self.pretrained_weights)))
@@ -79,7 +78,7 @@ class TrainingJob:
     @staticmethod
     def _checkpoint_to_continue(trainer: nnUNetTrainer) -> Path | None:
         """The first of CONTINUE_FROM that is of this training, None if there is no checkpoint; InputError if all are of others."""
-        present = [trainer.output_folder / name for name in CONTINUE_FROM if (trainer.output_folder / name).is_file()]
+        present = [file for name in CONTINUE_FROM if (file := Path(trainer.output_folder) / name).is_file()]
         if not present:
             return None
         trainer.initialize()
@@ -96,8 +95,11 @@ def set_aside_other_training(trainer: nnUNetTrainer) -> None:
 
     What the same training left stays, and is written over.
     """
-    folder = trainer.output_folder
-    if all(_identity_in(path) == trainer.identity for path in sorted(folder.glob("checkpoint_*.pth"))):
+    folder = Path(trainer.output_folder)
+    checkpoints = sorted(folder.glob("checkpoint_*.pth"))
+    if checkpoints and not trainer.was_initialized:
+        trainer.initialize()
+    if all(_identity_in(path) == trainer.identity for path in checkpoints):
         return
     number = 1
     while (aside := folder / f"earlier_{number}").exists():
@@ -142,8 +144,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         torch.backends.cudnn.benchmark = True
 
     trainer = job.make_trainer(device)
-    train_cases, _ = load_split(trainer.preprocessed_dataset_folder_base, fold)
-    refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, train_cases)
+    refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, trainer.train_cases)
     with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated"):
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")
@@ -163,7 +164,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
 def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetTrainer:
     """Trainer with the weights of a finished training; its schedule is taken as it was."""
     trainer = job.make_trainer(device)
-    path = trainer.output_folder / checkpoint
+    path = Path(trainer.output_folder) / checkpoint
     for name, value in load_checkpoint(path).get("schedule", {}).items():
         setattr(trainer, name, value)
     trainer.load_checkpoint(path, to_validate=True)

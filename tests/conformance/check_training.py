@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunetv2.training.augmentation import AugmentationGeometry, PatchAugmentation, augment_transforms, spatial_transforms, target_transforms
+from nnunetv2.training.augmentation import AugmentationGeometry, PatchAugmentation
 from nnunetv2.training.dataloading.patch_location import draw_foreground_voxels, draw_lower_corner, is_forced_foreground, lower_corner_range
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
@@ -68,11 +68,12 @@ def check_sgd_steps(bench: Bench) -> Iterator[Row]:
     with bench.environment():
         trainer = trainer_here(bench, plans, dataset_json, "tiny")
     trainer.network.load_state_dict(torch.load(start, weights_only=True))
+    trainer.on_epoch_start()
     trainer.network.train()
     losses = []
     for i, x in enumerate(data):
         batch = {"data": torch.from_numpy(x), "target": [torch.from_numpy(t[i]) for t in targets]}
-        losses.append(float(trainer.train_step(batch, i)["loss"]))
+        losses.append(float(trainer.train_step(batch)["loss"]))
     group = trainer.optimizer.param_groups[0]
     yield equal("optimiser settings", {"lr": group["lr"], **{k: group[k] for k in theirs["settings"]}},
                 {"lr": theirs["learning_rate"], **theirs["settings"]})
@@ -99,9 +100,9 @@ def check_validation_figures(bench: Bench) -> Iterator[Row]:
         trainer.network.eval()
         outputs = [trainer.validation_step({"data": torch.from_numpy(x), "target": [torch.from_numpy(t[i]) for t in targets]})
                    for i, x in enumerate(data)]
-        trainer._on_validation_epoch_end(0, outputs)
-    yield within("pseudo Dice of validation patches", np.array(trainer.log.values["dice_per_class_or_region"][0]), np.array(theirs["dice"]), 1e-6)
-    yield within("validation loss", trainer.log.values["val_losses"][0], theirs["loss"], 1e-6, relative=True)
+        trainer.on_validation_epoch_end(outputs)
+    yield within("pseudo Dice of validation patches", np.array(trainer.logger.values["dice_per_class_or_region"][0]), np.array(theirs["dice"]), 1e-6)
+    yield within("validation loss", trainer.logger.values["val_losses"][0], theirs["loss"], 1e-6, relative=True)
     series = np.random.default_rng(0).uniform(0, 1, 12).tolist()
     log = TrainingLog(bench.folder / "log", has_classes=False, active=False)
     for epoch, value in enumerate(series):
@@ -128,7 +129,7 @@ def check_transforms(bench: Bench) -> Iterator[Row]:
     for patch in ((16, 20, 24), (8, 28, 28)):
         theirs = bench.upstream.call("upstream_training:look_at_pipeline", patch=patch, draws=draws, seed=3)
         g = AugmentationGeometry.from_patch_size(patch)
-        transforms = [*spatial_transforms(patch, g.rotation, g.dummy_2d), *augment_transforms(g.mirror_axes, g.dummy_2d), *target_transforms(None)]
+        transforms = nnUNetTrainer.get_training_transforms(patch, g.rotation, None, g.mirror_axes, g.dummy_2d).transforms
         yield equal(f"augmentation: transforms, order, probabilities and settings, patch {patch}", describe(transforms), theirs["settings"])
         ours = statistics(transforms, (1, *g.initial_patch_size[g.dummy_2d:]), draws, seed=3)
         for name, reference in theirs["statistics"].items():
@@ -139,7 +140,9 @@ def augment_here(patch: tuple[int, ...], scales: list, use_mask: list[bool], reg
                  seg: np.ndarray, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """One patch through our pipeline as the loader runs it: the margin is cut off where no rotation or scaling is drawn."""
     geometry = AugmentationGeometry.from_patch_size(patch)
-    augmentation = PatchAugmentation(geometry, target_transforms(scales, regions, ignore), use_mask)
+    pipeline = nnUNetTrainer.get_training_transforms(patch, geometry.rotation, scales, geometry.mirror_axes, geometry.dummy_2d,
+                                                     use_mask_for_norm=use_mask, regions=regions, ignore_label=ignore)
+    augmentation = PatchAugmentation(pipeline, geometry.initial_patch_size)
     np.random.seed(seed)
     torch.manual_seed(seed)
     sample = {"image": torch.from_numpy(image.copy()), "segmentation": torch.from_numpy(seg.copy())}
@@ -148,9 +151,7 @@ def augment_here(patch: tuple[int, ...], scales: list, use_mask: list[bool], reg
         low = np.array(image.shape[1:]) // 2 - np.array(patch) // 2
         inside = (slice(None), *(slice(a, a + p) for a, p in zip(low, patch)))
         sample = {k: v[inside] for k, v in sample.items()}
-    else:
-        sample = augmentation.apply_spatial(sample, spatial)
-    out = augmentation.rest(**sample)
+    out = augmentation(sample, spatial)
     targets = out["segmentation"] if isinstance(out["segmentation"], list) else [out["segmentation"]]
     return out["image"].numpy(), [t.numpy() for t in targets]
 

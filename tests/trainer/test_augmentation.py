@@ -7,7 +7,7 @@ from batchgeneratorsv2.transforms.intensity.contrast import BGContrast
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 from nnunetv2.training.augmentation import (
-    AugmentationGeometry, PatchAugmentation, augment_transforms, intensity_transforms, spatial_transforms, target_transforms)
+    AugmentationGeometry, PatchAugmentation, intensity_transforms, mirror_and_mask_transforms, spatial_transforms, target_transforms, without_texture_changes)
 from nnunetv2.training.dataloading.patch_batches import seeded_global_generators
 
 
@@ -36,7 +36,8 @@ def test_intensity_transforms_follow_the_published_order_and_probabilities():
 
 
 def test_texture_keeping_leaves_out_blur_low_resolution_and_gamma():
-    names = [type(step.transform).__name__ for step in intensity_transforms(dummy_2d=False, texture_keeping=True)]
+    kept = without_texture_changes(ComposeTransforms(intensity_transforms(dummy_2d=False)))
+    names = [type(step.transform).__name__ for step in kept.transforms]
     assert names == ["GaussianNoiseTransform", "MultiplicativeBrightnessTransform", "ContrastTransform"]
 
 
@@ -55,7 +56,8 @@ def test_blur_does_not_depend_on_how_fast_the_machine_is():
 
 
 def test_rotation_and_scaling_are_drawn_as_often_and_as_far_as_published():
-    augmentation = PatchAugmentation(AugmentationGeometry.from_patch_size((8, 8, 8)), target_transforms(None))
+    geometry = AugmentationGeometry.from_patch_size((8, 8, 8))
+    augmentation = PatchAugmentation(ComposeTransforms(spatial_transforms((8, 8, 8), geometry.rotation, False)), geometry.initial_patch_size)
     turned, scales = 0, []
     with seeded_global_generators(0):
         draws = [augmentation.draw_spatial() for _ in range(2000)]
@@ -74,9 +76,9 @@ def test_reading_the_middle_gives_what_the_whole_pipeline_gives(patch_size):
     """Same seed, with and without the margin: equal arrays for turned and unturned patches, 3D, dummy 2D and 2D."""
     geometry = AugmentationGeometry.from_patch_size(patch_size)
     target = target_transforms([[1.0] * len(patch_size), [0.5] * len(patch_size)])
-    augmentation = PatchAugmentation(geometry, target)
     pipeline = ComposeTransforms([*spatial_transforms(geometry.patch_size, geometry.rotation, geometry.dummy_2d),
-                                  *augment_transforms(geometry.mirror_axes, geometry.dummy_2d), *target])
+                                  *intensity_transforms(geometry.dummy_2d), *mirror_and_mask_transforms(geometry.mirror_axes, None), *target])
+    augmentation = PatchAugmentation(pipeline, geometry.initial_patch_size)
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.normal(size=(1, *geometry.initial_patch_size)).astype(np.float32))
     labels = torch.from_numpy(rng.integers(-1, 3, (1, *geometry.initial_patch_size)).astype(np.int16))
@@ -91,8 +93,8 @@ def test_reading_the_middle_gives_what_the_whole_pipeline_gives(patch_size):
             if spatial is None:
                 patch = {"image": image[(0, *middle)][None].clone(), "segmentation": labels[(0, *middle)][None].clone()}
             else:
-                patch = augmentation.apply_spatial({"image": image.clone(), "segmentation": labels.clone()}, spatial)
-            found = augmentation.rest(**patch)
+                patch = {"image": image.clone(), "segmentation": labels.clone()}
+            found = augmentation(patch, spatial)
         torch.testing.assert_close(found["image"], expected["image"], rtol=0, atol=1e-5)  # sums over views round differently
         assert all(torch.equal(a, b) for a, b in zip(found["segmentation"], expected["segmentation"]))
     assert turned == {True, False}
@@ -113,6 +115,15 @@ def test_regions_with_ignore_label_end_in_an_ignore_channel():
 
 
 def test_voxels_outside_the_mask_are_zeroed_where_normalisation_used_it():
-    step = augment_transforms((), dummy_2d=False, use_mask_for_norm=[True, False])[-1]
+    step = mirror_and_mask_transforms((), use_mask_for_norm=[True, False])[-1]
     image, labels = torch.ones(2, 1, 1, 2), torch.tensor([[[[-1, 0]]]])
     assert step(image=image, segmentation=labels)["image"][:, 0, 0].tolist() == [[0, 1], [1, 1]]
+
+
+def test_a_pipeline_that_begins_otherwise_gets_the_whole_box():
+    """As custom trainers have them: nothing is known beforehand, everything runs on what was read."""
+    pipeline = ComposeTransforms([*intensity_transforms(False), *target_transforms(None)])
+    augmentation = PatchAugmentation(pipeline, (6, 6, 6))
+    assert not augmentation.knows_spatial and augmentation.draw_spatial() is None
+    patch = {"image": torch.rand(1, 6, 6, 6), "segmentation": torch.zeros(1, 6, 6, 6, dtype=torch.int16)}
+    assert augmentation(patch, None)["image"].shape == (1, 6, 6, 6)

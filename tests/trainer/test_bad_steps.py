@@ -1,6 +1,7 @@
 """One batch that overflows costs one step; many in a row, or broken weights, end the training."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.nnUNetTrainer.bad_steps import MOST_IN_A_ROW, BadSteps
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.nnUNetTrainer.patches import make_batches
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT, as_trained
 from nnunetv2.utilities.checkpoint import load_checkpoint
 
@@ -18,34 +18,36 @@ from nnunetv2.utilities.checkpoint import load_checkpoint
 class OverflowsOnce(nnUNetTrainer):
     """The image of the second batch is infinite in one voxel."""
 
-    def train_step(self, batch, step):
-        if step == 1:
+    def train_step(self, batch):
+        if self._step == 1:
             batch["data"][0, 0, 4, 8, 8] = float("inf")
-        return super().train_step(batch, step)
+        return super().train_step(batch)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
 def test_a_bad_batch_leaves_weights_optimisers_and_statistics_alone(make_trainer, value):
     trainer = make_trainer()
     trainer.initialize()
+    trainer.on_epoch_start()
     trainer.network.train()
-    trainer.train_step(make_batches(trainer)["train"].batch(0, 0), 0)
+    batches = trainer.get_dataloaders()[0].batches
+    trainer.train_step(batches.batch(0, 0))
     before = copy.deepcopy([trainer.module.state_dict(), *(optimizer.state_dict()["state"] for optimizer in trainer._optimizers())])
-    batch = make_batches(trainer)["train"].batch(0, 1)
+    batch = batches.batch(0, 1)
     batch["data"][:] = value
-    assert not trainer.train_step(batch, 1)["taken"]
+    assert not trainer.train_step(batch)["taken"]
     after = [trainer.module.state_dict(), *(optimizer.state_dict()["state"] for optimizer in trainer._optimizers())]
     torch.testing.assert_close(after, before, rtol=0, atol=0)
-    assert trainer.train_step(make_batches(trainer)["train"].batch(0, 2), 2)["taken"]
+    assert trainer.train_step(batches.batch(0, 2))["taken"]
 
 
 def test_a_training_with_one_bad_batch_ends_well_and_says_which_cases(make_trainer):
     trainer = make_trainer(OverflowsOnce)
     trainer.run_training()
-    checkpoint = load_checkpoint(trainer.output_folder / "checkpoint_final.pth")
+    checkpoint = load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")
     assert all(value.isfinite().all() for part in ("network_weights", "class_head_weights") for value in checkpoint[part].values())
     assert all(loss == loss for loss in checkpoint["logging"]["train_losses"])
-    log = next(trainer.output_folder.glob("training_log_*")).read_text()
+    log = next(Path(trainer.output_folder).glob("training_log_*")).read_text()
     assert "Epoch 0: 1 of 3 steps skipped" in log and "(cases case_" in log
 
 

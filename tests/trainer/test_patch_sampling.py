@@ -1,6 +1,7 @@
 """Where patches lie, and that a batch follows from (seed, fold, epoch, iteration) alone."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2.training.augmentation import AugmentationGeometry, PatchAugmentation, target_transforms
-from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation_workers, training_requests
+from nnunetv2.training.augmentation import AugmentationGeometry, PatchAugmentation, intensity_transforms, spatial_transforms, target_transforms
+from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation_workers, endless_requests
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.dataloading.patch_batches import ClassSampling, PatchBatches, read_box
 from nnunetv2.training.dataloading.patch_location import (
     draw_foreground_voxels, draw_lower_corner, is_forced_foreground, lower_corner_range)
@@ -23,11 +25,16 @@ LESION = ClassSampling({case: i % 3 for i, case in enumerate(CASES)}, lesion_lab
 @pytest.fixture
 def batches(preprocessed_template):
     """Augmented training batches of the tiny dataset."""
-    targets = target_transforms([[1.0] * 3, [0.5] * 3])
+    geometry = AugmentationGeometry.from_patch_size(PATCH)
+    pipeline = ComposeTransforms([*spatial_transforms(PATCH, geometry.rotation, geometry.dummy_2d), *intensity_transforms(geometry.dummy_2d),
+                                  *target_transforms([[1.0] * 3, [0.5] * 3])])
     return PatchBatches(
-        folder=preprocessed_template / "Dataset900_Tiny" / "nnUNetPlans_3d_fullres", cases=CASES, split="train", seed=0, fold=0,
-        patch_size=PATCH, batch_size=2, positions=(0, 1), target_transforms=ComposeTransforms(targets),
-        augmentation=PatchAugmentation(AugmentationGeometry.from_patch_size(PATCH), targets), class_sampling=LESION)
+        nnUNetDatasetBlosc2(preprocessed_template / "Dataset900_Tiny" / "nnUNetPlans_3d_fullres", CASES), split="train", seed=0, fold=0,
+        patch_size=PATCH, batch_size=2, positions=(0, 1), augmentation=PatchAugmentation(pipeline, geometry.initial_patch_size), class_sampling=LESION)
+
+
+def of_cases(batches, *cases):
+    return replace(batches, dataset=nnUNetDatasetBlosc2(batches.dataset.source_folder, cases))
 
 
 @pytest.mark.parametrize(("batch_size", "forced"), [(2, 1), (3, 1), (4, 1), (5, 2), (12, 4)])
@@ -155,7 +162,7 @@ def test_case_without_class_is_minus_one(batches):
 
 
 def test_two_dimensional_patch_is_one_slice(batches):
-    flat = replace(batches, patch_size=(16, 16), augmentation=None, target_transforms=ComposeTransforms(target_transforms(None)))
+    flat = replace(batches, patch_size=(16, 16), augmentation=PatchAugmentation(ComposeTransforms(target_transforms(None)), (16, 16)))
     batch = flat.batch(0, 0)
     assert batch["data"].shape == (2, 1, 16, 16) and batch["target"].shape == (2, 1, 16, 16)
 
@@ -167,17 +174,32 @@ def test_balanced_sampling_draws_every_class_alike():
 
 def test_unreadable_case_is_named(batches):
     with pytest.raises(RuntimeError, match="gone.*epoch 4, iteration 2.*preprocess"):
-        replace(batches, cases=("gone",)).batch(4, 2)
+        of_cases(batches, "gone").batch(4, 2)
 
 
-def test_requests_alternate_between_training_and_validation():
-    assert list(training_requests(1, 3, 2, 1)) == [("train", 1, 0), ("train", 1, 1), ("val", 1, 0), ("train", 2, 0), ("train", 2, 1), ("val", 2, 0)]
+def test_requests_go_on_from_epoch_to_epoch():
+    assert list(islice(endless_requests(1, 2), 5)) == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]
+
+
+def test_every_patch_shows_foreground_at_its_chance(batches):
+    drawn = replace(batches, probabilistic_foreground=True, foreground_share=1.0, positions=(0,))
+    assert all(drawn.batch(epoch, 0)["has_lesion"].all() for epoch in range(6))
+
+
+class OneBadRequest:
+    """Batches of which epoch 9 is from a case that is not there; goes to worker processes."""
+
+    def __init__(self, batches):
+        self.batches, self.gone = batches, of_cases(batches, "gone")
+
+    def batch(self, epoch, iteration):
+        return (self.gone if epoch == 9 else self.batches).batch(epoch, iteration)
 
 
 def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
     """One start of two processes serves both: good batches, then one from a case that is not there."""
-    splits = {"train": batches, "val": replace(batches, split="val", cases=("gone",))}
-    with BatchStream(splits, [("train", 0, i) for i in range(4)] + [("val", 0, 0)], workers=2) as stream:
+    once = OneBadRequest(batches)
+    with BatchStream(once, [(0, i) for i in range(4)] + [(9, 0)], workers=2) as stream:
         assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
         with pytest.raises(RuntimeError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
             next(stream)
@@ -186,7 +208,7 @@ def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
 def test_killed_worker_is_explained(batches):
     """torch raises its message from a signal handler, anywhere in the block; a test that kills for real would hit pytest itself."""
     with pytest.raises(RuntimeError, match="(?s)killed by signal.*ended from outside.*nnUNet_n_proc_DA"):
-        with BatchStream({"train": batches}, [("train", 0, 0)], workers=0):
+        with BatchStream(batches, [(0, 0)], workers=0):
             raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
 
 

@@ -1,6 +1,7 @@
 """`--c` goes on with the same training alone: whatever the weights depend on is compared, by name."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,10 +36,10 @@ def job(continue_training=False, batch_size=None, **overrides):
 def kill_after_one_epoch(monkeypatch):
     step = nnUNetTrainer.train_step
 
-    def die(self, batch, number):
-        if number == self.num_iterations_per_epoch:
+    def die(self, batch):
+        if self._step == self.num_iterations_per_epoch:
             raise KeyboardInterrupt
-        return step(self, batch, number)
+        return step(self, batch)
 
     with monkeypatch.context() as context:
         context.setattr(nnUNetTrainer, "train_step", die)
@@ -113,7 +114,7 @@ def test_trained_anew_on_corrected_labels_and_killed_it_goes_on_with_the_new_tra
     old = job().train(CPU)
     correct_class_label(base)
     kill_after_one_epoch(monkeypatch)
-    folder = old.output_folder
+    folder = Path(old.output_folder)
     assert (folder / "earlier_1" / "checkpoint_final.pth").is_file() and not (folder / "checkpoint_final.pth").exists()
     capsys.readouterr()
     resumed = job(True).train(CPU)
@@ -122,13 +123,13 @@ def test_trained_anew_on_corrected_labels_and_killed_it_goes_on_with_the_new_tra
 
 
 def test_the_same_training_again_sets_nothing_aside(base):
-    folder = job().train(CPU).output_folder
+    folder = Path(job().train(CPU).output_folder)
     job().train(CPU)
     assert not list(folder.glob("earlier_*"))
 
 
 def test_a_damaged_checkpoint_does_not_keep_one_from_training_anew(base):
-    folder = job().make_trainer(CPU).output_folder
+    folder = Path(job().make_trainer(CPU).output_folder)
     folder.mkdir(parents=True)
     (folder / "checkpoint_final.pth").write_bytes(b"half")
     job().train(CPU)
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_does_not_keep_one_from_training_anew(base):
 
 def test_checkpoints_without_a_record_are_compared_by_plans_and_schedule(base, monkeypatch):
     kill_after_one_epoch(monkeypatch)
-    latest = job().make_trainer(CPU).output_folder / "checkpoint_latest.pth"
+    latest = Path(job().make_trainer(CPU).output_folder) / "checkpoint_latest.pth"
     content = load_checkpoint(latest)
     del content["identity"]
     save_checkpoint(content, latest)
@@ -163,7 +164,7 @@ def test_validating_after_a_mask_was_corrected_is_possible(base):
 def test_two_trainings_of_one_fold_are_refused(base):
     from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock
 
-    folder = job().make_trainer(CPU).output_folder
+    folder = Path(job().make_trainer(CPU).output_folder)
     with folder_lock(folder, "training", "by another"), pytest.raises(FolderBusy, match="by another"):
         run_training(DATASET, "3d_fullres", 0, device=CPU)
 
@@ -171,20 +172,20 @@ def test_two_trainings_of_one_fold_are_refused(base):
 def test_the_folds_manifest_tells_data_settings_code_and_checkpoints(base):
     description = {"dataset_json": load_json(base / "dataset.json"), "cases": [*TRAIN, *VAL], "split": None, "class_labels": None}
     record(base, planned=description, preprocessed={"nnUNetPlans_3d_fullres": {case: case for case in (*TRAIN, *VAL)}})
-    folder = job().train(CPU).output_folder
+    folder = Path(job().train(CPU).output_folder)
     manifest = read_manifest(folder)
     assert manifest["training"]["settings"]["seed"] == 0 and set(manifest["training"]["cases"]) == {*TRAIN, *VAL}
     assert manifest["code"]["source"] and set(manifest["checkpoints"]) == {"checkpoint_final.pth", "checkpoint_best.pth"}
 
 
 def test_a_trained_fold_fits_its_manifest(base):
-    folder = job().train(CPU).output_folder
+    folder = Path(job().train(CPU).output_folder)
     found = verify(folder)
     assert not found.misfits and any("checkpoint_final.pth" in line for line in found.fits)
 
 
 def test_a_checkpoint_or_plans_exchanged_afterwards_do_not_fit(base):
-    folder = job().train(CPU).output_folder
+    folder = Path(job().train(CPU).output_folder)
     shutil.copy(folder / "checkpoint_best.pth", folder / "checkpoint_final.pth")
     plans = load_json(folder.parent / "plans.json")
     plans["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]

@@ -356,8 +356,12 @@ def test_fold_must_be_a_number_or_all(folders):
 
 
 def test_missing_cases_are_listed(make_trainer):
-    trainer = make_trainer()
-    trainer.initialize()
-    trainer.train_cases = [*trainer.train_cases, "gone_1", "gone_2"]
+    class HasOthers(nnUNetTrainer):
+        def do_split(self):
+            train, val = super().do_split()
+            return [*train, "gone_1", "gone_2"], val
+
+    trainer = make_trainer(HasOthers)
+    trainer.class_task = None
     with pytest.raises(FileNotFoundError, match="lacks 2 cases of fold 0: gone_1, gone_2"):
         trainer.run_training()

@@ -36,11 +36,11 @@ def assert_same_weights(path_a, path_b):
 def test_training_leaves_the_files_upstream_leaves(make_trainer):
     trainer = make_trainer()
     trainer.run_training()
-    names = {path.name for path in trainer.output_folder.iterdir()}
+    names = {path.name for path in Path(trainer.output_folder).iterdir()}
     assert {"checkpoint_best.pth", "checkpoint_final.pth"} <= names and "checkpoint_latest.pth" not in names
     assert any(name.startswith("training_log_") for name in names)
-    assert {path.name for path in trainer.output_folder_base.iterdir()} == {"plans.json", "dataset.json", "fold_0"}
-    checkpoint = load_checkpoint(trainer.output_folder / "checkpoint_final.pth")
+    assert {path.name for path in Path(trainer.output_folder_base).iterdir()} == {"plans.json", "dataset.json", "fold_0"}
+    checkpoint = load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")
     assert {"network_weights", "optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch", "init_args",
             "trainer_name", "inference_allowed_mirroring_axes"} <= checkpoint.keys()
     assert not any(key.startswith("class_head") for key in checkpoint["network_weights"])
@@ -55,7 +55,7 @@ def test_training_does_not_read_class_labels_of_validation_cases(make_trainer):
     trainer = make_trainer(num_epochs=1)
     trainer.run_training()
     with pytest.raises(ValueError, match="unreadable"):
-        trainer.class_task.read_labels(trainer.preprocessed_dataset_folder_base, trainer.val_cases)
+        trainer.class_task.read_labels(trainer.preprocessed_dataset_folder_base, trainer.do_split()[1])
 
 
 def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer, monkeypatch, tmp_path):
@@ -66,22 +66,22 @@ def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer,
     with pytest.raises(KeyboardInterrupt):
         broken.run_training()
     resumed = make_trainer(num_epochs=3, save_every=1)
-    resumed.load_checkpoint(broken.output_folder / "checkpoint_latest.pth")
+    resumed.load_checkpoint(Path(broken.output_folder) / "checkpoint_latest.pth")
     assert resumed.current_epoch == 1
     resumed.run_training()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    final = whole.output_folder / "checkpoint_final.pth"
+    final = Path(whole.output_folder) / "checkpoint_final.pth"
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
-    assert_same_weights(final, resumed.output_folder / "checkpoint_final.pth")
-    assert whole.log.values["lrs"] == resumed.log.values["lrs"]
-    assert whole.log.values["train_losses"] == resumed.log.values["train_losses"]
+    assert_same_weights(final, Path(resumed.output_folder) / "checkpoint_final.pth")
+    assert whole.logger.values["lrs"] == resumed.logger.values["lrs"]
+    assert whole.logger.values["train_losses"] == resumed.logger.values["train_losses"]
 
 
 class RecordsWeights(nnUNetTrainer):
     """Keeps a bias of the segmentation and one of the head after each update."""
 
-    def train_step(self, batch, step):
-        result = super().train_step(batch, step)
+    def train_step(self, batch):
+        result = super().train_step(batch)
         steps = self.__dict__.setdefault("steps", [])
         steps.append([self.module.decoder.seg_layers[-1].bias.detach().clone(), self.module.class_head.classifier.bias.detach().clone()])
         return result
@@ -93,36 +93,36 @@ def test_averaged_weights_follow_the_formula_and_leave_the_training_alone(make_t
     segmentation, head = averaged.steps[0]  # the average begins with the first update's weights
     for next_segmentation, next_head in averaged.steps[1:]:
         segmentation, head = 0.75 * segmentation + 0.25 * next_segmentation, 0.75 * head + 0.25 * next_head
-    saved = load_checkpoint(averaged.output_folder / "checkpoint_ema.pth")
+    saved = load_checkpoint(Path(averaged.output_folder) / "checkpoint_ema.pth")
     torch.testing.assert_close(saved["network_weights"]["decoder.seg_layers.1.bias"], segmentation)
     torch.testing.assert_close(saved["class_head_weights"]["classifier.bias"], head)
     assert not torch.equal(segmentation, averaged.steps[-1][0])
 
     plain = make_trainer(num_epochs=1)
     plain.run_training()
-    assert not (plain.output_folder / "checkpoint_ema.pth").exists()
-    assert_same_weights(averaged.output_folder / "checkpoint_final.pth", plain.output_folder / "checkpoint_final.pth")
+    assert not (Path(plain.output_folder) / "checkpoint_ema.pth").exists()
+    assert_same_weights(Path(averaged.output_folder) / "checkpoint_final.pth", Path(plain.output_folder) / "checkpoint_final.pth")
 
 
 def test_resumed_training_ends_with_the_same_averaged_weights(make_trainer, monkeypatch, tmp_path):
     whole = make_trainer(ema_decay=0.75, save_every=1)
     whole.run_training()
-    unbroken = whole.output_folder / "checkpoint_ema.pth"
+    unbroken = Path(whole.output_folder) / "checkpoint_ema.pth"
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
     broken = make_trainer(StopsAfterOneEpoch, ema_decay=0.75, save_every=1)
     with pytest.raises(KeyboardInterrupt):
         broken.run_training()
     resumed = make_trainer(ema_decay=0.75, save_every=1)
-    resumed.load_checkpoint(broken.output_folder / "checkpoint_latest.pth")
+    resumed.load_checkpoint(Path(broken.output_folder) / "checkpoint_latest.pth")
     resumed.run_training()
-    assert_same_weights(unbroken, resumed.output_folder / "checkpoint_ema.pth")
+    assert_same_weights(unbroken, Path(resumed.output_folder) / "checkpoint_ema.pth")
 
 
 @pytest.mark.parametrize("same_task", [True, False])
 def test_only_weights_of_the_same_task_bring_their_output_layers(make_trainer, monkeypatch, same_task):
     source = make_trainer(num_epochs=1)
     source.run_training()
-    final = source.output_folder / "checkpoint_final.pth"
+    final = Path(source.output_folder) / "checkpoint_final.pth"
     trained = weights(final)
     monkeypatch.setattr(nnUNetTrainer, "run_training", lambda self: None)
     started = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", {"seed": 5}, str(final),
@@ -147,13 +147,13 @@ if __name__ == "__main__":
 def test_killed_training_resumes_to_the_same_weights(folders, tmp_path, make_trainer, monkeypatch):
     whole = make_trainer(**SCHEDULE)
     whole.run_training()
-    final = whole.output_folder / "checkpoint_final.pth"
+    final = Path(whole.output_folder) / "checkpoint_final.pth"
     script = tmp_path / "train.py"
     script.write_text(COMMAND)
     environment = {**os.environ, "nnUNet_results": str(tmp_path / "killed"), "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums depend on it
                    "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.DEVNULL)
-    latest = tmp_path / "killed" / whole.output_folder.relative_to(folders) / "checkpoint_latest.pth"
+    latest = tmp_path / "killed" / Path(whole.output_folder).relative_to(folders) / "checkpoint_latest.pth"
     deadline = time.monotonic() + 60
     while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -171,7 +171,7 @@ def test_other_seed_gives_another_training(make_trainer):
     for seed in (0, 1):
         trainer = make_trainer(num_epochs=1, seed=seed)
         trainer.run_training()
-        losses.append(trainer.log.values["train_losses"])
+        losses.append(trainer.logger.values["train_losses"])
     assert losses[0] != losses[1]
 
 
@@ -180,13 +180,13 @@ def test_resume_under_another_schedule_is_refused(make_trainer):
     trainer.run_training()
     other = make_trainer(num_epochs=5)
     with pytest.raises(ValueError, match="num_epochs was 1, is 5"):
-        other.load_checkpoint(trainer.output_folder / "checkpoint_final.pth")
+        other.load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")
 
 
 def test_finished_training_is_not_repeated(make_trainer):
     trainer = make_trainer(num_epochs=1)
     trainer.run_training()
-    final = trainer.output_folder / "checkpoint_final.pth"
+    final = Path(trainer.output_folder) / "checkpoint_final.pth"
     written = final.stat().st_mtime_ns
     again = make_trainer(num_epochs=1)
     again.load_checkpoint(final)
@@ -197,7 +197,7 @@ def test_finished_training_is_not_repeated(make_trainer):
 def test_disabled_checkpointing_writes_none(make_trainer):
     trainer = make_trainer(num_epochs=1, disable_checkpointing=True)
     trainer.run_training()
-    assert not list(trainer.output_folder.glob("*.pth"))
+    assert not list(Path(trainer.output_folder).glob("*.pth"))
 
 
 def test_collapsed_head_rings_in_log_and_file(make_trainer):
@@ -205,8 +205,8 @@ def test_collapsed_head_rings_in_log_and_file(make_trainer):
     settings = ClassTraining(warm_up=0.0, lr=0.0)
     trainer = make_trainer(num_epochs=4, num_iterations_per_epoch=10, num_val_iterations_per_epoch=1, class_training=settings)
     trainer.run_training()
-    assert trainer.log.values["class_alarm"] == [0, 0, 1, 1]
-    alarm = json.loads((trainer.output_folder / "class_alarm.json").read_text())
+    assert trainer.logger.values["class_alarm"] == [0, 0, 1, 1]
+    alarm = json.loads((Path(trainer.output_folder) / "class_alarm.json").read_text())
     assert alarm["active"] and "refit" in alarm["advice"] and len(alarm["reasons"]) == 2
 
 
@@ -214,7 +214,7 @@ def test_encoder_gets_no_class_gradient_before_its_release(make_trainer):
     trainer = make_trainer(num_epochs=4, class_training=ClassTraining(encoder_gradient=0.3, encoder_release=0.5))
     seen = []
     step = trainer.train_step
-    trainer.train_step = lambda batch, i: (seen.append(trainer.network.class_head.encoder_gradient), step(batch, i))[1]
+    trainer.train_step = lambda batch: (seen.append(trainer.network.class_head.encoder_gradient), step(batch))[1]
     trainer.run_training()
     assert seen == [0.0] * 6 + [0.3] * 6
 
@@ -223,14 +223,14 @@ def test_dataset_without_class_task_trains_plain_segmentation(make_trainer, plan
     del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
     trainer = make_trainer(num_epochs=1)
     trainer.run_training()
-    assert load_checkpoint(trainer.output_folder / "checkpoint_final.pth")["class_head_weights"] is None
-    assert "class_ce" not in trainer.log.values
+    assert load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")["class_head_weights"] is None
+    assert "class_ce" not in trainer.logger.values
 
 
 def test_without_deep_supervision(make_trainer):
     trainer = make_trainer(num_epochs=1, enable_deep_supervision=False)
     trainer.run_training()
-    assert len(trainer.log.values["mean_fg_dice"]) == 1
+    assert len(trainer.logger.values["mean_fg_dice"]) == 1
 
 
 @pytest.mark.slow
@@ -251,7 +251,7 @@ def test_two_processes_train_one_network(folders, preprocessed_template):
 def test_run_training_ends_with_validated_cases(folders, monkeypatch):
     """The whole way of `nnUNetv2_train`, then `--val` over its checkpoint."""
     arguments = {"device": torch.device("cpu"), "epochs": 1, "iterations": 2, "val_iterations": 1}
-    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.augmentation_workers", lambda device: 0)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
     run_training("900", "3d_fullres", "0", export_validation_probabilities=True, continue_training=True, **arguments)
     validation = next(folders.rglob("validation"))
     names = {path.name for path in validation.iterdir()}

@@ -1,7 +1,8 @@
-"""One ordered stream of training and validation batches, made by worker processes ahead of time."""
+"""An ordered stream of batches, made by worker processes ahead of time."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import count
 from types import TracebackType
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from nnunetv2.configuration import available_cores
 from nnunetv2.training.dataloading.patch_batches import PatchBatches
 
-Request = tuple[str, int, int]  # split, epoch, iteration
+Request = tuple[int, int]  # epoch, iteration
 
 
 def augmentation_workers(device: torch.device) -> int:
@@ -23,22 +24,20 @@ def augmentation_workers(device: torch.device) -> int:
     return min(12, max(1, available_cores() // 2 if device.type == "cpu" else available_cores()))
 
 
-def training_requests(first_epoch: int, epochs: int, iterations: int, val_iterations: int) -> Iterator[Request]:
-    """Every batch of the training in order: per epoch the training batches, then the validation batches."""
-    for epoch in range(first_epoch, epochs):
-        yield from (("train", epoch, iteration) for iteration in range(iterations))
-        yield from (("val", epoch, iteration) for iteration in range(val_iterations))
+def endless_requests(first_epoch: int, iterations: int) -> Iterator[Request]:
+    """Every batch from the start of `first_epoch` on; who trains decides when to stop."""
+    for epoch in count(first_epoch):
+        yield from ((epoch, iteration) for iteration in range(iterations))
 
 
 class _Batches(Dataset):
     """Map from request to batch, as DataLoader wants it."""
 
-    def __init__(self, splits: Mapping[str, PatchBatches]):
-        self.splits = splits
+    def __init__(self, batches: PatchBatches):
+        self.batches = batches
 
     def __getitem__(self, request: Request) -> dict:
-        split, epoch, iteration = request
-        return self.splits[split].batch(epoch, iteration)
+        return self.batches.batch(*request)
 
 
 class BatchStream:
@@ -48,11 +47,15 @@ class BatchStream:
     raises that from a signal handler, wherever the training is at that moment; the context explains it.
     """
 
-    def __init__(self, splits: Mapping[str, PatchBatches], requests: Iterable[Request], workers: int, pin_memory: bool = False):
+    def __init__(self, batches: PatchBatches, requests: Iterable[Request], workers: int, pin_memory: bool = False):
+        self.batches = batches
         # spawn: a forked copy of a process that holds CUDA, OpenMP or blosc2 threads may hang
         options = {"multiprocessing_context": "spawn", "prefetch_factor": 3} if workers else {}
-        loader = DataLoader(_Batches(splits), batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options)
+        loader = DataLoader(_Batches(batches), batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options)
         self._iterator = iter(loader)
+
+    def __iter__(self) -> "BatchStream":
+        return self
 
     def __enter__(self) -> "BatchStream":
         return self

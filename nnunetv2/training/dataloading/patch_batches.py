@@ -7,14 +7,12 @@ over several GPUs (each takes its positions of the same batch) all see the same 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
-from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.augmentation import PatchAugmentation
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.dataloading.patch_location import Label, draw_foreground_voxels, draw_lower_corner, is_forced_foreground
 
 SPLIT_WORDS = {"train": 0, "val": 1}  # part of the seed, so that both splits draw differently
@@ -51,17 +49,16 @@ class PatchBatches:
     (B,) int64 (-1 unknown), has_lesion (B,) bool, keys (B names).
     """
 
-    folder: Path
-    cases: tuple[str, ...]
+    dataset: nnUNetBaseDataset
     split: str  # "train" or "val"
     seed: int
     fold: int | str
     patch_size: tuple[int, ...]
     batch_size: int  # over all GPUs
     positions: tuple[int, ...]  # which samples of the batch this process makes
-    target_transforms: ComposeTransforms | None  # for patches without augmentation
-    augmentation: PatchAugmentation | None = None
+    augmentation: PatchAugmentation
     foreground_share: float = 0.33
+    probabilistic_foreground: bool = False  # that chance for every patch, instead of the batch's last ones for sure
     ignore_key: Label | None = None  # class_locations key of all annotated voxels, when the dataset has an ignore label
     class_sampling: ClassSampling = ClassSampling()
 
@@ -80,39 +77,42 @@ class PatchBatches:
         fold = self.fold if isinstance(self.fold, int) else FOLD_ALL_WORD
         words = np.random.SeedSequence([self.seed, fold, SPLIT_WORDS[self.split], epoch, iteration, position])
         rng = np.random.default_rng(words)
-        case = self.cases[rng.choice(len(self.cases), p=self.class_sampling.case_probabilities(self.cases))]
+        cases = self.dataset.identifiers
+        case = cases[rng.choice(len(cases), p=self.class_sampling.case_probabilities(cases))]
+        if self.probabilistic_foreground:
+            forced = rng.random() < self.foreground_share
+        else:
+            forced = is_forced_foreground(position, self.batch_size, self.foreground_share)
         try:
             with seeded_global_generators(int(words.generate_state(1)[0])):
-                return self._make_sample(case, rng, is_forced_foreground(position, self.batch_size, self.foreground_share))
+                return self._make_sample(case, rng, forced)
         except Exception as error:
-            raise RuntimeError(f"No patch from case {case!r} in {self.folder} (epoch {epoch}, iteration {iteration}): {error!r}. "
+            raise RuntimeError(f"No patch from case {case!r} in {self.dataset.source_folder} (epoch {epoch}, iteration {iteration}): {error!r}. "
                                "If its files are damaged, delete them and preprocess again.") from error
 
     def _make_sample(self, case: str, rng: np.random.Generator, forced: bool) -> dict:
-        data, segmentation, properties = load_case(self.folder, case)
-        final_size = np.array(self.patch_size)
-        read_size, spatial = final_size, None
-        if self.augmentation is not None:
-            read_size = np.array(self.augmentation.geometry.initial_patch_size)
-            spatial = self.augmentation.draw_spatial()
+        data, segmentation, previous, properties = self.dataset.load_case(case)
+        final_size, read_size = np.array(self.patch_size), np.array(self.augmentation.initial_patch_size)
+        spatial = self.augmentation.draw_spatial()
         flat = len(final_size) == 2  # a 2D patch is one slice of the volume
         if flat:
             final_size, read_size = np.array([1, *final_size]), np.array([1, *read_size])
 
         voxels = self._centre_candidates(rng, forced, properties["class_locations"])
         low = draw_lower_corner(rng, data.shape[1:], read_size, final_size, voxels)
-        if spatial is None:  # the middle of the box is all that is needed
+        if spatial is None and self.augmentation.knows_spatial:  # the middle of the box is all that is needed
             low, read_size = low + read_size // 2 - final_size // 2, final_size
 
         image = torch.from_numpy(read_box(data, low, read_size, 0).astype(np.float32, copy=False))
         labels = torch.from_numpy(read_box(segmentation, low, read_size, -1).astype(np.int16, copy=False))
+        if previous is not None:
+            found_before = torch.from_numpy(read_box(previous[:][None], low, read_size, -1).astype(np.int16, copy=False))
+            labels = torch.cat([labels, found_before])  # the transforms turn it into channels of the image
         patch = {"image": image[:, 0], "segmentation": labels[:, 0]} if flat else {"image": image, "segmentation": labels}
-        if spatial is not None:
-            patch = self.augmentation.apply_spatial(patch, spatial)
-        has_lesion = self._shows_lesion(patch["segmentation"][0], properties["class_locations"])
-        finish = self.target_transforms if self.augmentation is None else self.augmentation.rest
-        return {**finish(**patch), "key": case, "class": self.class_sampling.labels.get(case, -1),
-                "has_lesion": has_lesion}
+        patch = self.augmentation(patch, spatial)
+        finest = patch["segmentation"][0] if isinstance(patch["segmentation"], list) else patch["segmentation"]
+        return {**patch, "key": case, "class": self.class_sampling.labels.get(case, -1),
+                "has_lesion": self._shows_lesion(finest[0], properties["class_locations"])}
 
     def _shows_lesion(self, labels: torch.Tensor, class_locations: Mapping) -> bool:
         wanted = self.class_sampling.lesion_labels

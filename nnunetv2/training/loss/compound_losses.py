@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nnunetv2.training.loss.dice import SoftDiceLoss
-from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
 
 
 class DC_and_CE_loss(nn.Module):
@@ -36,6 +36,14 @@ class DC_and_CE_loss(nn.Module):
         if self.weight_ce != 0 and anything_known:
             loss = loss + self.weight_ce * self.ce(net_output, target)
         return loss
+
+
+class DC_and_topk_loss(DC_and_CE_loss):
+    """Dice + cross-entropy of the worst voxels (TopKLoss, which `ce_kwargs` describe)."""
+
+    def __init__(self, soft_dice_kwargs: dict, ce_kwargs: dict, weight_ce: float = 1, weight_dice: float = 1, ignore_label: int | None = None):
+        super().__init__(soft_dice_kwargs, {}, weight_ce, weight_dice, ignore_label)
+        self.ce = TopKLoss(**ce_kwargs if ignore_label is None else {**ce_kwargs, "ignore_index": ignore_label})
 
 
 class DC_and_BCE_loss(nn.Module):

@@ -5,7 +5,7 @@ class. Here the head has an optimiser of its own, sees true masks first and more
 its gradient reaches the encoder late and weakly, so that it cannot spoil the features it lives on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nnunetv2.training.dataloading.patch_batches import ClassSampling
+from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.utilities.classification import ClassificationTask
 
 
@@ -39,6 +41,14 @@ class ClassTraining:
 
     def encoder_gradient_at(self, progress: float) -> float:
         return self.encoder_gradient if progress >= self.encoder_release else 0.0
+
+    def make_sampling(self, labels: Mapping[str, int], lesion_labels: Sequence[int]) -> ClassSampling:
+        return ClassSampling(labels, tuple(lesion_labels), self.lesion_share, self.balance == "sampling")
+
+    def make_loss(self, segmentation_loss: nn.Module, labels: Sequence[int], n_classes: int, n_steps: int) -> DC_and_CE_and_weighted_CE_loss:
+        """labels: class indices of the training cases, which weigh the classes; n_steps: of the whole training."""
+        weights = inverse_frequency_weights(labels, n_classes) if self.balance == "weights" else torch.ones(n_classes)
+        return DC_and_CE_and_weighted_CE_loss(segmentation_loss, weights, self.loss_weight, self.label_smoothing, round(self.warm_up * n_steps))
 
     def make_optimiser(self, head: nn.Module) -> torch.optim.Optimizer:
         if self.optimiser == "sgd":

@@ -4,7 +4,8 @@
     trainer.run_training()
     trainer.perform_actual_validation()
 
-Subclasses change attributes in `__init__` or override a method; `nnunetv2_train -tr NAME` finds those in `variants/`.
+Subclasses change attributes in `__init__` or override a method; hooks and attributes have nnU-Net 2.8.1's names and are
+called when it calls them. `nnunetv2_train -tr NAME` finds trainers anywhere below this folder and in $nnUNet_extTrainer.
 An epoch is a pure function of (weights and optimiser state at its start, seed, fold, epoch): nothing else is remembered,
 so a run that was killed and resumed ends, on CPU, with the same weights as one that was not.
 """
@@ -12,7 +13,9 @@ so a run that was killed and resumed ends, on CPU, with the same weights as one 
 import os
 import shutil
 import time
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,44 +27,49 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from nnunetv2 import paths
-from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation_workers, training_requests
+from nnunetv2.training.dataloading.batch_stream import BatchStream
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.logging import TrainingLog
-from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
-from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, inverse_frequency_weights, read_training_labels
+from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
+from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales, segmentation_loss
-from nnunetv2.training.nnUNetTrainer.patches import make_batches
 from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
+from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
-from nnunetv2.training.splits import load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
+from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name
 
 RANDOM_STREAMS = {"weights": 0, "epoch": 1}  # parts of the seed; batches have their own
 
 
-class nnUNetTrainer:
+class nnUNetTrainer(TrainingData):
+    """See the module; hooks of the data are in trainer_data.py."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_unknown_hooks(cls)
+
     def __init__(self, plans: dict, configuration: str, fold: int | str, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):
+        plans.pop("continue_training", None)  # nnU-Net's own entry point passes it this way
         self.my_init_kwargs = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json,
                                "device": device}
         self.plans_manager = PlansManager(plans)
         self.configuration_manager = self.plans_manager.get_configuration(configuration)
         self.configuration_name, self.dataset_json, self.fold, self.device = configuration, dataset_json, fold, device
-        if self.configuration_manager.previous_stage_name is not None:
-            raise NotImplementedError(f"{configuration} refines the segmentation of {self.configuration_manager.previous_stage_name}; "
-                                      "cascades cannot be trained here. Train 3d_fullres or 3d_lowres.")
         self.label_manager = self.plans_manager.get_label_manager(dataset_json)
         plain_ending(dataset_json["file_ending"], "dataset.json")
         channels = finest_channels(self.configuration_manager.network_arch_init_kwargs, self.label_manager.num_segmentation_heads)
@@ -76,9 +84,20 @@ class nnUNetTrainer:
         self.is_ddp = is_distributed()
         self.local_rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if self.is_ddp else (0, 1)
 
+        self.preprocessed_dataset_folder_base = _folder("nnUNet_preprocessed", self.plans_manager.dataset_name)
+        self.preprocessed_dataset_folder = _folder("nnUNet_preprocessed", self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
+        self.output_folder_base = self._model_folder(configuration)
+        self.output_folder = None if self.output_folder_base is None else os.path.join(self.output_folder_base, plain_name(f"fold_{fold}", "fold", "-f"))
+        previous = self.configuration_manager.previous_stage_name
+        self.is_cascaded = previous is not None
+        model = self._model_folder(previous) if self.is_cascaded else None
+        self.folder_with_segs_from_previous_stage = None if model is None else os.path.join(model, "predicted_next_stage", configuration)
+        self.dataset_class: type[nnUNetBaseDataset] | None = None  # by the files of the preprocessed folder, unless a subclass sets it
+
         self.seed = 0
         self.initial_lr, self.weight_decay = 1e-2, 3e-5
         self.oversample_foreground_percent = 0.33  # share of a batch's patches that show foreground for sure
+        self.probabilistic_oversampling = False  # that chance for every patch instead
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.enable_deep_supervision = True
         self.gradient_clip = 12.0  # L2 norm, of the segmentation network and of the head, each on its own
@@ -88,71 +107,78 @@ class nnUNetTrainer:
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
         self.disable_checkpointing = False
-        self.num_workers: int | None = None  # data loading processes, 0 = none; None: nnUNet_n_proc_DA or by cores
+        self.num_workers: int | None = None  # processes per loader, 0 = none; None: nnUNet_n_proc_DA or by cores
 
         self.start_weights: str | Path | None = None  # checkpoint that the training starts from
+
+        self.num_input_channels = self.network = self.optimizer = self.lr_scheduler = self.loss = None  # see initialize
+        self.dataloader_train = self.dataloader_val = None  # see on_train_start
+        self.grad_scaler = None  # see initialize
+        self.logger = TrainingLog(self.output_folder, self.class_task is not None, active=self.local_rank == 0)
         self.current_epoch = 0
         self.bad_steps = BadSteps()
         self._best_ema: float | None = None
-        self.inference_allowed_mirroring_axes: tuple[int, ...] = tuple(range(len(self.configuration_manager.patch_size)))
+        self._split: tuple[list[str], list[str]] | None = None
+        self._identity: dict[str, Any] | None = None
+        self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None  # set with the augmentation's
         self.was_initialized = False
 
-    # ---- where things are ------------------------------------------------------------------------------------------
+    def _model_folder(self, configuration: str) -> str | None:
+        model = f"{type(self).__name__}__{self.plans_manager.plans_name}__{configuration}"
+        return _folder("nnUNet_results", self.plans_manager.dataset_name, model)
 
     @property
-    def preprocessed_dataset_folder_base(self) -> Path:
-        return Path(paths.nnUNet_preprocessed) / self.plans_manager.dataset_name
+    def log_file(self) -> Path | None:
+        """The text log of this start."""
+        return self.logger.file
 
-    @property
-    def preprocessed_dataset_folder(self) -> Path:
-        return self.preprocessed_dataset_folder_base / self.configuration_manager.data_identifier
-
-    @property
-    def output_folder_base(self) -> Path:
-        name = f"{type(self).__name__}__{self.plans_manager.plans_name}__{self.configuration_name}"
-        return Path(paths.nnUNet_results) / self.plans_manager.dataset_name / name
-
-    @property
-    def output_folder(self) -> Path:
-        return self.output_folder_base / plain_name(f"fold_{self.fold}", "fold", "-f")
-
-    @property
-    def deep_supervision_scales(self) -> list[list[float]] | None:
-        return deep_supervision_scales(self.configuration_manager.pool_op_kernel_sizes) if self.enable_deep_supervision else None
+    @log_file.setter
+    def log_file(self, file: str | os.PathLike) -> None:
+        self.logger.file = Path(file)
 
     @property
     def module(self) -> nn.Module:
         """The network without its wrapper for several GPUs."""
-        return self.network.module if self.is_ddp else self.network
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        self.logger.print(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What this training's weights depend on (training_identity.py); read when it is first asked for, after `initialize`."""
+        if self._identity is None:
+            self._identity = training_identity(self)
+        return self._identity
 
     # ---- building --------------------------------------------------------------------------------------------------
 
     def initialize(self) -> None:
-        """Network, optimisers, loss and log; reads the splits and the training cases' class labels, no images."""
+        """Network, optimisers and loss; of the data only, for a class task, the training cases' labels."""
         if self.was_initialized:
             raise RuntimeError("initialize() was called twice on the same trainer.")
+        for variable in paths.VARIABLES[1:]:
+            getattr(paths, variable)  # an unset variable ends here, with its name
+        self.logger.move_to(self.output_folder)
         self._seed_everything("weights", 0)
-        self.train_cases, self.val_cases = load_split(self.preprocessed_dataset_folder_base, self.fold)
-        self.log = TrainingLog(self.output_folder, self.class_task is not None, active=self.local_rank == 0)
-        network = self.build_network_architecture(
-            self.plans_manager, self.configuration_manager,
-            determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json),
-            self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
-        if self.device.type == "cuda" and os.environ.get("nnUNet_compile", "f").lower() in ("t", "true", "1"):
-            network.compile()
-        # the lowest decoder output has loss weight 0 and a batch may hold no lesion: some parameters get no gradient
-        self.network = DistributedDataParallel(network, find_unused_parameters=True) if self.is_ddp else network
-        self.average = None if self.ema_decay is None else AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
-        # of the training cases alone: what the validation cases are stays unread
-        self.class_labels = {} if self.class_task is None else read_training_labels(
-            self.class_task, self.preprocessed_dataset_folder_base, self.train_cases)
+        self._set_batch_size_and_oversample()
+        self.num_input_channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
+        self.network = build_network(self, self.plans_manager, self.configuration_manager, self.num_input_channels,
+                                     self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
+        if self._do_i_compile():
+            self.network.compile()
+        self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
-        self.class_optimizer = None if self.class_task is None else self.class_training.make_optimiser(self.module.class_head)
-        self.class_lr_scheduler = None if self.class_task is None else PolyLRScheduler(
-            self.class_optimizer, self.class_training.lr, self.num_epochs)
+        if self.is_ddp:
+            # the lowest decoder output has loss weight 0 and a batch may hold no lesion: some parameters get no gradient
+            self.network = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(self.network), find_unused_parameters=True)
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
-        self.loss = self._build_loss().to(self.device)
-        self.identity = training_identity(self)
+        self.loss = self._build_loss()
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(self.device)
+        self._initialize_class_task()
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         self.was_initialized = True
 
     @staticmethod
@@ -165,24 +191,42 @@ class nnUNetTrainer:
             configuration_manager.network_arch_init_kwargs_req_import, num_input_channels, num_output_channels,
             allow_init=True, deep_supervision=enable_deep_supervision, class_head=configuration_manager.class_head, where=configuration_manager.source)
 
+    def _do_i_compile(self) -> bool:
+        """Only when nnUNet_compile asks for it, and on a GPU."""
+        return self.device.type == "cuda" and os.environ.get("nnUNet_compile", "f").lower() in ("t", "true", "1")
+
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """Of everything but the class head, which has its own."""
-        parameters = [parameter for name, parameter in self.module.named_parameters() if not name.startswith("class_head.")]
-        optimizer = torch.optim.SGD(parameters, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True)
+        """Of everything but the class head, which has its own unless its parameters are given to this one."""
+        optimizer = torch.optim.SGD(self.segmentation_parameters(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
+    def segmentation_parameters(self) -> list[nn.Parameter]:
+        """Of the network without the class head."""
+        return [parameter for name, parameter in self.module.named_parameters() if not name.startswith("class_head.")]
+
     def _build_loss(self) -> nn.Module:
-        self.seg_loss = segmentation_loss(self.label_manager, self.configuration_manager.batch_dice, self.is_ddp,
-                                          len(self.deep_supervision_scales) if self.enable_deep_supervision else None)
+        """Of the segmentation: called with the network's segmentation output and the target, lists of them under deep supervision."""
+        scales = self._get_deep_supervision_scales()
+        return segmentation_loss(self.label_manager, self.configuration_manager.batch_dice, self.is_ddp, len(scales) if scales is not None else None)
+
+    def _initialize_class_task(self) -> None:
+        self.class_labels: dict[str, int] = {}
+        self.class_optimizer = self.class_lr_scheduler = self.multitask_loss = None
         if self.class_task is None:
-            return self.seg_loss
-        settings, n_classes = self.class_training, len(self.class_task.classes)
-        weights = torch.ones(n_classes)
-        if settings.balance == "weights":
-            weights = inverse_frequency_weights(list(self.class_labels.values()), n_classes)
-        self.log.print(f"Class weights from {len(self.class_labels)} training cases: {weights.tolist()}")
-        warm_up = round(settings.warm_up * self.num_epochs * self.num_iterations_per_epoch)
-        return DC_and_CE_and_weighted_CE_loss(self.seg_loss, weights, settings.loss_weight, settings.label_smoothing, warm_up)
+            return
+        head = getattr(self.module, "class_head", None)
+        if head is None:
+            raise ValueError(f"The plans ask for a class head, but {type(self).__name__} builds a network without one. Take 'class_head' out of the "
+                             "plans, or hand configuration_manager.class_head to get_network_from_plans.")
+        # of the training cases alone: what the validation cases are stays unread
+        self.class_labels = read_training_labels(self.class_task, Path(self.preprocessed_dataset_folder_base), self.train_cases)
+        taken = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if not any(id(parameter) in taken for parameter in head.parameters()):
+            self.class_optimizer = self.class_training.make_optimiser(head)
+            self.class_lr_scheduler = PolyLRScheduler(self.class_optimizer, self.class_training.lr, self.num_epochs)
+        self.multitask_loss = self.class_training.make_loss(self.loss, list(self.class_labels.values()), len(self.class_task.classes),
+                                                            self.num_epochs * self.num_iterations_per_epoch).to(self.device)
+        self.print_to_log_file(f"Class weights from {len(self.class_labels)} training cases: {self.multitask_loss.class_weights.tolist()}")
 
     def _seed_everything(self, stream: str, epoch: int) -> None:
         """Seed what draws in this process: weights, dropout."""
@@ -194,79 +238,92 @@ class nnUNetTrainer:
 
     def run_training(self) -> None:
         """Train from `current_epoch` on; returns at once when the training was finished before."""
+        if self.was_initialized and self.current_epoch >= self.num_epochs:
+            self.print_to_log_file(f"The training of fold {self.fold} is finished.")
+            return
+        self.on_train_start()
+        with ExitStack() as stack:  # loaders end their workers, whatever happens
+            for loader in (self.dataloader_train, self.dataloader_val):
+                if isinstance(loader, AbstractContextManager):
+                    stack.enter_context(loader)
+            for epoch in range(self.current_epoch, self.num_epochs):
+                self.on_epoch_start()
+                self.on_train_epoch_start()
+                outputs = [self.train_step(next(self.dataloader_train)) for _ in self._progress(self.num_iterations_per_epoch, f"epoch {epoch}")]
+                self.on_train_epoch_end(outputs)
+                with torch.no_grad():
+                    self.on_validation_epoch_start()
+                    outputs = [self.validation_step(next(self.dataloader_val)) for _ in self._progress(self.num_val_iterations_per_epoch, "validation")]
+                    self.on_validation_epoch_end(outputs)
+                self.on_epoch_end()
+            self.on_train_end()
+
+    def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
-        if self.current_epoch >= self.num_epochs:
-            self.log.print(f"The training of fold {self.fold} is finished.")
-            return
         sweep(self.output_folder, self.output_folder_base)
-        self._on_train_start()
-        workers = augmentation_workers(self.device) if self.num_workers is None else self.num_workers
-        requests = training_requests(self.current_epoch, self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch)
-        with BatchStream(make_batches(self), requests, workers, pin_memory=self.device.type == "cuda") as batches:
-            for epoch in range(self.current_epoch, self.num_epochs):
-                self._run_epoch(epoch, batches)
-        self.save_checkpoint(self.output_folder / "checkpoint_final.pth")
-        if self.average is not None:
-            self.save_checkpoint(self.output_folder / "checkpoint_ema.pth", averaged=True)
+        self.save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self.print_plans()
         if self.local_rank == 0:
-            (self.output_folder / "checkpoint_latest.pth").unlink(missing_ok=True)
-            for name in ("checkpoint_final.pth", "checkpoint_ema.pth", "checkpoint_best.pth"):
-                record_checkpoint(self.output_folder / name)
-            self.log.plot(force=True)
-        self.log.print("Training done.")
+            self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder)
+            self._save_model_description()
+        if self.is_ddp:
+            dist.barrier()
 
-    def _on_train_start(self) -> None:
-        if self.local_rank == 0:
-            save_json(self.plans_manager.plans, self.output_folder_base / "plans.json")
-            save_json(self.dataset_json, self.output_folder_base / "dataset.json")
-            write_fold_manifest(self)
-            fingerprint = self.preprocessed_dataset_folder_base / "dataset_fingerprint.json"
-            if fingerprint.is_file():
-                with atomic_write(self.output_folder_base / fingerprint.name) as temporary:
-                    shutil.copyfile(fingerprint, temporary)
-        self.log.print(f"{self.plans_manager.dataset_name}, {self.configuration_name}, fold {self.fold}: {len(self.train_cases)} training and "
-                       f"{len(self.val_cases)} validation cases, epochs {self.current_epoch} to {self.num_epochs - 1} on {self.device}")
-        self.log.print(f"Configuration: {self.configuration_manager}")
+    def _save_model_description(self) -> None:
+        """plans.json, dataset.json and the fingerprint, which prediction and others read, beside the folds."""
+        base = Path(self.output_folder_base)
+        save_json(self.plans_manager.plans, base / "plans.json")
+        save_json(self.dataset_json, base / "dataset.json")
+        write_fold_manifest(self)
+        fingerprint = Path(self.preprocessed_dataset_folder_base) / "dataset_fingerprint.json"
+        if fingerprint.is_file():
+            with atomic_write(base / fingerprint.name) as temporary:
+                shutil.copyfile(fingerprint, temporary)
+
+    def print_plans(self) -> None:
+        """What is trained on what, into the log."""
+        self.print_to_log_file(f"{self.plans_manager.dataset_name}, {self.configuration_name}, fold {self.fold}: "
+                               f"{len(self.dataloader_train.batches.dataset.identifiers) if isinstance(self.dataloader_train, BatchStream) else 'own'} training cases, "
+                               f"epochs {self.current_epoch} to {self.num_epochs - 1} on {self.device}")
+        self.print_to_log_file(f"Configuration: {self.configuration_manager}")
         if self.class_task is not None:
-            self.log.print(f"Class task {self.class_task.name!r}: {self.class_training}")
+            self.print_to_log_file(f"Class task {self.class_task.name!r}: {self.class_training}")
 
-    def _run_epoch(self, epoch: int, batches: BatchStream) -> None:
-        self.log.log("epoch_start_timestamps", time.time(), epoch)
-        self._seed_everything("epoch", epoch)
-        self.lr_scheduler.step(epoch)
-        self.log.log("lrs", self.optimizer.param_groups[0]["lr"], epoch)
-        self.log.print(f"\nEpoch {epoch}, learning rate {self.log.values['lrs'][epoch]:.5f}")
-        if self.class_task is not None:
-            self.class_lr_scheduler.step(epoch)
-            self.module.class_head.encoder_gradient = self.class_training.encoder_gradient_at(epoch / self.num_epochs)
+    def on_epoch_start(self) -> None:
+        self.logger.log("epoch_start_timestamps", time.time(), self.current_epoch)
+        self._seed_everything("epoch", self.current_epoch)
+        self._step = self.current_epoch * self.num_iterations_per_epoch  # counts from the training's start
 
+    def on_train_epoch_start(self) -> None:
         self.network.train()
-        outputs = [self.train_step(next(batches), epoch * self.num_iterations_per_epoch + i)
-                   for i in self._progress(self.num_iterations_per_epoch, f"epoch {epoch}")]
-        self._on_train_epoch_end(epoch, outputs)
-        self.network.eval()
-        with torch.no_grad():
-            outputs = [self.validation_step(next(batches)) for _ in self._progress(self.num_val_iterations_per_epoch, "validation")]
-        self._on_validation_epoch_end(epoch, outputs)
-        self._on_epoch_end(epoch)
+        self.lr_scheduler.step(self.current_epoch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.logger.log("lrs", rate, self.current_epoch)
+        self.print_to_log_file(f"\nEpoch {self.current_epoch}, learning rate {rate:.5f}")
+        if self.class_task is not None:
+            if self.class_lr_scheduler is not None:
+                self.class_lr_scheduler.step(self.current_epoch)
+            self.module.class_head.encoder_gradient = self.class_training.encoder_gradient_at(self.current_epoch / self.num_epochs)
 
-    def train_step(self, batch: dict, step: int) -> dict[str, Tensor]:
-        """One update; `step` counts from the training's start. Nothing is copied from the GPU, so nothing waits for it."""
+    def train_step(self, batch: dict) -> dict[str, Any]:
+        """One update. Nothing is copied from the GPU, so nothing waits for it."""
         data, target = self._to_device(batch)
-        finest = target[0] if self.enable_deep_supervision else target
         for optimizer in self._optimizers():
             optimizer.zero_grad(set_to_none=True)
+        class_rows = {}
         with self._autocast():
             if self.class_task is None:
-                loss = self.loss(self.network(data)[0], target)
-                class_rows = {}
+                loss = self.loss(segmentation_output(self.network(data)), target)
             else:
-                teacher_weight = self.class_training.teacher_weight(step / (self.num_epochs * self.num_iterations_per_epoch))
-                seg_logits, class_logits = self.network(data, teacher=finest, teacher_weight=teacher_weight)
+                teacher_weight = self.class_training.teacher_weight(self._step / (self.num_epochs * self.num_iterations_per_epoch))
+                seg_logits, class_logits = self.network(data, teacher=target[0] if self.enable_deep_supervision else target, teacher_weight=teacher_weight)
                 class_target, has_lesion = batch["class_target"].to(self.device), batch["has_lesion"].to(self.device)
-                loss, _ = self.loss(seg_logits, target, class_logits, class_target, has_lesion, step)
+                loss, _ = self.multitask_loss(seg_logits, target, class_logits, class_target, has_lesion, self._step)
                 class_rows = {"class_logits": class_logits.detach(), "class_target": torch.where(has_lesion, class_target, -1)}
+        self._step += 1
         return {"loss": loss.detach(), "taken": self._update(loss), "keys": batch.get("keys", ()), **class_rows}
 
     def _update(self, loss: Tensor) -> Tensor:
@@ -290,69 +347,107 @@ class nnUNetTrainer:
             self.average.update_parameters(self.module)
         return taken
 
-    def validation_step(self, batch: dict) -> dict[str, Tensor]:
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        losses = torch.stack([torch.as_tensor(output["loss"]) for output in train_outputs])
+        self.logger.log("train_losses", finite_mean_over_gpus(losses), self.current_epoch)
+        if "taken" in train_outputs[0]:
+            self.bad_steps.count(train_outputs, self.module, self.logger, self.current_epoch)
+        if "class_logits" in train_outputs[0]:
+            logits, targets = (torch.cat([output[key] for output in train_outputs]) for key in ("class_logits", "class_target"))
+            targets = torch.where(torch.isfinite(logits).all(1), targets, -1)
+            first_epoch = round(self.class_training.warm_up * self.num_epochs)
+            watch_class_head(self.logger, self.current_epoch, *gather_rows(logits, targets), first_epoch=first_epoch)
+
+    def on_validation_epoch_start(self) -> None:
+        self.network.eval()
+
+    def validation_step(self, batch: dict) -> dict[str, Any]:
         """Segmentation only: monitoring needs no class labels of validation cases."""
         data, target = self._to_device(batch)
         with self._autocast():
-            seg_logits, _ = self.network(data)
-            loss = self.seg_loss(seg_logits, target)
+            seg_logits = segmentation_output(self.network(data))
+            loss = self.loss(seg_logits, target)
         if self.enable_deep_supervision:
             seg_logits, target = seg_logits[0], target[0]
-        return {"loss": loss, "counts": foreground_counts(seg_logits, target, self.label_manager)}
+        return {"loss": loss, **dict(zip(("tp_hard", "fp_hard", "fn_hard"), foreground_counts(seg_logits, target, self.label_manager)))}
 
-    # ---- after an epoch --------------------------------------------------------------------------------------------
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        counts = torch.stack([torch.stack([torch.as_tensor(output[key]) for key in ("tp_hard", "fp_hard", "fn_hard")]) for output in val_outputs]).sum(0)
+        dice = dice_from_counts(sum_over_gpus(counts).cpu())
+        self.logger.log("dice_per_class_or_region", dice, self.current_epoch)
+        self.logger.log("mean_fg_dice", float(np.nanmean(dice)) if np.isfinite(dice).any() else 0.0, self.current_epoch)
+        self.logger.log("val_losses", mean_over_gpus(torch.stack([torch.as_tensor(output["loss"]) for output in val_outputs])), self.current_epoch)
 
-    def _on_train_epoch_end(self, epoch: int, outputs: list[dict]) -> None:
-        self.log.log("train_losses", finite_mean_over_gpus(torch.stack([output["loss"] for output in outputs])), epoch)
-        self.bad_steps.count(outputs, self.module, self.log, epoch)
-        if self.class_task is None:
-            return
-        logits, targets = (torch.cat([output[key] for output in outputs]) for key in ("class_logits", "class_target"))
-        targets = torch.where(torch.isfinite(logits).all(1), targets, -1)
-        watch_class_head(self.log, epoch, *gather_rows(logits, targets), first_epoch=round(self.class_training.warm_up * self.num_epochs))
+    def on_epoch_end(self) -> None:
+        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
+        value = {key: self.logger.get_value(key, -1) for key in ("train_losses", "val_losses", "dice_per_class_or_region", "ema_fg_dice",
+                                                                 "epoch_end_timestamps", "epoch_start_timestamps")}
+        self.print_to_log_file(f"Loss {value['train_losses']:.4f}, validation {value['val_losses']:.4f}; pseudo Dice "
+                               f"{np.round(value['dice_per_class_or_region'], 4).tolist()}; {value['epoch_end_timestamps'] - value['epoch_start_timestamps']:.1f} s")
+        self.logger.save()
+        if self._best_ema is None or value["ema_fg_dice"] > self._best_ema:
+            self._best_ema = value["ema_fg_dice"]
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_best.pth"))
+        if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch + 1 < self.num_epochs:
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_latest.pth"))
+        self.logger.plot()
+        self.current_epoch += 1
 
-    def _on_validation_epoch_end(self, epoch: int, outputs: list[dict]) -> None:
-        dice = dice_from_counts(sum_over_gpus(torch.stack([output["counts"] for output in outputs]).sum(0)).cpu())
-        self.log.log("dice_per_class_or_region", dice, epoch)
-        self.log.log("mean_fg_dice", float(np.nanmean(dice)) if np.isfinite(dice).any() else 0.0, epoch)
-        self.log.log("val_losses", mean_over_gpus(torch.stack([output["loss"] for output in outputs])), epoch)
-
-    def _on_epoch_end(self, epoch: int) -> None:
-        self.log.log("epoch_end_timestamps", time.time(), epoch)
-        values = {key: entries[epoch] for key, entries in self.log.values.items()}
-        self.log.print(f"Loss {values['train_losses']:.4f}, validation {values['val_losses']:.4f}; pseudo Dice "
-                       f"{np.round(values['dice_per_class_or_region'], 4).tolist()}; {values['epoch_end_timestamps'] - values['epoch_start_timestamps']:.1f} s")
-        self.log.save()
-        self.current_epoch = epoch + 1
-        save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
-        improved = self._best_ema is None or values["ema_fg_dice"] > self._best_ema
-        if improved:
-            self._best_ema = values["ema_fg_dice"]
-            self.save_checkpoint(self.output_folder / "checkpoint_best.pth")
-        if self.current_epoch % save_every == 0 and self.current_epoch < self.num_epochs:
-            self.save_checkpoint(self.output_folder / "checkpoint_latest.pth")
-        self.log.plot()
+    def on_train_end(self) -> None:
+        self.current_epoch -= 1  # a checkpoint counts the epoch that is running as done
+        self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_final.pth"))
+        if self.average is not None:
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_ema.pth"), averaged=True)
+        self.current_epoch += 1
+        if self.local_rank == 0:
+            Path(self.output_folder, "checkpoint_latest.pth").unlink(missing_ok=True)
+            for name in ("checkpoint_final.pth", "checkpoint_ema.pth", "checkpoint_best.pth"):
+                record_checkpoint(Path(self.output_folder, name))
+            self.logger.plot(force=True)
+        self.print_to_log_file("Training done.")
 
     # ---- checkpoints and validation --------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: str | Path, averaged: bool = False) -> None:
+    def save_checkpoint(self, filename: str | os.PathLike, averaged: bool = False) -> None:
         if self.local_rank == 0 and not self.disable_checkpointing:
-            save_checkpoint(training_state(self, averaged), path)
+            save_checkpoint(training_state(self, averaged), filename)
 
-    def load_checkpoint(self, path: str | Path, to_validate: bool = False) -> None:
+    def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike | dict, to_validate: bool = False) -> None:
         """Continue from a checkpoint of ours or upstream's; `to_validate`: use it for validation alone, which asks less of it."""
         if not self.was_initialized:
             self.initialize()
-        restore_training_state(self, load_checkpoint(path), str(path), to_validate)
+        given = isinstance(filename_or_checkpoint, dict)
+        checkpoint = filename_or_checkpoint if given else load_checkpoint(filename_or_checkpoint)
+        restore_training_state(self, checkpoint, "the checkpoint" if given else str(filename_or_checkpoint), to_validate)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.module.decoder.deep_supervision = enabled
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the fold's validation cases whole, into `fold_X/validation/`."""
-        from nnunetv2.training.nnUNetTrainer.validation import validate_cases  # brings in the inference room, which training does not need
+        # these bring in the inference room, which training does not need
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        from nnunetv2.training.nnUNetTrainer.validation import NextStage, validate_cases
 
-        validate_cases(self, save_probabilities)
+        cases = self.val_cases
+        if not cases:
+            self.print_to_log_file(f"Fold {self.fold} has no validation cases; nothing is validated.")
+            return
+        base = Path(self.preprocessed_dataset_folder_base)
+        following = {name: self.plans_manager.get_configuration(name) for name in self.configuration_manager.next_stage_names or ()}
+        next_stages = [NextStage(stage, base / stage.data_identifier, Path(self.output_folder_base, "predicted_next_stage", name))
+                       for name, stage in following.items()]
+        self.set_deep_supervision_enabled(False)
+        self.network.eval()
+        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
+        predictor.manual_initialization(self.module, self.plans_manager, self.configuration_manager, None, self.dataset_json,
+                                        type(self).__name__, self.inference_allowed_mirroring_axes)
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(cases), folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
+        folder = Path(self.output_folder, "validation")
+        self.print_to_log_file(f"Validating {len(cases)} cases into {folder}")
+        metrics = validate_cases(predictor, dataset, folder, base / "gt_segmentations", save_probabilities, next_stages)
+        self.print_to_log_file(f"Validation of whole cases: mean foreground Dice {np.round(metrics['foreground_mean']['Dice'], 4)}")
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
     # ---- small things ----------------------------------------------------------------------------------------------
 
@@ -370,3 +465,14 @@ class nnUNetTrainer:
 
     def _progress(self, iterations: int, label: str) -> tqdm:
         return tqdm(range(iterations), label, leave=False, disable=None if self.local_rank == 0 else True)
+
+
+def segmentation_output(output: Any) -> Tensor | list[Tensor]:
+    """What a network says about the segmentation: all of it, or the first of (seg_logits, class_logits)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _folder(variable: str, *parts: str) -> str | None:
+    """A folder below one of nnU-Net's; None while its variable is unset, so that a trainer can be made for inference."""
+    base = paths.path_if_set(variable)
+    return None if base is None else os.path.join(base, *parts)

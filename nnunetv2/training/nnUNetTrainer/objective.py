@@ -24,11 +24,16 @@ def deep_supervision_weights(n_outputs: int) -> list[float]:
     return (weights / weights.sum()).tolist()
 
 
-def segmentation_loss(labels: LabelManager, batch_dice: bool, ddp: bool, n_outputs: int | None) -> nn.Module:
+def segmentation_loss(labels: LabelManager, batch_dice: bool, ddp: bool, n_outputs: int | None, smooth: float = 1e-5) -> nn.Module:
     """n_outputs: of the decoder under deep supervision, None without it. Dice leaves the background out, regions have none."""
-    dice = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": labels.has_regions, "ddp": ddp}
+    dice = {"batch_dice": batch_dice, "smooth": smooth, "do_bg": labels.has_regions, "ddp": ddp}
     if labels.has_regions:
         loss = DC_and_BCE_loss({}, dice, use_ignore_label=labels.has_ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
     else:
         loss = DC_and_CE_loss(dice, {}, ignore_label=labels.ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
+    return supervise_deeply(loss, n_outputs)
+
+
+def supervise_deeply(loss: nn.Module, n_outputs: int | None) -> nn.Module:
+    """`loss` on every decoder output, or as it is for None."""
     return loss if n_outputs is None else DeepSupervisionWrapper(loss, deep_supervision_weights(n_outputs))

@@ -1,37 +1,55 @@
-"""Find a trainer class by name, or by import path for one that lives outside this package."""
+"""Find a trainer class by name: below this folder, in the folders of $nnUNet_extTrainer, or by import path."""
 
 import importlib
+import inspect
+import os
 import pkgutil
+from pathlib import Path
 
-from nnunetv2.training.nnUNetTrainer import variants
+import nnunetv2.training.nnUNetTrainer as room
+from nnunetv2.compatibility.classes import recursive_find_python_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.errors import InputError
+
+FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders of the user's own trainers, separated as PATH is
 
 
 def available_trainers() -> dict[str, type[nnUNetTrainer]]:
-    """Name -> class of nnUNetTrainer and its subclasses in `nnUNetTrainer/variants/`."""
-    for module in pkgutil.iter_modules(variants.__path__):
-        importlib.import_module(f"{variants.__name__}.{module.name}")
-    found, waiting = {}, [nnUNetTrainer]
-    while waiting:
-        trainer = waiting.pop()
-        found[trainer.__name__] = trainer
-        waiting += trainer.__subclasses__()
-    return found
+    """Name -> class of nnUNetTrainer and its subclasses in modules below this folder."""
+    modules = [importlib.import_module(module.name) for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
+    return {name: value for module in modules for name, value in vars(module).items()
+            if inspect.isclass(value) and issubclass(value, nnUNetTrainer) and name == value.__name__ and not name.startswith("_")}
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer]:
-    """`name`: a class of `available_trainers`, or `package.module:Class` (the module must be importable, e.g. on PYTHONPATH)."""
+    """`name`: a trainer of this package or of a file below $nnUNet_extTrainer, or `package.module:Class`, importable as it stands.
+
+    InputError that lists the known ones when there is none, or when the class is no trainer.
+    """
     if ":" in name:
         module_name, class_name = name.split(":", 1)
         try:
-            trainer = getattr(importlib.import_module(module_name), class_name)
+            found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(f"Trainer {name!r} cannot be imported: {error}. Put its folder on PYTHONPATH.") from error
-        if not (isinstance(trainer, type) and issubclass(trainer, nnUNetTrainer)):
-            raise TypeError(f"{name!r} is no subclass of nnUNetTrainer.")
-        return trainer
-    trainers = available_trainers()
-    if name not in trainers:
-        raise ValueError(f"There is no trainer {name!r}. Known: {', '.join(sorted(trainers))}; or give 'package.module:Class'. "
-                         "New ones go into nnunetv2/training/nnUNetTrainer/variants/.")
-    return trainers[name]
+            raise InputError(f"Trainer {name!r} cannot be imported: {error}. Put its folder on PYTHONPATH.") from error
+    elif name == nnUNetTrainer.__name__:
+        return nnUNetTrainer
+    else:
+        trainers = available_trainers()
+        found = trainers.get(name) or _external_trainer(name)
+        if found is None:
+            raise InputError(f"There is no trainer {name!r}. Known: {', '.join(sorted(trainers))}; or give 'package.module:Class'. "
+                             f"Put your own below {room.__path__[0]} or into a folder that {FOLDERS_VARIABLE} names.")
+    if not (isinstance(found, type) and issubclass(found, nnUNetTrainer)):
+        raise InputError(f"{name!r} is no subclass of nnUNetTrainer.")
+    return found
+
+
+def _external_trainer(name: str) -> type | None:
+    for folder in filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)):
+        if not Path(folder).is_dir():
+            raise InputError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder.")
+        found = recursive_find_python_class(folder, name, None)
+        if found is not None:
+            return found
+    return None

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Attributes of a trainer that its weights do not depend on: where and how it runs, how far it is.
 OUTSIDE = {"configuration_name", "fold", "is_ddp", "local_rank", "world_size", "save_every", "disable_checkpointing", "num_workers", "current_epoch",
-           "was_initialized", "start_weights"}
+           "was_initialized", "start_weights", "output_folder", "output_folder_base", "preprocessed_dataset_folder", "preprocessed_dataset_folder_base",
+           "folder_with_segs_from_previous_stage", "inference_allowed_mirroring_axes", "dataloader_train", "dataloader_val"}
 CLASS_OF = "class of "
 
 
@@ -32,9 +33,9 @@ def training_identity(trainer: "nnUNetTrainer") -> dict[str, Any]:
         "settings": _settings(trainer),
         "plans": plans_identity(trainer.plans_manager.plans, trainer.configuration_manager.configuration),
         "dataset": dataset_identity(trainer.dataset_json),
-        "split": {"train": trainer.train_cases, "val": trainer.val_cases},
+        "split": {"train": sorted(trainer.train_cases), "val": sorted(trainer.val_cases)},
         "class_labels": {case: task.classes[k] for case, k in sorted(trainer.class_labels.items())} if task is not None else {},
-        "cases": _case_hashes(trainer.preprocessed_dataset_folder, sorted({*trainer.train_cases, *trainer.val_cases})),
+        "cases": _case_hashes(Path(trainer.preprocessed_dataset_folder), sorted({*trainer.train_cases, *trainer.val_cases})),
         "start_weights": None if trainer.start_weights is None else weights_hash(trainer.start_weights),
     }))
 
@@ -66,9 +67,9 @@ def differences_without_identity(checkpoint: Mapping[str, Any], trainer: "nnUNet
 
 def write_fold_manifest(trainer: "nnUNetTrainer") -> None:
     """`fold_X/manifest.json`, at the training's start. Checkpoints are added by `record_checkpoint`."""
-    planned = read_manifest(trainer.preprocessed_dataset_folder_base).get("planned")
+    planned = read_manifest(Path(trainer.preprocessed_dataset_folder_base)).get("planned")
     save_json({**origin(), "training": trainer.identity, "plan_of_data": None if planned is None else value_hash(planned), "checkpoints": {}},
-              trainer.output_folder / MANIFEST_FILE)
+              Path(trainer.output_folder) / MANIFEST_FILE)
 
 
 def record_checkpoint(path: Path) -> None:
@@ -90,7 +91,7 @@ def _settings(trainer: "nnUNetTrainer") -> dict[str, Any]:
         elif value is None or isinstance(value, (bool, int, float, str)) or isinstance(value, (tuple, list)) and all(
                 isinstance(part, (bool, int, float, str)) for part in value):
             settings[name] = value
-    return {name: value for name, value in settings.items() if name not in ("train_cases", "val_cases")}
+    return settings
 
 
 def _case_hashes(folder: Path, cases: list[str]) -> dict[str, str]:

@@ -27,9 +27,9 @@ def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str
         "network_weights": segmentation_weights,
         "optimizer_state": trainer.optimizer.state_dict(),
         "grad_scaler_state": trainer.grad_scaler.state_dict() if trainer.grad_scaler is not None else None,
-        "logging": trainer.log.values,
+        "logging": trainer.logger.get_checkpoint(),
         "_best_ema": trainer._best_ema,
-        "current_epoch": trainer.current_epoch,
+        "current_epoch": trainer.current_epoch + 1,  # the running epoch counts as done
         "init_args": trainer.my_init_kwargs,
         "trainer_name": type(trainer).__name__,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
@@ -58,7 +58,7 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
         trainer.average.load_state_dict(checkpoint["average_state"])
     if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
-    trainer.log.values = trainer.log.values | checkpoint["logging"]
+    trainer.logger.load_checkpoint(checkpoint["logging"])
     trainer._best_ema, trainer.current_epoch = checkpoint["_best_ema"], checkpoint["current_epoch"]
     trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
 
@@ -68,7 +68,7 @@ def checkpoint_problems(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], to
     identity = checkpoint.get("identity")
     if identity is not None:
         return (validation_problems if to_validate else identity_differences)(identity, trainer.identity)
-    trainer.log.print("note: this checkpoint holds no record of its data; its plans and schedule alone are compared.")
+    trainer.print_to_log_file("note: this checkpoint holds no record of its data; its plans and schedule alone are compared.")
     return [] if to_validate else differences_without_identity(checkpoint, trainer)
 
 

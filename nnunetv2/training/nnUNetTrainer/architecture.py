@@ -1,0 +1,21 @@
+"""The network of a trainer, built by the trainer's own method, in training and at prediction alike."""
+
+import inspect
+import warnings
+
+from torch import nn
+
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+
+def build_network(trainer, plans_manager: PlansManager, configuration_manager: ConfigurationManager, num_input_channels: int,
+                  num_output_channels: int, enable_deep_supervision: bool) -> nn.Module:
+    """Call `build_network_architecture` of a trainer or trainer class, which may have the signature of nnU-Net before 2.6."""
+    build = trainer.build_network_architecture
+    sizes = (num_input_channels, num_output_channels, enable_deep_supervision)
+    if "plans_manager" in inspect.signature(build).parameters:
+        return build(plans_manager, configuration_manager, *sizes)
+    warnings.warn("build_network_architecture has an outdated signature; it is (plans_manager, configuration_manager, num_input_channels, "
+                  "num_output_channels, enable_deep_supervision) now.", DeprecationWarning, stacklevel=2)
+    return build(configuration_manager.network_arch_class_name, configuration_manager.network_arch_init_kwargs,
+                 configuration_manager.network_arch_init_kwargs_req_import, *sizes)

@@ -1,0 +1,206 @@
+"""Custom trainers as people write them against nnU-Net: every hook is called, at its moment, and what it returns is used."""
+
+from functools import wraps
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from torch import nn
+
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy, infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+ONE_EPOCH = {"num_epochs": 1, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
+HOOKS = ("initialize", "build_network_architecture", "configure_optimizers", "_build_loss", "_set_batch_size_and_oversample", "_get_deep_supervision_scales",
+         "get_dataloaders", "configure_rotation_dummyDA_mirroring_and_inital_patch_size", "get_training_transforms", "get_validation_transforms",
+         "get_tr_and_val_datasets", "do_split", "on_train_start", "on_train_end", "on_epoch_start", "on_epoch_end", "on_train_epoch_start", "on_train_epoch_end",
+         "train_step", "on_validation_epoch_start", "validation_step", "on_validation_epoch_end", "print_to_log_file", "print_plans", "save_checkpoint",
+         "set_deep_supervision_enabled")
+
+
+@pytest.fixture
+def plain(plans, dataset_json):
+    """The dataset without its class task: nnU-Net as it is."""
+    del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_is_called(plain, make_trainer, hook):
+    called = []
+    original = getattr(nnUNetTrainer, hook)
+    static = isinstance(vars(nnUNetTrainer).get(hook) or vars(nnUNetTrainer.__mro__[1]).get(hook), staticmethod)
+
+    @wraps(original)
+    def watched(*args, **kwargs):
+        called.append(hook)
+        return original(*args, **kwargs)
+
+    class Custom(nnUNetTrainer):
+        pass
+
+    setattr(Custom, hook, staticmethod(watched) if static else watched)
+    make_trainer(Custom, **ONE_EPOCH).run_training()
+    assert called
+
+
+def test_hooks_of_an_epoch_come_in_nnunets_order(plain, make_trainer):
+    order = []
+    names = ("on_train_start", "on_epoch_start", "on_train_epoch_start", "train_step", "on_train_epoch_end", "on_validation_epoch_start",
+             "validation_step", "on_validation_epoch_end", "on_epoch_end", "on_train_end")
+
+    class Custom(nnUNetTrainer):
+        pass
+
+    for name in names:
+        def watched(self, *args, _name=name, **kwargs):
+            order.append(_name)
+            return getattr(nnUNetTrainer, _name)(self, *args, **kwargs)
+
+        setattr(Custom, name, watched)
+    make_trainer(Custom, **ONE_EPOCH).run_training()
+    assert tuple(order) == names
+
+
+def test_a_split_of_ones_own_decides_what_is_trained_on_and_validated(plain, make_trainer):
+    class OwnSplit(nnUNetTrainer):
+        def do_split(self):
+            return ["case_6", "case_7"], ["case_0"]
+
+        def train_step(self, batch):
+            assert set(batch["keys"]) <= {"case_6", "case_7"}
+            return super().train_step(batch)
+
+    trainer = make_trainer(OwnSplit, **ONE_EPOCH)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    assert [path.name for path in (Path(trainer.output_folder) / "validation").glob("*.nii.gz")] == ["case_0.nii.gz"]
+
+
+def test_a_trainer_without_mirroring_does_not_mirror_and_says_so_to_inference(plain, make_trainer):
+    class OnlyFirstAxis(nnUNetTrainer):
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+            rotation, dummy_2d, size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            self.inference_allowed_mirroring_axes = (0,)
+            return rotation, dummy_2d, size, (0,)
+
+    trainer = make_trainer(OnlyFirstAxis, **ONE_EPOCH)
+    trainer.run_training()
+    mirror = [step for step in trainer.dataloader_train.batches.augmentation.rest.transforms if type(step).__name__ == "MirrorTransform"]
+    assert [tuple(step.allowed_axes) for step in mirror] == [(0,)] and trainer.inference_allowed_mirroring_axes == (0,)
+
+
+def test_train_step_and_loss_of_ones_own(plain, make_trainer):
+    class Own(nnUNetTrainer):
+        def _build_loss(self):
+            return nn.MSELoss()
+
+        def train_step(self, batch):
+            self.optimizer.zero_grad()
+            output = self.network(batch["data"])
+            output = output[0] if isinstance(output, (tuple, list)) else output
+            output = output[0] if isinstance(output, (tuple, list)) else output
+            loss = self.loss(output, torch.ones_like(output))
+            loss.backward()
+            self.optimizer.step()
+            return {"loss": loss.detach().cpu().numpy()}
+
+        def validation_step(self, batch):
+            return {"loss": np.float32(1.0), "tp_hard": np.array([1, 2]), "fp_hard": np.array([0, 1]), "fn_hard": np.array([1, 0])}
+
+    trainer = make_trainer(Own, **ONE_EPOCH)
+    trainer.run_training()
+    assert trainer.logger.get_value("dice_per_class_or_region", -1) == pytest.approx([2 / 3, 4 / 5])
+
+
+def test_loaders_of_ones_own(plain, make_trainer):
+    class Own(nnUNetTrainer):
+        def get_dataloaders(self):
+            _, _, size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+            patch = self.configuration_manager.patch_size
+            transforms = self.get_validation_transforms(self._get_deep_supervision_scales())
+            return tuple(SingleThreadedAugmenter(nnUNetDataLoader(dataset, self.batch_size, patch, patch, self.label_manager, 0.33, transforms=transforms), None)
+                         for dataset in self.get_tr_and_val_datasets())
+
+    trainer = make_trainer(Own, **ONE_EPOCH)
+    trainer.run_training()
+    assert np.isfinite(trainer.logger.get_value("train_losses", -1))
+
+
+def test_output_folder_and_log_file_can_be_set(plain, make_trainer, tmp_path):
+    class Elsewhere(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.output_folder = str(tmp_path / "elsewhere")
+
+    make_trainer(Elsewhere, **ONE_EPOCH).run_training()
+    names = {path.name for path in (tmp_path / "elsewhere").iterdir()}
+    assert "checkpoint_final.pth" in names and any(name.startswith("training_log_") for name in names)
+
+
+def test_values_of_ones_own_can_be_logged(plain, make_trainer):
+    class Logs(nnUNetTrainer):
+        def on_train_epoch_end(self, outputs):
+            super().on_train_epoch_end(outputs)
+            self.logger.log("my_value", 3.5, self.current_epoch)
+            self.print_to_log_file("my line", also_print_to_console=False)
+
+    trainer = make_trainer(Logs, **ONE_EPOCH)
+    trainer.run_training()
+    assert trainer.logger.my_fantastic_logging["my_value"] == [3.5] and "my line" in Path(trainer.log_file).read_text()
+
+
+class OldSignature(nnUNetTrainer):
+    @staticmethod
+    def build_network_architecture(architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels, num_output_channels,
+                                   enable_deep_supervision=True):
+        return get_network_from_plans(architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels, num_output_channels,
+                                      deep_supervision=enable_deep_supervision)
+
+
+def test_the_old_signature_of_build_network_architecture_is_served(plain, make_trainer):
+    trainer = make_trainer(OldSignature, **ONE_EPOCH)
+    with pytest.warns(DeprecationWarning, match="outdated signature"):
+        trainer.run_training()
+
+
+def test_a_network_without_the_class_head_that_the_plans_ask_for_is_refused(make_trainer):
+    with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match="OldSignature builds a network without one"):
+        make_trainer(OldSignature).initialize()
+
+
+@pytest.mark.parametrize("hook", ["get_plain_dataloaders", "_on_epoch_end", "plot_network_architecture"])
+def test_a_hook_that_is_never_called_is_refused_when_the_class_is_defined(hook):
+    with pytest.raises(TypeError, match=f"Mine overrides what is never called: {hook}"):
+        type("Mine", (nnUNetTrainer,), {hook: lambda self: None})
+
+
+def test_an_optimiser_that_takes_the_class_head_along_is_the_only_one(make_trainer):
+    class One(nnUNetTrainer):
+        def configure_optimizers(self):
+            optimizer, schedule = super().configure_optimizers()
+            optimizer.add_param_group({"params": list(self.module.class_head.parameters())})
+            return optimizer, schedule
+
+    trainer = make_trainer(One, **ONE_EPOCH)
+    before = None
+    trainer.initialize()
+    before = trainer.module.class_head.classifier.weight.detach().clone()
+    trainer.run_training()
+    assert trainer.class_optimizer is None and not torch.equal(before, trainer.module.class_head.classifier.weight)
+
+
+def test_datasets_are_told_by_their_files(tmp_path):
+    assert infer_dataset_class(tmp_path) is nnUNetDatasetBlosc2
+    nnUNetDatasetNumpy.save_case(np.ones((1, 2, 3, 4), np.float32), np.zeros((1, 2, 3, 4), np.int16), {"spacing": [1, 1, 1]}, str(tmp_path / "a"))
+    assert infer_dataset_class(tmp_path) is nnUNetDatasetNumpy
+    data, seg, previous, properties = nnUNetDatasetNumpy(tmp_path)["a"]
+    assert data.shape == seg.shape == (1, 2, 3, 4) and previous is None and properties == {"spacing": [1, 1, 1]}
+    nnUNetDatasetNumpy.unpack_dataset(tmp_path)
+    assert isinstance(nnUNetDatasetNumpy(tmp_path)["a"][0], np.memmap)
+    (tmp_path / "b.b2nd").touch()
+    with pytest.raises(ValueError, match="two kinds"):
+        infer_dataset_class(tmp_path)
