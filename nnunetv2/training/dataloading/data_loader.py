@@ -66,11 +66,10 @@ class nnUNetDataLoader(DataLoader):
         for position, key in enumerate(keys):
             data, seg, previous, properties = self._data.load_case(key)
             low = np.array(self.get_bbox(data.shape[1:], self.get_do_oversample(position), properties["class_locations"])[0])
-            image = read_box(data, low, self.patch_size, 0).astype(np.float32, copy=False)
-            labels = [read_box(seg, low, self.patch_size, -1)]
+            image, labels = read_box(data, low, self.patch_size, 0, np.float32), read_box(seg, low, self.patch_size, -1, np.int16)
             if previous is not None:
-                labels.append(read_box(previous[:][None], low, self.patch_size, -1))
-            sample = {"image": torch.from_numpy(image), "segmentation": torch.from_numpy(np.concatenate(labels).astype(np.int16))}
+                labels = np.concatenate([labels, read_box(previous, low, self.patch_size, -1, np.int16)[None]])
+            sample = {"image": torch.from_numpy(image), "segmentation": torch.from_numpy(labels)}
             if self.patch_size_was_2d:
                 sample = {name: value[:, 0] for name, value in sample.items()}
             if self.transforms is not None:

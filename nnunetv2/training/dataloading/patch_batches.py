@@ -103,11 +103,10 @@ class PatchBatches:
         if spatial is None and self.augmentation.knows_spatial:  # the middle of the box is all that is needed
             low, read_size = low + read_size // 2 - final_size // 2, final_size
 
-        image = torch.from_numpy(read_box(data, low, read_size, 0).astype(np.float32, copy=False))
-        labels = torch.from_numpy(read_box(segmentation, low, read_size, -1).astype(np.int16, copy=False))
+        image = torch.from_numpy(read_box(data, low, read_size, 0, np.float32))
+        labels = torch.from_numpy(read_box(segmentation, low, read_size, -1, np.int16))
         if previous is not None:
-            found_before = torch.from_numpy(read_box(previous[:][None], low, read_size, -1).astype(np.int16, copy=False))
-            labels = torch.cat([labels, found_before])  # the transforms turn it into channels of the image
+            labels = torch.cat([labels, torch.from_numpy(read_box(previous, low, read_size, -1, np.int16))[None]])  # the transforms turn it into channels of the image
         patch = {"image": image[:, 0], "segmentation": labels[:, 0]} if flat else {"image": image, "segmentation": labels}
         patch = self.augmentation(patch, spatial)
         finest = patch["segmentation"][0] if isinstance(patch["segmentation"], list) else patch["segmentation"]
@@ -129,13 +128,13 @@ class PatchBatches:
         return None
 
 
-def read_box(array, low: np.ndarray, size: np.ndarray, fill: float) -> np.ndarray:
-    """Box (C, *size) of a lazily sliced array (C, Z, Y, X) from lower corner `low`; `fill` outside the array."""
-    shape = np.array(array.shape[1:])
+def read_box(array, low: np.ndarray, size: np.ndarray, fill: float, dtype: np.typing.DTypeLike = None) -> np.ndarray:
+    """Box ([C,] *size) of a lazily sliced array ([C,] Z, Y, X) from lower corner `low`; `fill` outside the array. dtype: the array's unless given."""
+    channels, shape = array.shape[:-3], np.array(array.shape[-3:])
     start, stop = np.clip(low, 0, shape), np.clip(low + size, 0, shape)
-    box = np.full((array.shape[0], *size), fill, dtype=array.dtype)
+    box = np.full((*channels, *size), fill, dtype=dtype or array.dtype)
     inside = tuple(slice(a, b) for a, b in zip(start - low, stop - low))
-    box[(slice(None), *inside)] = array[(slice(None), *(slice(int(a), int(b)) for a, b in zip(start, stop)))]
+    box[(..., *inside)] = array[(*(slice(None) for _ in channels), *(slice(int(a), int(b)) for a, b in zip(start, stop)))]
     return box
 
 
