@@ -6,7 +6,7 @@ Read off nnU-Net 2.8.1 and dynamic-network-architectures 0.4.4. A file at one of
 _TENSORS = "nnunetv2.compatibility.tensors"
 _NAMES = "nnunetv2.compatibility.model_names"
 _DATASETS = "nnunetv2.compatibility.datasets"
-_CLASSES = "nnunetv2.compatibility.classes"
+_CLASSES = "nnunetv2.utilities.classes_by_name"
 
 
 def _all_from(module: str, *names: str) -> dict[str, str]:

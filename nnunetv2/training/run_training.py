@@ -106,7 +106,7 @@ def set_aside_other_training(trainer: nnUNetTrainer) -> None:
         number += 1
     aside.mkdir()
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith((".", "earlier_")) and path != trainer.log.file:
+        if not path.name.startswith((".", "earlier_")) and path != trainer.log_file:
             path.rename(aside / path.name)
     print(f"{folder} held a training with other data, plans or settings; it is now in {aside}.")
 

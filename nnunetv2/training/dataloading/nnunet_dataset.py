@@ -46,7 +46,7 @@ class nnUNetBaseDataset(ABC):
         """Names of all cases in `folder`."""
 
     @staticmethod
-    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:
+    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:  # noqa: B027 (optional)
         """Make cases quick to read before a training; nothing to do by default."""
 
 

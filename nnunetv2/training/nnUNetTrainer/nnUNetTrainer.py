@@ -37,7 +37,7 @@ from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_t
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
-from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales, segmentation_loss
+from nnunetv2.training.nnUNetTrainer.objective import segmentation_loss
 from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
 from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest

@@ -7,7 +7,7 @@ import pkgutil
 from pathlib import Path
 
 import nnunetv2.training.nnUNetTrainer as room
-from nnunetv2.compatibility.classes import recursive_find_python_class
+from nnunetv2.utilities.classes_by_name import recursive_find_python_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.errors import InputError
 
