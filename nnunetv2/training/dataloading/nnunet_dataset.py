@@ -45,8 +45,8 @@ class nnUNetBaseDataset(ABC):
     def get_identifiers(folder: str | os.PathLike) -> list[str]:
         """Names of all cases in `folder`."""
 
-    @staticmethod
-    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:  # noqa: B027 (optional)
+    @staticmethod  # noqa: B027 (optional)
+    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:
         """Make cases quick to read before a training; nothing to do by default."""
 
 
@@ -106,7 +106,7 @@ class nnUNetDatasetNumpy(nnUNetBaseDataset):
         return sorted(path.stem for path in Path(folder).glob("*.npz") if not path.name.startswith("."))
 
     @staticmethod
-    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:
+    def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:  # noqa: B027 (optional)
         """Write CASE.npy and CASE_seg.npy, which can be mapped into memory. `num_processes` and `verify` have no effect."""
         for path in Path(folder).glob("*.npz"):
             for key, suffix in (("data", ""), ("seg", "_seg")):
