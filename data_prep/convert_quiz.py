@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
@@ -157,7 +158,9 @@ def _write_manifest(target: Path, data: Path, cases: list[Case]) -> None:
     sources = {case.name: {str(file.absolute().relative_to(data)): quick_hash(file) for file in (case.image, case.mask) if file is not None}
                for case in cases}
     tables = {name: file_hash(target / name) for name in ("dataset.json", "subtypes.csv", "splits_final.json")}
-    save_json({**origin(), "data": str(data), "sources": sources, "tables": tables}, target / MANIFEST_FILE)
+    made_from = {"data": str(data), "sources": sources, "tables": tables}
+    if not made_from.items() <= read_manifest(target).items():  # else it keeps its date: later stages depend on the folder's content
+        save_json(origin() | made_from, target / MANIFEST_FILE)
 
 
 def main(arguments: list[str] | None = None) -> None:

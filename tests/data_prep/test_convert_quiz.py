@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from data_prep.convert_quiz import DATASET, convert, main, stratified_folds
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import snap_labels
+from experiments.stage import content_key
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock
 from nnunetv2.verification import verify
@@ -287,3 +288,11 @@ def test_verify_finds_a_conversion_as_it_was_and_names_what_changed(quiz, tmp_pa
 def test_a_second_conversion_into_the_folder_is_refused(quiz, tmp_path):
     with folder_lock(tmp_path / "raw" / DATASET, "conversion", "by another"), pytest.raises(FolderBusy, match="by another"):
         run(quiz, tmp_path)
+
+
+def test_a_rerun_that_restores_a_file_leaves_the_content_as_it_was(quiz, tmp_path):
+    out = run(quiz, tmp_path)
+    before = content_key([out])
+    (out / "imagesTr" / "quiz_0_001_0000.nii.gz").unlink()
+    run(quiz, tmp_path)
+    assert content_key([out]) == before
