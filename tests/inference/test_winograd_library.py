@@ -1,7 +1,11 @@
 """The compiled library's file: made once, by one process, and made anew when it is not what was written. A script stands in for the compiler."""
 
 import fcntl
+import os
+import shutil
+import stat
 import sys
+import tempfile
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +14,7 @@ import pytest
 import torch
 
 from nnunetv2.inference.engines import make_engine, winograd_library
+from nnunetv2.utilities.private_cache import private_cache_folder
 from tests.inference.tiny_model import wide_network
 
 CPU = torch.device("cpu")
@@ -20,6 +25,7 @@ except RuntimeError as error:
 
 
 def _forget_library():
+    private_cache_folder.cache_clear()
     winograd_library.library_file.cache_clear()
     winograd_library.load_library.cache_clear()
 
@@ -94,7 +100,6 @@ def test_of_many_that_start_at_once_one_compiles_and_the_others_wait(compiler, f
 def test_whoever_waits_too_long_gives_up(compiler, fresh_cache, monkeypatch):
     compiler()
     monkeypatch.setattr(winograd_library, "WAIT_FOR_ANOTHER", 0.1)
-    fresh_cache.mkdir(parents=True)
     with open(winograd_library.library_file().with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RuntimeError, match="another process has been compiling"):
@@ -127,10 +132,67 @@ def test_without_a_compiler_the_reason_is_told(fresh_cache, monkeypatch):
         winograd_library.load_library()
 
 
-def test_a_cache_that_cannot_be_written_is_told(monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_told_and_another_place_serves(compiler, fresh_cache, monkeypatch, tmp_path, capsys):
+    runs = compiler()
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    _forget_library()
+    assert winograd_library.load_library().lanes() in (4, 8, 16) and runs() == 1
+    assert winograd_library.library_file().parent == tmp_path / f"nnunetv2_{os.geteuid()}" and str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_nowhere_to_keep_it_is_an_error_that_says_so(compiler, fresh_cache, monkeypatch, tmp_path):
+    compiler()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
     _forget_library()
     with pytest.raises(RuntimeError, match="kept or loaded"):
         winograd_library.load_library()
     _forget_library()
+
+
+def test_nobody_else_can_write_what_is_kept_whatever_the_umask(compiler, fresh_cache):
+    compiler()
+    before = os.umask(0)
+    try:
+        winograd_library.load_library()
+    finally:
+        os.umask(before)
+    library = winograd_library.library_file()
+    assert library.parent == fresh_cache and stat.S_IMODE(fresh_cache.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (library, library.with_suffix(".sha256"))} == {0o600}
+
+
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+def test_a_library_that_others_could_have_changed_is_compiled_anew(compiler, fresh_cache, suffix):
+    runs = compiler()
+    winograd_library.load_library()
+    winograd_library.library_file().with_suffix(suffix).chmod(0o666)
+    _forget_library()
+    winograd_library.load_library()
+    assert runs() == 2 and stat.S_IMODE(winograd_library.library_file().with_suffix(suffix).stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_library_of_another_owner_is_compiled_anew(compiler, fresh_cache):
+    runs = compiler()
+    winograd_library.load_library()
+    os.chown(winograd_library.library_file(), 12345, -1)
+    _forget_library()
+    winograd_library.load_library()
+    assert runs() == 2 and winograd_library.library_file().stat().st_uid == 0
+
+
+def test_a_library_in_the_working_folder_is_not_loaded(compiler, monkeypatch, tmp_path, fresh_cache):
+    runs = compiler()
+    winograd_library.load_library()
+    planted = tmp_path / "here" / "cache" / "nnunetv2"
+    shutil.copytree(fresh_cache, planted)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    _forget_library()
+    winograd_library.load_library()
+    assert runs() == 2 and winograd_library.library_file().is_relative_to(tmp_path / "home" / ".cache" / "nnunetv2")

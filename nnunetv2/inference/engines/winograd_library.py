@@ -19,6 +19,7 @@ import torch
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from nnunetv2.utilities.digests import are_intact, digests
 from nnunetv2.utilities.leftovers import temporary_folder
+from nnunetv2.utilities.private_cache import is_private, private_cache_folder
 
 with suppress(ImportError):  # not on Windows, where nothing is compiled
     import fcntl
@@ -32,16 +33,12 @@ OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit i
 COMPILES_WITHIN, WAIT_FOR_ANOTHER = 600.0, 180.0  # seconds: of one compiler's run, of waiting for another process's
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nnunetv2"
-
-
 def compile_library(compiler: str, library: Path, cpu: str = "native", optimise: str = OPTIMISE) -> None:
     """Write `library` and its digest, whole or not at all, for a `cpu` as -march names it.
 
     RuntimeError where it does not compile; what the compiler says is then in a file beside it (.log).
     """
-    library.parent.mkdir(parents=True, exist_ok=True)
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with temporary_folder(library.parent, "winograd") as folder:
         compiled, linked = folder / "winograd.o", folder / library.name
         for command in ([compiler, *COMPILE, optimise, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
@@ -54,6 +51,8 @@ def compile_library(compiler: str, library: Path, cpu: str = "native", optimise:
                 log.write_text(f"{' '.join(command)}\n{run.stderr}")
                 raise RuntimeError(f"{compiler} ended with {run.returncode} and does not compile its layers for this CPU ({platform.machine()}); see {log}")
         _digest_file(linked).write_text(digests(linked))
+        for file in (linked, _digest_file(linked)):
+            file.chmod(0o600)  # whatever the umask
         os.replace(linked, library)
         os.replace(_digest_file(linked), _digest_file(library))
 
@@ -65,7 +64,6 @@ def _digest_file(library: Path) -> Path:
 @contextmanager
 def _only_one_compiles(library: Path) -> Iterator[None]:
     """Holds a lock that the system takes back if the process dies. RuntimeError if another process holds it for longer than compiling takes."""
-    library.parent.mkdir(parents=True, exist_ok=True)
     with open(library.with_suffix(".lock"), "w") as lock:
         latest = time.monotonic() + WAIT_FOR_ANOTHER
         said = False
@@ -106,7 +104,12 @@ def library_file() -> Path:
         raise RuntimeError("its layers are compiled on Linux, with the C++ compiler g++ or the one that CXX names, which is not there")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     key = hashlib.sha256("\0".join([SOURCE.read_text(), *COMPILE, OPTIMISE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
-    return cache_folder() / f"winograd_{key}.so"
+    return private_cache_folder() / f"winograd_{key}.so"
+
+
+def _may_be_loaded(library: Path) -> bool:
+    """Whether `library` is of this user, writable by nobody else, and as it was written: a part of one would end this process by a signal."""
+    return is_private(library) and is_private(_digest_file(library)) and are_intact(_digest_file(library), library)
 
 
 @lru_cache
@@ -114,13 +117,13 @@ def load_library() -> ctypes.CDLL:
     """The compiled functions. RuntimeError that says why there are none: no Linux, no C++ compiler, or it cannot compile them.
 
     Several processes may call it at once: one compiles, the others wait for it, for WAIT_FOR_ANOTHER at most. A file that is not as it
-    was written is compiled anew.
+    was written, or that others could have changed, is compiled anew.
     """
-    library = library_file()
     try:
-        if not are_intact(_digest_file(library), library):  # one cut short would end this process by a signal
+        library = library_file()
+        if not _may_be_loaded(library):
             with _only_one_compiles(library):
-                if not are_intact(_digest_file(library), library):
+                if not _may_be_loaded(library):
                     print("Compiling the network's layers for this CPU, once; half a minute on a free core.", file=sys.stderr, flush=True)
                     compile_library(_compiler(), library)
         return open_library(library)
