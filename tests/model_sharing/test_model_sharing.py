@@ -1,10 +1,13 @@
 import stat
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 
+from nnunetv2.model_sharing import archive_checks
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from nnunetv2.utilities.errors import InputError
 
 NAME = "Dataset903_Shared"
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -89,7 +92,7 @@ def test_links_are_refused(results, tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(link, "/etc")
-    with pytest.raises(ValueError, match="link: link"):
+    with pytest.raises(ValueError, match="'link': link"):
         install_model_from_zip_file(tmp_path / "bad.zip")
 
 
@@ -101,3 +104,81 @@ def test_damaged_zip_changes_nothing(results, tmp_path, damage, monkeypatch):
     with pytest.raises(ValueError, match="not a whole zip"):
         install_model_from_zip_file(zip_file)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def packed(path, *members, compression=zipfile.ZIP_DEFLATED):
+    """A zip of (name, content)."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("name", [
+    "plans.json", "other/plans.json", f"{NAME}/plans.json", f"{NAME}/folder/plans.json", f"{NAME}/{MODEL}/run.py", f"{NAME}/{MODEL}/fold_0/lib.so",
+    f"{NAME}/{MODEL}/.hidden.json", f"{NAME}/{MODEL}/fold_0/a\nb.json", f"{NAME}/{MODEL}/fold_0/con.json", f"{NAME}/{MODEL}"])
+def test_what_is_no_file_of_a_model_is_refused(results, tmp_path, name):
+    bad = packed(tmp_path / "bad.zip", (f"{NAME}/{MODEL}/dataset.json", "new"), (name, "x"))
+    with pytest.raises(InputError, match="1 more|not installed"):
+        install_model_from_zip_file(bad)
+    assert (results / NAME / MODEL / "dataset.json").read_text() == "dataset.json"
+
+
+@pytest.mark.parametrize("name", [f"{NAME}/{MODEL}/plans.json", f"{NAME}/{MODEL}/fold_all/validation/summary.json", f"{NAME}/inference_information.json",
+                                  f"{NAME}/ensembles/ensemble___a__b__c___d__e__f___0_1/postprocessing.pkl", f"{NAME}/{MODEL}/fold_0/validation/p 1.nii.gz"])
+def test_files_of_a_model_are_installed(results, tmp_path, name):
+    install_model_from_zip_file(packed(tmp_path / "good.zip", (name, "new")))
+    assert (results / name).read_text() == "new"
+
+
+def test_litter_of_file_managers_is_left_out(results, tmp_path):
+    install_model_from_zip_file(packed(tmp_path / "good.zip", (f"{NAME}/{MODEL}/plans.json", "new"), ("__MACOSX/x", ""), (f"{NAME}/.DS_Store", "")))
+    assert not list(results.rglob("*MACOSX*")) and not list(results.rglob(".DS_Store"))
+
+
+@pytest.mark.parametrize("second", [f"{NAME}/{MODEL}/PLANS.json", f"{NAME.upper()}/{MODEL}/plans.json", f"{NAME}/{MODEL}/plans.json/x.json"])
+def test_members_that_would_be_one_file_are_refused(results, tmp_path, second):
+    with pytest.raises(InputError):
+        install_model_from_zip_file(packed(tmp_path / "bad.zip", (f"{NAME}/{MODEL}/plans.json", "a"), (second, "b")))
+
+
+def test_encrypted_members_are_named(results, tmp_path):
+    bad = packed(tmp_path / "bad.zip", (f"{NAME}/{MODEL}/plans.json", "secret"))
+    content = bytearray(bad.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    bad.write_bytes(content)
+    with pytest.raises(InputError, match="plans.json.*encrypted"):
+        install_model_from_zip_file(bad)
+
+
+def test_unknown_compression_is_named(results, tmp_path):
+    bad = packed(tmp_path / "bad.zip", (f"{NAME}/{MODEL}/plans.json", "x"))
+    content = bytearray(bad.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 97
+    bad.write_bytes(content)
+    with pytest.raises(InputError, match="plans.json.*method 97"):
+        install_model_from_zip_file(bad)
+
+
+def test_a_zip_bomb_is_refused_by_its_ratio(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_checks, "RATIO_FROM", 2**20)
+    with pytest.raises(InputError, match="would grow from"):
+        install_model_from_zip_file(packed(tmp_path / "bomb.zip", (f"{NAME}/{MODEL}/a.json", bytes(2**21))))
+
+
+def test_many_small_members_that_grow_are_refused(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_checks, "RATIO_FROM", 2**20)
+    with pytest.raises(InputError, match="it would grow from"):
+        install_model_from_zip_file(packed(tmp_path / "bomb.zip", *((f"{NAME}/{MODEL}/{i}.json", bytes(2**18)) for i in range(8))))
+
+
+def test_more_than_the_disk_holds_is_refused(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(InputError, match="free"):
+        install_model_from_zip_file(packed(tmp_path / "large.zip", (f"{NAME}/{MODEL}/a.json", "x" * 11)))
+
+
+def test_too_many_members_are_refused(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_checks, "MAX_MEMBERS", 1)
+    with pytest.raises(InputError, match="2 members"):
+        install_model_from_zip_file(packed(tmp_path / "many.zip", (f"{NAME}/{MODEL}/a.json", ""), (f"{NAME}/{MODEL}/b.json", "")))
