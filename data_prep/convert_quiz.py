@@ -36,6 +36,7 @@ from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.manifest import MANIFEST_FILE, file_hash, origin, quick_hash
+from nnunetv2.utilities.safe_names import plain_name
 
 DATASET = "Dataset777_PancreasCT"
 FOLDS, SEED = 5, 12345  # nnU-Net's own number of folds and seed
@@ -47,7 +48,7 @@ def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str = DATA
 
     Raises ValueError with one line for each thing that is wrong; then nothing has been written.
     """
-    data, target = Path(data), Path(out) / dataset
+    data, target = Path(data), Path(out) / plain_name(dataset, "dataset", "--dataset")
     cases, problems = scan_quiz(data)
     inspections = inspect_all(cases, fix_geometry, processes)
     problems += [problem for found in inspections for problem in found.problems]

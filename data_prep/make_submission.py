@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import problem_list
 from data_prep.check_submission import TABLE, check_submission, find_test_images
 from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.safe_names import plain_name
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
 
@@ -47,8 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zip (default: here)")
     parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
-    archive = args.out / f"{args.name}_results.zip"
     try:
+        archive = args.out / f"{plain_name(args.name, 'name', '--name')}_results.zip"
         make_submission(args.pred, args.test, archive, args.processes)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -6,6 +6,7 @@ Writes `OUT/images/CASE_0000.nii.gz` and `OUT/labels/CASE.nii.gz` as links to th
 """
 
 import argparse
+import glob
 import os
 import shutil
 import sys
@@ -15,16 +16,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunetv2.utilities.errors import InputError  # noqa: E402
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json  # noqa: E402
+from nnunetv2.utilities.safe_names import plain_ending, plain_names  # noqa: E402
 
 
 def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
     """Link images and labels of the fold's validation cases below `out`; returns the number of cases."""
-    ending = load_json(raw / "dataset.json", DatasetJson)["file_ending"]
+    ending = plain_ending(load_json(raw / "dataset.json", DatasetJson)["file_ending"], raw / "dataset.json")
     splits = load_json(raw / "splits_final.json", Splits)
     if not 0 <= fold < len(splits):
         raise InputError(f"{raw / 'splits_final.json'} has folds 0 to {len(splits) - 1}, not {fold}. Choose one of them with --fold.")
-    cases = splits[fold]["val"]
-    images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{case}_[0-9][0-9][0-9][0-9]{ending}"))]
+    cases = plain_names(splits[fold]["val"], "case", raw / "splits_final.json")
+    images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}"))]
     labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]
     for folder, sources in ((out / "images", images), (out / "labels", labels)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +50,10 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0, help="fold whose validation cases are laid out; 0 is the quiz's split")
     parser.add_argument("--out", type=Path, required=True, help="folder for images/ and labels/")
     args = parser.parse_args()
-    n = link_validation_cases(args.raw, args.fold, args.out)
+    try:
+        n = link_validation_cases(args.raw, args.fold, args.out)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(f"{n} validation cases of fold {args.fold} in {args.out}")
 
 

@@ -23,6 +23,7 @@ STYLE = {
     "legend.fontsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.7, "lines.linewidth": 1.3, "legend.frameon": False, "figure.constrained_layout.use": True,
     "savefig.dpi": 300, "pdf.fonttype": 42,  # 42: text stays text in the PDF
+    "text.parse_math": False,  # a dollar sign in a case's name is no formula
 }
 METADATA = {"pdf": {"CreationDate": None, "Producer": None}, "png": {"Software": None}}  # equal input, equal file
 
@@ -37,7 +38,7 @@ def figure(path: Path, synthetic: bool, rows: int = 1, columns: int = 1, height:
             if synthetic:
                 stamp(drawing)
             for suffix in ("pdf", "png"):
-                with atomic_write(path.with_suffix(f".{suffix}")) as temporary:
+                with atomic_write(path.with_name(f"{path.name}.{suffix}")) as temporary:  # a name may hold dots
                     drawing.savefig(temporary, metadata=METADATA[suffix])
         finally:
             plt.close(drawing)

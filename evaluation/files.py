@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any
 
+from nnunetv2.utilities.csv_cells import guarded
 from nnunetv2.utilities.files import atomic_write
 
 
@@ -21,11 +22,11 @@ def write_json(obj: Any, path: str | os.PathLike) -> None:
 
 
 def write_csv(rows: list[dict], path: str | os.PathLike) -> None:
-    """Write rows of equal keys as CSV; undefined values become empty fields."""
+    """Write rows of equal keys as CSV; undefined values become empty fields, and a text that a spreadsheet would run is guarded by an apostrophe."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(_plain(rows))
+        writer.writerow({name: guarded(name) for name in rows[0]})
+        writer.writerows({key: guarded(value) for key, value in row.items()} for row in _plain(rows))
 
 
 def _plain(obj: Any) -> Any:

@@ -9,6 +9,7 @@ Only --results is needed; a figure whose input is not given is not drawn. Or one
 """
 
 import argparse
+import glob
 import sys
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from evaluation.tables import number
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import load_json
 
+LONGEST_NAME = 60  # characters
+
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     try:
         if args.overlay:
-            case = CaseImages.read(args.overlay.stem, args.image, args.ref, args.pred)
-            draw_overlay(case, args.overlay.with_suffix(""), args.title, args.synthetic or is_synthetic(args.image.parent))
-            print(f"Written: {args.overlay.with_suffix('.png')}, {args.overlay.with_suffix('.pdf')}")
+            path = args.overlay.with_name(args.overlay.name.removesuffix(".png").removesuffix(".pdf"))
+            draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, args.synthetic or is_synthetic(args.image.parent))
+            print(f"Written: {path}.png, {path}.pdf")
         else:
             drawn = draw_all(args)
             print(f"{len(drawn['figures'])} figures and {len(drawn['overlays'])} overlays in {args.results / 'figures'}")
@@ -72,7 +75,7 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
     overview, index = [], []
     for case, reasons in tqdm(noteworthy(metrics["cases"]).items(), desc="Overlays", unit="case", disable=None):
         volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
-        title = f"{case}: {', '.join(reasons)}\n{_caption(rows[case])}"
+        title = f"{shortened(case)}: {', '.join(reasons)}\n{_caption(rows[case])}"
         draw_overlay(volume, folder / f"overlay_{case}", title, metrics["synthetic"])
         index.append({"case": case, "reasons": reasons, "file": f"overlay_{case}"})
         if {"best", "median", "worst"} & set(reasons):
@@ -83,10 +86,15 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
 
 def find_image(folder: Path, case: str) -> Path:
     """The first channel of a case, `case_0000.nii.gz`, in `folder` or below."""
-    found = sorted(folder.rglob(f"{case}_0000.nii.gz"))
+    found = sorted(folder.rglob(f"{glob.escape(case)}_0000.nii.gz"))
     if not found:
         raise ValueError(f"{case}_0000.nii.gz is not in {folder}: give the folder of the images with --images")
     return found[0]
+
+
+def shortened(name: str) -> str:
+    """A name that fits above a picture: the middle of a long one is left out."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME // 2]}\u2026{name[-LONGEST_NAME // 2:]}"
 
 
 def _caption(row: dict) -> str:

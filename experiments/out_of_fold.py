@@ -16,9 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nnunetv2.utilities.csv_cells import guarded
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.safe_names import plain_names
 
 PROBABILITIES, RESULTS = "subtype_probabilities.csv", "subtype_results.csv"
 Table = dict[str, list[float]]  # mask file name -> probability of each class
@@ -35,7 +37,7 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
         rows: Table = {}
         if (folder / PROBABILITIES).is_file():
             classes, rows = read_table(folder / PROBABILITIES)
-        for case in splits[fold]["val"]:
+        for case in plain_names(splits[fold]["val"], "case", f"splits_final.json, fold {fold}"):
             name = f"{case}.nii.gz"
             masks[name] = folder / name
             if not masks[name].is_file():
@@ -88,7 +90,7 @@ def write_tables(folder: Path, classes: list[str], table: Table) -> None:
     results = [["Names", "Subtype"]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
     for name, rows in ((PROBABILITIES, probabilities), (RESULTS, results)):
         with atomic_write(folder / name) as temporary, temporary.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,6 +36,9 @@ while [[ $# -gt 0 ]]; do
         *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
     esac
 done
+# shellcheck source=experiments/check_name.sh
+source experiments/check_name.sh
+check_name "$NAME"
 [[ -z "$FOLD" || " ${FOLDS[*]} " == *" $FOLD "* ]] || { echo "error: --fold $FOLD: choose one of ${FOLDS[*]}" >&2; exit 2; }
 
 BESIDE_OTHERS="$FOLD"  # folds may be trained by several runs at once
@@ -44,7 +47,7 @@ source experiments/prepare.sh
 if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
     NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-10}"; ITERATIONS="${ITERATIONS:-30}"; VAL_ITERATIONS="${VAL_ITERATIONS:-4}"
 else
-    NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS="${VAL_ITERATIONS:-50}"
+    NAME="${NAME:-$(id -un | tr -c "[:alnum:]_.\n-" _)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS="${VAL_ITERATIONS:-50}"
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
 

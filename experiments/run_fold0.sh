@@ -31,13 +31,16 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 
+# shellcheck source=experiments/check_name.sh
+source experiments/check_name.sh
+check_name "$NAME"
 START=$(date +%s)
 # shellcheck source=experiments/prepare.sh
 source experiments/prepare.sh
 if [[ ${#SYNTHETIC[@]} -gt 0 ]]; then
     NAME="${NAME:-SYNTHETIC}"; EPOCHS="${EPOCHS:-12}"; ITERATIONS="${ITERATIONS:-40}"; VAL_ITERATIONS=4
 else
-    NAME="${NAME:-$(id -un)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS=50
+    NAME="${NAME:-$(id -un | tr -c "[:alnum:]_.\n-" _)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS=50
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
 

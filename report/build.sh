@@ -50,7 +50,8 @@ trap 'rm -rf "$BUILD"' EXIT
 cp "$HERE"/*.tex "$HERE"/*.bib "$BUILD/"
 NAME="$(python "$HERE/make_inputs.py" --results "$RESULTS" --shared "$SHARED" --name "$NAME" --out "$BUILD")"
 status=0
-(cd "$BUILD" && latexmk -pdf -interaction=nonstopmode -halt-on-error -silent report.tex >latexmk.out 2>&1) || status=$?
+# no shell, no file outside the build folder, no settings from elsewhere: text out of data must not reach further than the page
+(cd "$BUILD" && openin_any=p openout_any=p latexmk -norc -pdf -latexoption=-no-shell-escape -interaction=nonstopmode -halt-on-error -silent report.tex >latexmk.out 2>&1) || status=$?
 if [[ -n "$KEEP" ]]; then
     mkdir -p "$KEEP"
     cp -r "$BUILD/." "$KEEP/"

@@ -7,7 +7,6 @@ report's name, for the PDF's file name.
 """
 
 import argparse
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.safe_names import plain_name
 from report import tables
 from report.file_shapes import Ablation, Conformance, FigureIndex, Radiomics, interval_problems
 from report.tex import escape, values_of
@@ -32,14 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     inputs = read_inputs(args.results, args.shared)
     name = args.name or str(inputs["run"].get("name") or "NAME")
-    if not re.fullmatch(r"[\w.-]+", name):
-        print(f"error: the name {name!r} becomes a file name; use letters, digits, '_', '-' and '.'", file=sys.stderr)
+    try:
+        plain_name(name, "name", "--name" if args.name else args.results / "run.json")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     write_text(values_file(inputs, name), args.out / "values.tex")
     for table, draw in tables.TABLES.items():
         write_text(draw(inputs) + "\n", args.out / f"table_{table}.tex")
     for figure in sorted((args.results / "figures").glob("*.pdf")):
-        shutil.copy(figure, args.out / f"figure_{figure.name}")
+        if not figure.name.startswith("overlay_"):
+            shutil.copy(figure, args.out / f"figure_{figure.name}")
     print(name)
     return 0
 

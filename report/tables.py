@@ -31,7 +31,7 @@ def detection(inputs: dict) -> str:
         return NOT_RUN
     found = inputs["metrics"]["lesion"]["detection"]
     rows = [["All", "", str(found["rate"]["n"]), with_interval(inputs["metrics"]["lesion"]["dsc"]), with_interval(found["rate"])]]
-    rows += [[third["tertile"].capitalize(), "{:.2g} to {:.2g}".format(*third["volume_ml"]), str(third["dsc"]["n"]), with_interval(third["dsc"]),
+    rows += [[escape(third["tertile"].capitalize()), "{:.2g} to {:.2g}".format(*third["volume_ml"]), str(third["dsc"]["n"]), with_interval(third["dsc"]),
               with_interval(third["detection_rate"])] for third in found["by_size_tertile"]]
     return tabular("llrcc", ["Lesions", "Volume (ml)", "$n$", "Lesion DSC", "Detection rate"], rows)
 

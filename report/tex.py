@@ -11,9 +11,10 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r
 
 
 def escape(text: Any) -> str:
-    """Any text as literal LaTeX, ASCII only: what the font lacks becomes a question mark."""
+    """Any text as literal LaTeX, ASCII only: what the font lacks and control characters become question marks, line ends blanks."""
     text = str(text).replace("\u2212", "-").replace("\u00d7", "x").replace("\u2013", "-").replace("\u00b5", "u")
-    return "".join(SPECIAL.get(character, character if character.isascii() else "?") for character in text)
+    text = " ".join(text.splitlines())
+    return "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text)
 
 
 def number(value: Any, digits: int = 3) -> str:

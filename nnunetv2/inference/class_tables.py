@@ -3,10 +3,12 @@
     subtype_results.csv        Names,Subtype           quiz_001.nii.gz,2
     subtype_probabilities.csv  Names,p_0,p_1,p_2       quiz_001.nii.gz,0.103101,0.207713,0.689186
 
-Both are named after the task; a row's name is its mask's file name.
+Both are named after the task; a row's name is its mask's file name. A text that a spreadsheet would run (=..., +..., -..., @...)
+has an apostrophe in front (utilities/csv_cells.py).
 """
 
 import csv
+import glob
 import io
 import os
 import time
@@ -17,6 +19,7 @@ from threading import Lock
 import numpy as np
 
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.csv_cells import guarded, unguarded
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, read_text
 
@@ -135,7 +138,7 @@ class ClassTables:
         return {name: row for name, row in rows.items() if name in files}
 
     def _part_files(self) -> list[Path]:
-        return sorted(self.folder.glob(f".{self.task.name}_part_*_of_*.csv"))
+        return sorted(self.folder.glob(f".{glob.escape(self.task.name)}_part_*_of_*.csv"))
 
     def _rows_of_parts(self, without: Path | None = None) -> Rows:
         rows: Rows = {}
@@ -153,8 +156,8 @@ class ClassTables:
     def _write(path: Path, header: Sequence[str], rows: Rows) -> None:
         with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows([name, *row] for name, row in rows.items())
+            writer.writerow(map(guarded, header))
+            writer.writerows(map(guarded, (name, *row)) for name, row in rows.items())
 
 
 def _as_written(probabilities: np.ndarray) -> tuple[str, ...]:
@@ -164,7 +167,7 @@ def _as_written(probabilities: np.ndarray) -> tuple[str, ...]:
 def _append(path: Path, row: Sequence[str]) -> None:
     """A row at the end of a table, on the disk; whole or not there."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
+    csv.writer(text, lineterminator="\n").writerow(map(guarded, row))
     with open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -187,4 +190,4 @@ def _read(path: Path, n_columns: int) -> list[list[str]]:
         return []
     except csv.Error as error:
         raise InputError(f"{path} is no table ({error}). Delete it; its cases are predicted again.") from error
-    return [row for row in rows if len(row) == n_columns]
+    return [[unguarded(cell) for cell in row] for row in rows if len(row) == n_columns]

@@ -6,6 +6,7 @@ from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
+from nnunetv2.utilities.safe_names import plain_names
 
 
 def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> list[dict[str, list[str]]]:
@@ -47,7 +48,7 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     splits = load_json(path, Splits)
     if not isinstance(fold, int) or not 0 <= fold < len(splits):
         raise ValueError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
-    train, val = sorted(splits[fold]["train"]), sorted(splits[fold]["val"])
+    train, val = (sorted(plain_names(splits[fold][part], "case", f"{path}, fold {fold}, {part}")) for part in ("train", "val"))
     both = sorted(set(train) & set(val))
     if both:
         raise ValueError(f"{path}, fold {fold}: cases that both train and validate: {both}. Take each out of one list.")

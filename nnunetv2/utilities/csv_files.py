@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from nnunetv2.utilities.csv_cells import unguarded
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import read_text
 
@@ -40,7 +41,7 @@ def read_csv(path: str | os.PathLike, columns: Sequence[str] | None = None, only
 
 
 def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, only_these: bool = False, pad: bool = False) -> Table:
-    """As `read_csv`, of text that comes from `where`."""
+    """As `read_csv`, of text that comes from `where`. The apostrophes that keep formulas from running (csv_cells.py) are taken off."""
     bad = sorted({character for character in text if character < " " and character not in "\t\r\n"})
     if bad:
         lines = [str(number) for number, line in enumerate(text.split("\n"), 1) if any(character in line for character in bad)]
@@ -52,7 +53,7 @@ def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, on
     try:
         for record in reader:
             if any(field.strip() for field in record):
-                records.append((line, [field.strip() for field in record]))
+                records.append((line, [unguarded(field.strip()) for field in record]))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{where}: line {line} is no line of a table ({error}); a quote may be open. Mend it, or export the table again.") from error

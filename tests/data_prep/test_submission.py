@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.check_submission import check_submission, check_table, main
+from data_prep.make_submission import main as pack_command
 from data_prep.make_submission import make_submission
 from tests.data_prep.conftest import tiny_labels
 
@@ -131,3 +132,10 @@ def test_command_line_wants_the_right_file_name(quiz, predictions, tmp_path, cap
         main([str(archive), "--test", str(quiz.root / "test"), "-np", "1"])
     main([str(pack(predictions, tmp_path / "X_results.zip")), "--test", str(quiz.root / "test"), "-np", "1"])
     assert "2 masks and subtype_results.csv, ready to hand in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "-x", "a\nb"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(quiz, predictions, tmp_path, name):
+    with pytest.raises(SystemExit, match="--name"):
+        pack_command(["--pred", str(predictions), "--test", str(quiz.root / "test"), f"--name={name}", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.rglob("*_results.zip"))

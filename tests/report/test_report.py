@@ -177,3 +177,29 @@ def test_values_carry_their_interval():
     values = values_of({"a": {"mean": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 3}, "f": 0.7, "f_ci": [0.6, 0.8]})
     assert (values["a"], values["a.mean"], values["a.n"]) == ("0.500~[0.400,~0.600]", "0.500", "3")
     assert (values["f"], values["f.plain"]) == ("0.700~[0.600,~0.800]", "0.700")
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "..", ".hidden", "-x", "a\nb"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
+    assert make_inputs(["--results", str(tmp_path), "--shared", str(tmp_path), f"--name={name}", "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_control_characters_do_not_reach_latex():
+    assert escape("a\nb\x1b[1mc\r\nd") == "a b?[1mc d"
+
+
+def test_latex_reads_no_file_of_the_system(run, latex, tmp_path):
+    """The commands that a name would need, straight in a source: the compiler itself refuses."""
+    folder, secret = tmp_path / "report", tmp_path / "secret.txt"
+    shutil.copytree(REPORT, folder)
+    secret.write_text("TOPSECRET")
+    with open(folder / "results.tex", "a") as file:
+        file.write(f"\n\\InputIfFileExists{{{secret}}}{{}}{{}}\\immediate\\write18{{touch {tmp_path / 'ran'}}}\n")
+    (tmp_path / "evaluation").symlink_to(REPORT.parent / "evaluation")
+    (tmp_path / "nnunetv2").symlink_to(REPORT.parent / "nnunetv2")
+    result = subprocess.run(["/bin/bash", str(folder / "build.sh"), "--results", str(run), "--shared", str(run), "--keep", str(tmp_path / "kept")],
+                            capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "ran").exists()
+    assert "TOPSECRET" not in (tmp_path / "kept/report.log").read_text(errors="replace") + " ".join(text_of(tmp_path / "kept/report.pdf"))

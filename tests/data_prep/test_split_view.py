@@ -1,0 +1,41 @@
+"""Validation cases laid out as a test set."""
+
+import json
+
+import pytest
+
+from data_prep.split_view import link_validation_cases
+from nnunetv2.utilities.errors import InputError
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Cases whose names a pattern would take for others; returns a function that writes the split."""
+    for case in ("a[1]", "a1", "b"):
+        for file in (f"imagesTr/{case}_0000.nii.gz", f"imagesTr/{case}_0001.nii.gz", f"labelsTr/{case}.nii.gz"):
+            (tmp_path / "raw" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "raw" / file).write_text(file)
+
+    def with_split(val, ending=".nii.gz"):
+        (tmp_path / "raw/dataset.json").write_text(json.dumps({"file_ending": ending}))
+        (tmp_path / "raw/splits_final.json").write_text(json.dumps([{"train": [], "val": val}]))
+        return tmp_path / "raw"
+
+    return with_split
+
+
+def test_brackets_in_a_name_are_no_pattern(raw, tmp_path):
+    assert link_validation_cases(raw(["a[1]"]), 0, tmp_path / "out") == 1
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == ["a[1].nii.gz", "a[1]_0000.nii.gz", "a[1]_0001.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a*", "", None])
+def test_names_that_lead_elsewhere_are_refused(raw, tmp_path, name):
+    with pytest.raises(InputError, match="splits_final.json"):
+        link_validation_cases(raw(["b", name]), 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ending_that_leads_elsewhere_is_refused(raw, tmp_path):
+    with pytest.raises(InputError, match="file_ending"):
+        link_validation_cases(raw(["b"], "/../x"), 0, tmp_path / "out")
