@@ -15,6 +15,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.image_listing import list_images
+from nnunetv2.utilities.safe_names import plain_names
 
 LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 MARKER = "SYNTHETIC.txt"
@@ -50,7 +51,7 @@ def validation_cases(splits: Path, fold: int) -> list[str]:
     folds = load_json(splits, Splits)
     if not 0 <= fold < len(folds):
         raise ValueError(f"{splits} has folds 0 to {len(folds) - 1}, not {fold}")
-    return sorted(folds[fold]["val"])
+    return sorted(plain_names(folds[fold]["val"], "case", f"{splits}, fold {fold}", portable=False))
 
 
 def read_mask(path: Path) -> Mask:

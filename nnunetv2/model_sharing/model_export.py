@@ -9,6 +9,7 @@ from nnunetv2 import paths
 from nnunetv2.utilities.dataset_files import get_output_folder
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.safe_names import plain_names
 
 _DECISIONS = ("summary.json", "postprocessing.json", "postprocessing.pkl")  # of a cross-validation
 
@@ -27,6 +28,7 @@ def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os
         FileNotFoundError: lists everything that is missing.
     """
     dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+    plain_names(save_checkpoints, "checkpoint", "-chk")
     results = paths.nnUNet_results
     files: list[Path] = []
     missing: list[Path] = []

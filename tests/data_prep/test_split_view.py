@@ -17,7 +17,7 @@ def raw(tmp_path):
             (tmp_path / "raw" / file).write_text(file)
 
     def with_split(val, ending=".nii.gz"):
-        (tmp_path / "raw/dataset.json").write_text(json.dumps({"file_ending": ending}))
+        (tmp_path / "raw/dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 1, "file_ending": ending}))
         (tmp_path / "raw/splits_final.json").write_text(json.dumps([{"train": [], "val": val}]))
         return tmp_path / "raw"
 

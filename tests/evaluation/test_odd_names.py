@@ -5,14 +5,17 @@ import json
 
 import pytest
 
+from evaluation.case_pairs import find_masks
 from evaluation.compute_metrics import main as compute_metrics
 from evaluation.make_figures import main as make_figures
 from evaluation.make_figures import shortened
 from evaluation.make_gallery import main as make_gallery
+from nnunetv2.evaluation.evaluate_predictions import list_files
+from nnunetv2.utilities.errors import InputError
 from report.make_inputs import main as make_inputs
 from tests.evaluation.small_run import CASES, image_options, table_options, write_run
 
-ODD = dict(zip(CASES, ["p.1", "p.2[ab]*?", r"=1+<script>$\frac\input{secret}%#_&", "long " * 25 + "name"]))
+ODD = dict(zip(CASES, ["p.1", "p.2[ab]*?", r"=1+<script>$\frac\input{s}_^2%#&~", "long " * 25 + "name"]))
 FAILED = ODD["quiz_1_003"]
 
 
@@ -62,9 +65,17 @@ def test_no_name_ends_the_gallerys_script(odd_run):
 def test_no_name_of_a_case_reaches_latex_as_a_command(odd_run, tmp_path):
     assert make_inputs(["--results", str(odd_run), "--shared", str(odd_run), "--name", "TEAM", "--out", str(tmp_path)]) == 0
     sources = "".join(path.read_text() for path in tmp_path.glob("*.tex"))
-    assert r"\input{" not in sources and r"\frac" not in sources and r"\textbackslash{}frac" in sources
+    assert not any(command in sources for command in (r"\frac", r"\input", "^2")) and r"\$\textbackslash{}frac\textbackslash{}input\{s\}" in sources
     assert not list(tmp_path.glob("figure_overlay_*"))  # their names would stand in a source
 
 
 def test_long_names_lose_their_middle():
     assert shortened("a" * 30 + "b" * 70 + "c" * 30) == "a" * 30 + "\u2026" + "c" * 30 and shortened("quiz_0_001") == "quiz_0_001"
+
+
+def test_masks_whose_names_are_not_utf8_are_named(tmp_path):
+    (tmp_path / b"bad\xff.nii.gz".decode(errors="surrogateescape")).touch()
+    (tmp_path / "good.nii.gz").touch()
+    for listing in (find_masks, lambda folder: list_files(folder, ".nii.gz")):
+        with pytest.raises(InputError, match="not UTF-8"):
+            listing(tmp_path)
