@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import Inspection, inspect_all, problem_list, summary_table
 from data_prep.quiz_layout import Case, scan_quiz
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
@@ -99,10 +100,11 @@ def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
     return problems
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="quiz folder, or nnUNet_raw/DatasetXXX_Name")
-    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
     inspections, problems = check_dataset(args.folder, args.processes)
     if inspections:

@@ -25,8 +25,9 @@ from nnunetv2.imageio.checked_file import stored_type
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import parse_csv
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.image_listing import list_images
 
 TABLE, COLUMNS = "subtype_results.csv", ["Names", "Subtype"]
@@ -102,16 +103,14 @@ def check_table(content: bytes, masks: set[str]) -> list[str]:
     return problems + [f"{TABLE}: {name} is no mask of a test case" for name in sorted(listed.keys() - masks)]
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archive", type=Path, metavar="NAME_results.zip")
     parser.add_argument("--test", type=Path, required=True, metavar="DIR", help="folder of the test images")
-    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
-    try:
-        problems = check_submission(args.archive, args.test, args.processes)
-    except EXPECTED_ERRORS as error:
-        sys.exit(f"error: {in_one_message(error)}")
+    problems = check_submission(args.archive, args.test, args.processes)
     if not args.archive.name.endswith("_results.zip"):
         problems.append(f"{args.archive.name}: must be named NAME_results.zip")
     if problems:

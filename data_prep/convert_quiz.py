@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.files import atomic_write, save_json
@@ -164,6 +165,7 @@ def _write_manifest(target: Path, data: Path, cases: list[Case]) -> None:
         save_json(origin() | made_from, target / MANIFEST_FILE)
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, validation/ and test/")
@@ -172,14 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the table, write nothing")
     parser.add_argument("--symlink", action="store_true", help="link images instead of copying them")
     parser.add_argument("--fix-geometry", action="store_true", help="resample masks onto their image's grid where the two differ")
-    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
     if args.out is None and not args.dry_run:
         parser.error("give --out, or: export nnUNet_raw=/path/to/nnUNet_raw")
-    try:
-        inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
-    except (ValueError, CasesFailed) as error:
-        sys.exit(f"error: {error}")
+    inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
     print(summary_table(inspections))
     print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / args.dataset}")
 

@@ -33,6 +33,7 @@ from data_prep.case_checks import run_parallel
 from data_prep.phantom_anatomy import Abdomen, Canvas
 from data_prep.phantom_lesion import paint_lesion
 from data_prep.quiz_layout import SYNTHETIC_MARKER
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 
@@ -201,14 +202,15 @@ def _write_once(file: Path, text: str) -> None:
             temporary.write_text(text)
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to fill; cases that stand there are kept")
     parser.add_argument("--preset", choices=PRESETS, default="demo")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     for split, place in zip(SPLITS, range(3)):
-        parser.add_argument(f"--{split}", type=int, metavar="N", help=f"number of {split} cases instead of the preset's")
-    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+        parser.add_argument(f"--{split}", type=whole_number(0), metavar="N", help=f"number of {split} cases instead of the preset's")
+    parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
     asked = (args.train, args.validation, args.test)
     counts = tuple(p if a is None else a for a, p in zip(asked, PRESETS[args.preset].cases))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list
 from data_prep.check_submission import TABLE, check_submission, find_test_images
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -40,19 +41,17 @@ def make_submission(predictions: Path, test: Path, archive: Path, processes: int
             raise ValueError(f"{archive} was not made. {problem_list(problems)}")
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pred", type=Path, required=True, help=f"folder with quiz_NNN.nii.gz and {TABLE}")
     parser.add_argument("--test", type=Path, required=True, help="folder with the test images quiz_NNN_0000.nii.gz")
     parser.add_argument("--name", required=True, help="yours; the file is called NAME_results.zip")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the zip (default: here)")
-    parser.add_argument("-np", "--processes", type=int, help="default: one per core, at most 8")
+    parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
-    try:
-        archive = args.out / f"{plain_name(args.name, 'name', '--name')}_results.zip"
-        make_submission(args.pred, args.test, archive, args.processes)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    archive = args.out / f"{plain_name(args.name, 'name', '--name')}_results.zip"
+    make_submission(args.pred, args.test, archive, args.processes)
     print(f"{archive}: ready to hand in")
 
 

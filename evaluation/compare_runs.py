@@ -3,7 +3,8 @@
     python evaluation/compare_runs.py results/exact results/fast --out results/exact_vs_fast.json
 
 A and B are folders that compute_metrics.py wrote; they must hold the same cases and the same truth. The margins are the
-differences worth knowing about: below them two runs count as equal, and they set how many cases would be enough.
+differences worth knowing about: below them two runs count as equal, and they set how many cases would be enough. A distance
+is undefined where a run misses a structure; such cases get no verdict by distance, and the misses are compared themselves.
 """
 
 import argparse
@@ -13,23 +14,21 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.comparison import Subtypes, compare_means, compare_subtypes
+from evaluation.comparison import Subtypes, compare_counts, compare_means, compare_subtypes
 from evaluation.files import write_json
 from evaluation.result_shapes import Metrics
 from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES
 from evaluation.tables import BANNER, NAMES, TITLES, number
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.files import load_json
 
-MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm": 1.0, "masd_mm": 0.2, "subtype": 0.05}
+MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm": 1.0, "masd_mm": 0.2, "missed": 0.02, "false_alarm": 0.02, "found": 0.02, "subtype": 0.05}
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
-    try:
-        comparison = compare(load_json(args.a / "metrics.json", Metrics), load_json(args.b / "metrics.json", Metrics), args.resamples, args.seed)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    comparison = compare(load_json(args.a / "metrics.json", Metrics), load_json(args.b / "metrics.json", Metrics), args.resamples, args.seed)
     comparison = {"a": str(args.a), "b": str(args.b), "seed": args.seed, "resamples": args.resamples} | comparison
     if args.out:
         write_json(comparison, args.out)
@@ -57,6 +56,10 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
     for structure in STRUCTURES:
         result[structure] = {name: compare_means(column(rows_a, f"{structure}_{name}"), column(rows_b, f"{structure}_{name}"),
                                                  MARGINS[name], resamples, seed) for name in SEGMENTATION_METRICS}
+        for outcome in ("missed", "false_alarm"):
+            ours, theirs = (np.array([rows[case][f"{structure}_outcome"] == outcome for case in cases], float) for rows in (rows_a, rows_b))
+            result[structure][outcome] = compare_counts(ours, theirs, MARGINS[outcome], resamples, seed)
+    result["lesion"]["found"] = compare_counts(column(rows_a, "lesion_detected"), column(rows_b, "lesion_detected"), MARGINS["found"], resamples, seed)
     if "subtype" in a and "subtype" in b:
         classes = a["subtype"]["classes"]
         if b["subtype"]["classes"] != classes:
@@ -80,8 +83,9 @@ def comparison_table(comparison: dict) -> str:
 
 def _line(name: str, row: dict) -> str:
     interval = f"[{number(row['ci_low'])}, {number(row['ci_high'])}]"
+    counts = f" ({row['count_a']} against {row['count_b']})" if "count_a" in row else ""
     return (f"  {name:18}{number(row['a']):>8}{number(row['b']):>8}{number(row['difference']):>9}   {interval:<18}"
-            f"{number(row['p'], 4):>7}{row['n']:>5}  {row['verdict']}")
+            f"{number(row['p'], 4):>7}{row['n']:>5}  {row['verdict']}{counts}")
 
 
 def _subtypes(rows: dict[str, dict], cases: list[str], classes: list[str]) -> Subtypes:
@@ -96,8 +100,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("a", type=Path, metavar="A", help="folder with the first run's metrics.json")
     parser.add_argument("b", type=Path, metavar="B", help="folder with the second run's metrics.json")
     parser.add_argument("--out", type=Path, help="write the comparison as JSON")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap and of the permutation test (default 2000)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=whole_number(1), default=2000, help="of the bootstrap and of the permutation test (default 2000)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     return parser.parse_args(arguments)
 
 

@@ -26,16 +26,29 @@ class Subtypes:
 
 
 def compare_means(a: np.ndarray, b: np.ndarray, margin: float, resamples: int, seed: int) -> dict:
-    """Mean of b - a per case (n,). Cases where either run's value is undefined are left out of the pair, and counted."""
+    """Mean of b - a per case (n,). Cases where either run's value is undefined are left out of the pair, and counted.
+
+    Where one run alone has no value (it missed the structure), the pairs are those that this run found, which flatters it: no verdict then.
+    """
     difference = np.asarray(b, float) - np.asarray(a, float)
     counts = resample_counts(len(difference), resamples, seed)
     flips = np.where(sign_flips(len(difference), resamples, seed), -1, 1)
     defined = ~np.isnan(difference)
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    one_sided = {"only_a": int((~np.isnan(a) & np.isnan(b)).sum()), "only_b": int((np.isnan(a) & ~np.isnan(b)).sum())}
     if not defined.any():
-        return _row(np.nan, np.nan, np.array([]), np.array([]), 0, margin)
-    permuted = (flips[:, defined] * difference[defined]).mean(axis=1)
-    return _row(float(np.mean(a[defined])), float(np.mean(b[defined])), weighted_mean(difference, counts), permuted,
-                int(defined.sum()), margin)
+        row = _row(np.nan, np.nan, np.array([]), np.array([]), 0, margin)
+    else:
+        permuted = (flips[:, defined] * difference[defined]).mean(axis=1)
+        row = _row(float(np.mean(a[defined])), float(np.mean(b[defined])), weighted_mean(difference, counts), permuted, int(defined.sum()), margin)
+    if any(one_sided.values()):
+        row["verdict"] = f"no verdict: undefined in B alone in {one_sided['only_a']} case(s), in A alone in {one_sided['only_b']}"
+    return row | one_sided
+
+
+def compare_counts(a: np.ndarray, b: np.ndarray, margin: float, resamples: int, seed: int) -> dict:
+    """`compare_means` of two yes-or-no columns (n,), such as misses, with how many each run has; NaN where the question does not arise."""
+    return compare_means(a, b, margin, resamples, seed) | {"count_a": int(np.nansum(a)), "count_b": int(np.nansum(b))}
 
 
 def compare_subtypes(true: np.ndarray, a: Subtypes, b: Subtypes, classes: int, margin: float, resamples: int, seed: int) -> dict[str, dict]:

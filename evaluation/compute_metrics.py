@@ -26,20 +26,21 @@ from evaluation.subtype_tables import read_predictions, read_probabilities, read
 from evaluation.summary import case_row, summarise_segmentation, summarise_subtype
 from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
-from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.errors import CasesFailed, InputError
 from nnunetv2.utilities.manifest import file_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.prediction_manifest import trained_on
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parse(arguments)
     try:
         metrics = compute(args)
     except (ValueError, CasesFailed) as error:
-        print(f"Nothing was scored:\n{error}", file=sys.stderr)
-        return 1
+        raise InputError(f"nothing was scored:\n{error}") from error
     metrics = {"synthetic": args.synthetic or is_synthetic(args.ref), "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
                "seed": args.seed, "bootstrap": args.bootstrap} | metrics
     write_csv(metrics["cases"], args.out / "per_case.csv")
@@ -149,14 +150,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz")
     parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks with the same names")
     parser.add_argument("--splits", type=Path, help="splits_final.json: score the validation cases of --fold only")
-    parser.add_argument("--fold", type=int, default=0, help="fold of --splits (default 0)")
+    parser.add_argument("--fold", type=whole_number(0), default=0, help="fold of --splits (default 0)")
     parser.add_argument("--subtypes", type=Path, help="predicted subtypes, columns Names,Subtype")
     parser.add_argument("--truth", type=Path, help="true subtypes, columns case,subtype")
     parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for metrics.json and per_case.csv (default: here)")
-    parser.add_argument("--bootstrap", type=int, default=2000, help="resamples (default 2000)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--bootstrap", type=whole_number(1), default=2000, help="resamples (default 2000)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--jobs", type=whole_number(1), default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--surface", choices=SURFACES, default="elements", help="definition of a surface (see evaluation/surface.py)")
     parser.add_argument("--allow-missing", action="store_true", help="score missing predictions as empty masks")
     parser.add_argument("--allow-training-cases", action="store_true", help="score cases that the model was trained on")

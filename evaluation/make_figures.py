@@ -23,25 +23,23 @@ from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
 from evaluation.result_shapes import Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import load_json
 
 LONGEST_NAME = 60  # characters
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
-    try:
-        if args.overlay:
-            path = args.overlay.with_name(args.overlay.name.removesuffix(".png").removesuffix(".pdf"))
-            draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, args.synthetic or is_synthetic(args.image.parent))
-            print(f"Written: {path}.png, {path}.pdf")
-        else:
-            drawn = draw_all(args)
-            print(f"{len(drawn['figures'])} figures and {len(drawn['overlays'])} overlays in {args.results / 'figures'}")
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    if args.overlay:
+        path = args.overlay.with_name(args.overlay.name.removesuffix(".png").removesuffix(".pdf"))
+        draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, args.synthetic or is_synthetic(args.image.parent))
+        print(f"Written: {path}.png, {path}.pdf")
+    else:
+        drawn = draw_all(args)
+        print(f"{len(drawn['figures'])} figures and {len(drawn['overlays'])} overlays in {args.results / 'figures'}")
     return 0
 
 

@@ -25,6 +25,7 @@ from evaluation.make_figures import find_image
 from evaluation.overlays import WINDOW_HU, CaseImages
 from evaluation.result_shapes import Metrics
 from evaluation.selection import failures
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.files import load_json
 
 TEMPLATE = Path(__file__).with_name("gallery_template.html")
@@ -43,14 +44,11 @@ SUBTYPE_COLUMNS = [
 ]
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     out = args.out or args.results / "gallery.html"
-    try:
-        page = build(load_json(args.results / "metrics.json", Metrics), args.images, args.ref, args.pred)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+    page = build(load_json(args.results / "metrics.json", Metrics), args.images, args.ref, args.pred)
     write_text(page, out)
     print(f"Written: {out} ({len(page) / 2**20:.1f} MiB)")
     return 0

@@ -30,7 +30,7 @@ from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import read_volume
-from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.parallel import in_processes
@@ -120,28 +120,25 @@ def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: 
     write_csv([{"Names": f"{case}.nii.gz", "Subtype": classes[int(np.argmax(p))]} for case, p in rows], out / "subtype_results.csv")
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
-    try:
-        truth, splits = read_truth(args.truth), load_json(args.splits, Splits)
-        classes = args.classes or sorted(set(truth.values()))
-        unknown = [fold for fold in args.folds if fold not in range(len(splits))]
-        if unknown:
-            raise ValueError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {unknown}")
-        train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
-        cases = sorted(train | held_out)
-        features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
-        predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
-        write_tables(predicted, classes, args.out)
-        right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
-        print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
-        if args.predict_images:
-            fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs), args.features)
-            write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
-            print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
-    except (ValueError, CasesFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    truth, splits = read_truth(args.truth), load_json(args.splits, Splits)
+    classes = args.classes or sorted(set(truth.values()))
+    unknown = [fold for fold in args.folds if fold not in range(len(splits))]
+    if unknown:
+        raise ValueError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {unknown}")
+    train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
+    cases = sorted(train | held_out)
+    features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
+    predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
+    write_tables(predicted, classes, args.out)
+    right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
+    print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
+    if args.predict_images:
+        fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs), args.features)
+        write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
+        print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
     return 0
 
 
@@ -151,15 +148,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, required=True, help="folder of masks case.nii.gz, predicted or true")
     parser.add_argument("--truth", type=Path, required=True, help="true subtypes, columns case,subtype")
     parser.add_argument("--splits", type=Path, required=True, help="splits_final.json")
-    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="folds to cross-validate over (default 1 2 3 4 5)")
+    parser.add_argument("--folds", type=whole_number(0), nargs="+", default=[1, 2, 3, 4, 5], help="folds to cross-validate over (default 1 2 3 4 5)")
     parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
     parser.add_argument("--predict_images", type=Path, help="further images, predicted by a model of all training cases of --folds")
     parser.add_argument("--predict_masks", type=Path, help="their masks; every mask there is predicted")
     parser.add_argument("--features", nargs="+", choices=NAMES, default=NAMES, metavar="NAME",
                         help=f"features to use (default: all): {', '.join(NAMES)}")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0, help="of the inner cross-validation")
-    parser.add_argument("--jobs", type=int, default=1, help="processes for the features (default 1)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the inner cross-validation")
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="processes for the features (default 1)")
     args = parser.parse_args(arguments)
     if bool(args.predict_images) != bool(args.predict_masks):
         parser.error("--predict_images and --predict_masks go together")

@@ -6,6 +6,7 @@ BANNER = "SYNTHETIC DATA: these figures say nothing about patients"
 TITLES = {"whole_pancreas": "Whole pancreas", "lesion": "Lesion", "normal_pancreas": "Normal pancreas"}
 NAMES = {
     "dsc": "DSC", "iou": "IoU", "nsd_1mm": "NSD at 1 mm", "nsd_2mm": "NSD at 2 mm", "hd95_mm": "HD95 (mm)", "masd_mm": "MASD (mm)",
+    "missed": "Missed, share", "false_alarm": "False alarm, share", "found": "Found, any overlap",
     "macro_f1": "Macro-F1", "balanced_accuracy": "Balanced accuracy", "accuracy": "Accuracy", "mcc": "MCC",
     "expected_cost": "Normalised expected cost", "auroc": "AUROC (one vs rest, mean)", "average_precision": "Average precision (mean)",
     "brier": "Brier score", "ece": "Class-wise ECE",

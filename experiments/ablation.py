@@ -30,6 +30,7 @@ from experiments.out_of_fold import gather
 from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -146,8 +147,7 @@ class Ablation:
         arguments = ["--pred", str(masks), "--ref", str(self.work / "reference"), "--out", str(out), "--seed", str(self.args.seed)]
         if tables is not None:
             arguments += ["--subtypes", str(tables / "subtype_results.csv"), "--truth", str(self.raw / "subtypes.csv")]
-        if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
-            sys.exit(f"error: the predictions of {name} cannot be scored")
+        compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic)
         return load_json(out / "metrics.json", Metrics)
 
     def finish(self, variant: Variant) -> dict:
@@ -193,6 +193,7 @@ def _training_seconds(model: Path) -> float:
     return float(sum(end - start for start, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"])))
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
     chosen = [variant for variant in VARIANTS if variant.name in args.variants]
@@ -226,14 +227,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
     parser.add_argument("--configuration", default="3d_fullres")
     parser.add_argument("--variants", nargs="+", choices=names, default=names)
-    parser.add_argument("--folds", type=int, default=3, help="folds inside the training cases (default 3)")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--iterations", type=int, required=True, help="an epoch")
-    parser.add_argument("--val_iterations", type=int, default=4, help="an epoch")
+    parser.add_argument("--folds", type=whole_number(1), default=3, help="folds inside the training cases (default 3)")
+    parser.add_argument("--epochs", type=whole_number(1), required=True)
+    parser.add_argument("--iterations", type=whole_number(1), required=True, help="an epoch")
+    parser.add_argument("--val_iterations", type=whole_number(1), default=4, help="an epoch")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
-    parser.add_argument("--new_cases", type=int, default=99, help="new synthetic cases to judge the refit's calibration on (default 99, 0: none)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
+    parser.add_argument("--new_cases", type=whole_number(0), default=99, help="new synthetic cases to judge the refit's calibration on (default 99, 0: none)")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
     return parser.parse_args(arguments)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunetv2.inference.network_geometry import network_geometry  # noqa: E402
 from nnunetv2.inference.sliding_window_prediction import whole_volume_tile  # noqa: E402
+from nnunetv2.utilities.commands import script  # noqa: E402
 from nnunetv2.utilities.file_shapes import Plans  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402
@@ -41,6 +42,7 @@ def with_cheap_configurations(plans: dict) -> dict:
     return plans | {"configurations": configurations}
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plans", type=Path, help="plans file with 3d_fullres; it is rewritten")

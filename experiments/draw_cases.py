@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
 from data_prep.split_view import link_or_copy
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.files import atomic_write
 
 
@@ -30,12 +31,13 @@ def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[P
     return folder / "images", {case.name: case.subtype for case in cases}
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--n", type=int, default=60)
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), required=True)
+    parser.add_argument("--n", type=whole_number(1), default=60)
     args = parser.parse_args()
     images, _ = draw_cases(args.out, args.n, args.seed, args.preset)
     print(f"{args.n} SYNTHETIC cases in {images}")

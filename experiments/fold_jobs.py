@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.convert_quiz import stratified_folds
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import CommandFailed, InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -46,15 +46,18 @@ def in_parallel(jobs: int, function: Callable[..., None], arguments: Iterable[tu
 def run_command(command: list[str], log: Path | None, jobs: int) -> None:
     """Run a command to its end. With a log, one of `jobs` at a time: it gets its share of the cores and appends its output there.
 
-    Raises RuntimeError with the log's last lines, or CalledProcessError without one, when the command fails.
+    Raises CommandFailed, with the log's last lines if there is one, when the command fails.
     """
     if log is None:
-        subprocess.run(command, check=True)
+        try:
+            subprocess.run(command, check=True)
+        except subprocess.CalledProcessError as error:
+            raise CommandFailed(f"{' '.join(command)}\nended with {error.returncode}; its own message is above.") from error
         return
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads}).returncode
     if code:
-        raise RuntimeError(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
-                           + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+        raise CommandFailed(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
+                            + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))

@@ -18,9 +18,11 @@ from matplotlib.lines import Line2D
 
 from evaluation.figure_style import BLUE, GREY, LIGHT, METADATA, ORANGE, SKY, STYLE, stamp
 from evaluation.overlays import WINDOW_HU, CaseImages
+from evaluation.result_shapes import Metrics, SpeedTable
 from experiments.generated_text import FRONT_ROWS, short_machine
 from experiments.results_index import RESULTS
 from experiments.speed_table import bars
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.files import atomic_write, load_json
 
 SIZE = (9.6, 2.9)  # inches
@@ -82,7 +84,7 @@ def draw_subtype(axes: Axes, row: dict) -> None:
 
 def compose(run: Path, speed: dict, path: Path) -> None:
     """Draw the picture of a finished main job and of results/speed.json's contents. Raises OSError or ValueError if the run lacks a file."""
-    metrics = load_json(run / "metrics.json")
+    metrics = load_json(run / "metrics.json", Metrics)
     row = median_case(metrics)
     name = row["case"]
     case = CaseImages.read(
@@ -133,17 +135,14 @@ def compose(run: Path, speed: dict, path: Path) -> None:
             plt.close(figure)
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=RESULTS / "fold0", help="folder of a finished run_fold0.sh")
     parser.add_argument("--speed", type=Path, default=RESULTS / "speed.json", help="table of run_speed.sh")
     parser.add_argument("--out", type=Path, default=RESULTS.parent / "docs/front.png")
     args = parser.parse_args(arguments)
-    try:
-        compose(args.run, load_json(args.speed), args.out)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    compose(args.run, load_json(args.speed, SpeedTable), args.out)
     print(f"written: {args.out}")
     return 0
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
 
 REPOSITORY = RESULTS.parent
@@ -29,7 +31,7 @@ FRONT_ROWS = {
 
 def main_job() -> str:
     """The table that the main job prints, and where it was measured."""
-    job = load_json(RESULTS / "main_job.json")
+    job = load_json(RESULTS / "main_job.json", AnyObject)
     lines = ["|validation cases|mean (95 % interval)|target|", "|-|-|-|"]
     lines += [
         f"|{row['name']}|{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f})|{row['target']:.2f}|"
@@ -46,7 +48,7 @@ def main_job() -> str:
 
 def speed() -> str:
     """Seconds per case of the modes that the front page names."""
-    study = load_json(RESULTS / "speed.json")
+    study = load_json(RESULTS / "speed.json", AnyObject)
     rows = {name: study["rows"][name] for name in FRONT_ROWS}
     lines = ["|mode|seconds per case|times faster|changed voxels|", "|-|-|-|-|"]
     for name, row in rows.items():
@@ -102,7 +104,7 @@ def benchmarks() -> str:
 
 def cost_of_modes(file: str) -> str:
     """What each mode of a speed study scores against the truth; in brackets the 95 % interval of the difference to `exact`."""
-    study = load_json(RESULTS / f"{file}.json")
+    study = load_json(RESULTS / f"{file}.json", AnyObject)
     lines = ["| row | seconds per case | whole DSC | lesion DSC | subtype macro-F1 |", "|---|---|---|---|---|"]
     for name, row in study["rows"].items():
         if not name.startswith("upstream"):
@@ -123,7 +125,7 @@ def cost_of_modes(file: str) -> str:
 
 def ablation() -> str:
     """The variants of the class head, out of fold."""
-    study = load_json(RESULTS / "ablation.json")
+    study = load_json(RESULTS / "ablation.json", AnyObject)
     lines = ["| variant | macro-F1 (95 % interval) | AUROC | whole DSC | lesion DSC |", "|---|---|---|---|---|"]
     for row in study["rows"]:
         classified = "macro_f1" in row
@@ -144,7 +146,7 @@ def ablation() -> str:
 
 def choices() -> str:
     """Choices of the training beside the first row with the same head."""
-    study = load_json(RESULTS / "training_choices.json")
+    study = load_json(RESULTS / "training_choices.json", AnyObject)
     lines = ["| choice | head | macro-F1 | Brier score | lesion DSC |", "|---|---|---|---|---|"]
     for row in study["rows"]:
         cells = [
@@ -211,6 +213,7 @@ def stale_pages() -> dict[Path, str]:
     return {page: filled(text) for page, text in contents.items() if filled(text) != text}
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is stale")

@@ -10,8 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from evaluation.result_shapes import Metrics, RunRecord
 from experiments.record_run import TARGETS
 from experiments.results_index import RESULTS
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.files import load_json, save_json
 
 TITLES = {
@@ -36,7 +38,7 @@ def figures(metrics: dict) -> list[dict]:
 
 def record(run: Path, command: str, out: Path) -> dict:
     """Write `out` from RUN/metrics.json and RUN/run.json. Raises ValueError if the run's data are not synthetic."""
-    metrics, protocol = load_json(run / "metrics.json"), load_json(run / "run.json")
+    metrics, protocol = load_json(run / "metrics.json", Metrics, partial=True), load_json(run / "run.json", RunRecord)
     if not protocol["synthetic"]:
         raise ValueError(f"{run}/run.json: the run used real data; only runs on synthetic data go into {out}.")
     stages = {stage["stage"]: stage["seconds"] for stage in protocol["stages"]}
@@ -55,6 +57,7 @@ def record(run: Path, command: str, out: Path) -> dict:
     return kept
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -63,11 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--command", default="bash experiments/run_fold0.sh", help="the command of that run")
     parser.add_argument("--out", type=Path, default=RESULTS / "main_job.json")
     args = parser.parse_args(arguments)
-    try:
-        record(args.run, args.command, args.out)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    record(args.run, args.command, args.out)
     print(f"written: {args.out}")
     return 0
 

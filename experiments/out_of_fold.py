@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_cells import guarded
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import Splits
@@ -93,12 +94,13 @@ def write_tables(folder: Path, classes: list[str], table: Table) -> None:
             csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     gathering = commands.add_parser("gather", help="join the validation predictions of several folds")
     gathering.add_argument("--model", type=Path, required=True, help="folder that holds fold_K")
-    gathering.add_argument("--folds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    gathering.add_argument("--folds", type=whole_number(0), nargs="+", default=[1, 2, 3, 4, 5])
     gathering.add_argument("--splits", type=Path, required=True, help="splits_final.json")
     gathering.add_argument("--labels", type=Path, required=True, help="folder of the true masks")
     gathering.add_argument("--out", type=Path, required=True, help="folder for masks and tables; what is there is deleted")
@@ -108,15 +110,12 @@ def main(arguments: list[str] | None = None) -> None:
     averaging.add_argument("b", type=Path)
     averaging.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
-    try:
-        if args.command == "gather":
-            n = gather({fold: args.model / f"fold_{fold}" / "validation" for fold in args.folds}, load_json(args.splits, Splits), args.labels,
-                       args.out, args.reference)
-            print(f"{n} cases out of fold in {args.out}")
-        else:
-            average(args.a, args.b, args.out)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    if args.command == "gather":
+        n = gather({fold: args.model / f"fold_{fold}" / "validation" for fold in args.folds}, load_json(args.splits, Splits), args.labels,
+                   args.out, args.reference)
+        print(f"{n} cases out of fold in {args.out}")
+    else:
+        average(args.a, args.b, args.out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.result_shapes import Metrics, RunRecord  # noqa: E402
 from experiments.file_shapes import Stages  # noqa: E402
+from nnunetv2.utilities.commands import script  # noqa: E402
 from nnunetv2.utilities.file_shapes import Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
@@ -134,6 +135,7 @@ def bounds(ci: dict | list) -> str:
     return f"({low:.3f} to {high:.3f})"
 
 
+@script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -73,7 +74,7 @@ def kept_studies() -> list[tuple[Study, dict]]:
             f"results/: studies without a JSON {sorted(listed - there)}, JSON files that no study names {sorted(there - listed)}; "
             "mend STUDIES in experiments/results_index.py."
         )
-    return [(study, load_json(RESULTS / f"{study.file}.json")) for study in STUDIES]
+    return [(study, load_json(RESULTS / f"{study.file}.json", AnyObject)) for study in STUDIES]
 
 
 def index_table() -> str:

@@ -24,6 +24,8 @@ from experiments.record_run import code_commit, environment  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
+from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
+from nnunetv2.utilities.errors import InputError  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
 REFERENCE = "upstream"  # every ratio is to this row
@@ -128,7 +130,7 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
         sys.exit(f"error: row {row!r} ended with status {process.returncode}; the last lines of {log}:\n"
                  + "\n".join(log.read_text().splitlines()[-15:]))
     times = out / "prediction_times.json"
-    n_cases = len(list(images.iterdir()))
+    n_cases = len({file.name.rsplit("_", 1)[0] for file in images.iterdir()})
     return {"row": row, "seconds": round(seconds, 2), "cases": n_cases, "peak_memory": peak, "peak_gpu_memory": gpu_peak,
             "times": load_json(times, PredictionTimes) if times.is_file() else None}
 
@@ -147,8 +149,10 @@ def _rounds_of(row: str, args: argparse.Namespace) -> int:
 
 
 def link_cases(images: Path, n: int, folder: Path) -> Path:
-    """A folder with links to the first `n` cases (all their channels)."""
+    """A folder with links to the first `n` cases (all their channels); InputError without any."""
     files = sorted(images.glob("*_[0-9][0-9][0-9][0-9].nii.gz"))
+    if not files:
+        raise InputError(f"{images} holds no images CASE_0000.nii.gz to time predictions on. Finish the run, or name a folder with --images.")
     cases = sorted({file.name.rsplit("_", 1)[0] for file in files})[:n]
     folder.mkdir()
     for file in files:
@@ -169,13 +173,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--truth", type=Path, help="true subtypes of --images, a csv with the columns case,subtype")
     parser.add_argument("--fold", default="0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=2, help="CPU cores that a run may use")
+    parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU cores that a run may use")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of: {'; '.join(ROWS)}; default: all that device and model can")
-    parser.add_argument("--cases", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--lever_rounds", type=int, default=3, help="of the rows that change one thing of `exact`")
-    parser.add_argument("--reference_cases", type=int, default=3, help="cases of the row `upstream`")
-    parser.add_argument("--reference_rounds", type=int, default=2)
+    parser.add_argument("--cases", type=whole_number(1), default=4)
+    parser.add_argument("--rounds", type=whole_number(1), default=3)
+    parser.add_argument("--lever_rounds", type=whole_number(1), default=3, help="of the rows that change one thing of `exact`")
+    parser.add_argument("--reference_cases", type=whole_number(1), default=3, help="cases of the row `upstream`")
+    parser.add_argument("--reference_rounds", type=whole_number(1), default=2)
     parser.add_argument("--tta_from", type=Path, metavar="JSON", help="without the row `upstream`: its time here is derived from the row without TTA, the "
                         "number of windows, and the seconds per window in this earlier table")
     parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic, where no SYNTHETIC.txt beside them does")
@@ -206,6 +210,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+@script
 def main() -> None:
     args = parse_arguments()
     result_file = args.out.with_name(f"{args.out.name}.json")

@@ -30,6 +30,7 @@ from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint
+from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -135,8 +136,7 @@ class Study:
         gather({fold: folder / f"fold_{fold}" for fold in self.folds}, self.splits, self.raw / "labelsTr", pooled, reference)
         arguments = ["--pred", str(pooled), "--ref", str(reference), "--out", str(folder), "--subtypes", str(pooled / "subtype_results.csv"),
                      "--truth", str(self.raw / "subtypes.csv"), "--seed", str(self.args.seed)]
-        if compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic):
-            sys.exit(f"error: the predictions of {choice.name} cannot be scored")
+        compute_metrics.main(arguments + ["--synthetic"] * self.args.synthetic)
         return load_json(folder / "metrics.json", Metrics)
 
     def averaging(self) -> list[dict]:
@@ -204,15 +204,13 @@ def markdown(result: dict) -> str:
     return "\n".join([*lines, *averaging_markdown(result["averaging"]), ""])
 
 
+@script
 def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
-    try:
-        study = Study(args)
-        study.run_all()
-        scores = {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in HEADS}
-        averaging = study.averaging()
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    study = Study(args)
+    study.run_all()
+    scores = {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in HEADS}
+    averaging = study.averaging()
     settings = {key: value for key, value in vars(args).items() if key != "out"}
     command = ["bash", "experiments/run_training_choices.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "views", "seed", "jobs", "new_cases"))]
     command += ["--only_folds", *map(str, args.only_folds)] if args.only_folds else []
@@ -230,15 +228,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", default="Dataset777_PancreasCT")
     parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
     parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--folds", type=int, default=3, help="folds inside the training cases (default 3)")
+    parser.add_argument("--folds", type=whole_number(1), default=3, help="folds inside the training cases (default 3)")
     parser.add_argument("--only_folds", type=int, nargs="+", metavar="K", help="run and score these of them; default: all")
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--iterations", type=int, required=True, help="an epoch")
+    parser.add_argument("--epochs", type=whole_number(1), required=True)
+    parser.add_argument("--iterations", type=whole_number(1), required=True, help="an epoch")
     parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of refit and prediction (default 2)")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
-    parser.add_argument("--new_cases", type=int, default=99, help="new synthetic cases to average the folds on (default 99, 0: none)")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--jobs", type=whole_number(1), default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
+    parser.add_argument("--new_cases", type=whole_number(0), default=99, help="new synthetic cases to average the folds on (default 99, 0: none)")
     parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
     args = parser.parse_args(arguments)
     if args.only_folds and not all(1 <= fold <= args.folds for fold in args.only_folds):

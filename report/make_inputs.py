@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.files import write_text
 from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import load_json
@@ -28,6 +29,7 @@ SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json
                 "conformance": ("conformance.json", Conformance)}  # studies beside the run
 
 
+@script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     inputs = read_inputs(args.results, args.shared)

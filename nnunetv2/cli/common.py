@@ -3,9 +3,9 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
 
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.commands import whole_number
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.trusted_names import TRUST_VARIABLE, trust
 
 
@@ -33,21 +33,6 @@ def make_parser(command: str, description: str, example: str, names_classes: boo
     return parser
 
 
-def run(function: Callable[..., int | None], *args, **kwargs) -> None:
-    """Call `function`; an error about the user's input ends the process with its message, any other with its traceback.
-
-    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status.
-    """
-    try:
-        status = function(*args, **kwargs)
-    except EXPECTED_ERRORS as error:
-        if os.environ.get("nnUNet_debug"):
-            raise
-        sys.exit(f"error: {in_one_message(error)}")
-    if isinstance(status, int) and status:
-        sys.exit(status)
-
-
 def default_device() -> str:
     """Default of every `-device` flag: $nnUNet_device, else cuda as upstream."""
     return os.environ.get("nnUNet_device", "cuda")
@@ -68,7 +53,10 @@ def device_from_name(name: str):
 
 def fold(value: str) -> int | str:
     """A fold is an index into splits_final.json or the word `all`."""
-    return value if value == "all" else int(value)
+    return value if value == "all" else whole_number(0)(value)
+
+
+processes = whole_number(0)  # type of the flags that give a number of processes or threads; 0 and 1 do one case after the other
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import make_parser, run
+from nnunetv2.cli.common import make_parser, processes
+from nnunetv2.utilities.commands import run, whole_number
 
 
 def convert_MSD_dataset(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("convert_MSD_dataset", "Convert a Medical Segmentation Decathlon dataset into nnUNet_raw.",
                          "nnUNetv2_convert_MSD_dataset -i Downloads/Task04_Hippocampus", names_classes=False)
     parser.add_argument("-i", required=True, help="unpacked Decathlon folder with dataset.json, imagesTr, labelsTr")
-    parser.add_argument("-overwrite_id", type=int, default=None, help="number of the new dataset; default: that of the task, from the folder's name")
-    parser.add_argument("-np", type=int, default=None, help="files converted at a time; default: one a core")
+    parser.add_argument("-overwrite_id", type=whole_number(1, 999), default=None, help="number of the new dataset; default: that of the task, from the folder's name")
+    parser.add_argument("-np", type=processes, default=None, help="files converted at a time; default: one a core")
     args = parser.parse_args(argv)
     from nnunetv2.dataset_conversion.convert_MSD_dataset import convert_msd_dataset
 

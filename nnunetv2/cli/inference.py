@@ -5,7 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder, run
+from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
+from nnunetv2.utilities.commands import real_number, run, whole_number
 
 
 def _threads(value: str) -> int:
@@ -19,7 +20,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", required=True, help="folder of images, each CASE_0000.nii.gz and so on by channel")
     parser.add_argument("-o", required=True, help="folder for masks, and for the class csv files if the model classifies")
     parser.add_argument("-f", nargs="+", type=fold, default=(0, 1, 2, 3, 4), help="folds to ensemble; default: 0 1 2 3 4")
-    parser.add_argument("-step_size", type=float, default=None, help="tile step as a fraction of the patch; default 0.5")
+    parser.add_argument("-step_size", type=real_number(0, 1, above=True), default=None, help="tile step as a fraction of the patch; default 0.5")
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring; same as --tta 1")
     parser.add_argument("--verbose", action="store_true", help="say more")
     parser.add_argument("--save_probabilities", action="store_true", help="also write softmax volumes (.npz) for ensembling")
@@ -30,8 +31,8 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-nps", type=_threads, default=os.environ.get("nnUNet_nps", "1"),
                         help="exports that may run beside the network; 0: each in its turn, and with -npp 0 no threads at all; default: $nnUNet_nps, else 1")
     parser.add_argument("-prev_stage_predictions", default=None, help="folder with predictions of the previous cascade stage")
-    parser.add_argument("-num_parts", type=int, default=1, help="split the cases over this many machines")
-    parser.add_argument("-part_id", type=int, default=0, help="which part this machine does, from 0")
+    parser.add_argument("-num_parts", type=whole_number(1), default=1, help="split the cases over this many machines")
+    parser.add_argument("-part_id", type=whole_number(0), default=0, help="which part this machine does, from 0")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
     parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
@@ -88,7 +89,7 @@ def quantize(argv: Sequence[str] | None = None) -> None:
                      "the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
                      "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)
-    parser.add_argument("-n", type=int, default=8, help="training cases that show the ranges (default 8)")
+    parser.add_argument("-n", type=whole_number(1), default=8, help="training cases that show the ranges (default 8)")
     args = parser.parse_args(argv)
     if args.n < 1:
         parser.error("-n must be at least 1")

@@ -4,7 +4,8 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import make_parser, run
+from nnunetv2.cli.common import make_parser, processes
+from nnunetv2.utilities.commands import real_number, run
 
 PLANNERS = "ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL, or one below nnunetv2/experiment_planning"
 
@@ -15,23 +16,23 @@ def _add_dataset_ids(parser: argparse.ArgumentParser) -> None:
 
 def _add_fingerprint_flags(parser: argparse.ArgumentParser, processes_flag: str) -> None:
     parser.add_argument("-fpe", default="DatasetFingerprintExtractor", help="fingerprint extractor; there is one, the flag is kept for scripts")
-    parser.add_argument(processes_flag, type=int, default=None, help="processes for the fingerprint; default: one a core")
+    parser.add_argument(processes_flag, type=processes, default=None, help="processes for the fingerprint; default: one a core")
     parser.add_argument("--verify_dataset_integrity", action="store_true", help="check files, geometry and labels first; lists every bad case")
     parser.add_argument("--clean", action="store_true", help="recompute an existing fingerprint")
 
 
 def _add_planner_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pl", default="ExperimentPlanner", help=f"planner: {PLANNERS}")
-    parser.add_argument("-gpu_memory_target", type=float, default=None, help="GPU memory the plan may use, GB; default: the planner's own")
+    parser.add_argument("-gpu_memory_target", type=real_number(0, above=True), default=None, help="GPU memory the plan may use, GB; default: the planner's own")
     parser.add_argument("-preprocessor_name", default="DefaultPreprocessor", help="preprocessor named in the plans")
-    parser.add_argument("-overwrite_target_spacing", nargs=3, type=float, default=None, metavar=("Z", "Y", "X"),
+    parser.add_argument("-overwrite_target_spacing", nargs=3, type=real_number(0, above=True), default=None, metavar=("Z", "Y", "X"),
                         help="spacing of 3d_fullres, mm, in array order")
     parser.add_argument("-overwrite_plans_name", default=None, help="name of the plans, so that changed settings do not overwrite the default")
 
 
 def _add_preprocess_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres"], help="configurations; those the plans lack are left out")
-    parser.add_argument("-np", nargs="+", type=int, default=None, help="processes: one number, or one a configuration; default: one a core")
+    parser.add_argument("-np", nargs="+", type=processes, default=None, help="processes: one number, or one a configuration; default: one a core")
 
 
 def _add_verbosity(parser: argparse.ArgumentParser) -> None:

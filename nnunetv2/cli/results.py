@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import fold, make_parser, run
+from nnunetv2.cli.common import fold, make_parser, processes
+from nnunetv2.utilities.commands import real_number, run, whole_number
 
 FIVE_FOLDS = (0, 1, 2, 3, 4)
 
@@ -15,7 +16,7 @@ def evaluate_folder(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-djfile", required=True, help="dataset.json")
     parser.add_argument("-pfile", required=True, help="plans.json")
     parser.add_argument("-o", default=None, help="output file; default: pred_folder/summary.json")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("--chill", action="store_true", help="missing predictions are left out instead of refused")
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
@@ -28,10 +29,10 @@ def evaluate_simple(argv: Sequence[str] | None = None) -> None:
                          "nnUNetv2_evaluate_simple labelsTs out -l 1 2", names_classes=False)
     parser.add_argument("gt_folder", help="reference masks")
     parser.add_argument("pred_folder", help="predicted masks")
-    parser.add_argument("-l", nargs="+", type=int, required=True, help="labels to score")
-    parser.add_argument("-il", type=int, default=None, help="ignore label")
+    parser.add_argument("-l", nargs="+", type=whole_number(0), required=True, help="labels to score")
+    parser.add_argument("-il", type=whole_number(0), default=None, help="ignore label")
     parser.add_argument("-o", default=None, help="output file; default: pred_folder/summary.json")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("--chill", action="store_true", help="missing predictions are left out instead of refused")
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
@@ -46,16 +47,17 @@ def find_best_configuration(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-p", nargs="+", default=["nnUNetPlans"], help="plans names")
     parser.add_argument("-c", nargs="+", default=["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"], help="configurations; untrained ones are left out")
     parser.add_argument("-tr", nargs="+", default=["nnUNetTrainer"], help="trainers")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("-f", nargs="+", type=fold, default=FIVE_FOLDS, help="folds")
     parser.add_argument("--disable_ensembling", action="store_true", help="single models only")
     parser.add_argument("--no_overwrite", action="store_true", help="keep accumulated results that are already there")
+    parser.add_argument("--by_training_cases", action="store_true", help="(fork) let -f all choose, whose scores are of its training cases")
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.find_best_configuration import find_best_configuration as find
 
     models = [{"plans": p, "configuration": c, "trainer": t} for p in args.p for c in args.c for t in args.tr]
     run(find, args.dataset_name_or_id, models, allow_ensembling=not args.disable_ensembling, num_processes=args.np,
-        overwrite=not args.no_overwrite, folds=args.f)
+        overwrite=not args.no_overwrite, folds=args.f, by_training_cases=args.by_training_cases)
 
 
 def accumulate_crossval_results(argv: Sequence[str] | None = None) -> None:
@@ -83,7 +85,7 @@ def ensemble(argv: Sequence[str] | None = None) -> None:
                          "nnUNetv2_ensemble -i out_a out_b -o out_ensemble")
     parser.add_argument("-i", nargs="+", required=True, help="prediction folders")
     parser.add_argument("-o", required=True, help="output folder")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("--save_npz", action="store_true", help="also keep the averaged probabilities")
     args = parser.parse_args(argv)
     from nnunetv2.ensembling.ensemble import ensemble_folders
@@ -98,7 +100,7 @@ def determine_postprocessing(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-ref", required=True, help="folder of reference masks")
     parser.add_argument("-plans_json", default=None, help="plans.json; default: the one in -i")
     parser.add_argument("-dataset_json", default=None, help="dataset.json; default: the one in -i")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("--remove_postprocessed", action="store_true", help="delete the post-processed masks afterwards")
     args = parser.parse_args(argv)
     from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing as determine
@@ -112,7 +114,7 @@ def apply_postprocessing(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-i", required=True, help="folder of masks")
     parser.add_argument("-o", required=True, help="output folder")
     parser.add_argument("-pp_pkl_file", required=True, help="postprocessing.json of this fork, or upstream's postprocessing.pkl")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("-plans_json", default=None, help="plans.json; default: the one in -i")
     parser.add_argument("-dataset_json", default=None, help="dataset.json; default: the one in -i")
     args = parser.parse_args(argv)
@@ -155,12 +157,12 @@ def plot_overlay_pngs(argv: Sequence[str] | None = None) -> None:
                          "nnUNetv2_plot_overlay_pngs -d 777 -o overlays --use_raw")
     parser.add_argument("-d", required=True, help="dataset id or name")
     parser.add_argument("-o", required=True, help="output folder")
-    parser.add_argument("-np", type=int, default=None, help="processes; default: one a core")
-    parser.add_argument("-channel_idx", type=int, default=0, help="image channel to show")
+    parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
+    parser.add_argument("-channel_idx", type=whole_number(0), default=0, help="image channel to show")
     parser.add_argument("--use_raw", action="store_true", help="draw raw instead of preprocessed cases")
     parser.add_argument("-p", default="nnUNetPlans", help="plans name, for preprocessed cases")
     parser.add_argument("-c", default=None, help="configuration, for preprocessed cases; default: 3d_fullres, else 2d")
-    parser.add_argument("-overlay_intensity", type=float, default=0.6, help="0 image only, 1 opaque labels")
+    parser.add_argument("-overlay_intensity", type=real_number(0, 1), default=0.6, help="0 image only, 1 opaque labels")
     args = parser.parse_args(argv)
     from nnunetv2.utilities import overlay_plots
 

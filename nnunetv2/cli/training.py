@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder, run
+from nnunetv2.cli.common import add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
+from nnunetv2.utilities.commands import run, whole_number
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -15,19 +16,19 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-p", default="nnUNetPlans", help="plans name")
     parser.add_argument("-pretrained_weights", default=None, help="checkpoint to start from; layers that do not fit are refused")
     parser.add_argument("--same_task", action="store_true", help="(fork) with -pretrained_weights: take its segmentation layers and class head too")
-    parser.add_argument("-num_gpus", type=int, default=1, help="GPUs to train on")
+    parser.add_argument("-num_gpus", type=whole_number(1), default=1, help="GPUs to train on")
     parser.add_argument("--npz", action="store_true", help="keep the probabilities of the final validation, for ensembling")
     parser.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
     parser.add_argument("--val", action="store_true", help="only run the final validation")
     parser.add_argument("--val_best", action="store_true", help="validate with checkpoint_best instead of checkpoint_final")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
-    parser.add_argument("--epochs", type=int, default=None, help="(fork) number of epochs; default: the trainer's, 1000")
-    parser.add_argument("--iterations", type=int, default=None, help="(fork) iterations an epoch; default: 250")
-    parser.add_argument("--val_iterations", type=int, default=None, help="(fork) validation iterations an epoch; default: 50")
+    parser.add_argument("--epochs", type=whole_number(1), default=None, help="(fork) number of epochs; default: the trainer's, 1000")
+    parser.add_argument("--iterations", type=whole_number(1), default=None, help="(fork) iterations an epoch; default: 250")
+    parser.add_argument("--val_iterations", type=whole_number(1), default=None, help="(fork) validation iterations an epoch; default: 50")
     parser.add_argument("--no_val", action="store_true", help="(fork) leave out the final validation, for those who predict afterwards")
-    parser.add_argument("--batch_size", type=int, default=None, help="(fork) patches a batch; default: the plans'")
-    parser.add_argument("--seed", type=int, default=0, help="(fork) seed of weights, batches and augmentation")
+    parser.add_argument("--batch_size", type=whole_number(1), default=None, help="(fork) patches a batch; default: the plans'")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="(fork) seed of weights, batches and augmentation")
     args = parser.parse_args(argv)
     if args.same_task and args.pretrained_weights is None:
         parser.error("--same_task says how to use -pretrained_weights, which is missing")

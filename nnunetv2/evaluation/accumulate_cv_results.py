@@ -7,9 +7,15 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, labels_of_masks, list_files
+from nnunetv2.training.splits import SPLITS_FILE, load_split
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+
+TRAINED_ON = ("Fold 'all' trained on the very cases that it is scored on here. These scores say how well the training cases were learned, "
+              "nothing about new ones.")
 
 
 def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output_folder: str | os.PathLike, folds: Sequence[int | str],
@@ -21,6 +27,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
             which nothing was added.
     Raises:
         FileNotFoundError: lists all folds that have no validation folder.
+        InputError: lists all cases that a fold should have predicted and did not, as an interrupted validation leaves it.
         ValueError: lists all cases that more than one fold predicts.
     """
     model, merged = Path(trained_model_folder), Path(merged_output_folder)
@@ -30,6 +37,9 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     if untrained:
         raise FileNotFoundError(f"{model} has no validation predictions of fold(s) {', '.join(untrained)}. Train them, or validate with nnUNetv2_train --val.")
 
+    _refuse_incomplete(validation, plans_manager.dataset_name, dataset_json["file_ending"])
+    if "all" in validation:
+        print(TRAINED_ON)
     predictions: dict[str, list[Path]] = {}
     for folder in validation.values():
         for name in list_files(folder, dataset_json["file_ending"]):
@@ -51,6 +61,25 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
                                   plans_manager.image_reader_writer_class(), dataset_json["file_ending"],
                                   labels.foreground_regions if labels.has_regions else labels.foreground_labels,
                                   labels.ignore_label, num_processes, chill=True, known_labels=labels_of_masks(labels))  # the folds may not cover all cases
+
+
+def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, ending: str) -> None:
+    """The split says which cases each fold validates; without preprocessed data nobody can tell, which is said."""
+    preprocessed = paths.path_if_set("nnUNet_preprocessed")
+    folder = None if preprocessed is None else preprocessed / dataset_name
+    if folder is None or not ((folder / SPLITS_FILE).is_file() if any(fold != "all" for fold in validation) else (folder / "gt_segmentations").is_dir()):
+        print(f"Whether the folds' validations are complete cannot be told: {SPLITS_FILE} of {dataset_name} is not in nnUNet_preprocessed.")
+        return
+    missing = {}
+    for fold, predicted in validation.items():
+        expected = load_split(folder, int(fold) if str(fold).isdecimal() else fold)[1]
+        absent = [case for case in expected if not (predicted / f"{case}{ending}").is_file()]
+        if absent:
+            missing[fold] = f"fold {fold}: {len(absent)} of {len(expected)} cases are not predicted: {', '.join(absent)}"
+    if missing:
+        listed = "\n".join(f"  {line}" for line in missing.values())
+        raise InputError(f"{next(iter(validation.values())).parents[1]} has validations that were interrupted:\n{listed}\n"
+                         "Finish them with nnUNetv2_train DATASET CONFIGURATION FOLD --val.")
 
 
 def reference_folder(dataset_name: str) -> Path:

@@ -9,7 +9,6 @@ import json
 import os
 import warnings
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.ensembling.ensemble import ensemble_crossvalidations
-from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results, reference_folder
+from nnunetv2.evaluation.accumulate_cv_results import TRAINED_ON, accumulate_cv_results, reference_folder
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
 from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
 from nnunetv2.utilities.dataset_files import get_output_folder
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -24,7 +25,8 @@ DEFAULT_MODELS: tuple[TrainedModel, ...] = tuple({"plans": "nnUNetPlans", "confi
 
 def find_best_configuration(dataset_name_or_id: int | str, allowed_trained_models: Sequence[TrainedModel] = DEFAULT_MODELS,
                             allow_ensembling: bool = True, num_processes: int | None = None, overwrite: bool = True,
-                            folds: Sequence[int | str] = (0, 1, 2, 3, 4), strict: bool = False) -> dict:
+                            folds: Sequence[int | str] = (0, 1, 2, 3, 4), strict: bool = False,
+                            by_training_cases: bool = False) -> dict:
     """Score each model's out-of-fold predictions, and each pair's ensemble, by mean foreground Dice; the first of equals wins.
 
     Postprocessing is determined for the winner. What was found goes to nnUNet_results/DATASET/inference_information.json,
@@ -32,9 +34,12 @@ def find_best_configuration(dataset_name_or_id: int | str, allowed_trained_model
 
     Args:
         strict: a model that is not trained is an error; else it is left out. Configurations that the plans lack are left out.
+        by_training_cases: let fold "all" choose, whose scores are of the cases that it was trained on; else it is refused.
     Returns:
         The content of inference_information.json.
     """
+    if "all" in folds and not by_training_cases:
+        raise InputError(f"-f all: {TRAINED_ON} A choice by them prefers what overfits. Train folds and choose by those, or insist with --by_training_cases.")
     dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
     models = {_folder(dataset_name, model): model for model in _trained_models(dataset_name, allowed_trained_models, strict)}
     fold_string = "_".join(str(fold) for fold in folds)
@@ -56,6 +61,7 @@ def find_best_configuration(dataset_name_or_id: int | str, allowed_trained_model
 
     information = {
         "folds": list(folds),
+        "scored_on": TRAINED_ON if "all" in folds else "cases that the models were not trained on",
         "dataset_name_or_id": dataset_name_or_id,
         "considered_models": list(models.values()),
         "ensembling_allowed": allow_ensembling,

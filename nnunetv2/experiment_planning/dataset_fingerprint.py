@@ -52,7 +52,7 @@ class DatasetFingerprintExtractor:
             found = changes(made_from, hash_cases(preprocessed, cases, self.num_threads))
             if not found:
                 print(f"{path} exists and is kept; --clean recomputes it.")
-                return load_json(path)
+                return load_json(path, Fingerprint)
             print(f"{path} is recomputed: {len(found)} training case(s) changed since.")
         reader = determine_reader_writer_from_dataset_json(dataset_json)()
         analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))
@@ -103,7 +103,7 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
     if images.shape[1:] != seg.shape[1:]:
         raise ValueError(f"{label_file} has shape {seg.shape[1:]}, its image {images.shape[1:]}.")
     box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
-    cropped, foreground = images[:, *box], seg[0][box] > 0
+    cropped, foreground = images[(slice(None), *box)], seg[0][box] > 0
     random = np.random.RandomState(SEED)
     samples = []
     for channel in cropped:

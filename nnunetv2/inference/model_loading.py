@@ -13,7 +13,7 @@ from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, load_checkpoint, stored_tensors
+from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, check_contents, load_checkpoint, refuse_non_finite, stored_tensors
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
@@ -53,6 +53,7 @@ class TrainedModel:
         weights = {key.removeprefix("module."): value for key, value in content["network_weights"].items()}
         # copies: an engine that keeps the head alone is not to keep the mapped file with it
         weights |= {CLASS_HEAD_PREFIX + key: value.clone() for key, value in (content.get(CLASS_HEAD_KEY) or {}).items()}
+        refuse_non_finite(weights, checkpoint)
         network = self._network_of_shapes()
         try:
             network.load_state_dict(weights, assign=True)
@@ -146,6 +147,7 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
                                 f"Folds with {checkpoint_name}: {available or 'none'}; choose them with -f, the checkpoint with -chk.")
     stamps = {checkpoint: _stamp(checkpoint) for checkpoint in checkpoints}
     header = load_checkpoint(checkpoints[0], map_location="meta")  # names and numbers; tensors without their data
+    check_contents(header, checkpoints[0])
     plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json", DatasetJson)
     configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
     plain_ending(dataset_json["file_ending"], folder / "dataset.json")

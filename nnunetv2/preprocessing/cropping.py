@@ -45,9 +45,9 @@ def crop_to_nonzero(data: np.ndarray, seg: np.ndarray | None = None) -> tuple[np
     inside = tuple(slice(start, stop) for start, stop in box)
     # Holes can be filled after the crop: what surrounds the box is zero throughout, so a gap at its face is no hole.
     body = fill_holes(nonzero[inside])[None]
-    data = data[:, *inside]
+    data = data[(slice(None), *inside)]
     if seg is None:
         return data, np.where(body, np.int8(0), np.int8(OUTSIDE)), box
-    seg = seg[:, *inside].copy()
+    seg = seg[(slice(None), *inside)].copy()
     seg[~body & (seg == 0)] = OUTSIDE
     return data, seg, box

@@ -1,10 +1,22 @@
 """Temperature scaling of class logits (Guo et al. 2017, sec. 4.2): probabilities = softmax(logits / T)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 TEMPERATURE_RANGE = (1e-2, 1e4)  # LDA on a dozen cases can be a thousand times too sure
+
+
+def refit_limits(counts: Sequence[int], classes: Sequence[str]) -> str | None:
+    """What a refit of the class head cannot do with `counts` training cases of each class, in a sentence; None if it can do all."""
+    few = ", ".join(f"{count} of class {name}" for count, name in zip(counts, classes) if count < 3)
+    if min(counts) < 1 or max(counts) < 2:
+        return f"There are {few}: the class head cannot be refitted and stays as it was trained, with probabilities that nothing calibrates."
+    if min(counts) < 2:
+        return f"There are {few}: the refit rests on that single case, and the calibration leaves its class out."
+    return f"There are {few}: the refit and its calibration rest on very few cases." if few else None
 
 
 def smoothed_targets(labels: np.ndarray, n_classes: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.training.class_calibration import fit_temperature, probability_scores
+from nnunetv2.training.class_calibration import fit_temperature, probability_scores, refit_limits
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.training.splits import SPLITS_FILE, load_split
@@ -58,16 +58,18 @@ def fit_lda(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearL
 
     The covariance is shrunk by Ledoit and Wolf's (2004) formula, for F > N. Priors are uniform: the task's macro-F1 counts
     every class alike, and the training cases' frequencies would cost the rare classes recall. A constant feature gets
-    weight 0. Every class needs two cases.
+    weight 0. Every class needs a case, and one of them two.
     """
     counts = np.bincount(labels, minlength=n_classes)
-    if counts.min() < 2:
-        raise ValueError(f"Every class needs two training cases with a label; there are {counts.tolist()} of classes 0, 1, ...")
+    if counts.min() < 1 or counts.max() < 2:
+        raise ValueError(f"Every class needs a training case with a label, and one class two; there are {counts.tolist()} of classes 0, 1, ...")
     features = features.astype(np.float64)
     mean, std = features.mean(0), features.std(0)
     scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6 * np.maximum(1.0, np.abs(mean)))
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes))
-    lda.fit((features - mean) * scale, labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available")  # a class of one case adds its mean and no covariance
+        lda.fit((features - mean) * scale, labels)
     weight, bias = lda.coef_, lda.intercept_
     if n_classes == 2:  # scikit-learn gives the difference of the two logits
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -84,17 +86,17 @@ def fit_views(features: np.ndarray, labels: np.ndarray, n_classes: int) -> Linea
 
 
 def left_out_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """(N, K) logits, averaged over views, of each case from a fit to all others; features (N, V, F).
+    """(N, K) logits, averaged over views, of each case from a fit to all others; features (N, V, F). NaN for the only case of its class.
 
     One case at a time, since how sure a fit is of itself depends on how many cases it had: fits to fewer would ask for a
     higher temperature than the one that is kept.
     """
     counts = np.bincount(labels, minlength=n_classes)
-    if counts.min() < 3:
-        raise ValueError(f"Calibration needs three labelled training cases of every class; there are {counts.tolist()} of classes 0, 1, ...")
-    logits = np.empty((len(labels), n_classes))
+    logits = np.full((len(labels), n_classes), np.nan)
     for case in tqdm(range(len(labels)), desc="calibrate"):
         rest = np.arange(len(labels)) != case
+        if counts[labels[case]] < 2 or np.bincount(labels[rest]).max() < 2:
+            continue
         logits[case] = fit_views(features[rest], labels[rest], n_classes)(features[case]).mean(0)
     return logits
 
@@ -103,13 +105,16 @@ def left_out_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) ->
 def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> dict:
     """Refit a ClassHead in place on pooled features (N, V, F) as its network gives them; a summary for the report.
 
-    A hidden layer stays as trained, what it makes of the features is refitted.
+    A hidden layer stays as trained, what it makes of the features is refitted. The temperature comes from the cases whose class
+    has another one; without any it is 1. ValueError where a class has no case, or each one only.
     """
     head.eval()
     represented = head.represent(features.flatten(0, 1)).unflatten(0, features.shape[:2]).double().numpy()
     n_classes = head.classifier.out_features
     logits = left_out_logits(represented, labels, n_classes)
-    temperature = fit_temperature(logits, labels)
+    left_out = np.isfinite(logits).all(1)
+    logits, true = logits[left_out], labels[left_out]
+    temperature = fit_temperature(logits, true) if len(true) else 1.0
     layer = fit_views(represented, labels, n_classes)
     head.classifier.weight.copy_(torch.from_numpy(layer.weight))
     head.classifier.bias.copy_(torch.from_numpy(layer.bias))
@@ -121,10 +126,10 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
         "temperature": temperature,
         # of training cases that the encoder has seen: too good to be reported as performance
         "leave_one_out": {
-            "macro_f1": float(f1_score(labels, logits.argmax(1), average="macro")),
-            "before_calibration": probability_scores(logits, labels),
-            "after_calibration": probability_scores(logits / temperature, labels),
-        },
+            "macro_f1": float(f1_score(true, logits.argmax(1), average="macro")),
+            "before_calibration": probability_scores(logits, true),
+            "after_calibration": probability_scores(logits / temperature, true),
+        } if len(true) else None,
     }
 
 
@@ -160,7 +165,15 @@ def _refit(model: TrainedModel, fold: int | str, checkpoint: str, device: torch.
         raise InputError(f"{path} was trained on another split:\n{list_some(moved)}\nBring {dataset_folder / SPLITS_FILE} back, or train anew.")
     label_of = task.read_labels(dataset_folder, train_cases)
     cases = [case for case in train_cases if case in label_of]
-    labels = np.array([label_of[case] for case in cases])
+    labels = np.array([label_of[case] for case in cases], int)
+    counts = np.bincount(labels, minlength=len(task.classes)).tolist()
+    limits = refit_limits(counts, task.classes)
+    if limits is not None:
+        warnings.warn(f"{path}: {limits}", stacklevel=2)
+    if min(counts) < 1 or max(counts) < 2:  # a finished training keeps its head, and the stages after this one go on
+        report = {"checkpoint": checkpoint, "classes": list(task.classes), "cases_per_class": counts, "temperature": 1.0, "not_refitted": limits}
+        save_json(report, path.with_name(REPORT_FILE))
+        return report
 
     network = model.build_network(path).to(device)
     features = features_of_cases(model, _fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
@@ -173,9 +186,9 @@ def _refit(model: TrainedModel, fold: int | str, checkpoint: str, device: torch.
     record_checkpoint(path)
     save_json(report, path.with_name(REPORT_FILE))
     found = report["leave_one_out"]
-    print(f"{path}: class head refitted on {len(labels)} training cases; macro-F1 {found['macro_f1']:.3f} leaving one out, "
-          f"temperature {report['temperature']:.2f}, Brier {found['before_calibration']['brier']:.3f} -> "
-          f"{found['after_calibration']['brier']:.3f}")
+    print(f"{path}: class head refitted on {len(labels)} training cases; " + (
+        f"macro-F1 {found['macro_f1']:.3f} leaving one out, temperature {report['temperature']:.2f}, "
+        f"Brier {found['before_calibration']['brier']:.3f} -> {found['after_calibration']['brier']:.3f}" if found else "too few to calibrate on"))
     return report
 
 

@@ -1,8 +1,11 @@
 """Which cases train and which validate: `splits_final.json`, or nnU-Net's default 5 folds (Isensee et al. 2021)."""
 
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
@@ -35,7 +38,7 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     """(training ids, validation ids) of `fold`, both sorted.
 
     Fold "all" trains on every case that is not held out and monitors the same. Otherwise the existing `splits_final.json`
-    counts; without one the default 5 folds are written there first.
+    counts; without one the default 5 folds are written there first. InputError lists all that is wrong with the fold.
     """
     folder = Path(preprocessed_dataset_folder)
     if fold == "all":
@@ -47,11 +50,36 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
         record(folder, default_split=value_hash(splits))
     splits = load_json(path, Splits)
     if not isinstance(fold, int) or not 0 <= fold < len(splits):
-        raise ValueError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
+        raise InputError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
     train, val = (sorted(plain_names(splits[fold][part], "case", f"{path}, fold {fold}, {part}")) for part in ("train", "val"))
-    both = sorted(set(train) & set(val))
-    if both:
-        raise ValueError(f"{path}, fold {fold}: cases that both train and validate: {both}. Take each out of one list.")
-    if not train:
-        raise ValueError(f"{path}, fold {fold} has no training cases.")
+    problems = split_problems(train, val, *_known_cases(folder))
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise InputError(f"{path}, fold {fold}, cannot be trained; {len(problems)} problem(s), correct the file:\n{listed}")
     return train, val
+
+
+def split_problems(train: Sequence[str], val: Sequence[str], known: Collection[str] | None, holdout: Collection[str], ending: str) -> list[str]:
+    """A line for each thing that is wrong with a fold.
+
+    known: names of all cases, or None where nobody can tell; holdout: cases that must never train; ending: of the label files.
+    """
+    problems = [] if train else ["it has no training cases"]
+    for part, cases in (("train", train), ("val", val)):
+        problems += [f"{part}: {case} is listed {n} times" for case, n in Counter(cases).items() if n > 1]
+        for case in sorted(set(cases)):
+            if case.endswith(ending):
+                problems.append(f"{part}: {case} is a file's name; cases are named without ending: {case.removesuffix(ending)}")
+            elif known is not None and case not in known:
+                problems.append(f"{part}: {case} is no preprocessed case; correct the name, or run nnUNetv2_preprocess again")
+    problems += [f"{case} is in train and in val; take it out of one" for case in sorted(set(train) & set(val))]
+    return problems + [f"train: {case} is held out by dataset.json and must not train" for case in sorted(set(train) & set(holdout))]
+
+
+def _known_cases(folder: Path) -> tuple[set[str] | None, list[str], str]:
+    """(names of all preprocessed cases or None, those held out, file ending), as far as the folder tells."""
+    description = folder / "dataset.json"
+    dataset_json = load_json(description, DatasetJson, partial=True) if description.is_file() else {}
+    ending, references = dataset_json.get("file_ending", ".nii.gz"), folder / "gt_segmentations"
+    known = {path.name.removesuffix(ending) for path in references.glob(f"*{ending}")} if references.is_dir() else None
+    return known or None, dataset_json.get("holdout", []), ending

@@ -1,6 +1,7 @@
 """How a command or script ends: expected errors as one message, an interrupt as one line, a closed pipe without a word."""
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -11,10 +12,10 @@ INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 PIPE_CLOSED = 141  # as shells report one that wrote to `head` after it had gone
 
 
-def run(function: Callable[..., int | None], *args, **kwargs) -> None:
+def run(function: Callable[..., int | None], *args, **kwargs) -> int | None:
     """Call `function`; an error about the user's input ends the process with its message and status 1, any other with its traceback.
 
-    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status.
+    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status; 0 and None are returned.
     """
     try:
         status = function(*args, **kwargs)
@@ -37,6 +38,16 @@ def run(function: Callable[..., int | None], *args, **kwargs) -> None:
         sys.exit(f"error: {in_one_message(error)}")
     if isinstance(status, int) and status:
         sys.exit(status)
+    return status
+
+
+def script(main: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Decorator of a script's main function: it ends as `run` ends it."""
+    @functools.wraps(main)
+    def ended(*args, **kwargs) -> int | None:
+        return run(main, *args, **kwargs)
+
+    return ended
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:

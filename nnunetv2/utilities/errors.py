@@ -13,9 +13,13 @@ class CasesFailed(RuntimeError):
     """Some cases of a batch failed; the message lists each with its reason, and the others are done."""
 
 
+class CommandFailed(RuntimeError):
+    """A command that a script ran ended with an error; the message names it and where its own message is."""
+
+
 # A ValueError is one about input by this code base's convention; OSError carries its path and the system's reason; a training that
 # diverges raises FloatingPointError.
-EXPECTED_ERRORS = (CasesFailed, OSError, ValueError, NotImplementedError, FloatingPointError)
+EXPECTED_ERRORS = (CasesFailed, CommandFailed, OSError, ValueError, NotImplementedError, FloatingPointError)
 
 
 STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)

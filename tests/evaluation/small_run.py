@@ -1,5 +1,6 @@
 """A run small enough to read: four cases of 6 x 8 x 8 voxels at 2 x 1 x 1 mm, with images, masks and subtype tables."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,17 @@ def write_run(folder: Path) -> Path:
 
 def table_options(folder: Path) -> list[str]:
     return ["--subtypes", str(folder / "prediction" / "subtype_results.csv"), "--truth", str(folder / "truth.csv")]
+
+
+def status_of(main, arguments: list[str]) -> int:
+    """Exit status of a script's main function; its message goes to the error output, as at the interpreter's end."""
+    try:
+        return main(arguments) or 0
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            return end.code
+        print(end.code, file=sys.stderr)
+        return 1
 
 
 def image_options(folder: Path) -> list[str]:

@@ -44,6 +44,29 @@ def test_cases_undefined_in_one_run_leave_the_pair():
     assert (row["n"], row["a"], row["b"]) == (1, 1, 2)
 
 
+def test_a_metric_that_one_run_lacks_gets_no_verdict():
+    """Half of B's lesions are missed and the others agree to the millimetre: no reason to call the runs equal."""
+    row = compare_means(np.full(16, 3.0), np.where(np.arange(16) < 8, np.nan, 3.0), 1.0, 200, 0)
+    assert row["n"] == 8 and (row["only_a"], row["only_b"]) == (8, 0)
+    assert row["verdict"] == "no verdict: undefined in B alone in 8 case(s), in A alone in 0"
+
+
+def test_cases_undefined_in_both_runs_leave_the_verdict():
+    both = np.where(np.arange(20) < 4, np.nan, 3.0)
+    assert compare_means(both, both, 1.0, 200, 0)["verdict"] == "equal within 1"
+
+
+def test_misses_are_compared_themselves(scored_run):
+    metrics = json.loads((scored_run / "metrics.json").read_text())
+    worse = copy.deepcopy(metrics)
+    missed = [row for row in worse["cases"] if row["lesion_outcome"] == "present"]
+    for row in missed:
+        row |= {"lesion_outcome": "missed", "lesion_hd95_mm": None, "lesion_masd_mm": None, "lesion_dsc": 0.0, "lesion_detected": 0}
+    lesion = compare(metrics, worse, 50, 0)["lesion"]
+    assert lesion["missed"]["count_b"] - lesion["missed"]["count_a"] == len(missed)
+    assert lesion["found"]["count_b"] == 0 and lesion["hd95_mm"]["verdict"].startswith("no verdict")
+
+
 def test_permutation_p_of_noise_is_uniform():
     p = [compare_means(np.zeros(15), noise, 0.01, 200, seed)["p"] for seed, noise in enumerate(RNG.normal(size=(200, 15)))]
     assert np.mean(np.array(p) < 0.2) == pytest.approx(0.2, abs=0.08)

@@ -10,13 +10,13 @@ from evaluation.compute_metrics import main
 from evaluation.tables import BANNER
 from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.verification import _verify_metrics
-from tests.evaluation.small_run import CASES, labels, save_image, table_options
+from tests.evaluation.small_run import CASES, labels, save_image, status_of, table_options
 
 FEW = ["--bootstrap", "50", "--jobs", "1"]
 
 
 def score(folder, *extra: str) -> int:
-    return main(["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder / "out"), *FEW, *extra])
+    return status_of(main, ["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder / "out"), *FEW, *extra])
 
 
 @pytest.fixture

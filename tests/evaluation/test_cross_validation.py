@@ -12,6 +12,7 @@ from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.evaluation.find_best_configuration import find_best_configuration
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.safe_pickle import save_pickle
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
@@ -137,3 +138,33 @@ def test_without_ensembling_the_better_single_model_wins(study):
 def test_strict_refuses_untrained_models(study):
     with pytest.raises(FileNotFoundError, match="3d_lowres"):
         find_best_configuration("Dataset902_Cv", models("2d", "3d_lowres"), folds=(0, 1), strict=True)
+
+
+def with_split(study, *folds):
+    save_json([{"train": ["other"], "val": list(val)} for val in folds], study.results.parents[1] / "nnUNet_preprocessed" / "Dataset902_Cv" / "splits_final.json")
+
+
+def test_an_interrupted_validation_is_refused_with_its_cases(study):
+    with_split(study, ["a", "a2"], ["b", "b2", "b3"])
+    with pytest.raises(InputError, match="(?s)fold 0: 1 of 2 cases.*a2.*fold 1: 2 of 3 cases.*b2, b3.*--val"):
+        accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    assert not study.merged.exists()
+
+
+def test_a_complete_validation_is_taken(study):
+    with_split(study, ["a"], ["b"])
+    accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    assert (study.merged / "summary.json").is_file()
+
+
+def test_training_cases_choose_nothing_unless_asked(study):
+    with pytest.raises(InputError, match="trained on the very cases.*--by_training_cases"):
+        find_best_configuration("Dataset902_Cv", folds=("all",))
+
+
+def test_scores_of_training_cases_say_so(study, capsys):
+    for model in study.models:
+        (model / "fold_0").rename(model / "fold_all")
+    models = [{"plans": "nnUNetPlans", "configuration": name, "trainer": "nnUNetTrainer"} for name in ("2d", "3d_fullres")]
+    information = find_best_configuration("Dataset902_Cv", models, allow_ensembling=False, folds=("all",), by_training_cases=True)
+    assert "trained on the very cases" in information["scored_on"] and "trained on the very cases" in capsys.readouterr().out

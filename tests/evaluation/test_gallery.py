@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from evaluation.make_gallery import MASK_STEP, build, main
-from tests.evaluation.small_run import image_options, labels, write_run
+from tests.evaluation.small_run import image_options, labels, status_of, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
@@ -85,7 +85,7 @@ def test_a_missing_image_is_named(tmp_path, scored_run, capsys):
     write_run(tmp_path)
     shutil.copy(scored_run / "metrics.json", tmp_path)
     (tmp_path / "images" / "quiz_1_002_0000.nii.gz").unlink()
-    assert main(["--results", str(tmp_path), *image_options(tmp_path)]) == 1
+    assert status_of(main, ["--results", str(tmp_path), *image_options(tmp_path)]) == 1
     assert "quiz_1_002_0000.nii.gz is not in" in capsys.readouterr().err
 
 

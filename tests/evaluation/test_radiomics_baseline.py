@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.radiomics_baseline import fit_and_predict, main, out_of_fold, select
+from tests.evaluation.small_run import status_of
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -143,8 +144,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *more: str) -> int:
-    return main(["--images", str(folder / "images"), "--masks", str(folder / "masks"), "--truth", str(folder / "subtypes.csv"),
-                 "--splits", str(folder / "splits.json"), "--folds", "0", "1", "--out", str(folder / "out"), *more])
+    return status_of(main, ["--images", str(folder / "images"), "--masks", str(folder / "masks"), "--truth", str(folder / "subtypes.csv"),
+                            "--splits", str(folder / "splits.json"), "--folds", "0", "1", "--out", str(folder / "out"), *more])
 
 
 def test_tables_have_the_networks_columns(folder):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2.training.class_calibration import TEMPERATURE_RANGE, fit_temperature, probability_scores, smoothed_targets
+from nnunetv2.training.class_calibration import refit_limits, TEMPERATURE_RANGE, fit_temperature, probability_scores, smoothed_targets
 
 
 def sampled(scale: float, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
@@ -53,3 +53,11 @@ def test_scores_of_even_odds():
 
 def test_brier_of_a_published_example():
     assert probability_scores(np.log([[0.2, 0.8], [0.4, 0.6]]), np.array([1, 0]))["brier"] == pytest.approx(0.4)
+
+
+def test_limits_of_a_refit_are_said_by_class():
+    classes = ["a", "b", "c"]
+    assert refit_limits([3, 4, 5], classes) is None
+    assert "2 of class b" in refit_limits([3, 2, 5], classes) and "very few" in refit_limits([3, 2, 5], classes)
+    assert "1 of class c" in refit_limits([3, 3, 1], classes) and "single case" in refit_limits([3, 3, 1], classes)
+    assert "cannot be refitted" in refit_limits([0, 3, 3], classes) and "cannot be refitted" in refit_limits([1, 1, 1], classes)

@@ -75,12 +75,32 @@ def test_units_of_the_features_do_not_matter(seed):
 
 
 def test_classes_with_too_few_cases_are_counted():
-    features, labels = gaussians([5, 1, 5])
-    with pytest.raises(ValueError, match=r"\[5, 1, 5\]"):
+    features, labels = gaussians([5, 0, 5])
+    with pytest.raises(ValueError, match=r"\[5, 0, 5\]"):
         fit_lda(features, labels, 3)
-    features, labels = gaussians([5, 2, 5])
-    with pytest.raises(ValueError, match=r"\[5, 2, 5\]"):
-        left_out_logits(features[:, None], labels, 3)
+    features, labels = gaussians([1, 1, 1])
+    with pytest.raises(ValueError, match=r"\[1, 1, 1\]"):
+        fit_lda(features, labels, 3)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_class_of_few_cases_is_fitted(n):
+    features, labels = gaussians([9, n, 9])
+    assert (fit_lda(features, labels, 3)(features).argmax(1) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_only_case_of_a_class_is_not_left_out(n):
+    features, labels = gaussians([5, n, 5])
+    left_out = np.isfinite(left_out_logits(features[:, None], labels, 3)).all(1)
+    assert left_out[labels != 1].all() and left_out[labels == 1].all() == (n == 2)
+
+
+def test_a_head_is_refitted_and_calibrated_with_a_class_of_one_case():
+    head = ClassHead([2], [(1, 1, 1)], 3, n_classes=3, lesion_labels=[2], regions={"lesion": [2]}, stages=[0], descriptors=False)
+    features, labels = gaussians([9, 1, 9], n_features=4)
+    report = refit_head(head, torch.from_numpy(features).float()[:, None], labels)
+    assert report["cases_per_class"] == [9, 1, 9] and np.isfinite(report["temperature"]) and np.isfinite(report["leave_one_out"]["macro_f1"])
 
 
 def test_left_out_logits_of_noise_are_at_chance():

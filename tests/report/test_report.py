@@ -15,7 +15,7 @@ from report.make_inputs import main as make_inputs
 from report.make_inputs import read_inputs
 from report.tables import TABLES
 from report.tex import escape, number, setting, values_of
-from tests.evaluation.small_run import image_options, table_options, write_run
+from tests.evaluation.small_run import image_options, status_of, table_options, write_run
 
 REPORT = Path(__file__).parents[2] / "report"
 RUN = {"name": "TEAM", "device": "2 CPU cores", "inference_mode": "exact", "data": {"training": 60, "validation": 4, "test": 6},
@@ -157,7 +157,7 @@ def test_tables_of_nothing_are_not_run(tmp_path):
 
 
 def test_names_that_are_no_file_names_are_refused(tmp_path):
-    assert make_inputs(["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "a/b", "--out", str(tmp_path)]) == 2
+    assert status_of(make_inputs, ["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "a/b", "--out", str(tmp_path)]) == 2
 
 
 def test_special_characters_are_escaped():

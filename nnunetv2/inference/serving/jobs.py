@@ -23,6 +23,7 @@ from typing import Any
 
 from nnunetv2.inference.watch import PredictionCancelled, Progress
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.file_shapes import FileShape, Finite, Text
 from nnunetv2.utilities.files import load_json, save_json
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -48,6 +49,20 @@ class Job:
     attempts: int = 0
     error: str | None = None
     result: dict[str, Any] | None = None
+
+
+class JobFile(FileShape):
+    """job.json, which keeps a Job over a restart."""
+
+    id: Text
+    name: str
+    ending: str
+    status: str
+    submitted: Finite
+    finished: Finite | None
+    attempts: int
+    error: str | None
+    result: dict[str, Any] | None
 
 
 @dataclass
@@ -217,9 +232,9 @@ class Jobs:
 
 def _job_from(path: Path) -> Job:
     """InputError for a file that is no job's."""
-    content = load_json(path)
+    content = load_json(path, JobFile)
     wanted = {entry.name for entry in fields(Job)}
-    if not isinstance(content, dict) or set(content) != wanted or content["id"] != path.parent.name or content["status"] not in STATUSES:
+    if set(content) != wanted or content["id"] != path.parent.name or content["status"] not in STATUSES:
         raise InputError(f"{path} describes no job; move the folder {path.parent} away.")
     return Job(**content)
 

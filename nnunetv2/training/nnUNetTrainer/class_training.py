@@ -5,6 +5,7 @@ class. Here the head has an optimiser of its own, sees true masks first and more
 its gradient reaches the encoder late and weakly, so that it cannot spoil the features it lives on.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nnunetv2.training.class_calibration import refit_limits
 from nnunetv2.training.dataloading.patch_batches import ClassSampling
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.utilities.classification import ClassificationTask
@@ -63,6 +65,9 @@ def read_training_labels(task: ClassificationTask, folder: Path, train_cases: Se
     if absent:
         raise ValueError(f"{folder / task.labels_file}: none of the {len(train_cases)} training cases has {task.name} "
                          f"{', '.join(absent)}. Add labels, or stratify the split.")
+    limits = refit_limits([list(labels.values()).count(index) for index in range(len(task.classes))], task.classes)
+    if limits is not None:  # said before the hours of training, not after them
+        warnings.warn(f"{folder / task.labels_file}, training cases of this fold: {limits} Add labels where there are any.", stacklevel=2)
     return labels
 
 

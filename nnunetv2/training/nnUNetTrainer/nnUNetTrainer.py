@@ -42,7 +42,7 @@ from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foregr
 from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
-from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
+from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -418,7 +418,9 @@ class nnUNetTrainer(TrainingData):
             self.initialize()
         given = isinstance(filename_or_checkpoint, dict)
         checkpoint = filename_or_checkpoint if given else load_checkpoint(filename_or_checkpoint)
-        restore_training_state(self, checkpoint, "the checkpoint" if given else str(filename_or_checkpoint), to_validate)
+        where = "the checkpoint" if given else str(filename_or_checkpoint)
+        check_contents(checkpoint, where, also=() if to_validate else ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch"))
+        restore_training_state(self, checkpoint, where, to_validate)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.module.decoder.deep_supervision = enabled

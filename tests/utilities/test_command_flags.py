@@ -1,0 +1,25 @@
+"""Numbers on the command line are checked before anything is read."""
+
+import pytest
+
+from nnunetv2.cli import datasets, inference, planning, results, training
+
+
+@pytest.mark.parametrize(("command", "arguments", "flag"), [
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-npp", "-1"], "-npp"),
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-nps", "-1"], "-nps"),
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-step_size", "0"], "-step_size"),
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-num_parts", "0"], "-num_parts"),
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-f", "-3"], "-f"),
+    (inference.predict_from_modelfolder, ["-i", "x", "-o", "y", "-m", "z", "-f", "x"], "-f"),
+    (training.train, ["1", "2d", "0", "--epochs", "0"], "--epochs"), (training.train, ["1", "2d", "0", "--seed", "-1"], "--seed"),
+    (training.train, ["1", "2d", "0", "-num_gpus", "0"], "-num_gpus"), (training.train, ["1", "2d", "zero"], "fold"),
+    (planning.preprocess, ["-d", "1", "-np", "-2"], "-np"), (planning.plan_experiment, ["-d", "1", "-gpu_memory_target", "nan"], "-gpu_memory_target"),
+    (planning.plan_experiment, ["-d", "1", "-overwrite_target_spacing", "1", "0", "1"], "-overwrite_target_spacing"),
+    (results.evaluate_simple, ["a", "b", "-l", "-1"], "-l"), (results.plot_overlay_pngs, ["-d", "1", "-o", "x", "-overlay_intensity", "2"], "-overlay_intensity"),
+    (datasets.convert_MSD_dataset, ["-i", "x", "-overwrite_id", "0"], "-overwrite_id")])
+def test_numbers_out_of_range_end_the_command_with_its_usage(command, arguments, flag, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(arguments)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2 and f"argument {flag}" in message
