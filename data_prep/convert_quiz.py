@@ -32,7 +32,6 @@ from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_manifest import read_manifest
-from nnunetv2.utilities.errors import CasesFailed
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.leftovers import sweep

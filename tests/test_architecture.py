@@ -30,7 +30,6 @@ TO_MEND = {
     ("nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2.preprocessing"),
     ("nnunetv2.utilities.overlay_plots", "nnunetv2.imageio"),
     ("nnunetv2.utilities.overlay_plots", "nnunetv2.preprocessing"),
-    ("nnunetv2.inference.quantization", "nnunetv2.training"),
     ("nnunetv2.evaluation.find_best_configuration", "nnunetv2.ensembling"),
     ("nnunetv2.evaluation.find_best_configuration", "nnunetv2.postprocessing"),
 }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nnunetv2.configuration import available_cores, process_count
-from nnunetv2.training.splits import default_splits
+from nnunetv2.utilities.splits import default_splits
 from nnunetv2.utilities import dataset_files
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json

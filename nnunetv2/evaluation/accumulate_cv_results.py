@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, labels_of_masks, list_files
-from nnunetv2.training.splits import SPLITS_FILE, load_split
+from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json

@@ -28,7 +28,7 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
 from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.training.splits import load_split
+from nnunetv2.utilities.splits import load_split
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 

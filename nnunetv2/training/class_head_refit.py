@@ -30,7 +30,7 @@ from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_calibration import fit_temperature, probability_scores, refit_limits
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
-from nnunetv2.training.splits import SPLITS_FILE, load_split
+from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data

@@ -13,7 +13,7 @@ from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_weights
-from nnunetv2.training.splits import default_splits
+from nnunetv2.utilities.splits import default_splits
 from tests.conformance.bench import Bench, Row, equal, within
 from tests.conformance.check_network import build
 from tests.conformance.datasets import tiny_model

@@ -9,7 +9,7 @@ import pytest
 
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.training.splits import load_split
+from nnunetv2.utilities.splits import load_split
 from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nnunetv2.training.splits import load_split, split_problems
+from nnunetv2.utilities.splits import load_split, split_problems
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import save_json
 

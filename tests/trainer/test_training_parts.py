@@ -20,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales, d
 from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
 from nnunetv2.training.nnUNetTrainer.registry import available_trainers, find_trainer
 from nnunetv2.training.run_training import run_training
-from nnunetv2.training.splits import default_splits, load_split
+from nnunetv2.utilities.splits import default_splits, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights, save_checkpoint, stored_tensors
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager

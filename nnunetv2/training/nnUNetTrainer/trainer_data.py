@@ -10,7 +10,7 @@ from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.dataloading.patch_batches import ClassSampling, PatchBatches
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales
-from nnunetv2.training.splits import load_split
+from nnunetv2.utilities.splits import load_split
 
 
 class TrainingData:
