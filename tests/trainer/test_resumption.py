@@ -186,7 +186,9 @@ def test_a_trained_fold_fits_its_manifest(base):
 
 def test_a_checkpoint_or_plans_exchanged_afterwards_do_not_fit(base):
     folder = Path(job().train(CPU).output_folder)
-    shutil.copy(folder / "checkpoint_best.pth", folder / "checkpoint_final.pth")
+    content = load_checkpoint(folder / "checkpoint_final.pth")
+    next(iter(content["network_weights"].values())).add_(1)
+    save_checkpoint(content, folder / "checkpoint_final.pth")
     plans = load_json(folder.parent / "plans.json")
     plans["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
     save_json(plans, folder.parent / "plans.json")
