@@ -7,8 +7,9 @@ import pytest
 
 from evaluation.case_pairs import find_masks
 from evaluation.compute_metrics import main as compute_metrics
+from evaluation.figure_style import STYLE
+from evaluation.make_figures import draw_case_overlays, shortened
 from evaluation.make_figures import main as make_figures
-from evaluation.make_figures import shortened
 from evaluation.make_gallery import main as make_gallery
 from nnunetv2.evaluation.evaluate_predictions import list_files
 from nnunetv2.utilities.errors import InputError
@@ -30,7 +31,11 @@ def odd_run(tmp_path_factory):
             path.write_text(path.read_text().replace(case, odd))
     assert compute_metrics(["--pred", str(folder / "prediction"), "--ref", str(folder / "reference"), "--out", str(folder), "--bootstrap", "50",
                             "--jobs", "1", "--synthetic", *table_options(folder)]) == 0
-    assert make_figures(["--results", str(folder), *image_options(folder)]) == 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "savefig.dpi", 40)  # the names matter here
+        index = draw_case_overlays(metrics, folder / "images", folder / "reference", folder / "prediction", folder / "figures")
+    (folder / "figures/figures.json").write_text(json.dumps({"synthetic": True, "figures": [], "overlays": index}))
     assert make_gallery(["--results", str(folder), *image_options(folder)]) == 0
     return folder
 
@@ -51,7 +56,8 @@ def test_every_overlay_has_a_file_of_its_own(odd_run):
     assert all((odd_run / "figures" / f"{entry['file']}{ending}").is_file() for entry in overlays for ending in (".png", ".pdf"))
 
 
-def test_names_that_differ_behind_a_dot_keep_their_pictures(odd_run, tmp_path):
+def test_names_that_differ_behind_a_dot_keep_their_pictures(odd_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     for name in ("p.1", "p.2"):
         assert make_figures(["--overlay", str(tmp_path / name), "--image", str(odd_run / "images/p.1_0000.nii.gz")]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"p.1.png", "p.1.pdf", "p.2.png", "p.2.pdf"}

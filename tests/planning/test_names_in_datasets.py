@@ -5,6 +5,7 @@ import pytest
 from nnunetv2.experiment_planning.dataset_fingerprint import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integrity
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments, preprocess
+from nnunetv2.preprocessing.preprocessors import DefaultPreprocessor
 from nnunetv2.training.run_training import TrainingJob
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import (
@@ -173,5 +174,7 @@ def test_a_trusted_preprocessor_is_found(planned, tmp_path, monkeypatch):
 
 def test_an_absurd_spacing_is_refused_before_anything_is_resampled(planned):
     change_plans(planned, {"spacing": [1e-6, 1e-6]})
-    with pytest.raises(RuntimeError, match="nnUNetPlans.json: an image of .* would take at least"):
-        preprocess([555], configurations=["2d"], num_processes=1)
+    plans = PlansManager(planned.preprocessed / "nnUNetPlans.json")
+    files = get_filenames_of_train_images_and_targets(planned.raw, planned.json)["a"]
+    with pytest.raises(InputError, match="nnUNetPlans.json: an image of .* would take at least"):
+        DefaultPreprocessor().run_case(files["images"], files["label"], plans, plans.get_configuration("2d"), planned.json)
