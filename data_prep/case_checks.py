@@ -14,6 +14,7 @@ from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.image_arrays import to_sitk
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.parallel import in_processes
@@ -33,6 +34,7 @@ class Inspection:
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
     pancreas_ml: float = 0.0  # whole: normal and lesion
     lesion_ml: float = 0.0
+    statistics: MaskStatistics | None = None  # HU below the pancreas mask
 
 
 def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False) -> np.ndarray:
@@ -75,6 +77,8 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
         found.problems.append(str(error))
         return found
     found.shape, found.spacing = image.shape, tuple(properties["spacing"])
+    if image.min() == image.max():
+        found.problems.append(f"{case.image} is constant (every voxel is {image.flat[0]:g}): there is no picture in it; export it again")
     if case.mask is None:
         return found
     try:
@@ -84,6 +88,7 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
         return found
     voxel_ml = float(np.prod(found.spacing)) / 1000
     found.pancreas_ml, found.lesion_ml = float((labels > 0).sum()) * voxel_ml, float((labels == 2).sum()) * voxel_ml
+    found.statistics = mask_statistics(image, labels > 0)
     if not found.pancreas_ml:
         found.problems.append(f"{case.mask}: no pancreas in it")
     elif (stray := off_tissue(image, labels > 0)):
@@ -133,6 +138,11 @@ def _ranges(rows: list[tuple[float, ...]], digits: int) -> str:
 
 def _spread(values: list[float]) -> str:
     return f"{min(values):.1f} / {np.median(values):.1f} / {max(values):.1f}" if values else "-"
+
+
+def mask_warnings(inspections: list[Inspection]) -> list[str]:
+    """Cases whose mask lies on other tissue than the others' do; see mask_statistics."""
+    return outliers({found.case.name: found.statistics for found in inspections})
 
 
 def problem_list(problems: list[str]) -> str:

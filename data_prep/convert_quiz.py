@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.case_checks import Inspection, inspect_all, problem_list, read_labels, run_parallel, summary_table
+from data_prep.case_checks import Inspection, inspect_all, mask_warnings, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SUBTYPES, SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("give --out, or: export nnUNet_raw=/path/to/nnUNet_raw")
     inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
     print(summary_table(inspections))
+    print("".join(f"warning: {line}\n" for line in mask_warnings(inspections)), end="", file=sys.stderr)
     print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / args.dataset}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
@@ -22,7 +23,8 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     """Check dataset.json and every training case of an nnUNet_raw dataset; ValueError lists all that is wrong.
 
     A case is bad when a file is absent or unreadable, when image and label do not share a voxel grid, when values are NaN or
-    infinite, when the channels are not as many as declared, or when the label map holds fractions or undeclared labels.
+    infinite, when an image is constant, when the channels are not as many as declared, or when the label map holds fractions or
+    undeclared labels. In CT a mask that lies on other tissue than the other cases' do is warned of (see mask_statistics).
     """
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
@@ -34,17 +36,22 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
 
     problems = _dataset_problems(folder, dataset_json, cases, expected)
     reader = determine_reader_writer_from_dataset_json(dataset_json)()
-    check = partial(case_problems, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
+    check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
-    for case, found in in_threads(check, jobs, num_processes, "checking cases").items():
+    statistics = {}
+    for case, (found, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases").items():
         problems += [f"{case}: {problem}" for problem in found]
+    if dataset_json["channel_names"].get("0", "").lower() == "ct":  # other intensities have another scale in every case
+        for line in outliers(statistics):
+            print(f"Warning: {line}")
     if problems:
         raise ValueError(f"{folder} has {len(problems)} defect(s):\n" + "\n".join(f"  {problem}" for problem in problems))
     print(f"{folder.name}: {len(cases)} cases checked, no defect found.")
 
 
-def case_problems(reader, image_files: Sequence[str], label_file: str, n_channels: int, expected_labels: Sequence[int]) -> list[str]:
-    """What is wrong with one case, in words; [] when nothing is."""
+def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels: int,
+                 expected_labels: Sequence[int]) -> tuple[list[str], MaskStatistics | None]:
+    """What is wrong with one case, in words; and of a sound one the intensities of its first channel below the foreground."""
     read, problems = [], []
     for function, files in ((reader.read_images, image_files), (reader.read_seg, label_file)):
         try:
@@ -52,16 +59,18 @@ def case_problems(reader, image_files: Sequence[str], label_file: str, n_channel
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
     if problems:
-        return problems
+        return problems, None
     (images, geometry), (seg, seg_geometry) = read
     if len(images) != n_channels:
         problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}")
+    if all(channel.min() == channel.max() for channel in images):
+        problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it")
     difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
     if difference is not None:
         problems.append(f"{label_file} {difference} (its image)")
     if unexpected := unexpected_labels(seg, expected_labels):
         problems.append(f"{label_file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(expected_labels)}")
-    return problems
+    return problems, None if problems else mask_statistics(images[0], seg[0] > 0)
 
 
 def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:

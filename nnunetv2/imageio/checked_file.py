@@ -18,8 +18,8 @@ from nnunetv2.imageio.voxel_block import VoxelBlock, read_block
 from nnunetv2.utilities.errors import InputError
 
 
-def read_image(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-    """(C, Z, Y, X) in the file's own type (float32 if it holds floats), and the geometry of one channel; 2D is one slice.
+def read_image(path: str | os.PathLike, as_float: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+    """(C, Z, Y, X) in the file's own type (float32 if it holds floats, or for `as_float`), and the geometry of one channel; 2D is one slice.
 
     Geometry: SimpleITK's `spacing`, `origin`, `direction` (x first); of NIfTI also `forms`, both orientations of the header,
     and `affine` where its axes are not at right angles.
@@ -31,11 +31,11 @@ def read_image(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     require_regular_file(path)
     if is_nifti(path):
         header = read_header(path)
-        voxels = read_block(path, header.block)
+        voxels = read_block(path, header.block, as_float)
         return _channels_first(voxels, len(header.sizes)), _nifti_geometry(path, header)
     read_header_of = block_reader(path)
     block = None if read_header_of is None else read_header_of(path)
-    voxels = None if block is None else read_block(path, block)
+    voxels = None if block is None else read_block(path, block, as_float)
     reader = _itk_header(path)
     geometry = _geometry(path, reader)
     n_dims, n_components = reader.GetDimension(), reader.GetNumberOfComponents()

@@ -16,7 +16,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 GZIP, ZLIB = 31, 15  # zlib's wbits
 MAX_RATIO = 1040  # deflate's own limit is 1032
 COMPRESSION_LEVEL = 1  # masks are long runs of one value: higher levels take longer and save little
-_INPUT_BYTES, _OUTPUT_BYTES = 2**17, 2**20  # read and inflated at a time
+_INPUT_BYTES, _OUTPUT_BYTES = 2**18, 2**18  # read and inflated at a time: what stays in the cache
 
 
 class DamagedStream(Exception):

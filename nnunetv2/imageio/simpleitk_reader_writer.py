@@ -49,7 +49,8 @@ class SimpleITKIO:
             listed = "\n".join(f"  {problem}" for problem in problems)
             raise InputError(f"The channels of one case must share a voxel grid. {image_fnames[0]} has shape {shape}, "
                              f"{describe(first)}, but\n{listed}\nResample them onto the first.")
-        return np.concatenate(channels, dtype=np.float32, casting="unsafe"), _properties(first)
+        joined = channels[0] if len(channels) == 1 else np.concatenate(channels)
+        return np.ascontiguousarray(joined, dtype=np.float32), _properties(first)
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
         """(1, Z, Y, X) float32 of whole numbers, and the properties.
@@ -106,7 +107,7 @@ def _read_all(paths: Sequence[str | os.PathLike]) -> list[tuple[np.ndarray, dict
     read, problems = [], []
     for path in paths:
         try:
-            read.append(read_image(path))
+            read.append(read_image(path, as_float=True))
         except (OSError, InputError) as error:
             if len(paths) == 1:
                 raise

@@ -16,6 +16,7 @@ from nnunetv2.inference.output_folders import OutputFolders
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, Progress, Watch
+from nnunetv2.preprocessing.intensity_check import intensity_warnings, refuse_constant
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.prediction_manifest import model_record
 
@@ -76,7 +77,11 @@ class CaseSteps:
         run.watch.part(case.label, case.position, "preprocess", 0, 1)
         with run.times.stage(case.label, "preprocess"):
             self._check_previous_stage(previous_stage is not None, "its mask")
-            check_image(image, properties, len(self.configuration_manager.normalization_schemes), case.label)
+            schemes = self.configuration_manager.normalization_schemes
+            check_image(image, properties, len(schemes), case.label)
+            refuse_constant(image, case.label)
+            run.note_intensities(case.label, intensity_warnings(
+                image, schemes, self.plans_manager.foreground_intensity_properties_per_channel))
             if previous_stage is not None and previous_stage.ndim == 3:
                 previous_stage = previous_stage[None]
             data, seg, properties = self.preprocessor.run_case_npy(

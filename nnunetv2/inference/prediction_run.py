@@ -19,15 +19,25 @@ class PredictionRun:
     folders: OutputFolders
     times: StageTimes = field(default_factory=StageTimes)
     roi: dict[str, dict] = field(default_factory=dict)  # reports of roi "coarse" by case
+    intensities: dict[str, list[str]] = field(default_factory=dict)  # what is odd about a case's, by case
 
     def report(self, wall: float, failed: CasesFailed | None) -> dict[str, Any]:
-        """For prediction_times.json: seconds by case and stage, which overlap; boxes of roi "coarse"; why cases failed."""
+        """For prediction_times.json: seconds by case and stage, which overlap; what is odd about intensities; boxes of roi
+        "coarse"; why cases failed."""
         report: dict[str, Any] = {"cases_wall": round(wall, 4), "cases": self.times.seconds}
+        if self.intensities:
+            report["intensity_warnings"] = self.intensities
         if self.roi:
             report["roi_reports"] = self.roi
         if failed is not None:
             report["failed"] = {label: str(reason) for label, reason in failed.failures.items()}
         return report
+
+    def note_intensities(self, label: str, oddities: list[str]) -> None:
+        """Warn now, and tell it in prediction_times.json."""
+        if oddities:
+            self.intensities[label] = oddities
+            warnings.warn(f"{label}: {' '.join(oddities)}", stacklevel=2)
 
     def say_what_was_left_out(self) -> None:
         """A warning about boxes, whose surroundings nobody looked at; none about results that are returned, which say so themselves."""

@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_predic
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.leftovers import new_token
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tests.inference.tiny_model import ARCHITECTURE, save_model, tiny_dataset_json, tiny_network, tiny_plans
+from tests.inference.tiny_model import ARCHITECTURE, save_model, smooth_ct, tiny_dataset_json, tiny_network, tiny_plans, write_image
 
 CPU = torch.device("cpu")
 ARGUMENTS = dict(checkpoint="checkpoint_final.pth", device=CPU, engine="torch", tta=1, allow_tqdm=False)
@@ -223,3 +223,17 @@ def test_a_case_without_foreground_in_half_precision_is_repeated_in_fp32(model_f
     with pytest.warns(UserWarning, match="case_0: bf16 finds no foreground"):
         mask, = predictor.predict_from_files([[image_folder / "case_0_0000.nii.gz"]], None)
     assert (mask == 1).all()
+
+
+def test_intensities_that_are_no_hounsfield_units_are_warned_of_and_noted(model_folder, tmp_path):
+    write_image(tmp_path / "in" / "scaled_0000.nii.gz", smooth_ct().astype(np.float32) / 1000)
+    with pytest.warns(UserWarning, match="scaled: channel 0: intensities span"):
+        assert run_prediction(tmp_path / "in", tmp_path / "out", model_folder, folds=(0,), **ARGUMENTS) == 0
+    assert "span" in json.loads((tmp_path / "out" / "prediction_times.json").read_text())["intensity_warnings"]["scaled"][0]
+
+
+def test_constant_image_is_refused_by_name_and_the_others_are_done(model_folder, tmp_path, capsys):
+    write_image(tmp_path / "in" / "blank_0000.nii.gz", np.full((10, 26, 24), -1000, np.int16))
+    write_image(tmp_path / "in" / "good_0000.nii.gz", smooth_ct())
+    assert run_prediction(tmp_path / "in", tmp_path / "out", model_folder, folds=(0,), **ARGUMENTS) == 1
+    assert "blank is constant" in capsys.readouterr().err and (tmp_path / "out" / "good.nii.gz").is_file()
