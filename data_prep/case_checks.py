@@ -44,7 +44,7 @@ def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geome
     """
     values, properties = SimpleITKIO().read_seg(path)
     if unexpected := unexpected_labels(values, LABELS):
-        raise InputError(f"{path} holds {shown_values(unexpected)}; a mask may hold 0, 1 and 2")
+        raise InputError(f"{path} holds {shown_values(unexpected)}; a mask may hold 0, 1 and 2. Correct the mask")
     labels = values[0].astype(np.uint8)
     difference = grid_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
     if difference is None:

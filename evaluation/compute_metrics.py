@@ -108,11 +108,11 @@ def _read_subtypes(args: argparse.Namespace, cases: list[str]) -> dict:
     predicted = read_predictions(args.subtypes, classes)
     table = args.subtypes.with_name("subtype_probabilities.csv")
     probabilities = read_probabilities(table, classes) if table.exists() else None
-    problems = [f"{case}: no subtype in {args.truth}" for case in cases if case not in truth]
+    problems = [f"{case}: no subtype in {args.truth}; add its row" for case in cases if case not in truth]
     problems += [f"{case}: true subtype {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]
     if not args.allow_missing:
-        problems += [f"{case}: no subtype in {args.subtypes}" for case in cases if case not in predicted]
-        problems += [f"{case}: no probabilities in {table}" for case in cases if probabilities is not None and case not in probabilities]
+        problems += [f"{case}: no subtype in {args.subtypes}; predict the case, or give --allow-missing" for case in cases if case not in predicted]
+        problems += [f"{case}: no probabilities in {table}; predict the case, or give --allow-missing" for case in cases if probabilities is not None and case not in probabilities]
     if problems:
         raise ValueError("\n".join(problems))
     uniform = np.full(len(classes), 1 / len(classes))  # what is known about a case that was not predicted

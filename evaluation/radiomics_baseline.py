@@ -70,8 +70,8 @@ def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Fe
     found = find_masks(masks)
     cases = sorted(found) if cases is None else cases
     pairs = {case: (images / f"{case}_0000.nii.gz", found.get(case)) for case in cases}
-    problems = [f"{case}: no mask in {masks}" for case, (_, mask) in pairs.items() if mask is None]
-    problems += [f"{image}: does not exist" for image, _ in pairs.values() if not image.is_file()]
+    problems = [f"{case}: no mask in {masks}; add it" for case, (_, mask) in pairs.items() if mask is None]
+    problems += [f"{image}: does not exist; check --images and links" for image, _ in pairs.values() if not image.is_file()]
     if problems:
         raise ValueError("\n".join(problems))
     if jobs > 1:

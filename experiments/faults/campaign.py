@@ -38,7 +38,7 @@ class Bench:
 
     def __init__(self, scratch: Path):
         self.scratch = scratch
-        self.template = build_world(scratch / "template")
+        self.template = build_world(scratch / "template", skip=("figures",))
         self.references: dict[str, tuple[dict[str, str], float, int]] = {}
 
     def trial(self, stage: Stage, root: Path, generator: np.random.Generator) -> Trial:

@@ -109,6 +109,13 @@ COMMANDS = [
     ),
     Command("nnUNetv2_export_model_to_zip", STAGES["export"], [MODEL], [], ("model.zip",), names=("-c", "-chk")),
     Command(
+        "nnUNetv2_verify",
+        ["nnUNetv2_verify", "predictions/validation"],
+        ["predictions/validation", MODEL, RAW],
+        [one("json", "predictions/validation/manifest.json"), one("json", f"{MODEL}/fold_0/manifest.json")],
+        (),
+    ),
+    Command(
         "nnUNetv2_install_pretrained_model_from_zip",
         ["nnUNetv2_install_pretrained_model_from_zip", "model.zip"],
         ["model.zip"],

@@ -42,7 +42,8 @@ COMMANDS = [
         "nnUNetv2_extract_fingerprint",
         ["nnUNetv2_extract_fingerprint", "-d", "777", "-np", "1", "--clean"],
         [RAW],
-        [IMAGES_TR, LABELS_TR, one("raw dataset.json", f"{RAW}/dataset.json")],
+        # of training cases alone: what is held out is never read here
+        [Role(role.kind, role.pattern.replace("*", "quiz_?_00?*", 1)) for role in (IMAGES_TR, LABELS_TR)] + [one("raw dataset.json", f"{RAW}/dataset.json")],
         ("nnUNet_preprocessed",),
     ),
     Command(
@@ -97,7 +98,7 @@ COMMANDS = [
             Role("preprocessed mask", f"{PREPROCESSED}/{PLANS}_{CONFIGURATION}/quiz_?_00?_seg.b2nd", several=False, every=True),
             Role("case properties", f"{PREPROCESSED}/{PLANS}_{CONFIGURATION}/quiz_?_00?.pkl", several=False, every=True),
         ],
-        ("nnUNet_results",),
+        ("nnUNet_results", f"{PREPROCESSED}/manifest.json"),
         names=("-p",),
     ),
     Command(
@@ -105,7 +106,7 @@ COMMANDS = [
         [*TRAIN, "--epochs", "4"],
         [RAW, PREPROCESSED, MODEL],
         [one("checkpoint", f"{MODEL}/fold_0/checkpoint_final.pth")],
-        ("nnUNet_results",),
+        ("nnUNet_results", f"{PREPROCESSED}/manifest.json"),
     ),
     Command(
         "nnUNetv2_train -pretrained_weights",
@@ -125,7 +126,7 @@ COMMANDS = [
             one("class table", f"{PREPROCESSED}/subtypes.csv"),
             Role("preprocessed image", f"{PREPROCESSED}/{PLANS}_{CONFIGURATION}/quiz_?_00?.b2nd"),
         ],
-        ("nnUNet_results",),
+        ("nnUNet_results", f"{PREPROCESSED}/manifest.json"),
         names=("-chk",),
     ),
     Command(

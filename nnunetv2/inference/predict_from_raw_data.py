@@ -299,7 +299,7 @@ def run_prediction(
         if verbose:
             for error in failed.failures.values():
                 traceback.print_exception(error)
-        print(failed, file=sys.stderr)
+        print(f"error: {failed}\nMend or remove what failed, and run the command again with --continue_prediction: finished cases are kept.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted; finished cases are in {output_folder}, and --continue_prediction goes on from there", file=sys.stderr)

@@ -218,4 +218,9 @@ def features_of_cases(model: TrainedModel, network: nn.Module | WinogradEngine, 
         with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
             rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
                                             batch_size=model.configuration_manager.batch_size))
-    return torch.stack(rows)
+    features = torch.stack(rows)
+    broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
+    if broken:
+        raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {', '.join(broken)}. Their preprocessed images are damaged, "
+                         "or the network's weights are; preprocess them again, or train anew.")
+    return features

@@ -44,6 +44,7 @@ def _remedy(error: OSError) -> str:
         errno.EFBIG: ". The largest file allowed here is smaller (ulimit -f, or the file system's own limit); raise it, or write elsewhere.",
         errno.EIO: ". Check the disk or the share, and run the command again.",
         errno.EROFS: ". Write elsewhere, or mount it writable.", errno.ENOENT: ". Check the path.",
+        errno.ENXIO: ". This is a socket or a device without a partner; name a file.",
         errno.ENOTDIR: ". A part of this path is a file; name a folder.", errno.EISDIR: ". This is a folder; name a file.",
         errno.EEXIST: ". Name another, or move it away.", errno.ENAMETOOLONG: ". Choose a shorter name.", errno.ELOOP: ". Its links lead in a circle; mend them.",
     }.get(error.errno, "")

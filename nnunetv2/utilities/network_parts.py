@@ -121,4 +121,4 @@ def _check_class_head(description: Mapping, where: object) -> None:
                     parameters.keys() - described)
     required = {name for name in described if parameters[name].default is inspect.Parameter.empty}
     if missing := sorted(required - description.keys()):
-        raise InputError(f"{where}: class_head lacks {', '.join(missing)}.")
+        raise InputError(f"{where}: class_head lacks {', '.join(missing)}. Plan the dataset again, or restore the file.")

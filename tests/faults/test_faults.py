@@ -2,9 +2,14 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 
+from experiments.campaigns.forked import REPOSITORY
 from experiments.campaigns.listing import canonical, leftovers, listing
 from experiments.campaigns.world import write_volume
 from experiments.faults.campaign import plan
@@ -47,3 +52,10 @@ def test_half_written_files_are_known_by_their_names(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / ".install_abc").mkdir()
     assert leftovers(listing(tmp_path)) == [".install_abc/", ".mask.0123456789abcdef0123456789abcdef.nii.gz", "x.pdf.part"]
+
+
+@pytest.mark.slow
+def test_a_reduced_campaign_changes_no_result():
+    command = [sys.executable, "-m", "experiments.faults.campaign", "--only", "convert Decathlon | ", "--kills", "40", "--jobs", "2"]
+    ended = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0 and " 0 not," in ended.stdout, ended.stdout[-3000:] + ended.stderr[-3000:]

@@ -17,7 +17,6 @@ from experiments.fuzz.jobs import all_jobs, thinned
 OTHERWISE_TESTED = {
     "nnUNetv2_download_pretrained_model_by_url": "tests/dataset_conversion/test_conversion.py",
     "nnUNetv2_serve": "tests/inference",
-    "nnUNetv2_verify": "tests/utilities",
 }
 
 

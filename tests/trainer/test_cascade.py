@@ -60,5 +60,5 @@ def test_the_second_stage_trains_on_the_image_and_one_channel_per_label(cascade)
 
 
 def test_a_second_stage_without_the_first_says_what_to_do(cascade):
-    with pytest.raises(RuntimeError, match="(?s)3d_cascade_fullres.*case_.*Train and validate the previous stage"):
+    with pytest.raises(ValueError, match="(?s)3d_cascade_fullres.*case_.*Train and validate the previous stage"):
         cascade("3d_cascade_fullres").run_training()

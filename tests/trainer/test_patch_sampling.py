@@ -173,7 +173,7 @@ def test_balanced_sampling_draws_every_class_alike():
 
 
 def test_unreadable_case_is_named(batches):
-    with pytest.raises(RuntimeError, match="gone.*epoch 4, iteration 2.*preprocess"):
+    with pytest.raises(ValueError, match="gone.*epoch 4, iteration 2.*preprocess"):
         of_cases(batches, "gone").batch(4, 2)
 
 
@@ -201,7 +201,7 @@ def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
     once = OneBadRequest(batches)
     with BatchStream(once, [(0, i) for i in range(4)] + [(9, 0)], workers=2) as stream:
         assert all(same(next(stream), batches.batch(0, i)) for i in range(4))
-        with pytest.raises(RuntimeError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
+        with pytest.raises(ValueError, match="(?s)No patch from case 'gone'.*lacks gone.b2nd"):
             next(stream)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nnunetv2.configuration import available_cores
-from nnunetv2.training.dataloading.patch_batches import PatchBatches
+from nnunetv2.training.dataloading.patch_batches import PatchBatches, UnreadableCase
 
 Request = tuple[int, int]  # epoch, iteration
 
@@ -37,7 +37,10 @@ class _Batches(Dataset):
         self.batches = batches
 
     def __getitem__(self, request: Request) -> dict:
-        return self.batches.batch(*request)
+        try:
+            return self.batches.batch(*request)
+        except UnreadableCase as error:  # as a value: torch would wrap it in the traceback of its worker
+            return {"unreadable": str(error)}
 
 
 class BatchStream:
@@ -61,7 +64,10 @@ class BatchStream:
         return self
 
     def __next__(self) -> dict:
-        return next(self._iterator)
+        batch = next(self._iterator)
+        if "unreadable" in batch:
+            raise UnreadableCase(batch["unreadable"])
+        return batch
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._iterator = iter(())  # lets go of the workers

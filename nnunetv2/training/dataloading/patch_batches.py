@@ -14,11 +14,16 @@ import torch
 from nnunetv2.training.augmentation import PatchAugmentation
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.dataloading.patch_location import Label, draw_foreground_voxels, draw_lower_corner, is_forced_foreground
+from nnunetv2.utilities.errors import InputError
 
 SPLIT_WORDS = {"train": 0, "val": 1}  # part of the seed, so that both splits draw differently
 FOLD_ALL_WORD = 2**31  # stands for fold "all" in the seed
 MIN_LESION_VOXELS = 27  # 3 x 3 x 3; a smaller sliver at the patch's edge shows no texture to classify ...
 MIN_LESION_PART = 4  # ... but a quarter of a lesion always counts, or tiny lesions would never be learnt from
+
+
+class UnreadableCase(InputError):
+    """No patch could be made of a case; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class PatchBatches:
             with seeded_global_generators(int(words.generate_state(1)[0])):
                 return self._make_sample(case, rng, forced)
         except Exception as error:
-            raise RuntimeError(f"No patch from case {case!r} in {self.dataset.source_folder} (epoch {epoch}, iteration {iteration}): {error!r}. "
+            raise UnreadableCase(f"No patch from case {case!r} in {self.dataset.source_folder} (epoch {epoch}, iteration {iteration}): {error!r}. "
                                "If its files are damaged, delete them and preprocess again.") from error
 
     def _make_sample(self, case: str, rng: np.random.Generator, forced: bool) -> dict:
