@@ -95,7 +95,7 @@ def check_table(content: bytes, masks: set[str]) -> list[str]:
     if table.columns != COLUMNS:  # the grader's reader may go by place
         return [f"{TABLE}: first line is {','.join(table.columns)!r}, must be {','.join(COLUMNS)!r}"]
     body = [(row["Names"], row["Subtype"]) for row in table.rows]
-    problems = [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}" for name, subtype in body
+    problems = [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}; correct the row" for name, subtype in body
                  if subtype not in SUBTYPES]
     listed = Counter(name for name, _ in body)
     problems += [f"{TABLE}: {name} is listed {n} times" for name, n in listed.items() if n > 1]

@@ -26,6 +26,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 LIGHT = ("nnunetv2.imageio", "nnunetv2.utilities")  # what evaluation and report may use of nnunetv2
 # arrows that point upward or sideways today: (module, imported room)
 TO_MEND = {
+    ("nnunetv2.inference.model_loading", "nnunetv2.training"),  # a trainer may build a network of its own, which prediction needs
     ("nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2.imageio"),
     ("nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2.preprocessing"),
     ("nnunetv2.utilities.overlay_plots", "nnunetv2.imageio"),

@@ -49,7 +49,7 @@ def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: i
     description_file = source / "dataset.json"
     missing = [str(path) for path in (description_file, source / "imagesTr", source / "labelsTr") if not path.exists()]
     if missing:
-        raise InputError(f"{source} is no Decathlon dataset; missing: {', '.join(missing)}.")
+        raise InputError(f"{source} is no Decathlon dataset; missing: {', '.join(missing)}. Check the path.")
     description = load_json(description_file, OldDatasetJson)
     name = _dataset_name(source, description, overwrite_target_id)
     files = {part: _files(source / part) for part in ("imagesTr", "imagesTs", "labelsTr")}

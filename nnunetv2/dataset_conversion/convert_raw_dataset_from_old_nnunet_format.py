@@ -18,7 +18,7 @@ def convert(source_folder: str | os.PathLike, target_dataset_name: str) -> None:
     description = source / "dataset.json"
     missing = [str(path) for path in (description, *(source / part for part in REQUIRED)) if not path.exists()]
     if missing:
-        raise InputError(f"{source} is no raw dataset of nnU-Net v1; missing: {', '.join(missing)}.")
+        raise InputError(f"{source} is no raw dataset of nnU-Net v1; missing: {', '.join(missing)}. Check the path.")
     updated = updated_description(load_json(description, OldDatasetJson), description)
     with new_raw_dataset(target_dataset_name) as target:
         for part in (*REQUIRED, *OPTIONAL):

@@ -119,11 +119,11 @@ def _trained_models(dataset_name: str, models: Sequence[TrainedModel], strict: b
     untrained = [model for model in planned if not _folder(dataset_name, model).is_dir()]
     trained = [model for model in planned if model not in untrained]
     if untrained and (strict or not trained):
-        raise FileNotFoundError("These models are not trained:\n" + "\n".join(str(_folder(dataset_name, model)) for model in untrained))
+        raise FileNotFoundError("Train these models first, or leave them out:\n" + "\n".join(str(_folder(dataset_name, model)) for model in untrained))
     for model in untrained:
         print(f"Left out, not trained: {_folder(dataset_name, model).name}")
     if not trained:
-        raise ValueError(f"The plans of {dataset_name} have none of the configurations {', '.join(model['configuration'] for model in models)}.")
+        raise ValueError(f"The plans of {dataset_name} have none of the configurations {', '.join(model['configuration'] for model in models)}. Choose others with -c.")
     return trained
 
 

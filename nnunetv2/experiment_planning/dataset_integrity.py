@@ -28,7 +28,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     """
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
-        raise FileNotFoundError(f"{folder / 'dataset.json'} does not exist.")
+        raise FileNotFoundError(f"{folder / 'dataset.json'} does not exist. Check the dataset's folder.")
     dataset_json = load_json(folder / "dataset.json", RawDatasetJson)
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))

@@ -72,7 +72,7 @@ def require_regular_file(path: str | os.PathLike) -> None:
     except FileNotFoundError:
         if os.path.islink(path):
             raise InputError(f"{path} is a link to {os.readlink(path)!r}, which does not exist. Mend or remove the link.") from None
-        raise FileNotFoundError(f"{path} does not exist.") from None
+        raise FileNotFoundError(f"{path} does not exist. Check the path.") from None
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

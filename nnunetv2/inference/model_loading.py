@@ -13,6 +13,7 @@ from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
+from nnunetv2.training.nnUNetTrainer.architecture import build_network, trainer_with_own_network
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, check_contents, load_checkpoint, refuse_non_finite, stored_tensors
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import InputError
@@ -58,17 +59,22 @@ class TrainedModel:
         try:
             network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
-            raise ValueError(f"{checkpoint} does not fit the network of its plans.json: {error}") from error
+            first = str(error).splitlines()[1:4]
+            raise InputError(f"{checkpoint} does not fit the network of its plans.json; the first differences:\n" + "\n".join(first) +
+                             "\nUse the plans that it was trained with.") from error
         return network.eval()
 
     def _network_of_shapes(self) -> nn.Module:
         """The network on the meta device: its tensors have shapes and no values."""
         configuration = self.configuration_manager
+        n_outputs = self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads
+        trainer = trainer_with_own_network(self.trainer_name)
         with torch.device("meta"):
+            if trainer is not None:
+                return build_network(trainer, self.plans_manager, configuration, self.input_channels, n_outputs, enable_deep_supervision=False)
             return get_network_from_plans(
                 configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-                configuration.network_arch_init_kwargs_req_import, self.input_channels,
-                self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads, allow_init=False,
+                configuration.network_arch_init_kwargs_req_import, self.input_channels, n_outputs, allow_init=False,
                 deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None, where=configuration.source)
 
     def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:

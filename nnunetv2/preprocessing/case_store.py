@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.dataset_files import preprocessed_names
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -77,7 +78,10 @@ def load_seg(folder: str | os.PathLike, case: str) -> blosc2.NDArray:
 
 def _open(path: Path) -> blosc2.NDArray:
     mapping = {} if os.name == "nt" else {"mmap_mode": "r"}  # blosc2's memory maps fail on Windows
-    return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+    except RuntimeError as error:
+        raise InputError(f"{path} is damaged ({error}). Delete the case's files and preprocess it again.") from error
 
 
 def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blosc2.NDArray, dict]:

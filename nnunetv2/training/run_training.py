@@ -114,9 +114,10 @@ def set_aside_other_training(trainer: nnUNetTrainer) -> None:
 def _identity_in(checkpoint: Path) -> dict | None:
     """None for a checkpoint without one, or one that cannot be read: neither is of a training that may go on."""
     try:
-        return load_checkpoint(checkpoint, lazy=True).get("identity")
+        content = load_checkpoint(checkpoint, lazy=True)
     except (RuntimeError, ValueError):
         return None
+    return content.get("identity") if isinstance(content, dict) else None
 
 
 def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | str, trainer_class_name: str = "nnUNetTrainer",

@@ -52,7 +52,7 @@ class ClassificationTask:
         """
         path = Path(folder) / self.labels_file
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; dataset.json names it as the labels of {self.name!r}.")
+            raise FileNotFoundError(f"{path} does not exist; dataset.json names it as the labels of {self.name!r}. Restore it.")
         asked = set(cases)
         rows = [(row["case"], row[self.name]) for row in read_csv(path, ("case", self.name), pad=True).rows if row["case"] in asked]
         index = {name: i for i, name in enumerate(self.classes)}

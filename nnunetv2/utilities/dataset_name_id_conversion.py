@@ -16,8 +16,8 @@ def convert_id_to_dataset_name(dataset_id: int) -> str:
         return names[0]
     looked_in = "\n".join(f"  {variable}={paths.path_if_set(variable)}" for variable in paths.VARIABLES)
     if names:
-        raise ValueError(f"Several datasets share the number {dataset_id}: {', '.join(names)}. Give the name. Looked in:\n{looked_in}")
-    raise FileNotFoundError(f"No dataset has the number {dataset_id}, no folder is named {prefix}*. Looked in:\n{looked_in}")
+        raise ValueError(f"Several datasets share the number {dataset_id}: {', '.join(names)}. Give the name. Check the number and the variables; looked in:\n{looked_in}")
+    raise FileNotFoundError(f"No dataset has the number {dataset_id}, no folder is named {prefix}*. Check the number and the variables; looked in:\n{looked_in}")
 
 
 def convert_dataset_name_to_id(dataset_name: str) -> int:

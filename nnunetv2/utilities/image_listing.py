@@ -45,7 +45,7 @@ def list_images(folder: str | os.PathLike, ending: str, below: str = "refuse", e
     Names that begin with a dot are left out with a note on stderr; half-written files of a killed run silently.
     """
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder} is not a folder.")
+        raise FileNotFoundError(f"{folder} is not a folder. Check the path.")
     found = scan_images(folder, ending, below)
     if found.hidden:
         print(f"Note: {folder}: left out, because their names begin with a dot: {', '.join(path.name for path in found.hidden)}.", file=sys.stderr)

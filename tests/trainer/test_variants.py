@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.loss.robust_ce_loss import TopKLoss
+from nnunetv2.training.nnUNetTrainer.architecture import trainer_with_own_network
 from nnunetv2.training.nnUNetTrainer.registry import available_trainers, find_trainer
 from nnunetv2.utilities.errors import InputError
 
@@ -135,6 +138,20 @@ def test_batch_normalisation_leaves_the_plans_as_they_are(made):
     kinds = {type(module).__name__ for module in trainer.network.modules()}
     assert "BatchNorm3d" in kinds and "InstanceNorm3d" not in kinds
     assert trainer.configuration_manager.network_arch_init_kwargs["norm_op"].endswith("InstanceNorm3d")
+
+
+def test_prediction_builds_the_network_of_the_trainer(make_trainer):
+    trainer = make_trainer(find_trainer("nnUNetTrainerBN"), **ONE_EPOCH)
+    trainer.run_training()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+    image = np.random.default_rng(0).normal(size=(1, 14, 22, 20)).astype(np.float32)
+    assert predictor.predict_single_npy_array(image, {"spacing": [2.0, 1.0, 1.0]}).shape == (14, 22, 20)
+
+
+@pytest.mark.parametrize("name", ["os:system", "nnUNetTrainerOfNobody", "../x", "nnUNetTrainer", "nnUNetTrainer_5epochs"])
+def test_a_trainers_name_in_a_checkpoint_imports_nothing_else(name):
+    assert trainer_with_own_network(name) is None
 
 
 @pytest.mark.parametrize(("name", "share"), [("nnUNetTrainer_probabilisticOversampling", 0.5), ("nnUNetTrainer_probabilisticOversampling_033", 0.33),
