@@ -19,6 +19,7 @@ from nnunetv2.utilities.files import save_json
 DATASET, PLANS = "Dataset777_PancreasCT", "nnUNetResEncUNetMPlans"
 TRUTH = np.zeros((6, 8, 8), np.uint8)
 TRUTH[1:5, 2:6, 2:6], TRUTH[2:4, 3:5, 3:5] = 1, 2
+RUN = subprocess.run
 
 
 class Commands:
@@ -28,6 +29,8 @@ class Commands:
         self.results, self.calls = results, []
 
     def __call__(self, command: list[str], **kwargs) -> subprocess.CompletedProcess:
+        if not command[0].startswith("nnUNetv2_"):  # such as git and uname, by what records code and machine
+            return RUN(command, **kwargs)
         options = dict(zip(command, command[1:]))
         fold = command[3] if command[0] == "nnUNetv2_train" else options["-f"]
         if command[0] == "nnUNetv2_predict_from_modelfolder":
