@@ -10,7 +10,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("train", "Train one fold. A fold that was interrupted goes on with --c.",
                     "nnUNetv2_train 777 3d_fullres 0 -p nnUNetResEncUNetMPlans --epochs 100")
     parser.add_argument("dataset_name_or_id", help="dataset id or name")
-    parser.add_argument("configuration", help="2d, 3d_fullres, 3d_lowres or one of your own in the plans; no cascade")
+    parser.add_argument("configuration", help="2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres or one of your own in the plans")
     parser.add_argument("fold", type=fold, help="index into splits_final.json, or 'all'")
     parser.add_argument("-tr", default="nnUNetTrainer", help="trainer: a class of nnunetv2, or (fork) package.module:Class")
     parser.add_argument("-p", default="nnUNetPlans", help="plans name")
