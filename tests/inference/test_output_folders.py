@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from nnunetv2.cli.common import run
+from nnunetv2.utilities.commands import run
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.pipeline import CasesFailed
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
