@@ -209,11 +209,12 @@ def check_export(bench: Bench) -> Iterator[Row]:
 def export_here(predictor: nnUNetPredictor, logits: np.ndarray, properties: dict, target: Path, probabilities: bool) -> None:
     """What the predictor does with the logits of a case, without the network in front."""
     from nnunetv2.inference.case_prediction import CasePrediction
-    from nnunetv2.inference.export_prediction import write_prediction
+    from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
 
     shape = tuple(logits.shape[1:])
     prediction = CasePrediction(torch.from_numpy(logits), tuple(slice(0, n) for n in shape), shape, None)
-    mask, values = predictor._to_image_grid(prediction, properties, probabilities)
+    mask, values = convert_prediction_to_segmentation(
+        prediction, properties, predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, probabilities)
     write_prediction(mask, values, properties, predictor.plans_manager, target, ".nii.gz")
 
 

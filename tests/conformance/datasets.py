@@ -141,6 +141,7 @@ def tiny_model(bench: Bench) -> tuple[Path, dict[str, Any]]:
             (target / "splits_final.json").write_text(json.dumps(splits))
             shutil.copyfile(folder / "dataset.json", target / "dataset.json")
         bench.upstream.call("upstream_preprocessing:preprocess", dataset=int(folder.name[7:10]), plans_name="tinyPlans", configurations=["tiny"])
+        shutil.copytree(*(side / "preprocessed" / folder.name / "tiny_data" for side in (bench.theirs, bench.ours)))
         return folder, plans
 
     return bench.once("tiny model", make)
