@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2.imageio.inflate import DamagedStream, Inflated
-from nnunetv2.imageio.voxel_block import AGAIN, VoxelBlock, starts_with_gzip
+from nnunetv2.imageio.voxel_block import AGAIN, VoxelBlock, skip, starts_with_gzip
 from nnunetv2.utilities.errors import InputError
 
 HEADER_BYTES = 348  # also the header's first field, which tells the byte order
@@ -114,6 +114,14 @@ def byte_order(header: bytes) -> str | None:
     return next((order for order in "<>" if struct.unpack_from(f"{order}i", header)[0] == HEADER_BYTES), None)
 
 
+def promised_bytes(header: bytes, order: str) -> int | None:
+    """Where the last voxel ends, in bytes of the uncompressed content, by the header; None where vox_offset is no number."""
+    n_dims, *shape = struct.unpack_from(f"{order}8h", header, DIM)
+    bits = struct.unpack_from(f"{order}h", header, BITPIX)[0]
+    offset = struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]
+    return int(offset) + prod(shape[:max(n_dims, 0)]) * bits // 8 if isfinite(offset) else None
+
+
 def truncation(path: str | os.PathLike) -> str | None:
     """Says so when the file ends before its last voxel. Cheap: the header and the length in the gzip trailer decide.
 
@@ -131,12 +139,8 @@ def truncation(path: str | os.PathLike) -> str | None:
                 found = struct.unpack("<I", file.read())[0]
     except InputError as error:
         return str(error)
-    n_dims, *shape = struct.unpack_from(f"{order}8h", header, DIM)
-    bits = struct.unpack_from(f"{order}h", header, BITPIX)[0]
-    offset = struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]
-    if not isfinite(offset):
-        return f"{path}: vox_offset is {offset:g}. {AGAIN}"
-    expected = int(offset) + prod(shape[:max(n_dims, 0)]) * bits // 8
+    if (expected := promised_bytes(header, order)) is None:
+        return f"{path}: vox_offset is {struct.unpack_from(f'{order}f', header, VOX_OFFSET)[0]:g}. {AGAIN}"
     if found == (expected % 2**32 if gzipped else expected) or (not gzipped and found > expected):
         return None
     if not gzipped:
@@ -146,12 +150,11 @@ def truncation(path: str | os.PathLike) -> str | None:
 
 def _recount(path: str | os.PathLike, expected: int) -> str | None:
     """The length by inflating: several gzip members, or bytes after the voxels, make the trailer's another."""
-    found = 0
     try:
         with open(path, "rb") as file:
             stream = Inflated(file)
-            while found < expected and (piece := stream.read(min(2**20, expected - found))):
-                found += len(piece)
+            found = skip(stream, expected)
+            stream.read(1)  # to the end, where the checksum stands; a trailer cut short lacks no voxel
     except DamagedStream as error:
         return f"{path} {error}. {AGAIN}"
     return None if found >= expected else f"{path} is truncated: {found} of {expected} bytes. {AGAIN}"

@@ -69,7 +69,7 @@ def _from_bytes(path: str | os.PathLike, block: VoxelBlock, as_float: bool) -> n
     with open(path, "rb", buffering=0 if block.encoding == "raw" else -1) as file:
         file.seek(block.start)
         stream = file if block.encoding == "raw" else Inflated(file, {"gzip": GZIP, "zlib": ZLIB}[block.encoding])
-        found = _skip(stream, block.skip)
+        found = skip(stream, block.skip)
         for first in range(0, flat.size if found == block.skip else 0, _SLAB_VOXELS):
             target = flat[first:first + _SLAB_VOXELS]
             part = target if direct else slab[:target.size]
@@ -91,7 +91,7 @@ def _from_bytes(path: str | os.PathLike, block: VoxelBlock, as_float: bool) -> n
     return values
 
 
-def _skip(stream, n: int) -> int:
+def skip(stream, n: int) -> int:
     """Read past `n` bytes; the number there were."""
     done = 0
     while done < n and (piece := stream.read(min(n - done, 2**20))):

@@ -1,7 +1,6 @@
 """Whether a written image is whole. ITK writes to a full disk what fits and says nothing, so each file is looked at afterwards."""
 
 import errno
-import math
 import os
 import struct
 import zlib
@@ -11,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.checked_file import read_image
-from nnunetv2.imageio.nifti_file import HEADER_BYTES, byte_order, first_bytes, is_nifti, truncation
+from nnunetv2.imageio.nifti_file import DIM, HEADER_BYTES, byte_order, first_bytes, is_nifti, promised_bytes, truncation
 from nnunetv2.imageio.voxel_block import starts_with_gzip
 from nnunetv2.utilities.errors import InputError
 
@@ -65,11 +64,8 @@ def _ends_where_its_header_says(path: str | os.PathLike) -> bool:
                 header = zlib.decompressobj(31).decompress(header, HEADER_BYTES)
             except zlib.error:
                 return False
-    if (order := byte_order(header)) is None:
-        return False
-    n_dims, *shape = struct.unpack_from(f"{order}8h", header, 40)
-    bits, start = struct.unpack_from(f"{order}h", header, 72)[0], struct.unpack_from(f"{order}f", header, 108)[0]
-    return math.isfinite(start) and 1 <= n_dims <= 7 and int(start) + math.prod(shape[:n_dims]) * bits // 8 == length
+    order = byte_order(header)
+    return order is not None and 1 <= struct.unpack_from(f"{order}h", header, DIM)[0] <= 7 and promised_bytes(header, order) == length
 
 
 def _raise_systems_reason(path: str | os.PathLike, n_bytes: int) -> None:
