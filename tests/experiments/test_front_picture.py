@@ -5,9 +5,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
+from evaluation import compute_metrics
 from experiments.front_picture import main, median_case, probabilities_of
-from nnunetv2.utilities.files import save_json
-from tests.evaluation.small_run import CASES, write_run
+from nnunetv2.utilities.files import load_json
+from tests.evaluation.small_run import CASES, status_of, table_options, write_run
 
 
 def row(case: str, whole: float, lesion: float | None, **more) -> dict:
@@ -37,7 +38,9 @@ def run(tmp_path) -> Path:
         target = tmp_path / "run" / place
         target.parent.mkdir(parents=True, exist_ok=True)
         (written / name).rename(target)
-    save_json(METRICS, tmp_path / "run/metrics.json")
+    tables = [option.replace(str(written / "prediction"), str(tmp_path / "run/predictions/validation")) for option in table_options(written)]
+    folders = ["--pred", str(tmp_path / "run/predictions/validation"), "--ref", str(tmp_path / "run/work/validation/labels")]
+    assert compute_metrics.main([*folders, *tables, "--out", str(tmp_path / "run"), "--bootstrap", "20", "--jobs", "1", "--synthetic"]) == 0
     return tmp_path / "run"
 
 
@@ -62,6 +65,7 @@ def test_a_picture_is_drawn(run, tmp_path):
 
 
 def test_a_run_that_lacks_a_file_is_named(run, tmp_path, capsys):
-    (run / "predictions/validation" / f"{CASES[0]}.nii.gz").unlink()
-    assert main(["--run", str(run), "--out", str(tmp_path / "front.png")]) == 1
-    assert CASES[0] in capsys.readouterr().err and not (tmp_path / "front.png").exists()
+    shown = median_case(load_json(run / "metrics.json"))["case"]
+    (run / "predictions/validation" / f"{shown}.nii.gz").unlink()
+    assert status_of(main, ["--run", str(run), "--out", str(tmp_path / "front.png")]) == 1
+    assert shown in capsys.readouterr().err and not (tmp_path / "front.png").exists()
