@@ -62,6 +62,9 @@ if [[ $status -ne 0 ]]; then
     exit 1
 fi
 TARGET="$RESULTS/${NAME}_results.pdf"
-cp "$BUILD/report.pdf" "$TARGET.part"
-mv "$TARGET.part" "$TARGET"
+if ! reason="$(cp "$BUILD/report.pdf" "$TARGET.part" 2>&1 && mv "$TARGET.part" "$TARGET" 2>&1)"; then
+    rm -f "$TARGET.part" 2>/dev/null || true
+    echo "error: $TARGET cannot be written (${reason#cp: }); free some space there, or make the folder writable" >&2
+    exit 1
+fi
 echo "Written: $TARGET"

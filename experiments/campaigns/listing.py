@@ -38,8 +38,10 @@ def leftovers(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in paths if any(OWN_LEFTOVER.search(part) for part in Path(path).parts))
 
 
-def canonical(path: Path) -> str:
-    """Hash of what a result says: voxels and geometry without the compression, tables, JSON without times and places.
+def canonical(path: Path, root: Path | None = None) -> str:
+    """Hash of what a result says: voxels and geometry without the compression, tables, JSON and text without times and places.
+
+    root: a folder whose path is left out where JSON and text mention it.
 
     Pictures and PDFs of equal content may differ in their bytes, so for those the kind alone counts.
     """
@@ -49,16 +51,16 @@ def canonical(path: Path) -> str:
     if name.endswith(".nii.gz"):
         return _hash(gzip.decompress(path.read_bytes()))
     if name.endswith(".json"):
-        return _hash(json.dumps(_settled(json.loads(path.read_text())), sort_keys=True).encode())
+        return _hash(json.dumps(_settled(json.loads(path.read_text()), str(root or "no root")), sort_keys=True).encode())
     if name.endswith((".pth", ".pt")):
         return _checkpoint(path)
     if name.endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
             parts = sorted((member.filename, _bytes_of_member(archive, member)) for member in archive.infolist())
         return _hash(repr(parts).encode())
-    if name.endswith((".png", ".pdf", ".html", ".txt", ".log", ".b2nd", ".npz", ".pkl", ".lock")):
+    if name.endswith((".png", ".pdf", ".html", ".log", ".b2nd", ".npz", ".pkl", ".lock")):
         return _typed(path)
-    return _hash(path.read_bytes())
+    return _hash(path.read_bytes().replace(os.fsencode(root or "no root"), b"ROOT"))
 
 
 def _bytes_of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
@@ -66,7 +68,7 @@ def _bytes_of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     if member.filename.endswith(".nii.gz"):
         content = gzip.decompress(content)
     if member.filename.endswith(".json"):
-        content = json.dumps(_settled(json.loads(content)), sort_keys=True).encode()
+        content = json.dumps(_settled(json.loads(content), "no root"), sort_keys=True).encode()
     if member.filename.endswith(".pth"):
         return "checkpoint"  # the same file lies in the model's folder, where it is looked at
     return _hash(content)
@@ -117,11 +119,13 @@ def _checkpoint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _settled(value: object) -> object:
+def _settled(value: object, root: str) -> object:
     """JSON content without what differs from run to run: times, places, the machine."""
     if isinstance(value, dict):
-        return {key: _settled(item) for key, item in value.items() if not VOLATILE_KEYS.search(key.lower())}
-    return [_settled(item) for item in value] if isinstance(value, list) else value
+        return {key.replace(root, "ROOT"): _settled(item, root) for key, item in value.items() if not VOLATILE_KEYS.search(key.lower())}
+    if isinstance(value, str):
+        return value.replace(root, "ROOT")
+    return [_settled(item, root) for item in value] if isinstance(value, list) else value
 
 
 def _hash(content: bytes) -> str:

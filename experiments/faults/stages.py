@@ -22,6 +22,7 @@ class Stage:
     outputs: tuple[str, ...]  # what is compared, relative to the root
     prepare: Callable[[Path], None] | None = None
     weight: float = 1.0  # of the kills; slow ones get fewer
+    once: str = ""  # what it says when its result is there already and it must not be made again
     workers: Sequence[str] = ()  # further arguments that make it use worker processes
 
 
@@ -122,7 +123,6 @@ DISTURBED = [
         EVALUATED,
         "scored",
         ("scored",),
-        workers=("-np", "2"),
     ),
     Stage(
         "ensemble",
@@ -133,7 +133,7 @@ DISTURBED = [
         lambda root: shutil.copytree(root / "predictions" / "validation", root / "predictions" / "second"),
     ),
     Stage(
-        "convert Decathlon", ["nnUNetv2_convert_MSD_dataset", "-i", "msd/Task07_Small", "-np", "1"], ["msd"], "nnUNet_raw", ("nnUNet_raw",)
+        "convert Decathlon", ["nnUNetv2_convert_MSD_dataset", "-i", "msd/Task07_Small", "-np", "1"], ["msd"], "nnUNet_raw", ("nnUNet_raw",), once="is taken by"
     ),
     Stage(
         "best configuration",
@@ -151,7 +151,7 @@ def result(root: Path, stage: Stage) -> dict[str, str]:
     for output in stage.outputs:
         for path in sorted((root / output).rglob("*")):
             if (path.is_file() or path.is_symlink()) and not NO_RESULT.search(path.name):
-                found[str(path.relative_to(root))] = canonical(path)
+                found[str(path.relative_to(root))] = canonical(path, root)
     return found
 
 

@@ -79,7 +79,7 @@ def find_best_configuration(dataset_name_or_id: int | str, allowed_trained_model
     save_json(information, results / "inference_information.json")
     instructions = inference_instructions(information)
     with atomic_write(results / "inference_instructions.txt") as temporary:
-        temporary.write_text(instructions)
+        temporary.write_text(instructions, encoding="utf-8")
     print(instructions)
     return information
 

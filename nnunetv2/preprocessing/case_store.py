@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -35,9 +36,20 @@ def _write_array(array: np.ndarray, path: Path, patch_size: Sequence[int] | None
     patch = (1,) * (3 - len(patch_size)) + tuple(patch_size)  # 2D patches are read slice by slice
     chunk = _split((1, *np.minimum(patch, array.shape[1:])), CHUNK_BYTES, array.itemsize)
     block = _split(chunk, BLOCK_BYTES, array.itemsize)
+    _store(array, path, chunks=chunk, blocks=block, cparams=_COMPRESSION | {"filters": [blosc2.Filter.SHUFFLE]})
+
+
+def _store(array: np.ndarray, path: Path, **options: Any) -> None:
+    """Write a blosc2 array. blosc2 says no more than that it failed, so the system is asked why: OSError of a full disk and the like."""
     with atomic_write(path) as temporary:
-        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunk, blocks=block,
-                       cparams=_COMPRESSION | {"filters": [blosc2.Filter.SHUFFLE]})
+        try:
+            blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", **options)
+        except RuntimeError:
+            with open(temporary, "ab") as file:
+                file.write(bytes(array.nbytes))
+                file.flush()
+                os.fsync(file.fileno())
+            raise
 
 
 def _paths(folder: str | os.PathLike, case: str) -> tuple[Path, Path, Path]:
@@ -64,8 +76,7 @@ def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, folder: str |
 
 def save_seg(seg: np.ndarray, folder: str | os.PathLike, case: str) -> None:
     """Store what one stage of a cascade found, (Z, Y, X) on the next stage's grid, as CASE.b2nd."""
-    with atomic_write(Path(folder) / f"{case}.b2nd") as temporary:
-        blosc2.asarray(np.ascontiguousarray(seg), urlpath=str(temporary), mode="w", cparams=_COMPRESSION)
+    _store(seg, Path(folder) / f"{case}.b2nd", cparams=_COMPRESSION)
 
 
 def load_seg(folder: str | os.PathLike, case: str) -> blosc2.NDArray:

@@ -1,5 +1,7 @@
+import errno
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -106,3 +108,15 @@ def test_every_common_protocol_is_read(tmp_path, protocol):
 def test_saved_pickle_is_read_by_the_plain_module(tmp_path):
     save_pickle(PROPERTIES, tmp_path / "p.pkl")
     assert pickle.loads((tmp_path / "p.pkl").read_bytes())["spacing"] == PROPERTIES["spacing"]
+
+
+def test_what_the_disk_does_not_take_is_the_systems_error_with_the_files_name(tmp_path):
+    """blosc2 itself says no more than that it failed."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_case(np.random.default_rng(0).normal(size=(1, 20, 20, 20)), np.zeros((1, 20, 20, 20)), {}, tmp_path, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "a.b2nd") and not any(tmp_path.iterdir())

@@ -48,7 +48,7 @@ def compile_library(compiler: str, library: Path, cpu: str = "native", optimise:
                 raise RuntimeError(f"{compiler} has not compiled its layers in {COMPILES_WITHIN} s") from error
             if run.returncode:
                 log = library.with_suffix(".log")
-                log.write_text(f"{' '.join(command)}\n{run.stderr}")
+                log.write_text(f"{' '.join(command)}\n{run.stderr}", encoding="utf-8")
                 raise RuntimeError(f"{compiler} ended with {run.returncode} and does not compile its layers for this CPU ({platform.machine()}); see {log}")
         _digest_file(linked).write_text(digests(linked))
         for file in (linked, _digest_file(linked)):
