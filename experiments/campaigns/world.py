@@ -37,6 +37,8 @@ WIDTHS = {
     "n_conv_per_stage_decoder": [1, 1],
 }
 
+PREDICTION = ("-f", "0", "-device", "cpu", "--engine", "torch", "--disable_tta", "--continue_prediction")
+
 # name -> command in the order in which they build on each other; {MODEL} and the like stand for the constants above
 STAGES: dict[str, list[str]] = {
     "convert": ["data_prep/convert_quiz.py", "--data", "quiz", "--out", "nnUNet_raw", "-np", "1"],
@@ -69,14 +71,7 @@ STAGES: dict[str, list[str]] = {
         "777",
         "-c",
         CONFIGURATION,
-        "-f",
-        "0",
-        "-device",
-        "cpu",
-        "--engine",
-        "torch",
-        "--disable_tta",
-        "--continue_prediction",
+        *PREDICTION,
     ],
     "predict_validation": [
         "nnUNetv2_predict_from_modelfolder",
@@ -86,14 +81,7 @@ STAGES: dict[str, list[str]] = {
         "predictions/validation",
         "-m",
         MODEL,
-        "-f",
-        "0",
-        "-device",
-        "cpu",
-        "--engine",
-        "torch",
-        "--disable_tta",
-        "--continue_prediction",
+        *PREDICTION,
         "--save_probabilities",
     ],
     "metrics": [
@@ -153,6 +141,12 @@ STAGES: dict[str, list[str]] = {
     ],
     "export": ["nnUNetv2_export_model_to_zip", "-d", "777", "-o", "model.zip", "-c", CONFIGURATION, "-f", "0"],
 }
+
+
+def with_value(command: Sequence[str], flag: str, value: str) -> list[str]:
+    """`command` with another value behind `flag`. ValueError where it has no such flag."""
+    at = command.index(flag) + 1
+    return [*command[:at], value, *command[at + 1 :]]
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.campaigns.listing import canonical
-from experiments.campaigns.world import CONFIGURATION, DATASET, MODEL, PREPROCESSED, RAW, STAGES
+from experiments.campaigns.world import CONFIGURATION, DATASET, MODEL, PREPROCESSED, RAW, STAGES, with_value
 
 # written anew each time with times inside, or only there while something runs
 NO_RESULT = re.compile(r"training_log_.*\.txt$|\.lock$|debug\.json$|prediction_times\.json$|manifest.*\.json$|\.log$|progress\.png$")
@@ -33,11 +33,6 @@ def _without(*paths: str) -> Callable[[Path], None]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     return prepare
-
-
-def _swapped(argv: list[str], flag: str, value: str) -> list[str]:
-    at = argv.index(flag) + 1
-    return [*argv[:at], value, *argv[at + 1 :]]
 
 
 EVALUATED = ["validation", "predictions/validation"]
@@ -75,7 +70,7 @@ DISTURBED = [
     Stage("metrics", STAGES["metrics"], [*EVALUATED, f"{RAW}/subtypes.csv"], "run", ("run",), workers=("--jobs", "2")),
     Stage(
         "gallery",
-        _swapped(STAGES["gallery"], "--results", "run") + ["--out", "shown/gallery.html"],
+        [*STAGES["gallery"], "--out", "shown/gallery.html"],
         ["run/metrics.json", *EVALUATED],
         "shown",
         ("shown",),
@@ -90,7 +85,7 @@ DISTURBED = [
     ),
     Stage(
         "submission",
-        _swapped(STAGES["submission"], "--out", "handed"),
+        with_value(STAGES["submission"], "--out", "handed"),
         ["predictions/test", f"{RAW}/imagesTs"],
         "handed",
         ("handed",),
@@ -104,7 +99,7 @@ DISTURBED = [
         ("run",),
         weight=0.25,
     ),
-    Stage("export", _swapped(STAGES["export"], "-o", "packed/model.zip"), [MODEL], "packed", ("packed",)),
+    Stage("export", with_value(STAGES["export"], "-o", "packed/model.zip"), [MODEL], "packed", ("packed",)),
     Stage("install", ["nnUNetv2_install_pretrained_model_from_zip", "model.zip"], ["model.zip"], "nnUNet_results", ("nnUNet_results",)),
     Stage(
         "evaluate",

@@ -1,6 +1,6 @@
 """Scripts of data_prep, evaluation, report and experiments."""
 
-from experiments.campaigns.world import MODEL, PLANS, PREPROCESSED, RAW, STAGES
+from experiments.campaigns.world import MODEL, PLANS, PREPROCESSED, RAW, STAGES, with_value
 from experiments.fuzz.command_kinds import Command, Role, one
 from experiments.fuzz.preparations import phantom, second_prediction, stages, two_runs
 
@@ -47,19 +47,7 @@ COMMANDS = [
     ),
     Command(
         "data_prep/make_submission.py",
-        [
-            "data_prep/make_submission.py",
-            "--pred",
-            "predictions/test",
-            "--test",
-            f"{RAW}/imagesTs",
-            "--name",
-            "TEAM",
-            "--out",
-            "handed",
-            "-np",
-            "1",
-        ],
+        with_value(STAGES["submission"], "--out", "handed"),
         ["predictions/test", f"{RAW}/imagesTs"],
         [Role("mask", "predictions/test/*.nii.gz"), one("table", "predictions/test/subtype_results.csv")],
         ("handed",),

@@ -13,8 +13,7 @@ from nnunetv2.imageio.checked_file import read_image
 from nnunetv2.imageio.nifti_file import DIM, HEADER_BYTES, byte_order, first_bytes, is_nifti, promised_bytes, truncation
 from nnunetv2.imageio.voxel_block import starts_with_gzip
 from nnunetv2.utilities.errors import InputError
-
-PROBE_BYTES = 2**24  # written to learn the system's reason for a short file
+from nnunetv2.utilities.files import raise_systems_reason
 
 
 def write_image_whole(image: sitk.Image, path: str | os.PathLike) -> None:
@@ -27,7 +26,7 @@ def write_image_whole(image: sitk.Image, path: str | os.PathLike) -> None:
     else:
         reason = damage_of_written(path, image)
     if reason is not None:
-        _raise_systems_reason(path, image.GetNumberOfPixels())
+        raise_systems_reason(path, image.GetNumberOfPixels())
         raise OSError(errno.EIO, f"the image was not written whole ({reason})", str(path))
 
 
@@ -66,11 +65,3 @@ def _ends_where_its_header_says(path: str | os.PathLike) -> bool:
                 return False
     order = byte_order(header)
     return order is not None and 1 <= struct.unpack_from(f"{order}h", header, DIM)[0] <= 7 and promised_bytes(header, order) == length
-
-
-def _raise_systems_reason(path: str | os.PathLike, n_bytes: int) -> None:
-    """Write as much as the image has in the same place: a full disk, a quota or a limit on file sizes raises its own OSError."""
-    with open(path, "wb") as file:
-        file.write(bytes(min(n_bytes, PROBE_BYTES)))
-        file.flush()
-        os.fsync(file.fileno())

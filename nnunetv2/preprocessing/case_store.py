@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.dataset_files import preprocessed_names
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.files import atomic_write, raise_systems_reason
 from nnunetv2.utilities.safe_names import plain_name
 
 CHUNK_BYTES = 4 * 2**20  # unit of reading; a few chunks make a patch
@@ -45,10 +45,7 @@ def _store(array: np.ndarray, path: Path, **options: Any) -> None:
         try:
             blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", **options)
         except RuntimeError:
-            with open(temporary, "ab") as file:
-                file.write(bytes(array.nbytes))
-                file.flush()
-                os.fsync(file.fileno())
+            raise_systems_reason(temporary, array.nbytes)
             raise
 
 

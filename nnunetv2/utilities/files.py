@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 512 * 2**20  # of a JSON or CSV file; what reads it takes several times as much memory
 MAX_DEPTH = 50  # lists and objects inside one another; no file of ours has ten
+_PROBE_BYTES = 2**24  # written to learn why a file could not be
 _SHOWN = 20  # problems of one file
 
 
@@ -58,6 +59,17 @@ def flush_to_disk(path: str | os.PathLike) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def raise_systems_reason(path: str | os.PathLike, n_bytes: int) -> None:
+    """For after a library that failed to write a file and did not say why: OSError of a full disk, a quota or a limit, if it is one.
+
+    Appends what the file was to hold, 16 MiB of it at most; returns where the system takes that.
+    """
+    with open(path, "ab") as file:
+        file.write(bytes(min(n_bytes, _PROBE_BYTES)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_text(path: str | os.PathLike, remedy: str) -> str:
