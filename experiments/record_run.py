@@ -6,7 +6,6 @@
 """
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.result_shapes import Metrics, RunRecord  # noqa: E402
 from experiments.file_shapes import Stages  # noqa: E402
+from nnunetv2.configuration import available_cores  # noqa: E402
 from nnunetv2.utilities.commands import script  # noqa: E402
+from nnunetv2.utilities.cpu_flags import cpu_model  # noqa: E402
 from nnunetv2.utilities.file_shapes import Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
@@ -24,11 +25,7 @@ TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.ma
 
 def hardware() -> str:
     """CPU model and number of usable cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{cpu_model()}, {available_cores()} cores"
 
 
 def code_commit() -> str:

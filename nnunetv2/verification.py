@@ -12,11 +12,11 @@ from pathlib import Path
 
 from nnunetv2.utilities.data_manifest import data_changes, read_manifest
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.manifest import (
-    MANIFEST_FILE, changes, code_version, dataset_identity, file_hash, list_some, plans_identity, quick_hash, value_hash, weights_hash,
+    MANIFEST_FILE, changes, code_version, dataset_identity, file_hash, plans_identity, quick_hash, value_hash, weights_hash,
 )
 from nnunetv2.utilities.prediction_manifest import comparable, read_prediction_manifest
 

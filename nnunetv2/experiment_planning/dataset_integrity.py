@@ -12,11 +12,11 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-MAX_VALUES_SHOWN = 5
 
 
 def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | None = None) -> None:
@@ -80,12 +80,12 @@ def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], 
     if list(expected_labels) != list(range(len(expected_labels))):
         problems.append(f"dataset.json: labels {list(expected_labels)} must be 0, 1, 2, ... without a gap")
     if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
-        problems.append(f"dataset.json: held-out case(s) without an image: {_listed(unknown)}")
+        problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}")
     if "dataset" not in dataset_json:
         ending = dataset_json["file_ending"]
         labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"*{ending}") if not file.name.startswith(".")}
         if orphans := sorted(labelled - cases.keys()):
-            problems.append(f"labelsTr: label(s) without an image: {_listed(orphans)}")
+            problems.append(f"labelsTr: label(s) without an image: {name_some(orphans)}")
     try:
         task = ClassificationTask.from_dataset_json(dataset_json, [label for label in expected_labels if label != 0])
         if task is not None:
@@ -93,8 +93,3 @@ def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], 
     except (ValueError, FileNotFoundError) as error:
         problems.append(str(error))
     return problems
-
-
-def _listed(values: Sequence) -> str:
-    more = f" and {len(values) - MAX_VALUES_SHOWN} more" if len(values) > MAX_VALUES_SHOWN else ""
-    return ", ".join(map(str, values[:MAX_VALUES_SHOWN])) + more

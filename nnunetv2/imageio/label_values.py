@@ -5,10 +5,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, name_some
 
 SNAP = 1e-3  # further from a whole number is no rounding
-MAX_SHOWN = 5
 
 
 def snap_labels(values: np.ndarray, where: str | os.PathLike) -> np.ndarray:
@@ -41,6 +40,4 @@ def unexpected_labels(labels: np.ndarray, expected: Iterable[int]) -> list[int]:
 
 def shown_values(values: Iterable[float]) -> str:
     """Some values as text, a few of many."""
-    values = list(values)
-    more = f" and {len(values) - MAX_SHOWN} more" if len(values) > MAX_SHOWN else ""
-    return ", ".join(f"{value:.7g}" for value in values[:MAX_SHOWN]) + more
+    return name_some([f"{value:.7g}" for value in values])

@@ -16,12 +16,12 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.training.nnUNetTrainer.architecture import build_network, trainer_with_own_network
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, check_contents, load_checkpoint, refuse_non_finite, stored_tensors
 from nnunetv2.utilities.data_manifest import read_manifest
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.manifest import changes, dataset_identity, list_some, plans_identity
+from nnunetv2.utilities.manifest import changes, dataset_identity, plans_identity
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name

@@ -6,7 +6,7 @@ import stat
 import zipfile
 from pathlib import Path
 
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.safe_names import file_key, name_problem
 
 # What trainings, cross-validations and exports of upstream and of this fork leave in a model's folder; nothing of it is ever run
@@ -30,8 +30,7 @@ def checked_members(archive: zipfile.ZipFile, zip_file: str | os.PathLike, targe
     problems = [f"{member.filename!r}: {problem}" for member in members if (problem := _problem(member)) is not None]
     problems += _doubles(members)
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise InputError(f"{zip_file} holds members that are not installed; nothing was changed. Do not trust this file.\n{listed}")
+        raise InputError(f"{zip_file} holds members that are not installed; nothing was changed. Do not trust this file.\n{list_some(problems)}")
     _refuse_absurd_sizes(members, zip_file, target)
     return members
 

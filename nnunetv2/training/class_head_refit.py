@@ -34,10 +34,9 @@ from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import folder_lock
-from nnunetv2.utilities.manifest import list_some
 
 REPORT_FILE = "class_head_refit.json"  # beside the checkpoint
 

@@ -1,5 +1,6 @@
-"""What the CPU of this machine can do."""
+"""What the CPU of this machine is and can do."""
 
+import platform
 from functools import lru_cache
 from pathlib import Path
 
@@ -7,6 +8,14 @@ from pathlib import Path
 @lru_cache
 def cpu_flags() -> frozenset[str]:
     """The instruction sets of the CPU as Linux names them (avx2, avx512_vnni, amx_bf16, ...); none on other systems."""
+    return frozenset(flag for line in _cpuinfo() if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split())
+
+
+def cpu_model() -> str:
+    """The CPU's name as its maker gives it; what Python knows of it on systems other than Linux."""
+    return next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+
+
+def _cpuinfo() -> list[str]:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return frozenset(flag for line in lines if line.startswith(("flags", "Features")) for flag in line.partition(":")[2].split())
+    return cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from nnunetv2.utilities.csv_cells import unguarded
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.files import read_text
 
 MAX_FIELD = 4096  # characters; a case's name or a number is far shorter, and a quote that is never closed swallows the rest of the file
@@ -72,9 +72,7 @@ def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, on
 def refuse(where: object, problems: Sequence[str]) -> None:
     """InputError that lists `problems` of a table; nothing without any."""
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(f"{where} has {len(problems)} bad row(s), correct or delete them:\n{listed}{more}")
+        raise InputError(f"{where} has {len(problems)} bad row(s), correct or delete them:\n{list_some(problems, _SHOWN)}")
 
 
 def given_twice(names: Sequence[str], lines: Sequence[int]) -> list[str]:

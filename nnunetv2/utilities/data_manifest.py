@@ -14,11 +14,11 @@ from typing import Any
 
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Manifest, Splits
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
-from nnunetv2.utilities.manifest import MANIFEST_FILE, KNOWN_HASHES, changes, file_hash, known_hash, list_some, origin, value_hash
+from nnunetv2.utilities.manifest import MANIFEST_FILE, KNOWN_HASHES, changes, file_hash, known_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_threads
 
 SPLITS_FILE = "splits_final.json"

@@ -1,19 +1,13 @@
 """SHA-256 of files that are made once and loaded often, kept beside them as sha256sum writes it."""
 
-import hashlib
 from pathlib import Path
+
+from nnunetv2.utilities.manifest import file_hash
 
 
 def digests(*files: Path) -> str:
     """A line for each of `files`: digest and name."""
-    lines = []
-    for file in files:
-        digest = hashlib.sha256()
-        with open(file, "rb") as content:
-            while part := content.read(1 << 20):
-                digest.update(part)
-        lines.append(f"{digest.hexdigest()}  {file.name}\n")
-    return "".join(lines)
+    return "".join(f"{file_hash(file)}  {file.name}\n" for file in files)
 
 
 def are_intact(digests_file: Path, *files: Path) -> bool:

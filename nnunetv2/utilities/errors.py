@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -48,3 +49,15 @@ def _remedy(error: OSError) -> str:
         errno.ENOTDIR: ". A part of this path is a file; name a folder.", errno.EISDIR: ". This is a folder; name a file.",
         errno.EEXIST: ". Name another, or move it away.", errno.ENAMETOOLONG: ". Choose a shorter name.", errno.ELOOP: ". Its links lead in a circle; mend them.",
     }.get(error.errno, "")
+
+
+def list_some(lines: Sequence[str], most: int = 20) -> str:
+    """Lines of an error message, indented; the rest is counted."""
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join(f"  {line}" for line in [*lines[:most], *more])
+
+
+def name_some(values: Sequence, most: int = 5) -> str:
+    """Values within a sentence, `a, b and 3 more`."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.leftovers import new_token, sweep_once
 
 if TYPE_CHECKING:
@@ -134,9 +134,8 @@ def check_shape(content: Any, shape: "type[FileShape]", where: object, remedy: s
     """InputError that lists every place where `content`, from `where`, is not of `shape`. partial: what is absent is not missed."""
     problems = [problem for problem in shape.problems(content) if not (partial and problem.absent)]
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise InputError(f"{where}: {len(problems)} value(s) are not as they must be. {remedy}\n{listed}{more}".replace(". \n", ".\n"))
+        listed = list_some(list(map(str, problems)), _SHOWN)
+        raise InputError(f"{where}: {len(problems)} value(s) are not as they must be. {remedy}\n{listed}".replace(". \n", ".\n"))
 
 
 def _is_deeper_than(depth: int, content: Any) -> bool:

@@ -13,13 +13,14 @@ import platform
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.configuration import available_cores
+from nnunetv2.utilities.cpu_flags import cpu_model
 
 MANIFEST_FILE = "manifest.json"
 PACKAGES = ("nnunetv2", "dynamic_network_architectures")  # whose source makes the code version
@@ -31,14 +32,10 @@ KNOWN_HASHES = dict[str, list]  # path -> [size, mtime_ns, ctime_ns, sha256]
 
 def file_hash(path: str | os.PathLike) -> str:
     """sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:
     digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -107,10 +104,7 @@ def package_version(name: str) -> str | None:
 @lru_cache
 def machine() -> dict[str, Any]:
     """Processor, cores, graphics card if torch has been loaded and sees one, versions. Names nobody's computer."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    found = {"cpu": cpu, "cores": available_cores(), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
+    found = {"cpu": cpu_model(), "cores": available_cores(), "system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
              **{name: package_version(name) for name in ("torch", "numpy", "SimpleITK")}}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -144,12 +138,6 @@ def changes(old: Mapping, new: Mapping, prefix: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def list_some(lines: Sequence[str], most: int = 20) -> str:
-    """Lines of an error message, indented; the rest is counted."""
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n".join(f"  {line}" for line in [*lines[:most], *more])
 
 
 def weights_hash(checkpoint: str | os.PathLike) -> str:

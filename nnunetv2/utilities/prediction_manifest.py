@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import Manifest
 from nnunetv2.utilities.files import load_json, save_json
-from nnunetv2.utilities.manifest import changes, file_hash, list_some, origin, quick_hash, value_hash, weights_hash
+from nnunetv2.utilities.manifest import changes, file_hash, origin, quick_hash, value_hash, weights_hash
 
 
 def model_record(checkpoints: Sequence[Path], plans: Mapping, dataset_json: Mapping) -> dict[str, Any]:

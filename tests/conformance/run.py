@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.record_run import code_commit
+from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
@@ -56,9 +57,7 @@ def print_table(rooms: dict[str, list[Row]]) -> None:
 
 
 def hardware() -> str:
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-                 platform.processor()) if Path("/proc/cpuinfo").exists() else platform.processor()
-    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}, {platform.platform()}"
+    return f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, {platform.platform()}"
 
 
 def kept_rows(out: Path, rooms: list[str], reduced: bool) -> list[dict]:

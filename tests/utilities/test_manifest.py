@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from nnunetv2.utilities.manifest import changes, code_version, file_hash, known_hash, list_some, machine, quick_hash, value_hash
+from nnunetv2.utilities.errors import list_some
+from nnunetv2.utilities.manifest import changes, code_version, file_hash, known_hash, machine, quick_hash, value_hash
 
 
 def test_a_file_that_was_not_touched_is_not_read_again(tmp_path, monkeypatch):

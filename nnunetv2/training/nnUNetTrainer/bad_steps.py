@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nnunetv2.training.logging import TrainingLog
+from nnunetv2.utilities.errors import name_some
 
 MOST_IN_A_ROW = 100  # the loss scale, which half precision starts too high, has found its place after a dozen
 CASES_NAMED = 5
@@ -28,7 +29,7 @@ class BadSteps:
             self.in_a_row = 0 if one else self.in_a_row + 1
             worst = max(worst, self.in_a_row)
         cases = sorted({key for output, one in zip(outputs, taken) if not one for key in output["keys"]})
-        named = ", ".join(cases[:CASES_NAMED]) + (f" and {len(cases) - CASES_NAMED} more" if len(cases) > CASES_NAMED else "")
+        named = name_some(cases, CASES_NAMED)
         if cases:
             log.print(f"Epoch {epoch}: {taken.count(False)} of {len(taken)} steps skipped, their gradients were not finite (cases {named}).")
         broken = [name for name, value in network.state_dict().items() if value.is_floating_point() and not torch.isfinite(value).all()]

@@ -9,8 +9,7 @@ import torch
 
 from nnunetv2.training.nnUNetTrainer.training_identity import differences_without_identity, identity_differences, validation_problems
 from nnunetv2.utilities.checkpoint import load_network_weights, split_network_weights
-from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.manifest import list_some
+from nnunetv2.utilities.errors import InputError, list_some
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
