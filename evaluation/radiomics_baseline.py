@@ -54,7 +54,7 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
     Labels are read for `train` alone. Raises ValueError when `train` has fewer than two lesions of some class.
     """
     usable = [case for case in train if features[case] is not None]
-    labels = np.array([classes.index(truth[case]) for case in usable])
+    labels = np.array([classes.index(truth[case]) for case in usable], dtype=int)
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
         raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed")

@@ -37,7 +37,7 @@ SAFE_NUMPY_GLOBALS: list[Any] = [
 def load_checkpoint(path: str | os.PathLike, map_location: str | torch.device = "cpu", lazy: bool = False) -> dict:
     """Read a checkpoint of ours or upstream's; tensors land on `map_location`.
 
-    InputError says whether it holds code, or is damaged, and then which other checkpoints are beside it.
+    InputError says whether it holds code, or no dict, or is damaged, and then which other checkpoints are beside it.
 
     lazy: tensors stay in the file until they are read (mapped memory), so that nobody waits for an optimiser's state that nobody needs.
     """
@@ -49,11 +49,18 @@ def load_checkpoint(path: str | os.PathLike, map_location: str | torch.device = 
         if is_archive:
             _refuse_bombs(path)
         with torch.serialization.safe_globals(SAFE_NUMPY_GLOBALS):
-            return torch.load(path, map_location=map_location, weights_only=True, mmap=lazy and is_archive)
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=lazy and is_archive)
     except InputError:
         raise
     except Exception as error:  # torch raises what its formats' readers do: UnpicklingError, RuntimeError, EOFError, KeyError, ...
         raise InputError(_why_unreadable(path, error)) from error
+    _refuse_other_content(content, path)
+    return content
+
+
+def _refuse_other_content(content: Any, path: str | os.PathLike) -> None:
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds {type(content).__name__} and not the parts of a checkpoint. Name another file.")
 
 
 def _refuse_bombs(path: Path) -> None:
@@ -80,8 +87,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def check_contents(content: Any, path: str | os.PathLike, also: Sequence[str] = ()) -> None:
     """InputError that lists what a checkpoint lacks, or holds of another type, of what prediction needs; `also`: further keys."""
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds {type(content).__name__} and not the parts of a checkpoint. Name another file.")
+    _refuse_other_content(content, path)
     arguments = content.get("init_args")
     checks = {
         "network_weights, tensors by name": _are_tensors(content.get("network_weights")) and bool(content["network_weights"]),

@@ -123,6 +123,8 @@ def test_too_few_training_cases_of_a_class_are_refused(separable):
     features, truth, _ = separable
     with pytest.raises(ValueError, match=r"have \[2, 2, 1\] training cases"):
         fit_and_predict(features, truth, ["c0", "c1", "c2", "c3", "c4"], ["c5"], CLASSES)
+    with pytest.raises(ValueError, match=r"have \[0, 0, 0\] training cases"):
+        fit_and_predict(features, truth, [], ["c5"], CLASSES)
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ def test_code_is_named_and_not_trusted(tmp_path, capsys):
     assert "holds code" in message and "print" in message and "Do not trust it" in message and capsys.readouterr().out == ""
 
 
+def test_a_file_of_something_else_says_what_it_holds(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / "checkpoint_final.pth")
+    assert "holds list and not the parts of a checkpoint" in refusal(tmp_path / "checkpoint_final.pth")
+
+
 @pytest.mark.parametrize("damage", [lambda c: c[:-1000], lambda c: c[:100], lambda c: b"", lambda c: b"x" * 500, lambda c: c[1000:]])
 def test_a_damaged_file_names_the_checkpoints_beside_it(tmp_path, damage):
     save_checkpoint({"a": torch.arange(1000)}, tmp_path / "checkpoint_best.pth")
@@ -74,7 +79,7 @@ def test_weights_that_are_no_numbers_are_named():
 
 
 def test_pretrained_weights_need_weights(tmp_path):
-    torch.save([1], tmp_path / "p.pth")
+    torch.save({"weights": 1}, tmp_path / "p.pth")
     with pytest.raises(InputError, match="p.pth holds no network_weights"):
         load_pretrained_weights(torch.nn.Linear(1, 1), tmp_path / "p.pth")
 
