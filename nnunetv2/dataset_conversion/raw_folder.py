@@ -1,7 +1,6 @@
 """A new dataset in nnUNet_raw: built beside its place and moved there whole, under a number that nothing else has."""
 
-import shutil
-import tempfile
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.leftovers import sweep, temporary_folder
 from nnunetv2.utilities.safe_names import plain_name
 
 MAX_DATASET_ID = 999
@@ -19,20 +20,27 @@ MAX_DATASET_ID = 999
 def new_raw_dataset(name: str) -> Iterator[Path]:
     """Yield an empty folder that becomes nnUNet_raw/`name` when the block ends without an error.
 
-    InputError when the name is no dataset name, or when its number is taken in any of nnU-Net's three folders.
+    InputError when the name is no dataset name, when its number is taken in any of nnU-Net's three folders, or when another
+    run makes a dataset of this number. What a killed run left is deleted first.
     """
     number = convert_dataset_name_to_id(plain_name(name, "dataset", "the new dataset"))
     raw = paths.nnUNet_raw
-    taken = sorted({str(entry) for variable in paths.VARIABLES if (folder := paths.path_if_set(variable)) is not None and folder.is_dir()
-                    for entry in folder.glob(f"Dataset{number:03d}_*")})
-    if taken:
-        raise InputError(f"Dataset number {number} is taken by {', '.join(taken)}. Choose another number, or move that away.")
-    raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=raw, prefix=".convert_") as temporary:
-        folder = Path(temporary) / name
-        folder.mkdir()
-        yield folder
-        shutil.move(folder, raw / name)
+    with folder_lock(raw, f"dataset_{number:03d}", f"dataset {number} is made"):
+        sweep(raw)
+        taken = _folders_of(number)
+        if taken:
+            raise InputError(f"Dataset number {number} is taken by {', '.join(taken)}. Choose another number, or move that away.")
+        with temporary_folder(raw, "convert") as temporary:
+            folder = temporary / name
+            folder.mkdir()
+            yield folder
+            os.rename(folder, raw / name)
+
+
+def _folders_of(number: int) -> list[str]:
+    """Folders of datasets with this number in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, sorted."""
+    folders = (paths.path_if_set(variable) for variable in paths.VARIABLES)
+    return sorted({str(entry) for folder in folders if folder is not None and folder.is_dir() for entry in folder.glob(f"Dataset{number:03d}_*")})
 
 
 def updated_description(old: dict[str, Any], where: Path) -> dict[str, Any]:

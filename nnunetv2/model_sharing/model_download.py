@@ -4,14 +4,13 @@ import hashlib
 import os
 import urllib.parse
 import urllib.request
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from nnunetv2 import paths
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.leftovers import temporary_folder
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 100
@@ -44,5 +43,5 @@ def download_and_install_from_url(url: str, sha256: str | None = None) -> None:
     """Download into nnUNet_results, check, install, and leave no archive behind, whatever happens."""
     results = paths.nnUNet_results
     results.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=results, prefix=".download_") as folder:
-        install_model_from_zip_file(download_file(url, Path(folder) / "model.zip", sha256=sha256))
+    with temporary_folder(results, "download") as folder:
+        install_model_from_zip_file(download_file(url, folder / "model.zip", sha256=sha256))
