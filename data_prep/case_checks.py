@@ -65,7 +65,7 @@ def off_tissue(image: np.ndarray, foreground: np.ndarray) -> str | None:
     stray = float(np.mean((hu < SOFT_TISSUE_HU[0]) | (hu > SOFT_TISSUE_HU[1])))
     if stray <= STRAY_SHARE:
         return None
-    return f"{stray:.0%} of the pancreas mask lies on gas or bone (mean {hu.mean():.0f} HU): image and mask do not belong together"
+    return f"{stray:.0%} of the pancreas mask lies on gas or bone (mean {hu.mean():.0f} HU): image and mask do not belong together; correct one of them"
 
 
 def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
@@ -90,7 +90,7 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
     found.pancreas_ml, found.lesion_ml = float((labels > 0).sum()) * voxel_ml, float((labels == 2).sum()) * voxel_ml
     found.statistics = mask_statistics(image, labels > 0)
     if not found.pancreas_ml:
-        found.problems.append(f"{case.mask}: no pancreas in it")
+        found.problems.append(f"{case.mask}: no pancreas in it; correct the mask, or leave the case out")
     elif (stray := off_tissue(image, labels > 0)):
         found.problems.append(f"{case.mask}: {stray}")
     return found

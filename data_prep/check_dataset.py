@@ -17,17 +17,18 @@ from data_prep.case_checks import Inspection, inspect_all, mask_warnings, proble
 from data_prep.quiz_layout import Case, scan_quiz
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.image_listing import scan_images
 
-IMAGE_ENDING = "_0000.nii.gz"
+IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
 
 
 def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Inspection], list[str]]:
     """What each case holds and one line for each problem; a folder with dataset.json counts as converted."""
-    cases, problems = scan_converted(folder) if (folder / "dataset.json").is_file() else scan_quiz(folder)
+    cases, problems = scan_converted(folder) if is_there(folder / "dataset.json") else scan_quiz(folder)
     inspections = inspect_all(cases, processes=processes)
     return inspections, problems + [problem for found in inspections for problem in found.problems]
 
@@ -36,6 +37,13 @@ def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     """Cases of an nnU-Net raw dataset, and what is wrong with its files and tables. Holdout cases are `validation`."""
     description = load_json(folder / "dataset.json", RawDatasetJson)
     problems: list[str] = []
+    if description["file_ending"] != MASK_ENDING:
+        problems.append(f"{folder / 'dataset.json'}: file_ending is {description['file_ending']!r}; only {MASK_ENDING} files are looked at here")
+    if "dataset" in description:
+        try:
+            get_filenames_of_train_images_and_targets(folder, description)
+        except (InputError, OSError) as error:
+            problems.append(in_one_message(error))
     images = {part: _cases(folder / f"images{part}", IMAGE_ENDING, problems) for part in ("Tr", "Ts")}
     masks = _cases(folder / "labelsTr", ".nii.gz", problems)
     problems += [f"{images['Tr'][name]}: no mask in labelsTr" for name in sorted(images["Tr"].keys() - masks.keys())]
@@ -44,9 +52,12 @@ def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     if description["numTraining"] != len(masks):
         problems.append(f"{folder / 'dataset.json'}: numTraining is {description['numTraining']}, labelsTr holds {len(masks)}")
     holdout = set(description.get("holdout", []))
-    problems += [f"{folder / 'dataset.json'}: holdout case {name} is not in imagesTr" for name in sorted(holdout - images["Tr"].keys())]
+    problems += [f"{folder / 'dataset.json'}: holdout case {name} is not in imagesTr; take it out of the list" for name in sorted(holdout - images["Tr"].keys())]
     subtypes = {}
     if "classification" in description:
+        classes = list(map(str, description["classification"]["classes"]))
+        if len(set(classes)) < len(classes):
+            problems.append(f"{folder / 'dataset.json'}: classification.classes {classes} must be different names")
         subtypes, wrong = _read_subtypes(folder / description["classification"]["labels"], description["classification"], set(masks))
         problems += wrong
     problems += _check_splits(folder / "splits_final.json", set(masks), holdout)
@@ -68,33 +79,31 @@ def _cases(folder: Path, ending: str, problems: list[str]) -> dict[str, Path]:
 
 def _read_subtypes(path: Path, task: dict, names: set[str]) -> tuple[dict[str, str], list[str]]:
     """{case: subtype} and what is wrong: every case must have exactly one known subtype."""
-    if not path.is_file():
-        return {}, [f"{path}: does not exist"]
     try:
         pairs = [(row["case"], row[task["name"]]) for row in read_csv(path, ["case", task["name"]], only_these=True).rows]
-    except InputError as error:
-        return {}, [str(error)]
+    except (InputError, OSError) as error:
+        return {}, [in_one_message(error)]
     classes = list(map(str, task["classes"]))
     counts = Counter(case for case, _ in pairs)
-    problems = [f"{path}: {case} is listed {n} times" for case, n in counts.items() if n > 1]
-    problems += [f"{path}: {case}: {subtype!r} is none of {classes}" for case, subtype in pairs if subtype not in classes]
-    problems += [f"{path}: {case} is missing" for case in sorted(names - counts.keys())]
-    problems += [f"{path}: {case} is no training or validation case" for case in sorted(counts.keys() - names)]
+    problems = [f"{path}: {case} is listed {n} times; keep one row" for case, n in counts.items() if n > 1]
+    problems += [f"{path}: {case}: {subtype!r} is none of {classes}; correct the row, or the classes in dataset.json" for case, subtype in pairs if subtype not in classes]
+    problems += [f"{path}: {case} is missing; add its row" for case in sorted(names - counts.keys())]
+    problems += [f"{path}: {case} is no training or validation case; remove the row" for case in sorted(counts.keys() - names)]
     return dict(pairs), problems
 
 
 def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
     """Folds hold known cases and train on none that they validate on; holdout cases appear as fold 0's validation only."""
-    if not path.is_file():
+    if not is_there(path):
         return []
     problems = []
     for number, fold in enumerate(load_json(path, Splits)):
         train, val = set(fold["train"]), set(fold["val"])
         where = f"{path}: fold {number}"
-        problems += [f"{where}: {case} is in train and val" for case in sorted(train & val)]
-        problems += [f"{where}: {case} is not in labelsTr" for case in sorted((train | val) - names)]
+        problems += [f"{where}: {case} is in train and val; take it out of one" for case in sorted(train & val)]
+        problems += [f"{where}: {case} is not in labelsTr; correct the name" for case in sorted((train | val) - names)]
         seen = train if number == 0 else train | val
-        problems += [f"{where}: uses the holdout case {case}" for case in sorted(seen & holdout)]
+        problems += [f"{where}: uses the holdout case {case}; take it out" for case in sorted(seen & holdout)]
         if number == 0 and holdout:
             problems += [f"{where}: holdout case {case} is not validated on" for case in sorted(holdout - val)]
     return problems

@@ -11,6 +11,7 @@ import argparse
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import parse_csv
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import is_there
 from nnunetv2.utilities.image_listing import list_images
 
 TABLE, COLUMNS = "subtype_results.csv", ["Names", "Subtype"]
@@ -42,18 +44,20 @@ def find_test_images(folder: Path) -> dict[str, Path]:
 def check_submission(archive: Path, test: Path, processes: int | None = None) -> list[str]:
     """One line for each thing that is wrong with `archive`; empty when it is ready to hand in."""
     images = find_test_images(test)
+    if is_there(archive) and not archive.is_file():
+        return [f"{archive}: is no regular file; name the zip"]
     try:
         with zipfile.ZipFile(archive) as content:
             names = content.namelist()
             damaged = content.testzip()
             table = content.read(TABLE) if TABLE in names and damaged is None else None
-    except (OSError, zipfile.BadZipFile) as error:
-        return [f"{archive}: cannot be read as a zip ({error})"]
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:  # the last three: encrypted, packed in an unknown way, damaged
+        return [f"{archive}: cannot be read as a zip ({error}); make it again with make_submission.py"]
     if damaged:
-        return [f"{archive}: {damaged} in it is damaged"]
+        return [f"{archive}: {damaged} in it is damaged; make it again"]
     expected = {*images, TABLE}
-    problems = [f"{name}: is in the zip {n} times" for name, n in Counter(names).items() if n > 1]
-    problems += [f"{name}: missing" for name in sorted(expected - set(names))]
+    problems = [f"{name}: is in the zip {n} times; keep one" for name, n in Counter(names).items() if n > 1]
+    problems += [f"{name}: missing; add it" for name in sorted(expected - set(names))]
     problems += [f"{name}: does not belong there; only masks of test cases and {TABLE}, without folders"
                  for name in sorted(set(names) - expected)]
     present = [(name, images[name]) for name in sorted(set(names) & images.keys())]
@@ -98,9 +102,9 @@ def check_table(content: bytes, masks: set[str]) -> list[str]:
     problems = [f"{TABLE}: {name}: Subtype {subtype!r} is none of {', '.join(SUBTYPES)}; correct the row" for name, subtype in body
                  if subtype not in SUBTYPES]
     listed = Counter(name for name, _ in body)
-    problems += [f"{TABLE}: {name} is listed {n} times" for name, n in listed.items() if n > 1]
-    problems += [f"{TABLE}: {name} is missing" for name in sorted(masks - listed.keys())]
-    return problems + [f"{TABLE}: {name} is no mask of a test case" for name in sorted(listed.keys() - masks)]
+    problems += [f"{TABLE}: {name} is listed {n} times; keep one row" for name, n in listed.items() if n > 1]
+    problems += [f"{TABLE}: {name} is missing; add its row" for name in sorted(masks - listed.keys())]
+    return problems + [f"{TABLE}: {name} is no mask of a test case; remove the row" for name in sorted(listed.keys() - masks)]
 
 
 @script

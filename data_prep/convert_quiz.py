@@ -136,12 +136,12 @@ def _write_tables(target: Path, cases: list[Case], synthetic: bool) -> None:
     names = {split: sorted(case.name for case in cases if case.split == split) for split in ("train", "validation")}
     subtypes = {case.name: case.subtype for case in cases if case.subtype is not None}
     with atomic_write(target / "subtypes.csv") as temporary:
-        temporary.write_text("case,subtype\n" + "".join(f"{name},{subtypes[name]}\n" for name in sorted(subtypes)))
+        temporary.write_text("case,subtype\n" + "".join(f"{name},{subtypes[name]}\n" for name in sorted(subtypes)), encoding="utf-8")
     quiz_split = {"train": names["train"], "val": names["validation"]}
     save_json([quiz_split, *stratified_folds({name: subtypes[name] for name in names["train"]})], target / "splits_final.json")
     if synthetic:
         with atomic_write(target / SYNTHETIC_MARKER) as temporary:
-            temporary.write_text("Computer-generated phantoms, not patients.\n")
+            temporary.write_text("Computer-generated phantoms, not patients.\n", encoding="utf-8")
     save_json({
         "name": target.name,
         "channel_names": {"0": "CT"},

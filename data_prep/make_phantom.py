@@ -35,7 +35,7 @@ from data_prep.phantom_lesion import paint_lesion
 from data_prep.quiz_layout import SYNTHETIC_MARKER
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject
-from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
 
 SPLITS = ("train", "validation", "test")
 PROPORTIONS = {"train": (62, 106, 84), "validation": (9, 15, 12), "test": (18, 30, 24)}  # the quiz's; its test set is unknown
@@ -183,10 +183,10 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
     made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings}
     manifest = out / "phantom.json"
-    if manifest.is_file() and load_json(manifest, AnyObject) != made_with:
+    if is_there(manifest) and load_json(manifest, AnyObject) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
     _write_once(out / SYNTHETIC_MARKER, "Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
-    if not manifest.is_file():
+    if not is_there(manifest):
         save_json(made_with, manifest)
     cases = list_cases(counts, seed)
     run_parallel(partial(write_case, out, preset, seed), cases, f"SYNTHETIC {preset}", processes)
@@ -199,7 +199,7 @@ def _write_once(file: Path, text: str) -> None:
     """Unless it stands: a rerun leaves times as they are, by which later stages tell whether the data changed."""
     if not file.is_file():
         with atomic_write(file) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 @script

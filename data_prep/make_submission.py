@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list
-from data_prep.check_submission import TABLE, check_submission, find_test_images
+from data_prep.check_submission import MASK_ENDING, TABLE, check_submission, find_test_images
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.safe_names import plain_name
@@ -27,8 +27,10 @@ def make_submission(predictions: Path, test: Path, archive: Path, processes: int
     Raises ValueError that lists all problems; a former `archive` is then left as it was.
     """
     files = [predictions / name for name in [*sorted(find_test_images(test)), TABLE]]
-    missing = [f"{file}: missing" for file in files if not file.is_file()]
+    missing = [f"{file}: missing; predict the test images, or check --pred" for file in files if not file.is_file()]
     if missing:
+        others = sorted({path.name for path in predictions.glob(f"*{MASK_ENDING}")} - {file.name for file in files})
+        missing += [f"{predictions / name}: of no test case; rename or remove it" for name in others]
         raise ValueError(f"{archive} cannot be made. {problem_list(missing)}")
     with atomic_write(archive) as temporary:
         with zipfile.ZipFile(temporary, "w") as content:

@@ -52,10 +52,7 @@ def main() -> None:
     parser.add_argument("--fold", type=whole_number(0), default=0, help="fold whose validation cases are laid out; 0 is the quiz's split")
     parser.add_argument("--out", type=Path, required=True, help="folder for images/ and labels/")
     args = parser.parse_args()
-    try:
-        n = link_validation_cases(args.raw, args.fold, args.out)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    n = link_validation_cases(args.raw, args.fold, args.out)
     print(f"{n} validation cases of fold {args.fold} in {args.out}")
 
 

@@ -28,6 +28,7 @@ from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.errors import CasesFailed, InputError
+from nnunetv2.utilities.files import is_there
 from nnunetv2.utilities.manifest import file_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.prediction_manifest import trained_on
@@ -105,9 +106,13 @@ def _read_subtypes(args: argparse.Namespace, cases: list[str]) -> dict:
     """True and predicted class indices (n,) and probabilities (n, K) or None, in the order of `cases`."""
     truth = read_truth(args.truth)
     classes = args.classes or sorted(set(truth.values()))
-    predicted = read_predictions(args.subtypes, classes)
     table = args.subtypes.with_name("subtype_probabilities.csv")
-    probabilities = read_probabilities(table, classes) if table.exists() else None
+    try:
+        predicted = read_predictions(args.subtypes, classes)
+        probabilities = read_probabilities(table, classes) if is_there(table) else None
+    except InputError as error:
+        source = "--classes" if args.classes else args.truth
+        raise InputError(f"{error}\nThe classes {', '.join(classes)} are those of {source}; correct the one that is wrong.") from error
     problems = [f"{case}: no subtype in {args.truth}; add its row" for case in cases if case not in truth]
     problems += [f"{case}: true subtype {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]
     if not args.allow_missing:

@@ -24,6 +24,7 @@ from evaluation.result_shapes import Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
 from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.errors import InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import load_json
 
@@ -46,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 def draw_all(args: argparse.Namespace) -> dict:
     """Draw what there is input for; returns and writes the index {"synthetic", "figures", "overlays"}."""
     metrics, folder = load_json(args.results / "metrics.json", Metrics), args.results / "figures"
+    progress = load_json(args.training / "progress.json", Progress) if args.training else None  # all input is read before the first figure
+    speed = load_json(args.speed, SpeedTable) if args.speed else {}
     wanted = {"distributions": figures.distributions, "lesion_size": figures.lesion_size, "volume_agreement": figures.volume_agreement}
     if "subtype" in metrics:
         wanted["confusion_matrix"] = figures.confusion_matrix
@@ -54,10 +57,10 @@ def draw_all(args: argparse.Namespace) -> dict:
     for name, draw in wanted.items():
         draw(metrics, folder / name)
     drawn = list(wanted)
-    if args.training and (args.training / "progress.json").exists():
-        figures_of_runs.training_curves(load_json(args.training / "progress.json", Progress), folder / "training_curves", metrics["synthetic"])
+    if progress is not None:
+        figures_of_runs.training_curves(progress, folder / "training_curves", metrics["synthetic"])
         drawn.append("training_curves")
-    if args.speed and args.speed.exists() and "rows" in (speed := load_json(args.speed, SpeedTable)):
+    if "rows" in speed:
         figures_of_runs.speed_accuracy(speed, folder / "speed_accuracy")
         drawn.append("speed_accuracy")
     overlays = draw_case_overlays(metrics, args.images, args.ref, args.pred, folder) if args.images else []
@@ -70,14 +73,20 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
     """One picture for each noteworthy case, and `overlays` with best, median and worst; returns the index of the pictures."""
     references, predictions = find_masks(reference), find_masks(prediction)
     rows = {row["case"]: row for row in metrics["cases"]}
-    overview, index = [], []
+    overview, index, problems = [], [], []
     for case, reasons in tqdm(noteworthy(metrics["cases"]).items(), desc="Overlays", unit="case", disable=None):
-        volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
+        try:
+            volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
+        except (OSError, ValueError) as error:
+            problems.append(in_one_message(error))
+            continue
         title = f"{shortened(case)}: {', '.join(reasons)}\n{_caption(rows[case])}"
         draw_overlay(volume, folder / f"overlay_{case}", title, metrics["synthetic"])
         index.append({"case": case, "reasons": reasons, "file": f"overlay_{case}"})
         if {"best", "median", "worst"} & set(reasons):
             overview.append((volume, title))
+    if problems:
+        raise InputError("\n".join(problems))
     draw_overlays(overview, folder / "overlays", metrics["synthetic"])
     return index
 
@@ -86,7 +95,9 @@ def find_image(folder: Path, case: str) -> Path:
     """The first channel of a case, `case_0000.nii.gz`, in `folder` or below."""
     found = sorted(folder.rglob(f"{glob.escape(case)}_0000.nii.gz"))
     if not found:
-        raise ValueError(f"{case}_0000.nii.gz is not in {folder}: give the folder of the images with --images")
+        others = sorted(path.name for path in folder.rglob("*_0000.nii.gz"))
+        there = f", which holds {name_some(others)}" if others else ""
+        raise InputError(f"{case}_0000.nii.gz is not in {folder}{there}: give the folder of the images with --images")
     return found[0]
 
 

@@ -26,6 +26,7 @@ from evaluation.overlays import WINDOW_HU, CaseImages
 from evaluation.result_shapes import Metrics
 from evaluation.selection import failures
 from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.files import load_json
 
 TEMPLATE = Path(__file__).with_name("gallery_template.html")
@@ -59,16 +60,24 @@ def build(metrics: dict, images: Path, reference: Path, prediction: Path) -> str
     references, predictions = find_masks(reference), find_masks(prediction)
     classes = metrics.get("subtype", {}).get("classes", [])
     has_probabilities = "brier" in metrics.get("subtype", {})
-    cases = []
+    cases, problems = [], []
     for row in tqdm(metrics["cases"], desc="Gallery", unit="case", disable=None):
         name = row["case"]
-        volume = CaseImages.read(name, find_image(images, name), references[name], predictions.get(name))
+        try:
+            volume = CaseImages.read(name, find_image(images, name), references[name], predictions.get(name))
+        except (OSError, ValueError) as error:
+            problems.append(in_one_message(error))
+            continue
+        if problems:
+            continue  # pictures that nobody will see
         case = {column["key"]: row[column["key"]] for column in COLUMNS} | {"reasons": failures(row)} | _pictures(volume)
         if classes:
             case |= {"true": row["subtype_true"], "predicted": row["subtype_predicted"], "confidence": None}
         if has_probabilities:
             case |= {"probabilities": {k: row[f"p_{k}"] for k in classes}, "confidence": row[f"p_{row['subtype_true']}"]}
         cases.append(case)
+    if problems:
+        raise InputError("\n".join(problems))
     columns = COLUMNS + (SUBTYPE_COLUMNS if classes else []) + [{"key": "reasons", "title": "Failures", "kind": "reasons"}]
     data = {"synthetic": metrics["synthetic"], "columns": columns, "cases": cases,
             "reasons": sorted({reason for case in cases for reason in case["reasons"]})}

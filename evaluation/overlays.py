@@ -1,5 +1,6 @@
 """Pictures of a case: CT with the contours of truth (solid) and prediction (dashed), axial and coronal."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from evaluation.figure_style import ORANGE, SKY, YELLOW, figure
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.image_arrays import to_sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, in_one_message
 
 WINDOW_HU = (-160.0, 240.0)  # width 400, level 40: the usual window for the abdomen
 SOLID, DASHED = (0, ()), (0, (2.5, 1.5))
@@ -33,14 +34,16 @@ class CaseImages:
     @classmethod
     def read(cls, name: str, image: Path, reference: Path | None, prediction: Path | None) -> "CaseImages":
         """Read and orient the files; a mask that is not given is empty. InputError if a file is damaged or lies on another grid."""
-        volume, properties = read_volume(image)
+        problems: list[str] = []
+        (volume, properties), *segs = (_read(read_volume, image, problems), *(_read(SimpleITKIO().read_seg, path, problems) for path in (reference, prediction)))
+        if problems:
+            raise InputError("\n".join(problems))
         values, spacing = _oriented(volume, properties)
-        masks, problems = [], []
-        for path in (reference, prediction):
+        masks = []
+        for path, (seg, on_grid) in zip((reference, prediction), segs):
             if path is None:
                 masks.append(np.zeros(values.shape, np.uint8))
                 continue
-            seg, on_grid = SimpleITKIO().read_seg(path)
             difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], volume.shape, seg.shape[1:])
             if difference:
                 problems.append(f"{path} {difference} (its image {image})")
@@ -55,6 +58,17 @@ class CaseImages:
             if mask.any():
                 return tuple(int(round(index.mean())) for index in np.nonzero(mask))
         return tuple(size // 2 for size in self.image.shape)
+
+
+def _read(read: Callable, path: Path | None, problems: list[str]) -> tuple:
+    """What `read` gives for `path`; two times None where there is no path, or where it cannot be read, which goes to `problems`."""
+    if path is None:
+        return None, None
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:
+        problems.append(in_one_message(error))
+        return None, None
 
 
 def draw_overlay(case: CaseImages, path: Path, title: str, synthetic: bool) -> None:

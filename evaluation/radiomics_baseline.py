@@ -31,6 +31,7 @@ from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import read_volume
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.parallel import in_processes
@@ -57,7 +58,7 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
     labels = np.array([classes.index(truth[case]) for case in usable], dtype=int)
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
-        raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed")
+        raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed. Correct the classes, or name others with --classes")
     model = make_model(int(counts.min()), seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few cases need not converge to be rejected
@@ -127,11 +128,20 @@ def main(arguments: list[str] | None = None) -> int:
     classes = args.classes or sorted(set(truth.values()))
     unknown = [fold for fold in args.folds if fold not in range(len(splits))]
     if unknown:
-        raise ValueError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {unknown}")
+        raise InputError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {name_some(unknown)}. Choose some of them with --folds.")
     train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
     cases = sorted(train | held_out)
-    features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
-    predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
+    unlabelled = sorted(set(cases) - truth.keys())
+    if unlabelled:
+        raise InputError(f"{args.truth} has no class of {len(unlabelled)} cases that {args.splits} names; add their rows:\n{list_some(unlabelled)}")
+    try:
+        features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
+    except ValueError as error:
+        raise InputError(f"{error}\nThe cases are those of {args.splits}, folds {name_some(args.folds)}.") from error
+    try:
+        predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
+    except ValueError as error:
+        raise InputError(f"{args.truth}, {args.splits}: {error}") from error
     write_tables(predicted, classes, args.out)
     right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
     print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")

@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
               "rows": rows, "new_cases": new_cases, "conclusions": conclusions(rows, new_cases)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
-    args.out.with_suffix(".md").write_text(text)
+    args.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -27,7 +27,7 @@ def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[P
             if not (folder / name / source.name).exists():
                 link_or_copy(source.resolve(), folder / name / source.name)
     with atomic_write(folder / "subtypes.csv") as temporary:
-        temporary.write_text("case,subtype\n" + "".join(f"{case.name},{case.subtype}\n" for case in cases))
+        temporary.write_text("case,subtype\n" + "".join(f"{case.name},{case.subtype}\n" for case in cases), encoding="utf-8")
     return folder / "images", {case.name: case.subtype for case in cases}
 
 

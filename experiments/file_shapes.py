@@ -27,7 +27,7 @@ class Stages(FileShapeOf):
         command: str
         written: dict[str, int] = {}  # file -> size
 
-    root: list[_Stage]
+    root: list[_Stage] = Field(min_length=1)
 
 
 class Identity(FileShape):

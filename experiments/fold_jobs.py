@@ -56,8 +56,8 @@ def run_command(command: list[str], log: Path | None, jobs: int) -> None:
         return
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as output:
+    with open(log, "a", encoding="utf-8") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads}).returncode
     if code:
         raise CommandFailed(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
-                            + "\n".join(log.read_text(errors="replace").splitlines()[-15:]))
+                            + "\n".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-15:]))

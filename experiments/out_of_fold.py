@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_cells import guarded
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
+from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.safe_names import plain_names
@@ -64,8 +65,8 @@ def average(a: Path, b: Path, out: Path) -> None:
     """Write the mean of two probability tables; ValueError unless both list the same cases and classes."""
     (classes, first), (other_classes, second) = read_table(a / PROBABILITIES), read_table(b / PROBABILITIES)
     if classes != other_classes or first.keys() != second.keys():
-        raise ValueError(f"{a} and {b} must list the same cases and classes; only in one: {sorted(first.keys() ^ second.keys())}, "
-                         f"classes {classes} and {other_classes}")
+        raise InputError(f"{a / PROBABILITIES} and {b / PROBABILITIES} must list the same cases and classes; only in one: "
+                         f"{name_some(sorted(first.keys() ^ second.keys()))}, classes {classes} and {other_classes}")
     write_tables(out, classes, {name: [(p + q) / 2 for p, q in zip(first[name], second[name])] for name in first})
 
 
@@ -77,9 +78,13 @@ def read_table(path: Path) -> tuple[list[str], Table]:
     for row, line in zip(content.rows, content.lines):
         try:
             table[row["Names"]] = [float(row[column]) for column in columns]
+            usable = all(0 <= value <= 1 for value in table[row["Names"]])
         except ValueError:
-            problems.append(f"line {line}: {[row[column] for column in columns]} are no numbers")
-    problems += [f"column {column!r} is not called p_CLASS" for column in columns if not column.startswith("p_")]
+            usable = False
+        if not usable:
+            problems.append(f"line {line}: {[row[column] for column in columns]} must be probabilities, from 0 to 1")
+    problems += [f"column {column!r} must be called p_CLASS" for column in columns if not column.startswith("p_")]
+    problems += ["it must have columns p_CLASS"] if not columns else []
     refuse(path, problems)
     return [column.removeprefix("p_") for column in columns], table
 
@@ -90,7 +95,7 @@ def write_tables(folder: Path, classes: list[str], table: Table) -> None:
     probabilities += [[name, *(f"{p:.6f}" for p in row)] for name, row in sorted(table.items())]
     results = [["Names", "Subtype"]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
     for name, rows in ((PROBABILITIES, probabilities), (RESULTS, results)):
-        with atomic_write(folder / name) as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
 
 

@@ -61,9 +61,11 @@ predict test "$RAW/imagesTs"
 stage metrics --outputs "$OUT/metrics.json" "$OUT/per_case.csv" -- \
     python evaluation/compute_metrics.py --pred "$OUT/predictions/validation" --ref "$WORK/validation/labels" \
     --subtypes "$OUT/predictions/validation/subtype_results.csv" --truth "$RAW/subtypes.csv" --out "$OUT" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
+SPEED=()
+[[ -f results/speed.json ]] && SPEED=(--speed results/speed.json)
 stage figures --outputs "$OUT/figures" --inputs 'results/speed.jso[n]' -- \
     python evaluation/make_figures.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
-    --pred "$OUT/predictions/validation" --training "$MODEL/fold_0" --speed results/speed.json
+    --pred "$OUT/predictions/validation" --training "$MODEL/fold_0" ${SPEED[@]+"${SPEED[@]}"}
 stage gallery --outputs "$OUT/gallery.html" -- \
     python evaluation/make_gallery.py --results "$OUT" --images "$WORK/validation/images" --ref "$WORK/validation/labels" \
     --pred "$OUT/predictions/validation"

@@ -26,7 +26,7 @@ from experiments.speed_table import REPEATED, derive_with_tta, write_table  # no
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
 from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
-from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
 
 REFERENCE = "upstream"  # every ratio is to this row
 ROWS = {  # name -> flags of the predict command; upstream's own command where the name begins with its
@@ -77,7 +77,7 @@ def tree_memory(root: int) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
     family = {root}
@@ -86,7 +86,7 @@ def tree_memory(root: int) -> int:
     total = 0
     for pid in family:
         try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         total += sum(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
@@ -111,7 +111,7 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
     log = out.with_suffix(".log")
     idle, peak, gpu_peak = gpu_memory(), 0, 0
     start = time.perf_counter()
-    with open(log, "w") as output:
+    with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command(row, args, images, out), stdout=output, stderr=subprocess.STDOUT, env=environ,
                                    preexec_fn=lambda: os.sched_setaffinity(0, cores))
         next_look = start
@@ -128,11 +128,11 @@ def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dic
     seconds = time.perf_counter() - start
     if process.returncode:
         sys.exit(f"error: row {row!r} ended with status {process.returncode}; the last lines of {log}:\n"
-                 + "\n".join(log.read_text().splitlines()[-15:]))
+                 + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
     times = out / "prediction_times.json"
     n_cases = len({file.name.rsplit("_", 1)[0] for file in images.iterdir()})
     return {"row": row, "seconds": round(seconds, 2), "cases": n_cases, "peak_memory": peak, "peak_gpu_memory": gpu_peak,
-            "times": load_json(times, PredictionTimes) if times.is_file() else None}
+            "times": load_json(times, PredictionTimes) if is_there(times) else None}
 
 
 def planned_runs(args: argparse.Namespace) -> list[tuple[int, str]]:
@@ -248,7 +248,7 @@ def main() -> None:
     derive_with_tta(result)
     write_table(result, masks, args.labels, read_truth(args.truth) if args.truth else None, args.out)
     save_json(result, result_file)
-    print(args.out.with_name(f"{args.out.name}.md").read_text())
+    print(args.out.with_name(f"{args.out.name}.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def write_table(result: dict, masks: Path, labels: Path | None, truth: dict[str,
 def show(result: dict, out: Path) -> None:
     """Write OUT.md and OUT.png of a result with `rows`."""
     with atomic_write(out.with_name(f"{out.name}.md")) as temporary:
-        temporary.write_text(as_markdown(result))
+        temporary.write_text(as_markdown(result), encoding="utf-8")
     draw(result, out.with_name(f"{out.name}.png"))
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.file_shapes import InputHashes, Stages  # noqa: E402
 from nnunetv2.utilities.commands import run  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
-from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
 from nnunetv2.utilities.folder_lock import folder_lock, lock_descriptor  # noqa: E402
 from nnunetv2.utilities.manifest import known_hash  # noqa: E402
 
@@ -41,7 +41,7 @@ class StageLog:
 
     def __init__(self, work: Path):
         self.path = work / "stages.json"
-        self.stages: list[dict] = load_json(self.path, Stages) if self.path.is_file() else []
+        self.stages: list[dict] = load_json(self.path, Stages) if is_there(self.path) else []
 
     def find(self, name: str) -> dict | None:
         return next((stage for stage in self.stages if stage["stage"] == name), None)
@@ -166,7 +166,7 @@ def _main(args: argparse.Namespace) -> int:
     keys = []
     if args.inputs:
         cache = args.work / "input_hashes.json"
-        known = load_json(cache, InputHashes) if cache.is_file() else {}
+        known = load_json(cache, InputHashes) if is_there(cache) else {}
         before = dict(known)
         keys = [content_key([path.absolute() for path in args.inputs], known)]
         if known != before:

@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
               "rows": rows_of(scores, args.seed), "averaging": averaging}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
-    args.out.with_suffix(".md").write_text(text)
+    args.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -41,7 +41,7 @@ def _with_parents(mount: Path, path: str) -> list[Path]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except OSError:  # no such group, or no permission to look at it
         return ""
 

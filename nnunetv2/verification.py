@@ -14,7 +14,7 @@ from nnunetv2.utilities.data_manifest import data_changes, read_manifest
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Splits
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.manifest import (
     MANIFEST_FILE, changes, code_version, dataset_identity, file_hash, plans_identity, quick_hash, value_hash, weights_hash,
 )
@@ -61,8 +61,12 @@ def report(folder: str | Path) -> int:
     for title, lines in (("fits", found.fits), ("cannot be checked", found.unknown), ("does not fit", found.misfits)):
         if lines:
             print(f"{title}:\n{list_some(lines, 200)}", file=sys.stderr if title == "does not fit" else sys.stdout)
-    print(f"{folder}: {len(found.misfits)} misfit(s), {len(found.fits)} thing(s) fit, {len(found.unknown)} cannot be checked.")
-    return 1 if found.misfits else 0
+    counts = f"{len(found.misfits)} misfit(s), {len(found.fits)} thing(s) fit, {len(found.unknown)} cannot be checked."
+    if found.misfits:
+        print(f"error: {folder}: {counts} Restore what changed, or run its stage again.", file=sys.stderr)
+        return 1
+    print(f"{folder}: {counts}")
+    return 0
 
 
 def verify(folder: Path) -> Findings:
@@ -132,7 +136,7 @@ def _verify_preprocessed(folder: Path, raw: Path | None) -> Findings:
             found.unknown.append(f"{where}: the raw dataset is not here")
             continue
         splits = folder / "splits_final.json"
-        train = sorted({case for fold in load_json(splits, Splits) for case in fold["train"]}) if splits.is_file() else []
+        train = sorted({case for fold in load_json(splits, Splits) for case in fold["train"]}) if is_there(splits) else []
         differences = data_changes(folder, raw, identifier, train)
         if differences is None:
             found.unknown.append(f"{where}: no record of the plan it belongs to")

@@ -158,7 +158,7 @@ def processes_of_group(group: int) -> list[int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             try:
-                fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                fields = Path(entry.path, "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             except OSError:
                 continue  # ended meanwhile
             if int(fields[2]) == group and fields[0] != "Z":
@@ -171,7 +171,7 @@ def memory_of_group(group: int) -> int:
     total, page = 0, os.sysconf("SC_PAGE_SIZE")
     for pid in processes_of_group(group):
         try:
-            _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+            _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split())
         except OSError:
             continue
         total += (resident - shared) * page
@@ -179,7 +179,7 @@ def memory_of_group(group: int) -> int:
 
 
 def _own_memory() -> int:
-    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text(encoding="utf-8").split())
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -240,7 +240,7 @@ def _call(command: Sequence[str]) -> int:
 
 def console_scripts() -> dict[str, tuple[str, str]]:
     """{command: (module, function)} as setup.py lists them."""
-    tree = ast.parse((REPOSITORY / "setup.py").read_text())
+    tree = ast.parse((REPOSITORY / "setup.py").read_text(encoding="utf-8"))
     table = next(node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMMANDS")
     return {f"nnUNetv2_{name}": (f"nnunetv2.cli.{module}", name) for module, names in ast.literal_eval(table).items() for name in names}
 

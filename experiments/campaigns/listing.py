@@ -11,7 +11,7 @@ from pathlib import Path
 
 OWN_LEFTOVER = re.compile(r"\.part$|\.tmp$|~$|^\..*\.[0-9a-f]{32}|^\.(install|convert)_|^tmp[a-z0-9_]{8}$")
 VOLATILE_KEYS = re.compile(
-    r"seconds|time|date|host|machine|command|version|commit|created|_path|^path$|folder|pid|mtime|hardware|device|cpu|memory|platform"
+    r"^written$|seconds|time|date|host|machine|command|version|commit|created|_path|^path$|folder|pid|mtime|hardware|device|cpu|memory|platform"
 )
 
 
@@ -51,7 +51,7 @@ def canonical(path: Path, root: Path | None = None) -> str:
     if name.endswith(".nii.gz"):
         return _hash(gzip.decompress(path.read_bytes()))
     if name.endswith(".json"):
-        return _hash(json.dumps(_settled(json.loads(path.read_text()), str(root or "no root")), sort_keys=True).encode())
+        return _hash(json.dumps(_settled(json.loads(path.read_text(encoding="utf-8")), str(root or "no root")), sort_keys=True).encode())
     if name.endswith((".pth", ".pt")):
         return _checkpoint(path)
     if name.endswith(".zip"):

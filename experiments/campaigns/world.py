@@ -232,7 +232,7 @@ def write_quiz(folder: Path) -> None:
             write_volume(labels, folder / split / f"subtype{subtype}" / f"{name}.nii.gz")
     for index, name in enumerate(TEST_CASES):
         write_volume(abdomen(100 + index)[0], folder / "test" / f"{name}_0000.nii.gz")
-    (folder / "SYNTHETIC.txt").write_text("Computer-generated, not patients.\n")
+    (folder / "SYNTHETIC.txt").write_text("Computer-generated, not patients.\n", encoding="utf-8")
 
 
 def write_other_formats(root: Path) -> None:
@@ -252,12 +252,12 @@ def write_other_formats(root: Path) -> None:
             image, labels = abdomen(50 + index)
             write_volume(image, folder / "imagesTr" / f"case_{index}{channel}.nii.gz")
             write_volume(labels, folder / "labelsTr" / f"case_{index}.nii.gz")
-        (folder / "dataset.json").write_text(json.dumps(description))
+        (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
 
 
 def shrink_plans(plans_file: Path) -> None:
     """The planned network, patch and batch made so small that an epoch takes a tenth of a second."""
-    plans = json.loads(plans_file.read_text())
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
     configuration = deepcopy(plans["configurations"][CONFIGURATION])
     configuration |= {"patch_size": [8, 16, 16], "batch_size": 2, "spacing": [2.5, 1.25, 1.25]}
     arguments = configuration["architecture"]["arch_kwargs"]
@@ -266,4 +266,4 @@ def shrink_plans(plans_file: Path) -> None:
     if head is not None:
         head["stages"] = [0, 1, 2][: len(head["stages"])]
     plans["configurations"] = {CONFIGURATION: configuration}
-    plans_file.write_text(json.dumps(plans, indent=4) + "\n")
+    plans_file.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")

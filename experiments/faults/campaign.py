@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         skipped = [] if mounting else ["full disk, read-only output, 64 MB of /dev/shm: mounting is not allowed here"]
         skipped += [] if len(stages) == len(DISTURBED) else ["report: latexmk is not installed"]
         runs = [run for run in plan(stages, args.kills, mounting) if not args.only or args.only in f"{run[0].name} | {run[1].name}"]
-        done = [] if args.only or not done_file.is_file() else [json.loads(line) for line in done_file.read_text().splitlines()]
+        done = [] if args.only or not done_file.is_file() else [json.loads(line) for line in done_file.read_text(encoding="utf-8").splitlines()]
         known = {(record["stage"], record["fault"], record["seed"]) for record in done}
         todo = [run for run in runs if (run[0].name, run[1].name, run[2] + args.seed) not in known]
         bench = Bench(Path(scratch))
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             records.append(record)
             if not args.only:
                 done_file.parent.mkdir(parents=True, exist_ok=True)
-                with done_file.open("a") as lines:
+                with done_file.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(record) + "\n")
             if not record["good"] or args.only:
                 print(

@@ -170,7 +170,7 @@ def _worker(signal_number: int) -> Callable[[Trial], list[str]]:
 
 def _memory(megabytes: int) -> Callable[[Trial], list[str]]:
     def limit() -> None:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), resource.RLIM_INFINITY))
 
     return lambda trial: refused_well(trial.run(before=limit))

@@ -11,6 +11,7 @@ from experiments.fuzz.damage import Damage
 KINDS: dict[str, list[Damage]] = {
     "image": image_damage.IMAGE,
     "mask": image_damage.MASK,
+    "mask alone": image_damage.MASK_ALONE,
     "image.nrrd": image_damage.NRRD,
     "image.mha": image_damage.MHA,
     "image.nii": image_damage.NIFTI,
@@ -19,6 +20,7 @@ KINDS: dict[str, list[Damage]] = {
     "raw dataset.json": json_damage.RAW_DATASET,
     "splits": json_damage.SPLITS,
     "plans of a model": plans_damage.MODEL_PLANS,
+    "plans of a network": plans_damage.NETWORK_PLANS,
     "plans to train": plans_damage.TRAINING_PLANS,
     "plans to preprocess": plans_damage.PREPROCESSING_PLANS,
     "fingerprint": plans_damage.FINGERPRINT,
@@ -27,6 +29,7 @@ KINDS: dict[str, list[Damage]] = {
     "model zip": MODEL_ZIP,
     "submission zip": SUBMISSION_ZIP,
     "checkpoint": array_damage.CHECKPOINT,
+    "pretrained weights": array_damage.PRETRAINED,
     "pickle": array_damage.PICKLE,
     "case properties": array_damage.CASE_PROPERTIES,
     "probabilities": array_damage.PROBABILITIES,

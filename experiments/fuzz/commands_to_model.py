@@ -110,10 +110,10 @@ COMMANDS = [
     ),
     Command(
         "nnUNetv2_train -pretrained_weights",
-        [*TRAIN, "-pretrained_weights", "given.pth"],
+        [*(part for part in TRAIN if part != "--c"), "-pretrained_weights", "given.pth"],
         [RAW, PREPROCESSED, MODEL],
-        [one("checkpoint", "given.pth")],
-        ("nnUNet_results",),
+        [one("pretrained weights", "given.pth")],
+        ("nnUNet_results", f"{PREPROCESSED}/manifest.json"),
         prepare=move_checkpoint,
     ),
     Command(
@@ -122,7 +122,7 @@ COMMANDS = [
         [RAW, PREPROCESSED, MODEL],
         [
             one("checkpoint", f"{MODEL}/fold_0/checkpoint_final.pth"),
-            one("plans of a model", f"{MODEL}/plans.json"),
+            one("plans of a network", f"{MODEL}/plans.json"),
             one("class table", f"{PREPROCESSED}/subtypes.csv"),
             Role("preprocessed image", f"{PREPROCESSED}/{PLANS}_{CONFIGURATION}/quiz_?_00?.b2nd"),
         ],
@@ -161,7 +161,7 @@ COMMANDS = [
         "nnUNetv2_quantize",
         ["nnUNetv2_quantize", *MODEL_FLAGS, "-f", "0", "-n", "1"],
         [PREPROCESSED, MODEL],
-        MODEL_FILES,
+        [one("plans of a network", role.pattern) if role.kind == "plans of a model" else role for role in MODEL_FILES],
         ("nnUNet_results",),
     ),
 ]

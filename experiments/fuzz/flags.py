@@ -19,14 +19,18 @@ class WrongFlag:
 
 
 def with_flag(argv: list[str], flag: str, value: str, position: int = 0) -> list[str]:
-    """argv with the value of `flag` exchanged, or with the flag added; `position` for an argument without a flag."""
+    """argv with the value of `flag` exchanged, or with the flag added; `position` for an argument without a flag.
+
+    A value that begins with a dash goes as FLAG=VALUE, as a shell's user has to write it.
+    """
     argv = list(argv)
     if not flag:
         argv[position] = value
     elif flag in argv:
-        argv[argv.index(flag) + 1] = value
+        place = argv.index(flag)
+        argv[place : place + 2] = [f"{flag}={value}"] if value.startswith("-") else [flag, value]
     else:
-        argv += [flag, value]
+        argv += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
     return argv
 
 
@@ -86,8 +90,8 @@ WRONG_FLAGS = [
         _preprocessor_name="NothingPreprocessor",
         _d=["999", "abc"],
     ),
-    *_wrong("nnUNetv2_extract_fingerprint", _fpe="NothingExtractor", _np=["0", "-1", "x"], _d="0"),
-    *_wrong("nnUNetv2_preprocess", _plans_name="nothingPlans", _c="5d", _np=["0", "-2"]),
+    *_wrong("nnUNetv2_extract_fingerprint", _fpe="NothingExtractor", _np=["-1", "x"], _d="0"),
+    *_wrong("nnUNetv2_preprocess", _plans_name="nothingPlans", _c="5d", _np="-2"),
     *_wrong("nnUNetv2_evaluate_folder", _djfile=MISSING, _pfile=MISSING, _np="-1", _o="home"),
     WrongFlag("nnUNetv2_evaluate_folder", "", MISSING, 1),
     WrongFlag("nnUNetv2_evaluate_folder", "", MISSING, 2),
@@ -97,7 +101,7 @@ WRONG_FLAGS = [
     *_wrong("nnUNetv2_ensemble", _i=MISSING, _o="predictions/validation/plans.json", _np="-1"),
     *_wrong("nnUNetv2_apply_postprocessing", _i=MISSING, _pp_pkl_file=MISSING),
     *_wrong("nnUNetv2_determine_postprocessing", _ref=MISSING, _i=MISSING),
-    *_wrong("nnUNetv2_export_model_to_zip", _o=["nowhere/at/all.txt/x.zip", "home"], _f="9", _c="5d", _d="997"),
+    *_wrong("nnUNetv2_export_model_to_zip", _o="home", _f="9", _c="5d", _d="997"),
     WrongFlag("nnUNetv2_install_pretrained_model_from_zip", "", MISSING, 1),
     WrongFlag("nnUNetv2_install_pretrained_model_from_zip", "", "home", 1),
     *_wrong("nnUNetv2_plot_overlay_pngs", _channel_idx=["9", "-1"], _overlay_intensity=["7", "nan"], _d="996"),

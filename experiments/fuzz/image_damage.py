@@ -1,5 +1,6 @@
 """Damaged NIfTI files: the compressed stream, single header fields, voxels. Offsets are those of the NIfTI-1 standard."""
 
+import dataclasses
 import gzip
 import struct
 from collections.abc import Callable
@@ -33,6 +34,15 @@ def header(name: str, *fields: tuple[str, int, float], must_fail: bool = True) -
         return gzip.compress(bytes(raw), 1)
 
     return rewriting(name, change, must_fail)
+
+
+def _flipped(content: bytes) -> bytes:
+    """The first axis of the sform turned round, its offset kept."""
+    raw = bytearray(gzip.decompress(content))
+    for offset in (280, 296, 312):
+        struct.pack_into("<f", raw, offset, -struct.unpack_from("<f", raw, offset)[0])
+    struct.pack_into("<h", raw, 254, 1)
+    return gzip.compress(bytes(raw), 1)
 
 
 def voxels(name: str, change: Callable[[np.ndarray, np.random.Generator], np.ndarray], must_fail: bool = True) -> Damage:
@@ -147,7 +157,7 @@ VALUES = [
     voxels("three components", lambda array, _: np.stack([array] * 3, -1)),
 ]
 IMAGE_VALUES = [
-    voxels("constant", lambda array, _: np.full_like(array, 7)),
+    voxels("constant", lambda array, _: np.full_like(array, 7), must_fail=False),  # a channel that was not measured may be so
     raw_floats("3e38 everywhere", _put(3e38, slice(None))),
     voxels(
         "scaled to 0..1",
@@ -162,12 +172,17 @@ MASK_VALUES = [
     voxels("labels as 1.0000153", lambda array, _: np.where(array == 1, np.float32(1.0000153), array.astype(np.float32)), must_fail=False),
     voxels("another shape", lambda array, _: array[:, 2:]),
     header("shifted", ("f", 268, 77.0), ("f", 292, 77.0)),
-    header("flipped axis in the header", ("f", 280, -1.25), ("h", 254, 1)),
+    rewriting("flipped axis in the header", lambda content, _: _flipped(content)),
     voxels("one-hot in 4 dimensions", lambda array, _: np.stack([array == k for k in range(3)]).astype(np.uint8)),
     voxels("nothing but background", lambda array, _: np.zeros_like(array), must_fail=False),
 ]
 IMAGE = CONTENT + FILE_SYSTEM + STREAM + HEADER + VALUES + IMAGE_VALUES
+OTHER_GRID = {"another shape", "shifted", "flipped axis in the header", "one slice alone"}
 MASK = CONTENT + FILE_SYSTEM + STREAM + HEADER + VALUES + MASK_VALUES
+
+
+# Nothing lies beside these masks that says what their grid must be
+MASK_ALONE = [dataclasses.replace(damage, must_fail=damage.must_fail and damage.name not in OTHER_GRID) for damage in MASK]
 
 
 def _other_header(name: str, old: bytes, new: bytes) -> Damage:

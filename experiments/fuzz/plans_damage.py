@@ -1,5 +1,7 @@
 """Plans that name code, lead elsewhere or ask for the impossible. Each must be refused before anything runs or is allocated."""
 
+from dataclasses import replace
+
 from experiments.fuzz.damage import Damage
 from experiments.fuzz.json_damage import ANY, setting
 
@@ -90,8 +92,11 @@ STRUCTURE = [
     setting("std 0", "foreground_intensity_properties_per_channel.0.std", 0.0, must_fail=False),
 ]
 MODEL_PLANS = ANY + CODE + SIZES + STRUCTURE  # batch and folders are not used where a model predicts
-PREPROCESSING_PLANS = ANY + PATHS + STRUCTURE + [damage for damage in SIZES if damage.name.startswith("spacing")]
-TRAINING_PLANS = MODEL_PLANS + BATCH + PATHS
+PREPROCESSING_PLANS = ANY + PATHS + [damage for damage in STRUCTURE if damage.name != "architecture null"] + [damage for damage in SIZES if damage.name.startswith("spacing")]
+# What only a raw image meets: commands that read preprocessed ones may go on, or refuse it too
+OF_RAW_IMAGES = {"resampling os.system", "preprocessor os.system", "reader subprocess.Popen", "spacing 1e-9", "no intensities", "percentiles null"}
+NETWORK_PLANS = [replace(damage, must_fail=damage.must_fail and damage.name not in OF_RAW_IMAGES) for damage in MODEL_PLANS]
+TRAINING_PLANS = NETWORK_PLANS + BATCH + PATHS
 FINGERPRINT = ANY + [
     setting("spacings text", "spacings", ["a"]),
     setting("no spacings", "spacings", []),

@@ -15,7 +15,7 @@ def _add_dataset_ids(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_fingerprint_flags(parser: argparse.ArgumentParser, processes_flag: str) -> None:
-    parser.add_argument("-fpe", default="DatasetFingerprintExtractor", help="fingerprint extractor; there is one, the flag is kept for scripts")
+    parser.add_argument("-fpe", default="DatasetFingerprintExtractor", choices=["DatasetFingerprintExtractor"], help="fingerprint extractor; there is one, the flag is kept for scripts")
     parser.add_argument(processes_flag, type=processes, default=None, help="processes for the fingerprint; default: one a core")
     parser.add_argument("--verify_dataset_integrity", action="store_true", help="check files, geometry and labels first; lists every bad case")
     parser.add_argument("--clean", action="store_true", help="recompute an existing fingerprint")

@@ -18,6 +18,7 @@ from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.npz_files import read_npz
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 
@@ -25,8 +26,7 @@ def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Mean of the arrays `probabilities` (C, Z, Y, X) of some .npz files, float32. One file is held beside the sum."""
     total: np.ndarray | None = None
     for file in files:
-        with np.load(file) as archive:  # allow_pickle is off: arrays only
-            probabilities = archive["probabilities"]
+        probabilities = read_npz(file, "probabilities")
         if total is None:
             total = probabilities.astype(np.float32)
         elif total.shape != probabilities.shape:

@@ -18,7 +18,7 @@ from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.file_shapes import DatasetJson, Summary
+from nnunetv2.utilities.file_shapes import DatasetJson, Plans, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.image_listing import list_images
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -157,7 +157,7 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
                                num_processes: int | None = None, chill: bool = False) -> dict[str, Any]:
     """As `compute_metrics_on_folder`, with labels and file ending from dataset.json. Default output: summary.json in `folder_pred`."""
     dataset_json = load_json(dataset_json_file, DatasetJson)
-    labels = PlansManager(plans_file).get_label_manager(dataset_json)
+    labels = PlansManager(load_json(plans_file, Plans)).get_label_manager(dataset_json)
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_dataset_json(dataset_json)(), dataset_json["file_ending"],
                                      labels.foreground_regions if labels.has_regions else labels.foreground_labels,
@@ -211,7 +211,7 @@ def _map_keys(summary: dict[str, Any], convert) -> dict[str, Any]:
 def save_summary_json(summary: dict[str, Any], output_file: str | os.PathLike) -> None:
     """Write a summary, foreground mean first. NaN stands as NaN, which Python's json reads back."""
     with atomic_write(output_file) as temporary:
-        temporary.write_text(json.dumps(_map_keys(summary, label_or_region_to_key), indent=4, sort_keys=True))
+        temporary.write_text(json.dumps(_map_keys(summary, label_or_region_to_key), indent=4, sort_keys=True), encoding="utf-8")
 
 
 def load_summary_json(summary_file: str | os.PathLike) -> dict[str, Any]:

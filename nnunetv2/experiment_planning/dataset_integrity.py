@@ -64,7 +64,7 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
     if len(images) != n_channels:
         problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}")
     if all(channel.min() == channel.max() for channel in images):
-        problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it")
+        problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it; export it again, or leave the case out")
     difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
     if difference is not None:
         problems.append(f"{label_file} {difference} (its image)")
@@ -77,8 +77,6 @@ def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], 
     problems = []
     if len(cases) != dataset_json["numTraining"]:
         problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found")
-    if list(expected_labels) != list(range(len(expected_labels))):
-        problems.append(f"dataset.json: labels {list(expected_labels)} must be 0, 1, 2, ... without a gap")
     if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
         problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}")
     if "dataset" not in dataset_json:

@@ -16,6 +16,7 @@ from nnunetv2 import paths
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
 from nnunetv2.imageio.reader_writer_registry import reader_writer_name
+from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
@@ -73,8 +74,9 @@ class ExperimentPlanner:
             raise FileNotFoundError(f"{fingerprint} does not exist. Run nnUNetv2_extract_fingerprint -d {self.dataset_name} first.")
         self.dataset_fingerprint = load_json(fingerprint, Fingerprint)
         self.UNet_vram_target_GB = gpu_memory_target_in_gb or self.UNet_reference_val_corresp_GB
+        preprocessor_by_name(preprocessor_name, "-preprocessor_name")  # refused here if it is not known
         self.preprocessor_name = preprocessor_name
-        self.plans_identifier = plain_name(plans_name or self.plans_name, "plans", "-overwrite_plans_name", taken=_OTHER_JSON_FILES)
+        self.plans_identifier = plain_name(self.plans_name if plans_name is None else plans_name, "plans", "-overwrite_plans_name", taken=_OTHER_JSON_FILES)
         self.overwrite_target_spacing, self.suppress_transpose = overwrite_target_spacing, suppress_transpose
         self.plans: dict[str, Any] | None = None
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))

@@ -16,7 +16,7 @@ def move_plans_between_datasets(source_dataset_name_or_id: int | str, target_dat
     network stay. FileNotFoundError when the source is not planned or the target has no raw data.
     """
     source, target = (maybe_convert_to_dataset_name(dataset) for dataset in (source_dataset_name_or_id, target_dataset_name_or_id))
-    identifier = plain_name(target_plans_identifier or source_plans_identifier, "plans", "-tp")
+    identifier = plain_name(source_plans_identifier if target_plans_identifier is None else target_plans_identifier, "plans", "-tp")
     plans_file = paths.nnUNet_preprocessed / source / f"{plain_name(source_plans_identifier, 'plans', '-sp')}.json"
     if not plans_file.is_file():
         raise FileNotFoundError(f"{plans_file} does not exist. Plan {source} first: nnUNetv2_plan_experiment -d {source}.")

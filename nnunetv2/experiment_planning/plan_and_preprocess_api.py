@@ -12,6 +12,7 @@ from nnunetv2.experiment_planning.dataset_fingerprint import DatasetFingerprintE
 from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integrity
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -64,6 +65,8 @@ def preprocess(dataset_ids: Sequence[int | str], plans_identifier: str = "nnUNet
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist. Run nnUNetv2_plan_experiment -d {dataset} first.")
         plans = PlansManager(path)
+        if not set(configurations) & set(plans.available_configurations):
+            raise InputError(f"{path} has none of the configurations {', '.join(configurations)}; it has {', '.join(plans.available_configurations) or 'none'}. Choose with -c.")
         for name, count in zip(configurations, counts):
             if name not in plans.available_configurations:
                 print(f"{dataset}: {plans_identifier} has no configuration {name}; left out.")

@@ -142,7 +142,7 @@ def _same_size(path: str | os.PathLike, reader: sitk.ImageFileReader, block: Vox
 def _geometry(path: str | os.PathLike, reader: sitk.ImageFileReader) -> dict[str, Any]:
     dims = reader.GetDimension()
     if not 2 <= dims <= 5:
-        raise InputError(f"{path} has {dims} dimensions; images have two or three, four with several channels.")
+        raise InputError(f"{path} has {dims} dimensions; images have two or three, four with several channels. Save its volumes as files of their own.")
     space = min(dims, 3)  # further dimensions of a file are its channels
     geometry = {
         "spacing": reader.GetSpacing()[:space],

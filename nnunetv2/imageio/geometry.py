@@ -46,7 +46,7 @@ def grid_difference(a: Mapping, b: Mapping, shape_a: Sequence[int], shape_b: Seq
     Shapes in array order, of the voxels alone (Z, Y, X).
     """
     if tuple(shape_a) != tuple(shape_b):
-        return f"has (z, y, x) = {tuple(shape_b)} voxels and not {tuple(shape_a)}"
+        return f"has (z, y, x) = {tuple(shape_b)} voxels, must have {tuple(shape_a)}"
     if same_grid(a, b, shape_a):
         return None
     return f"lies up to {corner_shift(a, b, shape_a):.3g} mm off: {describe(b)}, expected {describe(a)}"

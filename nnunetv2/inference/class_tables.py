@@ -154,7 +154,7 @@ class ClassTables:
 
     @staticmethod
     def _write(path: Path, header: Sequence[str], rows: Rows) -> None:
-        with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+        with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(map(guarded, header))
             writer.writerows(map(guarded, (name, *row)) for name, row in rows.items())

@@ -14,6 +14,7 @@ from nnunetv2.inference.engines.winograd_engine import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.training.nnUNetTrainer.architecture import build_network, trainer_with_own_network
+from nnunetv2.preprocessing.normalization import check_schemes
 from nnunetv2.utilities.checkpoint import CLASS_HEAD_PREFIX, check_contents, load_checkpoint, refuse_non_finite, stored_tensors
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.errors import InputError, list_some
@@ -157,6 +158,7 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
     plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json", DatasetJson)
     configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
     plain_ending(dataset_json["file_ending"], folder / "dataset.json")
+    check_schemes(configuration_manager.configuration, plans_manager.source)
     n_outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     check_patch_size(configuration_manager.patch_size, 1, finest_channels(configuration_manager.network_arch_init_kwargs, n_outputs), plans_manager.source)
     return TrainedModel(

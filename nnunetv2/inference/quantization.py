@@ -23,7 +23,7 @@ from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.inference.coarse_roi import foreground_box
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert
+from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert, without_telemetry
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
@@ -40,18 +40,19 @@ REPORT_FILE = "quantization.json"  # beside the checkpoint
 
 def quantise(model: openvino.Model, inputs: Sequence[np.ndarray]) -> openvino.Model:
     """A copy of `model` whose larger convolutions run in int8; `inputs` (B, C, *spatial) float32 show the ranges."""
-    os.environ.setdefault("NNCF_CI", "1")  # else it reports each use to its makers
-    import nncf  # takes seconds, and nothing else needs it
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    with without_telemetry():
+        import nncf  # takes seconds, and nothing else needs it
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     in_fp32 = {node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "Convolution" and _is_delicate(node)}
     other_types = {node.get_type_name() for node in model.get_ops()} - {"Convolution", "Constant", "Convert", "Parameter", "Result"}
-    return nncf.quantize(
-        model.clone(), nncf.Dataset(list(inputs)), subset_size=len(inputs), preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(names=sorted(in_fp32), types=sorted(other_types), validate=False),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=True,  # the norm behind each convolution removes a bias anyway
-            activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM))
+    with without_telemetry():
+        return nncf.quantize(
+            model.clone(), nncf.Dataset(list(inputs)), subset_size=len(inputs), preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=sorted(in_fp32), types=sorted(other_types), validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=True,  # the norm behind each convolution removes a bias anyway
+                activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM))
 
 
 def _is_delicate(convolution: openvino.Node) -> bool:

@@ -28,9 +28,11 @@ def checked_members(archive: zipfile.ZipFile, zip_file: str | os.PathLike, targe
     """
     members = [member for member in archive.infolist() if not set(LITTER) & set(member.filename.split("/"))]
     problems = [f"{member.filename!r}: {problem}" for member in members if (problem := _problem(member)) is not None]
-    problems += _doubles(members)
+    if not any(not member.is_dir() for member in members):
+        raise InputError(f"{zip_file} holds no file of a model. Name another, or pack it again.")
+    problems += _doubles(members) + _incomplete(members, target)
     if problems:
-        raise InputError(f"{zip_file} holds members that are not installed; nothing was changed. Do not trust this file.\n{list_some(problems)}")
+        raise InputError(f"{zip_file} holds members that are not installed; nothing was changed. Do not trust this file, or pack it again.\n{list_some(problems)}")
     _refuse_absurd_sizes(members, zip_file, target)
     return members
 
@@ -84,6 +86,14 @@ def _doubles(members: list[zipfile.ZipInfo]) -> list[str]:
     return problems + [f"{files[key]!r}: a file and a folder" for key in sorted(files.keys() & folders)]
 
 
+def _incomplete(members: list[zipfile.ZipInfo], target: Path) -> list[str]:
+    """Models with checkpoints that lack what no model can be used without, in the archive and in `target`."""
+    names = {member.filename for member in members}
+    models = sorted({"/".join(parts[:2]) for name in names if len(parts := name.split("/")) > 3 and parts[2].startswith("fold_") and name.endswith(".pth")})
+    return [f"{model}/{name} is missing" for model in models for name in ("plans.json", "dataset.json")
+            if f"{model}/{name}" not in names and not (target / model / name).is_file()]
+
+
 def _refuse_absurd_sizes(members: list[zipfile.ZipInfo], zip_file: str | os.PathLike, target: Path) -> None:
     total, packed, free = sum(member.file_size for member in members), sum(member.compress_size for member in members), shutil.disk_usage(target).free
     reason = None
@@ -98,4 +108,4 @@ def _refuse_absurd_sizes(members: list[zipfile.ZipInfo], zip_file: str | os.Path
     elif total > free:
         reason = f"it unpacks to {total / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free in {target}; free some space"
     if reason is not None:
-        raise InputError(f"{zip_file} is not unpacked, nothing was changed: {reason}.")
+        raise InputError(f"{zip_file} is not unpacked, nothing was changed: {reason}. Fetch it again, or pack it again.")

@@ -7,6 +7,7 @@ import zlib
 
 from nnunetv2 import paths
 from nnunetv2.model_sharing.archive_checks import checked_members
+from nnunetv2.utilities.files import refuse_irregular
 from nnunetv2.utilities.leftovers import temporary_folder
 
 
@@ -21,6 +22,7 @@ def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
     """
     target = paths.nnUNet_results
     target.mkdir(parents=True, exist_ok=True)
+    refuse_irregular(zip_file, "Name the zip of a model.")
     try:
         with zipfile.ZipFile(zip_file) as archive, temporary_folder(target, "install") as temporary:
             archive.extractall(temporary, checked_members(archive, zip_file, target))  # checks each member's CRC

@@ -27,6 +27,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -154,7 +155,11 @@ def load_postprocessing(path: str | os.PathLike) -> list[Step]:
         functions, arguments = stored["postprocessing_fns"], stored["postprocessing_kwargs"]
     else:
         # Upstream pickles the function itself, by name; the name is all that is needed.
-        functions, arguments = load_pickle(path, {("nnunetv2.postprocessing.remove_connected_components", _FUNCTION): _FUNCTION})
+        stored = load_pickle(path, {("nnunetv2.postprocessing.remove_connected_components", _FUNCTION): _FUNCTION})
+        if not (isinstance(stored, (list, tuple)) and len(stored) == 2 and all(isinstance(part, (list, tuple)) for part in stored)
+                and len(stored[0]) == len(stored[1]) and all(isinstance(step, dict) and "labels_or_regions" in step for step in stored[1])):
+            raise InputError(f"{path} holds {type(stored).__name__} and not two lists, functions and their arguments. Make it again with nnUNetv2_determine_postprocessing.")
+        functions, arguments = stored
     unknown = sorted({str(name) for name in functions if name != _FUNCTION})
     if unknown:
         raise ValueError(f"{path} asks for unknown postprocessing {', '.join(unknown)}. Known: {_FUNCTION}.")

@@ -1,5 +1,6 @@
 """Preprocessed cases on disk, three files each: CASE.b2nd, CASE_seg.b2nd (blosc2 arrays) and CASE.pkl (properties)."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.dataset_files import preprocessed_names
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, raise_systems_reason
+from nnunetv2.utilities.memory import refuse_beyond_memory
 from nnunetv2.utilities.safe_names import plain_name
 
 CHUNK_BYTES = 4 * 2**20  # unit of reading; a few chunks make a patch
@@ -87,9 +89,11 @@ def load_seg(folder: str | os.PathLike, case: str) -> blosc2.NDArray:
 def _open(path: Path) -> blosc2.NDArray:
     mapping = {} if os.name == "nt" else {"mmap_mode": "r"}  # blosc2's memory maps fail on Windows
     try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
+        array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **mapping)
     except RuntimeError as error:
         raise InputError(f"{path} is damaged ({error}). Delete the case's files and preprocess it again.") from error
+    refuse_beyond_memory(math.prod(array.chunks) * array.dtype.itemsize, f"one chunk of {array.chunks} voxels", path)
+    return array
 
 
 def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blosc2.NDArray, dict]:
@@ -97,12 +101,26 @@ def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blo
 
     Raises:
         FileNotFoundError: the case is not in `folder`, or not with all its files.
+        InputError: a file is damaged, or image and segmentation differ in shape.
     """
     data_path, seg_path, properties_path = _paths(folder, case)
     missing = [path.name for path in (data_path, seg_path, properties_path) if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(missing)} of case {case}. Run nnUNetv2_preprocess again; it completes the folder.")
-    return _open(data_path), _open(seg_path), load_pickle(properties_path)
+    data, seg = _open(data_path), _open(seg_path)
+    if data.shape[1:] != seg.shape[1:]:
+        raise InputError(f"{data_path} has (z, y, x) = {data.shape[1:]} voxels and {seg_path} {seg.shape[1:]}. Delete the case's files and preprocess it again.")
+    return data, seg, load_pickle(properties_path)
+
+
+def read_image(folder: str | os.PathLike, case: str) -> np.ndarray:
+    """The whole image of a case, (C, Z, Y, X) float32; InputError for a damaged file."""
+    data = load_case(folder, case)[0]
+    refuse_beyond_memory(data.size * data.dtype.itemsize, f"{data.shape} voxels", _paths(folder, case)[0])
+    try:
+        return data[:]
+    except RuntimeError as error:
+        raise InputError(f"{_paths(folder, case)[0]} is damaged ({error}). Delete the case's files and preprocess it again.") from error
 
 
 def list_cases(folder: str | os.PathLike) -> list[str]:

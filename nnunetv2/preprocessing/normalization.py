@@ -76,6 +76,17 @@ def scheme_of_channel(channel_name: str) -> str:
     return _SCHEME_OF_CHANNEL.get(channel_name.casefold(), "ZScoreNormalization")
 
 
+def scheme_by_name(scheme: str, where: object = "plans") -> Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]:
+    """The function that `scheme` names, see `normalize`; InputError, naming `where`, for an unknown one."""
+    return resolve(scheme, "normalization_schemes", where, SCHEMES)
+
+
+def check_schemes(configuration: Mapping, where: object) -> None:
+    """InputError for a scheme that `configuration` (of plans) names and nobody knows: found before a case is read, not at the first one."""
+    for scheme in configuration.get("normalization_schemes") or ():
+        scheme_by_name(scheme, where)
+
+
 def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.ndarray, intensities: Mapping[str, float]) -> None:
     """Normalise `image` (Z, Y, X) float32 in place. With `use_mask`, the voxels with seg >= 0 are the ones that count.
 
@@ -84,6 +95,6 @@ def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.nda
     Raises:
         InputError: `scheme` is neither.
     """
-    function = resolve(scheme, "normalization_schemes", "plans", SCHEMES)
+    function = scheme_by_name(scheme)
     inside = seg >= 0 if use_mask and scheme in MASKABLE_SCHEMES else None
     function(image, inside, intensities)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.files import atomic_write, refuse_irregular
 from nnunetv2.utilities.memory import refuse_beyond_memory
 
 _NDARRAY = object()  # stands for the class, which would allocate any size if it were called
@@ -113,6 +113,7 @@ def load_pickle(path: str | os.PathLike, also_allowed: Mapping[tuple[str, str], 
         OSError: it is not there or cannot be read.
         InputError: it is broken or holds something else; the message names the file.
     """
+    refuse_irregular(path, "Name another file, or make it again with its stage.")
     refuse_beyond_memory(os.path.getsize(path), "reading it", path)
     content = Path(path).read_bytes()
     try:

@@ -26,7 +26,7 @@ from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, Winog
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
-from nnunetv2.preprocessing.case_store import load_case
+from nnunetv2.preprocessing.case_store import read_image
 from nnunetv2.training.class_calibration import fit_temperature, probability_scores, refit_limits
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
@@ -213,7 +213,7 @@ def features_of_cases(model: TrainedModel, network: nn.Module | WinogradEngine, 
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
     rows = []
     for case in tqdm(cases, desc="class features"):
-        data = torch.from_numpy(load_case(folder, case)[0][:])  # (C, D, H, W)
+        data = torch.from_numpy(read_image(folder, case))  # (C, D, H, W)
         with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
             rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
                                             batch_size=model.configuration_manager.batch_size))

@@ -56,7 +56,7 @@ class TrainingLog:
         if self.file is None:
             return
         Path(self.file).parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a") as file:
+        with open(self.file, "a", encoding="utf-8") as file:
             file.write(f"{datetime.now()}: {text}\n" if add_timestamp else f"{text}\n")
 
     # ---- nnU-Net's names, for trainers that read or write the log -----------------------------------------------------

@@ -22,6 +22,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.plans_handling.plans_handler import plans_from
 from nnunetv2.utilities.safe_names import plain_name
 
 CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that exists
@@ -50,7 +51,8 @@ class TrainingJob:
         plans = load_json(plans_file, Plans, partial=True)
         if self.batch_size is not None:  # into the plans that the trained model keeps, so they say what was used
             plans["configurations"].setdefault(self.configuration, {})["batch_size"] = self.batch_size
-        trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json", DatasetJson), device)
+        with plans_from(plans_file):
+            trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json", DatasetJson), device)
         for name, value in self.overrides.items():
             setattr(trainer, name, value)
         return trainer
@@ -200,7 +202,7 @@ def _check_arguments(pretrained_weights: str | None, num_gpus: int, continue_tra
     if continue_training and only_run_validation:
         problems.append("--c continues a training, --val only validates: give one of them")
     if continue_training and pretrained_weights is not None:
-        problems.append("a continued training has its weights, leave -pretrained_weights away")
+        problems.append(f"a continued training has its weights, leave -pretrained_weights {pretrained_weights} away")
     if disable_checkpointing and val_with_best:
         problems.append("--val_best needs the checkpoints that --disable_checkpointing leaves out")
     if disable_checkpointing and num_gpus > 1:

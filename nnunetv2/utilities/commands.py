@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message, is_of_memory
 
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 PIPE_CLOSED = 141  # as shells report one that wrote to `head` after it had gone
@@ -28,17 +28,20 @@ def run(function: Callable[..., int | None], *args, **kwargs) -> int | None:
     except KeyboardInterrupt:
         print("interrupted; what is finished stays", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except MemoryError as error:
-        if os.environ.get("nnUNet_debug"):
+    except (MemoryError, RuntimeError, *EXPECTED_ERRORS) as error:
+        of_memory = is_of_memory(error)
+        if os.environ.get("nnUNet_debug") or not (of_memory or isinstance(error, EXPECTED_ERRORS)):
             raise
-        sys.exit(f"error: not enough memory{f' ({error})' if str(error) else ''}. Run with fewer processes, or on a machine with more.")
-    except EXPECTED_ERRORS as error:
-        if os.environ.get("nnUNet_debug"):
-            raise
+        if of_memory:
+            sys.exit(f"error: not enough memory{f' ({_first_line(error)})' if str(error) else ''}. Run with fewer processes, or on a machine with more.")
         sys.exit(f"error: {in_one_message(error)}")
     if isinstance(status, int) and status:
         sys.exit(status)
     return status
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def script(main: Callable[..., int | None]) -> Callable[..., int | None]:

@@ -18,4 +18,4 @@ def cpu_model() -> str:
 
 def _cpuinfo() -> list[str]:
     cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []

@@ -16,7 +16,7 @@ from nnunetv2 import paths
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Manifest, Splits
-from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.manifest import MANIFEST_FILE, KNOWN_HASHES, changes, file_hash, known_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_threads
@@ -28,7 +28,7 @@ REMEDY = "Run nnUNetv2_plan_and_preprocess -d {dataset} --clean with the setting
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """The folder's manifest, {} without one."""
     path = Path(folder) / MANIFEST_FILE
-    return load_json(path, Manifest) if path.is_file() else {}
+    return load_json(path, Manifest) if is_there(path) else {}
 
 
 def record(folder: Path, **sections: Any) -> None:
@@ -61,7 +61,7 @@ def raw_description(raw: Path) -> dict[str, Any]:
     table = raw / str(dataset_json.get("classification", {}).get("labels", ""))
     splits = raw / SPLITS_FILE
     return {"dataset_json": dataset_json, "cases": sorted(get_filenames_of_train_images_and_targets(raw, dataset_json)),
-            "split": load_json(splits, Splits) if splits.is_file() else None, "class_labels": file_hash(table) if table.is_file() else None}
+            "split": load_json(splits, Splits) if is_there(splits) else None, "class_labels": file_hash(table) if table.is_file() else None}
 
 
 def planning_changes(planned: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
@@ -98,7 +98,7 @@ def bring_split(raw: Path, preprocessed: Path, split: list[dict] | None, trainin
     split: of the raw dataset, None where it brings none; training: names of all cases that may be trained on; manifest: of `preprocessed`.
     """
     existing = preprocessed / SPLITS_FILE
-    if not existing.is_file():
+    if not is_there(existing):
         if split is not None:
             save_json(split, existing)
         return

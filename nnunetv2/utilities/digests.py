@@ -13,6 +13,6 @@ def digests(*files: Path) -> str:
 def are_intact(digests_file: Path, *files: Path) -> bool:
     """Whether all of `files` are there as `digests_file` says; False without one, or where something cannot be read."""
     try:
-        return digests_file.read_text() == digests(*files)
+        return digests_file.read_text(encoding="utf-8") == digests(*files)
     except (OSError, UnicodeDecodeError):
         return False

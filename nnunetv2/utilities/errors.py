@@ -23,6 +23,16 @@ class CommandFailed(RuntimeError):
 EXPECTED_ERRORS = (CasesFailed, CommandFailed, OSError, ValueError, NotImplementedError, FloatingPointError)
 
 
+# What libraries say in a RuntimeError of theirs when there is no memory left: torch on a CPU and on a GPU, oneDNN, blosc2
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive", "could not create a memory",
+                  "bad allocation", "std::bad_alloc", "Cannot allocate memory")
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python or a library says it."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY))
+
+
 STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
+from nnunetv2.utilities.safe_names import name_problem
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -104,23 +106,44 @@ SpatialSize = Annotated[list[Count], Field(min_length=2, max_length=3)]
 SpatialSpacing = Annotated[list[Positive], Field(min_length=2, max_length=3)]
 
 
+def _component(value: str) -> str:
+    if (reason := name_problem(value)) is not None:
+        raise ValueError(f"{reason}; letters, digits, '_', '-' and '.' are always safe")
+    return value
+
+
+PathComponent = Annotated[str, AfterValidator(_component)]  # a name that becomes a file, a folder or a part of one
+MAX_CHANNELS = 10_000  # a channel's number has four digits in file names
+
+
 class _CaseFiles(FileShape):
     images: list[Text] = Field(min_length=1)
     label: Text
 
 
 class Classification(FileShape):
-    name: Text
-    classes: list[Annotated[Any, checked(lambda v: whole(v) or bool(v) and isinstance(v, str), "the name of a class, text")]] = Field(min_length=2)
-    labels: Text
+    name: PathComponent
+    classes: list[Annotated[Any, checked(lambda v: whole(v) or name_problem(v) is None, "the name of a class: plain text, no path")]] = Field(min_length=2)
+    labels: PathComponent
     lesion_labels: list[PlainLabel] = Field(default=[0], min_length=1)
+
+
+def _usable_labels(labels: dict[str, Any]) -> dict[str, Any]:
+    """Channel k of the network's output is label k, and each name has one of its own."""
+    found = {int(label) for name, value in labels.items() if name != "ignore" for label in (value if isinstance(value, list) else [value])}
+    if 0 in found and len(found) != max(found) + 1:
+        raise ValueError(f"labels {sorted(found)} must be {', '.join(map(str, range(len(found))))}, without a gap")
+    plain = sorted(int(value) for value in labels.values() if not isinstance(value, list))
+    if len(plain) != len(set(plain)):
+        raise ValueError(f"labels {plain} must differ, one a name")
+    return labels
 
 
 class DatasetJson(FileShape):
     """dataset.json beside a model, where the number of training cases means nothing."""
 
-    channel_names: dict[str, str] = Field(min_length=1)
-    labels: dict[str, Label] = Field(min_length=1)
+    channel_names: dict[str, str] = Field(min_length=1, max_length=MAX_CHANNELS)
+    labels: Annotated[dict[str, Label], Field(min_length=1), AfterValidator(_usable_labels)]
     file_ending: str = Field(pattern=r"^\.")
     numTraining: int | None = Field(default=None, ge=0)
     regions_class_order: list[PlainLabel] | None = None
@@ -167,7 +190,7 @@ class _Configuration(FileShape):
     """One configuration of plans; what it lacks may come from the one it inherits from, so nothing is required here."""
 
     inherits_from: Text | None = None
-    data_identifier: Text | None = None
+    data_identifier: PathComponent | None = None
     preprocessor_name: Text | None = None
     batch_size: Count | None = None
     patch_size: SpatialSize | None = None
@@ -203,8 +226,8 @@ class _Configuration(FileShape):
 class Plans(FileShape):
     """A plans file, of a dataset or beside a model."""
 
-    dataset_name: Text
-    plans_name: Text
+    dataset_name: PathComponent
+    plans_name: PathComponent
     original_median_spacing_after_transp: SpatialSpacing
     original_median_shape_after_transp: list[Positive] = Field(min_length=2, max_length=3)
     image_reader_writer: Text
@@ -281,13 +304,22 @@ class Postprocessing(FileShape):
 
 
 class Progress(FileShapeOf):
-    """progress.json of a training: a list of values a key, one an epoch."""
+    """progress.json of a training: a list of values a key, one an epoch; a value is a number, or a list of numbers, one a label or class."""
 
-    root: dict[str, list[Any]]
+    root: dict[str, list[float | None] | list[list[float | None]]]
+
+    @model_validator(mode="after")
+    def _as_many_in_each_epoch(self) -> "Progress":
+        uneven = [key for key, values in self.root.items() if len({len(value) for value in values if isinstance(value, list)}) > 1]
+        if uneven:
+            raise ValueError(f"{', '.join(uneven)} must list as many values in each epoch")
+        return self
 
 
 class Manifest(FileShape):
     """manifest.json of a dataset, a trained fold or a folder of predictions: each has some of these sections."""
+
+    format: int  # every one has it, whatever its sections
 
     class _Planned(FileShape):
         dataset_json: DatasetJson

@@ -96,6 +96,17 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # opening a pipe that nobody writes would wait for ever
 
 
+def refuse_irregular(path: str | os.PathLike, remedy: str) -> None:
+    """InputError for a pipe, a device or a folder, whose reading would wait or never end; OSError where nothing is there."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InputError(f"{path} is no regular file. {remedy}")
+
+
+def is_there(path: str | os.PathLike) -> bool:
+    """Whether something has this name, be it a broken link or a pipe: reading it then says what is wrong, where `is_file` would hide it."""
+    return os.path.lexists(path)
+
+
 def load_json(path: str | os.PathLike, shape: "type[FileShape] | None" = None, partial: bool = False) -> Any:
     """Read a JSON file.
 
@@ -156,4 +167,4 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def save_json(obj: Any, path: str | os.PathLike, sort_keys: bool = False) -> None:
     """Write `obj` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(obj, indent=4, sort_keys=sort_keys) + "\n")
+        temporary.write_text(json.dumps(obj, indent=4, sort_keys=sort_keys) + "\n", encoding="utf-8")

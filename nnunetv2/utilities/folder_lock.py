@@ -131,7 +131,7 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 def _busy(path: Path) -> str:
     try:
-        holder = path.read_text(errors="replace").strip()
+        holder = path.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         holder = ""
     return (f"{path.parent} is in use by another run{f' ({holder})' if holder else ''}. Wait until it has ended, or give another "

@@ -73,7 +73,7 @@ def _machine() -> str:
     """8 digits of the machine since it was switched on, and of the container: process numbers mean something within these alone."""
     parts = [socket.gethostname()]
     try:
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"), os.readlink("/proc/self/ns/pid")]
     except OSError:  # no Linux
         parts.append(tempfile.gettempdir())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
@@ -82,7 +82,7 @@ def _machine() -> str:
 def _start_time(pid: int) -> int | None:
     """When process `pid` began (ticks since the machine was switched on, modulo 2**32); None without such a process, 0 where it is not told."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:  # no Linux, no such process, or one of another user whom this one may not see
         return 0 if _exists(pid) else None
     state, began = fields[0], int(fields[19])

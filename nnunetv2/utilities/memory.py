@@ -46,5 +46,5 @@ def _machine_memory() -> int:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return UNKNOWN_MACHINE
-    limits = [Path(file).read_text().strip() for file in _CONTROL_GROUP_LIMITS if os.path.isfile(file)]
+    limits = [Path(file).read_text(encoding="utf-8").strip() for file in _CONTROL_GROUP_LIMITS if os.path.isfile(file)]
     return min([total, *(int(limit) for limit in limits if limit.isdecimal())])

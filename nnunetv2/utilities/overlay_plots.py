@@ -90,7 +90,7 @@ def _draw_preprocessed(folder: Path, case: str, channel_idx: int, intensity: flo
 def _draw(data: np.ndarray, seg: np.ndarray, channel_idx: int, intensity: float, output: Path) -> None:
     """`data` (C, Z, Y, X), an array or a stored one of which only a slice is read; `seg` (1, Z, Y, X)."""
     if channel_idx >= data.shape[0]:
-        raise ValueError(f"There is no channel {channel_idx}; the image has {data.shape[0]}.")
+        raise InputError(f"There is no channel {channel_idx}; the image has {data.shape[0]}. Choose another with -channel_idx.")
     if data.shape[1:] != seg.shape[1:]:
         raise ValueError(f"Image and segmentation differ in shape: {data.shape[1:]} and {seg.shape[1:]}.")
     z = select_slice(seg[0])

@@ -135,7 +135,7 @@ def _reason(error: BaseException) -> str:
 def _name_stopped(workers: list["_Worker"]) -> None:
     for worker in workers:
         status = Path(f"/proc/{worker.process.pid}/stat")
-        if worker.job is not None and status.is_file() and status.read_text(errors="replace").rpartition(")")[2].split()[0] == "T":
+        if worker.job is not None and status.is_file() and status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] == "T":
             print(f"note: {worker.job}: its worker process is stopped; kill -CONT {worker.process.pid} lets it go on, kill -9 gives the case up.",
                   file=sys.stderr, flush=True)
 

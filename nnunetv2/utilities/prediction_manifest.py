@@ -15,13 +15,13 @@ from typing import Any
 
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import Manifest
-from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import changes, file_hash, origin, quick_hash, value_hash, weights_hash
 
 
 def model_record(checkpoints: Sequence[Path], plans: Mapping, dataset_json: Mapping) -> dict[str, Any]:
     """What tells a trained model from all others; `trained_on`: cases, None where a fold has no record of them. No files: a network handed over."""
-    folds = [load_json(path, Manifest) if (path := checkpoint.with_name("manifest.json")).is_file() else {} for checkpoint in checkpoints]
+    folds = [load_json(path, Manifest) if is_there(path := checkpoint.with_name("manifest.json")) else {} for checkpoint in checkpoints]
     known = bool(folds) and all("training" in fold for fold in folds)
     return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints}, "plans": value_hash(plans), "dataset_json": value_hash(dataset_json),
             "trained_on": sorted({case for fold in folds for case in fold["training"]["split"]["train"]}) if known else None}
@@ -77,7 +77,7 @@ class PredictionManifest:
         save_json(self.content, self.path)
 
     def _own_earlier(self) -> dict[str, Any]:
-        return load_json(self.path, Manifest).get("cases", {}) if self.path.is_file() else {}
+        return load_json(self.path, Manifest).get("cases", {}) if is_there(self.path) else {}
 
 
 def comparable(made_with: Mapping[str, Any]) -> dict[str, Any]:

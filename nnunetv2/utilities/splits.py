@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
-from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
 from nnunetv2.utilities.safe_names import plain_names
 
@@ -44,7 +44,7 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     if fold == "all":
         return trainable_cases(folder), trainable_cases(folder)
     path = folder / SPLITS_FILE
-    if not path.is_file():
+    if not is_there(path):
         splits = default_splits(trainable_cases(folder))
         save_json(splits, path)
         record(folder, default_split=value_hash(splits))
@@ -79,7 +79,9 @@ def split_problems(train: Sequence[str], val: Sequence[str], known: Collection[s
 def _known_cases(folder: Path) -> tuple[set[str] | None, list[str], str]:
     """(names of all preprocessed cases or None, those held out, file ending), as far as the folder tells."""
     description = folder / "dataset.json"
-    dataset_json = load_json(description, DatasetJson, partial=True) if description.is_file() else {}
+    dataset_json = load_json(description, DatasetJson, partial=True) if is_there(description) else {}
     ending, references = dataset_json.get("file_ending", ".nii.gz"), folder / "gt_segmentations"
     known = {path.name.removesuffix(ending) for path in references.glob(f"*{ending}")} if references.is_dir() else None
+    if not known and references.is_dir() and any(not path.name.startswith(".") for path in references.iterdir()):
+        raise InputError(f"{description}: file_ending is {ending!r}, and {references} holds no such file. Correct it, or preprocess the dataset again.")
     return known or None, dataset_json.get("holdout", []), ending

@@ -63,7 +63,7 @@ def test_a_bad_submission_leaves_the_former_one(quiz, predictions, tmp_path):
 def test_all_missing_predictions_are_named(quiz, predictions, tmp_path):
     for file in predictions.glob("quiz_*"):
         file.unlink()
-    with pytest.raises(ValueError, match="quiz_005.nii.gz: missing\n.*quiz_006.nii.gz: missing"):
+    with pytest.raises(ValueError, match=r"quiz_005.nii.gz: missing.*\n.*quiz_006.nii.gz: missing"):
         make_submission(predictions, quiz.root / "test", tmp_path / "X_results.zip", processes=1)
 
 
@@ -85,7 +85,7 @@ def test_files_in_a_folder_of_the_zip_are_found(quiz, predictions, tmp_path):
     (tiny_labels().astype(np.float32), ": stored as float32"),
     (tiny_labels().astype(np.int16), ": stored as int16"),
     (tiny_labels() * 2, ": values 4"),
-    (tiny_labels()[:-1], " has (z, y, x) = (5, 7, 8) voxels and not (6, 7, 8)")])
+    (tiny_labels()[:-1], " has (z, y, x) = (5, 7, 8) voxels, must have (6, 7, 8)")])
 def test_bad_masks_are_found(quiz, predictions, tmp_path, labels, message):
     quiz.write(labels, predictions / "quiz_006.nii.gz")
     found = problems_of(quiz, predictions, tmp_path)

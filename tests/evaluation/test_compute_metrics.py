@@ -168,7 +168,7 @@ def test_what_a_killed_process_left_half_written_is_no_mask(tmp_path):
 
 def test_cases_that_the_model_was_trained_on_are_refused_unless_asked_for(run_folder, capsys):
     made_with = {"model": {"checkpoints": {}, "trained_on": ["quiz_1_002", "quiz_9_999"]}, "settings": {}}
-    (run_folder / "prediction" / "manifest.json").write_text(json.dumps({"made_with": made_with, "cases": {}}))
+    (run_folder / "prediction" / "manifest.json").write_text(json.dumps({"format": 1, "made_with": made_with, "cases": {}}))
     assert score(run_folder) == 1
     text = capsys.readouterr().err
     assert "quiz_1_002: the model that predicted it was trained on it" in text and "quiz_0_001" not in text

@@ -95,7 +95,7 @@ def test_predictions_without_reference_are_listed_together(folders):
 
 def test_shapes_that_differ_are_named(folders):
     write(folders[1], b=[0, 1])
-    with pytest.raises(RuntimeError, match=r"b.nii.gz has \(z, y, x\) = \(1, 1, 2\) voxels and not \(1, 1, 6\)"):
+    with pytest.raises(RuntimeError, match=r"b.nii.gz has \(z, y, x\) = \(1, 1, 2\) voxels, must have \(1, 1, 6\)"):
         compute_metrics_on_folder_simple(*folders, [1])
 
 

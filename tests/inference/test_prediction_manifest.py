@@ -167,7 +167,7 @@ def test_a_folder_without_manifest_says_so(tmp_path):
 
 
 def test_cases_that_the_model_was_trained_on_are_known(model, images, tmp_path):
-    save_json({"code": {"source": "x"}, "checkpoints": {}, "training": {
+    save_json({"format": 1, "code": {"source": "x"}, "checkpoints": {}, "training": {
         "split": {"train": ["case_0", "far"], "val": []}, "dataset": {}, "plans": {}, "settings": {}, "class_labels": {}, "cases": {}}}, model / "fold_0" / "manifest.json")
     with pytest.raises(InputError, match="was trained with other plans or labels"):
         run_prediction(images, tmp_path / "out", model, folds=(0,), **ARGUMENTS)

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +94,18 @@ def is_intact(path: Path) -> bool:
     return are_intact(_digests_path(path), *_files(path))
 
 
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """OpenVINO and NNCF report each use to their makers and write an identity to ~/intel, unless they take it for a job of a CI."""
+    before = {name: os.environ.get(name) for name in ("CI", "NNCF_CI")}
+    os.environ.update(CI="true", NNCF_CI="1")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
 def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) -> openvino.Model:
     """Trace with twice the smallest input, since a full patch takes a minute, and check at another size.
 
@@ -106,7 +119,8 @@ def _convert(network: nn.Module, input_channels: int, divisor: tuple[int, ...]) 
         warnings.simplefilter("ignore")  # the tracer's remarks on every Python branch; the check below is the test of them
         traced = torch.jit.freeze(torch.jit.trace(flat, example, check_trace=False))  # convert_model's own tracing takes 7 times as long
         size = openvino.PartialShape([-1, input_channels, *(-1 for _ in divisor)])
-        model = openvino.convert_model(traced, input=[(size, openvino.Type.f32)])
+        with without_telemetry():
+            model = openvino.convert_model(traced, input=[(size, openvino.Type.f32)])
         expected = flat(other)
     got = OpenVINOEngine(model, half=False)(other)
     for name, a, b in zip(("segmentation", "class"), expected if isinstance(expected, tuple) else (expected,), got):
@@ -126,7 +140,7 @@ def keep_model(model: openvino.Model, path: Path) -> None:
         temporary = folder / path.name
         openvino.save_model(model, temporary, compress_to_fp16=False)
         _check_whole(temporary, path)
-        _digests_path(temporary).write_text(digests(*_files(temporary)))
+        _digests_path(temporary).write_text(digests(*_files(temporary)), encoding="utf-8")
         for suffix in (".bin", ".xml", ".sha256"):
             os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
     prefix = path.stem.rpartition("_")[0]
@@ -137,7 +151,7 @@ def keep_model(model: openvino.Model, path: Path) -> None:
 
 def _check_whole(written: Path, path: Path) -> None:
     """OSError unless `written` (.xml) ends as it should and its .bin holds all the constants that it lists."""
-    text = written.read_text()
+    text = written.read_text(encoding="utf-8")
     end = max((int(offset) + int(size) for offset, size in re.findall(r'offset="(\d+)" size="(\d+)"', text)), default=0)
     if not text.rstrip().endswith("</net>") or written.with_suffix(".bin").stat().st_size < end:
         raise OSError(errno.ENOSPC, "the converted model was written in part only", str(path))

@@ -346,7 +346,7 @@ class WinogradUNet:
 def _code_of(network: nn.Module) -> list[str]:
     """The sources of the network and of what computes it here: an edit of either may make them differ."""
     files = {Path(__file__), Path(inspect.getfile(type(network))), *Path(dynamic_network_architectures.__file__).parent.rglob("*.py")}
-    return [file.read_text() for file in sorted(files)]
+    return [file.read_text(encoding="utf-8") for file in sorted(files)]
 
 
 class WinogradEngine:

@@ -50,7 +50,7 @@ def compile_library(compiler: str, library: Path, cpu: str = "native", optimise:
                 log = library.with_suffix(".log")
                 log.write_text(f"{' '.join(command)}\n{run.stderr}", encoding="utf-8")
                 raise RuntimeError(f"{compiler} ended with {run.returncode} and does not compile its layers for this CPU ({platform.machine()}); see {log}")
-        _digest_file(linked).write_text(digests(linked))
+        _digest_file(linked).write_text(digests(linked), encoding="utf-8")
         for file in (linked, _digest_file(linked)):
             file.chmod(0o600)  # whatever the umask
         os.replace(linked, library)
@@ -64,7 +64,7 @@ def _digest_file(library: Path) -> Path:
 @contextmanager
 def _only_one_compiles(library: Path) -> Iterator[None]:
     """Holds a lock that the system takes back if the process dies. RuntimeError if another process holds it for longer than compiling takes."""
-    with open(library.with_suffix(".lock"), "w") as lock:
+    with open(library.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         latest = time.monotonic() + WAIT_FOR_ANOTHER
         said = False
         while True:
@@ -103,7 +103,7 @@ def library_file() -> Path:
     if platform.system() != "Linux" or compiler is None:
         raise RuntimeError("its layers are compiled on Linux, with the C++ compiler g++ or the one that CXX names, which is not there")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), *COMPILE, OPTIMISE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), *COMPILE, OPTIMISE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
     return private_cache_folder() / f"winograd_{key}.so"
 
 

@@ -17,7 +17,7 @@ from nnunetv2.preprocessing.resampling import compute_new_shape
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record, refuse_changed_plans
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
@@ -158,7 +158,7 @@ def _normalize_and_resample(data: np.ndarray, seg: np.ndarray, plans_manager: Pl
     out = np.empty((n_channels, *resample.keywords["new_shape"]), np.float32)
     for i in range(n_channels):
         channel = data[i].astype(np.float32, order="C")  # a copy, which is normalised in place
-        normalize(channel, schemes[i], use_mask[i], seg, plans_manager.foreground_intensity_properties_per_channel[str(i)])
+        normalize(channel, schemes[i], use_mask[i], seg, plans_manager.intensities_of(i))
         resampled = resample(channel[None])
         if n_channels == 1:
             return resampled
@@ -176,7 +176,7 @@ def _sampled_classes(labels: LabelManager) -> list:
 def _refuse_absent_files(cases: dict) -> None:
     absent = [file for files in cases.values() for file in (*files["images"], files["label"]) if not os.path.isfile(file)]
     if absent:
-        raise FileNotFoundError("These files of training cases are missing:\n" + "\n".join(absent))
+        raise FileNotFoundError(f"{len(absent)} files of training cases are missing, or are no regular files; add them:\n{list_some(absent)}")
 
 
 def _is_done(folder: Path, case: str, files: dict, made_from: str | None, now: str) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from nnunetv2.preprocessing import case_store
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
 from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.npz_files import read_npz
 
 Case = tuple[Any, Any, Any, dict]  # image (C, Z, Y, X), segmentation (1, Z, Y, X), previous stage's (Z, Y, X) or None, properties
 
@@ -87,7 +88,7 @@ class nnUNetDatasetNumpy(nnUNetBaseDataset):
         folder, previous = self.folder_with_segs_from_previous_stage, None
         if folder is not None:
             unpacked = Path(folder, f"{identifier}.npy")
-            previous = np.load(unpacked, mmap_mode="r") if unpacked.is_file() else np.load(Path(folder, f"{identifier}.npz"))["seg"]
+            previous = np.load(unpacked, mmap_mode="r") if unpacked.is_file() else read_npz(Path(folder, f"{identifier}.npz"), "seg")
         return data, seg, previous, properties
 
     @staticmethod
@@ -113,12 +114,12 @@ class nnUNetDatasetNumpy(nnUNetBaseDataset):
                 target = path.with_name(f"{path.stem}{suffix}.npy")
                 if overwrite_existing or not target.is_file():
                     with atomic_write(target) as temporary:
-                        np.save(temporary, np.load(path)[key])
+                        np.save(temporary, read_npz(path, key))
 
 
 def _array(folder: str, identifier: str, key: str) -> np.ndarray:
     unpacked = Path(folder, f"{identifier}{'_seg' if key == 'seg' else ''}.npy")
-    return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else np.load(Path(folder, f"{identifier}.npz"))[key]
+    return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else read_npz(Path(folder, f"{identifier}.npz"), key)
 
 
 file_ending_dataset_mapping = {"npz": nnUNetDatasetNumpy, "b2nd": nnUNetDatasetBlosc2}

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from nnunetv2 import paths
+from nnunetv2.preprocessing.normalization import check_schemes
 from nnunetv2.training.dataloading.batch_stream import BatchStream
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.logging import TrainingLog
@@ -72,6 +73,7 @@ class nnUNetTrainer(TrainingData):
         self.configuration_name, self.dataset_json, self.fold, self.device = configuration, dataset_json, fold, device
         self.label_manager = self.plans_manager.get_label_manager(dataset_json)
         plain_ending(dataset_json["file_ending"], "dataset.json")
+        check_schemes(self.configuration_manager.configuration, self.plans_manager.source)
         channels = finest_channels(self.configuration_manager.network_arch_init_kwargs, self.label_manager.num_segmentation_heads)
         check_patch_size(self.configuration_manager.patch_size, self.configuration_manager.batch_size, channels, self.plans_manager.source)
         self.class_task = ClassificationTask.from_dataset_json(dataset_json, self.label_manager.foreground_labels)

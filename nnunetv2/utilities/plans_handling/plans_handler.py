@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import Any
 
@@ -141,6 +143,19 @@ def _as_json(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+_source: ContextVar[str] = ContextVar("source", default="plans")
+
+
+@contextmanager
+def plans_from(path: str | os.PathLike) -> Iterator[None]:
+    """Within the block, plans that are given as a dict are said to come from `path` in messages: upstream's trainers take no file."""
+    token = _source.set(os.fspath(path))
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
 class PlansManager:
     """A plans.json: what all its configurations share, and access to each of them.
 
@@ -148,7 +163,7 @@ class PlansManager:
     """
 
     def __init__(self, plans_file_or_dict: str | os.PathLike | dict):
-        self.source = "plans" if isinstance(plans_file_or_dict, dict) else os.fspath(plans_file_or_dict)  # for messages
+        self.source = _source.get() if isinstance(plans_file_or_dict, dict) else os.fspath(plans_file_or_dict)  # for messages
         if isinstance(plans_file_or_dict, dict):
             self.plans = plans_file_or_dict
             check_shape(json.loads(json.dumps(self.plans, default=_as_json)), Plans, "the plans given as a dict", partial=True)
@@ -169,10 +184,10 @@ class PlansManager:
         name: str | None = plain_name(configuration_name, "configuration", self.source)
         while name is not None:
             if name not in self._value("configurations"):
-                raise ValueError(f"Plans {self.plans_name} have no configuration {name!r} (asked for {configuration_name!r}); "
+                raise InputError(f"{self.source} has no configuration {name!r} (asked for {configuration_name!r}); "
                                  f"available: {', '.join(self.available_configurations)}.")
             if name in chain:
-                raise ValueError(f"Plans {self.plans_name}: circular inheritance, {' -> '.join([*chain, name])}.")
+                raise InputError(f"{self.source}: circular inheritance, {' -> '.join([*chain, name])}. Correct 'inherits_from'.")
             chain.append(name)
             name = self._value("configurations")[name].get("inherits_from")
         merged: dict[str, Any] = {}
@@ -208,6 +223,13 @@ class PlansManager:
     @property
     def transpose_backward(self) -> list[int]:
         return self._value("transpose_backward")
+
+    def intensities_of(self, channel: int) -> dict[str, float]:
+        """Statistics of a channel over the foreground of the training cases; InputError where the plans have none of it."""
+        known = self.foreground_intensity_properties_per_channel
+        if str(channel) not in known:
+            raise InputError(f"{self.source}: foreground_intensity_properties_per_channel lacks channel {channel}; it has {', '.join(known) or 'none'}. Plan the dataset again.")
+        return known[str(channel)]
 
     @property
     def foreground_intensity_properties_per_channel(self) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject
-from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 
@@ -37,7 +37,7 @@ class nnUNetTrainerBenchmark_5epochs(nnUNetTrainer):
                  "num_gpus": self.world_size, "hostname": platform.node()}
         file = Path(self.output_folder) / "benchmark_result.json"
         key = f"{entry['hostname']}__{entry['cudnn_version']}__{entry['torch_version']}__{entry['gpu_name']}__num_gpus_{entry['num_gpus']}".replace(" ", "")
-        save_json((load_json(file, AnyObject) if file.is_file() else {}) | {key: entry}, file)
+        save_json((load_json(file, AnyObject) if is_there(file) else {}) | {key: entry}, file)
 
 
 class nnUNetTrainerBenchmark_5epochs_noDataLoading(nnUNetTrainerBenchmark_5epochs):
