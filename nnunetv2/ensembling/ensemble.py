@@ -33,6 +33,8 @@ def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
             raise ValueError(f"{file} has shape {probabilities.shape}, {files[0]} {total.shape}. Both must predict the same image with the same labels.")
         else:
             total += probabilities
+        if not np.isfinite(total).all():
+            raise InputError(f"{file} holds values that are not finite. Predict its case again.")
     total /= len(files)
     return total
 

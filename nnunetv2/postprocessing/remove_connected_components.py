@@ -7,7 +7,7 @@ of labels) or a list of those, and keeps the largest component of their union.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2.evaluation.evaluate_predictions import (
-    LabelOrRegion,
     compute_metrics,
     label_or_region_to_key,
+    LabelOrRegion,
+    labels_of_masks,
     list_files,
     read_pair,
     save_summary_json,
@@ -81,13 +82,14 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     plans_manager, dataset_json = _plans_and_dataset(folder_predictions, plans_file_or_dict, dataset_json_file_or_dict)
     labels, rw = plans_manager.get_label_manager(dataset_json), plans_manager.image_reader_writer_class()
     targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    known_labels = labels_of_masks(labels)
     names = _predictions(folder_predictions, dataset_json)
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
 
     def score(steps: list[Step], output_folder: Path | None = None) -> dict[str, Any]:
-        jobs = {name: (folder_ref / name, folder_predictions / name, rw, targets, labels.ignore_label, steps, output_folder) for name in names}
+        jobs = {name: (folder_ref / name, folder_predictions / name, rw, targets, labels.ignore_label, steps, output_folder, known_labels) for name in names}
         return summarize(list(in_threads(_score_case, jobs, num_processes, "Post-processing").values()), targets)
 
     before = current = score([])
@@ -120,9 +122,9 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
 
 
 def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Sequence[LabelOrRegion], ignore_label: int | None,
-                steps: Sequence[Step], output_folder: Path | None) -> dict[str, Any]:
+                steps: Sequence[Step], output_folder: Path | None, known_labels: Collection[int] | None = None) -> dict[str, Any]:
     """One entry of a summary for the post-processed prediction, which is written to `output_folder` if there is one."""
-    ref, seg, properties = read_pair(reference, prediction, rw)
+    ref, seg, properties = read_pair(reference, prediction, rw, known_labels)
     seg = apply_postprocessing(seg, steps)
     written = prediction
     if output_folder is not None:

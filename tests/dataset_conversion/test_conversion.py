@@ -19,6 +19,8 @@ from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integr
 from nnunetv2.experiment_planning.move_plans import move_plans_between_datasets
 from nnunetv2.model_sharing.model_download import download_and_install_from_url
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.leftovers import _machine
 
 HIPPOCAMPUS = Path(__file__).resolve().parents[3] / "shared" / "hippocampus"
 DESCRIPTION = {"name": "Small", "labels": {"0": "background", "1": "organ"}, "modality": {"0": "T1", "1": "T2"}, "numTraining": 1, "numTest": 1,
@@ -186,3 +188,19 @@ def test_other_addresses_are_refused(folders, url):
 def test_an_address_that_does_not_answer_is_one_line(folders):
     with pytest.raises(SystemExit, match="error: "):
         commands.download_pretrained_model_by_url(["http://127.0.0.1:9/model.zip"])
+
+
+def test_leftovers_of_a_killed_conversion_are_deleted_even_when_the_dataset_is_there(decathlon, folders):
+    convert_msd_dataset(decathlon)
+    dead = folders / "nnUNet_raw" / f".convert.{_machine()}7fffffff{'0' * 7}1{'0' * 8}"
+    (dead / "Dataset007_Small").mkdir(parents=True)
+    with pytest.raises(InputError, match="number 7 is taken by"):
+        convert_msd_dataset(decathlon)
+    assert [entry.name for entry in (folders / "nnUNet_raw").iterdir()] == ["Dataset007_Small"]
+
+
+def test_two_conversions_to_one_number_are_kept_apart(decathlon, folders):
+    with folder_lock(folders / "nnUNet_raw", "dataset_007", "it is made by another"):
+        with pytest.raises(InputError, match="in use by another run"):
+            convert_msd_dataset(decathlon)
+    assert convert_msd_dataset(decathlon) == "Dataset007_Small"

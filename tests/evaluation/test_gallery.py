@@ -89,6 +89,17 @@ def test_a_missing_image_is_named(tmp_path, scored_run, capsys):
     assert "quiz_1_002_0000.nii.gz is not in" in capsys.readouterr().err
 
 
+def test_every_damaged_file_is_named_at_once(tmp_path, scored_run, capsys):
+    write_run(tmp_path)
+    shutil.copy(scored_run / "metrics.json", tmp_path)
+    damaged = [tmp_path / "images" / "quiz_1_002_0000.nii.gz", tmp_path / "reference" / "quiz_1_002.nii.gz", tmp_path / "prediction" / "quiz_0_001.nii.gz"]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-20])
+    assert status_of(main, ["--results", str(tmp_path), *image_options(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert all(str(path) in said for path in damaged) and not (tmp_path / "gallery.html").exists()
+
+
 @pytest.fixture(scope="module")
 def seen(page, tmp_path_factory) -> dict:
     if CHROMIUM is None:

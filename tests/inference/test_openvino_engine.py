@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from tests.inference.tiny_model import tiny_network
 
 openvino = pytest.importorskip("openvino")
 from nnunetv2.inference.engines import openvino_engine  # noqa: E402
-from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, cached_model_path, is_intact, load_or_convert  # noqa: E402
+from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, cached_model_path, is_intact, load_or_convert, without_telemetry  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
 
 CPU, DIVISOR = torch.device("cpu"), (2, 4, 4)
@@ -131,3 +132,13 @@ def test_conversion_that_changes_the_output_falls_back_to_torch():
 def test_asked_for_on_another_device_torch_runs_and_a_warning_says_why():
     with pytest.warns(UserWarning, match="the device is meta"):
         assert make_engine(tiny_network, torch.device("meta"), "fp32", "openvino").name == "torch"
+
+
+@pytest.mark.parametrize("before", [None, "false"])
+def test_nobody_is_told_of_a_conversion(before, monkeypatch):
+    monkeypatch.delenv("CI", raising=False) if before is None else monkeypatch.setenv("CI", before)
+    with without_telemetry():
+        from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
+
+        assert init_ovc_telemetry().consent is False
+    assert os.environ.get("CI") == before

@@ -1,3 +1,4 @@
+import os
 import stat
 import zipfile
 from types import SimpleNamespace
@@ -129,6 +130,24 @@ def test_what_is_no_file_of_a_model_is_refused(results, tmp_path, name):
 def test_files_of_a_model_are_installed(results, tmp_path, name):
     install_model_from_zip_file(packed(tmp_path / "good.zip", (name, "new")))
     assert (results / name).read_text() == "new"
+
+
+@pytest.mark.parametrize("missing", ["plans.json", "dataset.json"])
+def test_a_model_that_nobody_could_use_is_refused(results, tmp_path, missing):
+    parts = [(f"Dataset999_New/{MODEL}/{name}", "x") for name in ("plans.json", "dataset.json", "fold_0/checkpoint_final.pth") if name != missing]
+    with pytest.raises(InputError, match=f"Dataset999_New/{MODEL}/{missing} is missing"):
+        install_model_from_zip_file(packed(tmp_path / "bad.zip", *parts))
+
+
+def test_an_empty_archive_is_no_model(results, tmp_path):
+    with pytest.raises(InputError, match="holds no file of a model"):
+        install_model_from_zip_file(packed(tmp_path / "bad.zip"))
+
+
+def test_a_pipe_is_not_waited_for(results, tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(InputError, match="no regular file"):
+        install_model_from_zip_file(tmp_path / "pipe.zip")
 
 
 def test_litter_of_file_managers_is_left_out(results, tmp_path):

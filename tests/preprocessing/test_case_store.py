@@ -6,8 +6,9 @@ import resource
 import numpy as np
 import pytest
 
-from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case, save_case
+from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case, read_image, save_case
 from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.utilities.errors import InputError
 
 PROPERTIES = {"spacing": [2.0, 0.7, 0.7], "shape": (9, 10, 11), "class_locations": {1: np.arange(8).reshape(2, 4), (1, 2): []},
               "scalar": np.float64(0.5)}
@@ -120,3 +121,29 @@ def test_what_the_disk_does_not_take_is_the_systems_error_with_the_files_name(tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "a.b2nd") and not any(tmp_path.iterdir())
+
+
+def test_image_and_segmentation_of_different_shapes_are_refused(stored):
+    folder, data, seg = stored
+    save_case(data, seg[:, 1:], PROPERTIES, folder, "b")
+    with pytest.raises(InputError, match=r"b\.b2nd has \(z, y, x\) = \(9, 10, 11\) voxels and .*b_seg\.b2nd \(8, 10, 11\)"):
+        load_case(folder, "b")
+    assert not is_complete(folder, "b")
+
+
+def test_an_image_whose_blocks_are_damaged_is_named(tmp_path):
+    data = (np.arange(32**3, dtype=np.float32) % 97).reshape(1, 32, 32, 32)
+    save_case(data, np.zeros((1, 32, 32, 32), np.int8), PROPERTIES, tmp_path, "a")
+    assert np.array_equal(read_image(tmp_path, "a"), data)
+    content = bytearray((tmp_path / "a.b2nd").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = b"\xff" * 200
+    (tmp_path / "a.b2nd").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.b2nd is damaged .*preprocess it again"):
+        read_image(tmp_path, "a")
+
+
+def test_an_image_larger_than_the_memory_is_refused(stored, monkeypatch):
+    monkeypatch.setenv("nnUNet_memory_gb", "0.000001")
+    with pytest.raises(InputError, match=r"a\.b2nd: .* would take at least"):
+        read_image(stored[0], "a")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from nnunetv2.preprocessing.normalization import normalize, scheme_of_channel
+from nnunetv2.preprocessing.normalization import check_schemes, normalize, scheme_of_channel
+from nnunetv2.utilities.errors import InputError
 
 CT = {"mean": 50.0, "std": 10.0, "percentile_00_5": 20.0, "percentile_99_5": 80.0}
 
@@ -59,3 +60,10 @@ def test_unknown_scheme_is_named():
                                                  ("rgb_to_0_1", "RGBTo01Normalization")])
 def test_scheme_of_channel(channel, scheme):
     assert scheme_of_channel(channel) == scheme
+
+
+def test_an_unknown_scheme_of_a_configuration_is_named_with_its_file():
+    check_schemes({"normalization_schemes": ["CTNormalization"]}, "plans.json")
+    check_schemes({}, "plans.json")
+    with pytest.raises(InputError, match=r"plans\.json: normalization_schemes names 'eval'"):
+        check_schemes({"normalization_schemes": ["CTNormalization", "eval"]}, "plans.json")

@@ -35,6 +35,18 @@ def test_an_interrupt_ends_with_the_shells_status(capsys):
     assert caught.value.code == INTERRUPTED and "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["could not create a primitive", "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough memory", "CUDA out of memory. Tried"])
+def test_want_of_memory_is_known_by_what_libraries_say(text, monkeypatch):
+    monkeypatch.delenv("nnUNet_debug", raising=False)
+    with pytest.raises(SystemExit, match="^error: not enough memory .*fewer processes"):
+        run(fails_with(RuntimeError(f"{text}\nmore lines")))
+
+
+def test_an_unexpected_error_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run(fails_with(RuntimeError("a fault of ours")))
+
+
 def test_want_of_memory_says_what_helps(monkeypatch):
     monkeypatch.delenv("nnUNet_debug", raising=False)
     with pytest.raises(SystemExit, match="not enough memory.*fewer processes"):

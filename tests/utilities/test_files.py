@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from nnunetv2.utilities import file_shapes
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.file_shapes import DatasetJson, Fingerprint, Plans, Postprocessing, RawDatasetJson, Splits, Summary
-from nnunetv2.utilities.files import MAX_DEPTH, load_json
+from nnunetv2.utilities.file_shapes import DatasetJson, Fingerprint, Plans, Postprocessing, Progress, RawDatasetJson, Splits, Summary
+from nnunetv2.utilities.files import MAX_DEPTH, is_there, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tests.inference.tiny_model import tiny_dataset_json, tiny_plans
 
@@ -130,3 +130,36 @@ def test_plans_given_as_a_dict_may_hold_tuples_and_lack_parts():
         configuration.spacing
     with pytest.raises(InputError, match="lacks .dataset_name'"):
         PlansManager(plans).dataset_name
+
+
+def test_a_broken_link_is_there_and_a_missing_file_is_not(tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "nowhere")
+    assert is_there(tmp_path / "link.json") and not is_there(tmp_path / "file.json")
+
+
+@pytest.mark.parametrize("value, reason", [
+    ({"channel_names": {str(n): "CT" for n in range(10_001)}}, "channel_names"),
+    ({"labels": {"background": 0, "a": 1, "b": 5}}, "labels [0, 1, 5] must be 0, 1, 2"),
+    ({"labels": {"background": 0, "a": 1, "b": 1}}, "labels [0, 1, 1] must differ"),
+    ({"classification": {"name": "../x", "classes": ["a", "b"], "labels": "t.csv"}}, "classification.name"),
+    ({"classification": {"name": "x", "classes": ["a", "b/c"], "labels": "t.csv"}}, "classification.classes[1]"),
+    ({"classification": {"name": "x", "classes": ["a", "b"], "labels": "/etc/passwd"}}, "classification.labels"),
+])
+def test_what_no_dataset_may_say(tmp_path, value, reason):
+    good = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    assert reason in refusal(written(tmp_path, json.dumps(good | value)), DatasetJson)
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "whole": [1, 2], "core": 2}, {"background": 0, "a": 1, "ignore": 2}, {"background": "0", "a": "1"}])
+def test_regions_the_ignore_label_and_labels_of_text_are_usable(tmp_path, labels):
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    assert load_json(written(tmp_path, json.dumps(content)), DatasetJson) == content
+
+
+@pytest.mark.parametrize("content", [{"train_losses": ["low"]}, {"dice": [[0.1, 0.2], [0.3]]}, {"lrs": 3}, {"lrs": [{"a": 1}]}])
+def test_a_curve_is_of_numbers(tmp_path, content):
+    refusal(written(tmp_path, json.dumps(content)), Progress)
+
+
+def test_curves_of_a_training_pass(tmp_path):
+    load_json(written(tmp_path, '{"train_losses": [1.5, NaN, null], "dice_per_class_or_region": [[0.1, NaN], [0.5, 1]]}'), Progress)
