@@ -35,6 +35,7 @@ from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.parallel import in_processes
+from nnunetv2.utilities.splits import split_problems
 
 LESION = 2
 Features = dict[str, np.ndarray | None]  # None: no lesion in the mask
@@ -129,6 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [fold for fold in args.folds if fold not in range(len(splits))]
     if unknown:
         raise InputError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {name_some(unknown)}. Choose some of them with --folds.")
+    wrong = [f"fold {fold}: {problem}" for fold in args.folds for problem in split_problems(splits[fold]["train"], splits[fold]["val"], None, (), ".nii.gz")]
+    if wrong:
+        raise InputError(f"{args.splits}: {len(wrong)} problem(s), correct it:\n{list_some(wrong)}")
     train, held_out = ({case for fold in args.folds for case in splits[fold][part]} for part in ("train", "val"))
     cases = sorted(train | held_out)
     unlabelled = sorted(set(cases) - truth.keys())

@@ -12,7 +12,7 @@ from nnunetv2.utilities.commands import real_number, run, whole_number
 def _threads(value: str) -> int:
     """Of a flag or an environment variable: a whole number from 0."""
     if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 0 (flag or environment variable)")
+        raise argparse.ArgumentTypeError(f"{value!r} must be a whole number from 0 (flag or environment variable)")
     return int(value)
 
 
