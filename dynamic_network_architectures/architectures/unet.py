@@ -2,13 +2,14 @@
 
     net = ResidualEncoderUNet(1, 6, [32, 64, 128, 256, 320, 320], nn.Conv3d, 3, [1, 2, 2, 2, 2, 2], [1, 3, 4, 6, 6, 6], 3, 1,
                               conv_bias=True, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU)
-    seg_logits, class_logits = net(x)
+    seg_logits = net(x)                 # a list under deep supervision; (seg_logits, class_logits) with a class head
 
 Constructor keywords and state_dict keys are those of dynamic-network-architectures 0.4.4, so published plans and weights
 work; `class_head` is the one addition, and its weights are the only further keys, under `class_head.`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -37,16 +38,18 @@ class UNet(nn.Module):
             encoder.output_channels, encoder.strides, num_classes, **class_head)
 
     def forward(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0,
-                classify: bool = True) -> tuple[Tensor | list[Tensor], Tensor | None]:
-        """x (B, C, D, H, W), every axis divisible by the product of its strides -> (seg_logits, class_logits).
+                classify: bool = True) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor | None]:
+        """x (B, C, D, H, W), every axis divisible by the product of its strides -> seg_logits; with a class head (seg_logits, class_logits).
 
         seg_logits (B, num_classes, D, H, W), under deep supervision a list of them, finest first; class_logits
-        (B, n_classes) float32, None without class head or without `classify`. teacher (B, 1, D, H, W) holds labels that the head's regions
+        (B, n_classes) float32, None without `classify`. `seg_and_class` tells the outputs of both kinds apart. teacher (B, 1, D, H, W) holds labels that the head's regions
         trust with weight `teacher_weight`; the segmentation never sees it.
         """
         skips = self.encoder(x)
         seg_logits = self.decoder(skips)
-        if self.class_head is None or not classify:
+        if self.class_head is None:
+            return seg_logits
+        if not classify:
             return seg_logits, None
         return seg_logits, self.class_head(skips, _finest(seg_logits), teacher, teacher_weight, x)
 
@@ -107,6 +110,25 @@ class ResidualEncoderUNet(UNet):
         encoder = ResidualEncoder(ops, input_channels, n_stages, features_per_stage, kernel_sizes, strides,
                                   n_blocks_per_stage, block, bottleneck_channels, stem_channels)
         super().__init__(encoder, num_classes, n_conv_per_stage_decoder, deep_supervision, class_head)
+
+
+def seg_and_class(output: Tensor | Sequence[Any]) -> tuple[Tensor | list[Tensor], Tensor | None]:
+    """What any network returned -> (seg_logits, class_logits), class_logits None where it has no class head.
+
+    A network says its classes as the second of two, a tensor (B, n_classes) or None; a tensor, a list, or a tuple of tensors with
+    spatial axes is segmentation, of several resolutions, finest first.
+    """
+    if isinstance(output, tuple):
+        if len(output) == 2 and (output[1] is None or output[1].ndim == 2):
+            return output[0], output[1]
+        return list(output), None
+    return output, None
+
+
+def finest_and_class(output: Tensor | Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+    """As `seg_and_class`, the finest resolution of the segmentation alone: (B, num_classes, D, H, W)."""
+    seg_logits, class_logits = seg_and_class(output)
+    return _finest(seg_logits), class_logits
 
 
 def _finest(seg_logits: Tensor | list[Tensor]) -> Tensor:

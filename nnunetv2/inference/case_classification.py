@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynamic_network_architectures.architectures.unet import finest_and_class
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.sliding_window_prediction import pad_centred, whole_volume_tile, window_slicers
 
@@ -137,8 +138,6 @@ def _features_of_windows(network: nn.Module, data: Tensor, patch_size: Sequence[
     evidence = ClassEvidence(lesion_channels)
     for slicer in window_slicers(data.shape[1:], patch_size, tile_step_size):
         x = data[slicer][None]
-        seg_logits, _ = network(x)
-        if isinstance(seg_logits, (list, tuple)):
-            seg_logits = seg_logits[0]
+        seg_logits, _ = finest_and_class(network(x))
         evidence.add_values(seg_logits[0], network.class_features(x)[0].float())
     return evidence.mean().float()

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from dynamic_network_architectures.architectures.unet import UNet
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_engine import check_supported
@@ -23,6 +25,7 @@ from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.manifest import changes, dataset_identity, plans_identity
+from nnunetv2.utilities.network_parts import OWN_NETWORKS
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name
@@ -58,21 +61,32 @@ class TrainedModel:
         refuse_non_finite(weights, checkpoint)
         network = self._network_of_shapes()
         try:
-            network.load_state_dict(weights, assign=True)
+            # a network of a trainer's own has values beside its weights, maybe, and may be in need of them while it is built
+            network.load_state_dict(weights, assign=self._own_trainer is None)
         except RuntimeError as error:
             first = str(error).splitlines()[1:4]
             raise InputError(f"{checkpoint} does not fit the network of its plans.json; the first differences:\n" + "\n".join(first) +
-                             "\nUse the plans that it was trained with.") from error
+                             f"\nUse the plans that it was trained with; if its trainer {self.trainer_name} builds its own network, put the trainer into "
+                             "a folder that nnUNet_extTrainer names.") from error
         return network.eval()
 
+    @cached_property
+    def _own_trainer(self) -> type | None:
+        return trainer_with_own_network(self.trainer_name)
+
+    @cached_property
+    def takes_any_size(self) -> bool:
+        """Whether the network sees volumes of all sizes that its strides divide; a network of another package may know its patch size alone."""
+        name = self.configuration_manager.network_arch_class_name.rpartition(".")[2]
+        return (self._own_trainer is None and name in OWN_NETWORKS) or isinstance(self._network_of_shapes(), UNet)
+
     def _network_of_shapes(self) -> nn.Module:
-        """The network on the meta device: its tensors have shapes and no values."""
+        """The network without its weights. On the meta device, where tensors have shapes and no values, unless a trainer builds one of its own."""
         configuration = self.configuration_manager
         n_outputs = self.plans_manager.get_label_manager(self.dataset_json).num_segmentation_heads
-        trainer = trainer_with_own_network(self.trainer_name)
+        if self._own_trainer is not None:
+            return build_network(self._own_trainer, self.plans_manager, configuration, self.input_channels, n_outputs, enable_deep_supervision=False)
         with torch.device("meta"):
-            if trainer is not None:
-                return build_network(trainer, self.plans_manager, configuration, self.input_channels, n_outputs, enable_deep_supervision=False)
             return get_network_from_plans(
                 configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
                 configuration.network_arch_init_kwargs_req_import, self.input_channels, n_outputs, allow_init=False,

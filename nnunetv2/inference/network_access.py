@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dynamic_network_architectures.architectures.unet import finest_and_class
+
 if TYPE_CHECKING:
     from nnunetv2.inference.model_loading import TrainedModel
 
@@ -108,9 +110,7 @@ class _AsItStands:
 
     def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-            output = self.network(x.to(self.device))
-        seg_logits, class_logits = output if isinstance(output, tuple) else (output, None)
-        seg_logits = seg_logits[0] if isinstance(seg_logits, (list, tuple)) else seg_logits
+            seg_logits, class_logits = finest_and_class(self.network(x.to(self.device)))
         return seg_logits.float(), None if class_logits is None else class_logits.float()
 
     def classify(self, x: Tensor, seg_logits: Tensor) -> None:

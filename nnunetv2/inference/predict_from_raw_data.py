@@ -25,6 +25,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
+from dynamic_network_architectures.architectures.unet import UNet
 from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.image_arrays import from_sitk
 from nnunetv2.inference.array_prediction import ArrayPrediction
@@ -111,7 +112,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         refuse_other_plans(model)
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
         self._set_up(engines, model.plans_manager, model.configuration_manager, model.dataset_json, model.trainer_name,
-                     model.mirror_axes, model.has_class_head)
+                     model.mirror_axes, model.has_class_head, model.takes_any_size)
         self._network_is_in(model)
         self.made_by = model_record(model.checkpoints, model.plans_manager.plans, model.dataset_json)  # now: a checkpoint may be replaced
         self.seconds_to_load = time.perf_counter() - start
@@ -135,13 +136,14 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
                                self.engine_wish or "torch", len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size)
                    for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
-                     getattr(network, "class_head", None) is not None)
+                     getattr(network, "class_head", None) is not None, isinstance(getattr(network, "_orig_mod", network), UNet))
         self._network_is(network, parameters)
         self.made_by = None
         self.seconds_to_load = time.perf_counter() - start
 
     def _set_up(self, engines: Sequence[Engine], plans_manager: PlansManager, configuration_manager: ConfigurationManager,
-                dataset_json: dict, trainer_name: str, mirror_axes: tuple[int, ...] | None, has_class_head: bool) -> None:
+                dataset_json: dict, trainer_name: str, mirror_axes: tuple[int, ...] | None, has_class_head: bool, takes_any_size: bool) -> None:
+        self._takes_any_size = takes_any_size
         self.engines, self.case_predictor = engines, None
         self.plans_manager, self.configuration_manager = plans_manager, configuration_manager
         self.dataset_json, self.trainer_name, self.allowed_mirroring_axes = dataset_json, trainer_name, mirror_axes
@@ -157,7 +159,8 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     def _make_case_predictor(self) -> None:
         self.case_predictor = CasePredictor(
             self.engines, network_geometry(self.configuration_manager, self.allowed_mirroring_axes),
-            replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, tile_step_size=self.tile_step_size), self.label_manager,
+            replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, tile_step_size=self.tile_step_size,
+                    tiling=self.mode.tiling if self._takes_any_size else "windows"), self.label_manager,
             None if self.task is None else self.configuration_manager.class_head["lesion_labels"], self.device,
             self.use_gaussian, self.allow_tqdm, self._coarse_network)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, LayerOps
 from dynamic_network_architectures.building_blocks.residual import BasicBlockD, BottleneckD
 from nnunetv2.utilities.errors import InputError
@@ -88,18 +88,24 @@ def test_a_class_head_does_not_change_the_segmentation(make):
     plain, with_head = make().eval(), make(class_head=HEAD).eval()
     with_head.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(2, 1, 4, 8, 12)
-    assert torch.equal(plain(x)[0], with_head(x)[0])
+    assert torch.equal(plain(x), with_head(x)[0])
 
 
 @pytest.mark.parametrize("make", [small_residual, small_plain])
 def test_deep_supervision_gives_finest_first_and_can_be_switched_off(make):
     net = make(deep_supervision=True).eval()
     x = torch.randn(2, 1, 4, 8, 12)
-    seg_logits, class_logits = net(x)
-    assert [tuple(s.shape) for s in seg_logits] == [(2, 3, 4, 8, 12), (2, 3, 2, 4, 6)]
-    assert class_logits is None
+    seg_logits = net(x)
+    assert isinstance(seg_logits, list) and [tuple(s.shape) for s in seg_logits] == [(2, 3, 4, 8, 12), (2, 3, 2, 4, 6)]
     net.decoder.deep_supervision = False
-    assert torch.equal(net(x)[0], seg_logits[0])
+    assert torch.equal(net(x), seg_logits[0])
+
+
+def test_outputs_with_and_without_classes_are_told_apart():
+    seg, coarse, classes = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, 3, 2, 2, 2), torch.zeros(2, 5)
+    for output, expected in ((seg, (seg, None)), ([seg, coarse], (seg, None)), ((seg, coarse), (seg, None)), ((seg,), (seg, None)),
+                             ((seg, classes), (seg, classes)), (([seg, coarse], classes), (seg, classes)), ((seg, None), (seg, None))):
+        assert finest_and_class(output)[0] is expected[0] and finest_and_class(output)[1] is expected[1]
 
 
 def test_2d_network_with_class_head():

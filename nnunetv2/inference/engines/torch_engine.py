@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from dynamic_network_architectures.architectures.unet import UNet
+from dynamic_network_architectures.architectures.unet import UNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
 from nnunetv2.inference.engines.cuda_graph import RecordedCalls
 
@@ -55,7 +55,7 @@ def prepare_for_cuda(network: nn.Module) -> None:
 
 
 class TorchEngine:
-    """Runs `network`, which returns `(seg_logits, class_logits or None)`; a list under deep supervision counts by its first.
+    """Runs `network`, which returns its segmentation or `(seg_logits, class_logits)`; a list under deep supervision counts by its first.
 
     On CUDA the network is changed for it (`prepare_for_cuda`), calls of a shape that comes often are recorded (RecordedCalls), and
     one window goes through at a time: more at once are no faster and take as many times the memory. nnUNet_compile=true in the
@@ -122,7 +122,5 @@ class TorchEngine:
     def _compute(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
         x = self._laid_out(x)
         with self._autocast():
-            seg_logits, class_logits = self._run(x) if classify or not self._head_is_optional else self._run(x, classify=False)
-        if isinstance(seg_logits, (list, tuple)):
-            seg_logits = seg_logits[0]
+            seg_logits, class_logits = finest_and_class(self._run(x) if classify or not self._head_is_optional else self._run(x, classify=False))
         return seg_logits.float(), None if class_logits is None or not classify else class_logits.float()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import dynamic_network_architectures
-from dynamic_network_architectures.architectures.unet import UNet
+from dynamic_network_architectures.architectures.unet import UNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, StackedConvBlocks
 from dynamic_network_architectures.building_blocks.encoders import PlainConvEncoder, ResidualEncoder
 from dynamic_network_architectures.building_blocks.residual import ResidualBlock
@@ -377,8 +377,7 @@ class WinogradEngine:
     def _check(self, network: nn.Module, input_channels: int, divisor: Sequence[int]) -> None:
         # norms need more voxels than one in the deepest stage; four do, and every voxel more costs a start's time
         x = torch.randn((1, input_channels, divisor[0], *(2 * d for d in divisor[1:])), generator=torch.Generator().manual_seed(0))
-        seg_logits, class_logits = network(x)
-        expected_logits = (seg_logits[0] if isinstance(seg_logits, (list, tuple)) else seg_logits, class_logits)  # a list under deep supervision
+        expected_logits = finest_and_class(network(x))
         for name, expected in zip(("segmentation", "class"), expected_logits):
             check_expected(expected, name)
         for name, expected, got in zip(("segmentation", "class"), expected_logits, self(x)):

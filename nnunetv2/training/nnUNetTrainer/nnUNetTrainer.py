@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from dynamic_network_architectures.architectures.unet import seg_and_class
 from nnunetv2 import paths
 from nnunetv2.preprocessing.normalization import check_schemes
 from nnunetv2.training.dataloading.batch_stream import BatchStream
@@ -318,7 +319,7 @@ class nnUNetTrainer(TrainingData):
         class_rows = {}
         with self._autocast():
             if self.class_task is None:
-                loss = self.loss(segmentation_output(self.network(data)), target)
+                loss = self.loss(seg_and_class(self.network(data))[0], target)
             else:
                 teacher_weight = self.class_training.teacher_weight(self._step / (self.num_epochs * self.num_iterations_per_epoch))
                 seg_logits, class_logits = self.network(data, teacher=target[0] if self.enable_deep_supervision else target, teacher_weight=teacher_weight)
@@ -367,7 +368,7 @@ class nnUNetTrainer(TrainingData):
         """Segmentation only: monitoring needs no class labels of validation cases."""
         data, target = self._to_device(batch)
         with self._autocast():
-            seg_logits = segmentation_output(self.network(data))
+            seg_logits = seg_and_class(self.network(data))[0]
             loss = self.loss(seg_logits, target)
         if self.enable_deep_supervision:
             seg_logits, target = seg_logits[0], target[0]
@@ -425,7 +426,10 @@ class nnUNetTrainer(TrainingData):
         restore_training_state(self, checkpoint, where, to_validate)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        self.module.decoder.deep_supervision = enabled
+        """Whether the network returns all resolutions. A network that has no such switch at its decoder returns what it always does."""
+        decoder = getattr(self.module, "decoder", None)
+        if hasattr(decoder, "deep_supervision"):
+            decoder.deep_supervision = enabled
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict the fold's validation cases whole, into `fold_X/validation/`."""
@@ -469,11 +473,6 @@ class nnUNetTrainer(TrainingData):
 
     def _progress(self, iterations: int, label: str) -> tqdm:
         return tqdm(range(iterations), label, leave=False, disable=None if self.local_rank == 0 else True)
-
-
-def segmentation_output(output: Any) -> Tensor | list[Tensor]:
-    """What a network says about the segmentation: all of it, or the first of (seg_logits, class_logits)."""
-    return output[0] if isinstance(output, tuple) else output
 
 
 def _folder(variable: str, *parts: str) -> str | None:
