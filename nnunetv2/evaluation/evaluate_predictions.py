@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.reader_writer_registry import KNOWN_ENDINGS, determine_reader_writer_from_dataset_json, determine_reader_writer_from_file_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans, Summary
@@ -158,8 +158,9 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
     """As `compute_metrics_on_folder`, with labels and file ending from dataset.json. Default output: summary.json in `folder_pred`."""
     dataset_json = load_json(dataset_json_file, DatasetJson)
     labels = PlansManager(load_json(plans_file, Plans)).get_label_manager(dataset_json)
+    example = next((os.path.join(folder_ref, name) for name in list_files(folder_ref, dataset_json["file_ending"])), None)
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
-                                     determine_reader_writer_from_dataset_json(dataset_json)(), dataset_json["file_ending"],
+                                     determine_reader_writer_from_dataset_json(dataset_json, example)(), dataset_json["file_ending"],
                                      labels.foreground_regions if labels.has_regions else labels.foreground_labels,
                                      labels.ignore_label, num_processes, chill, labels_of_masks(labels))
 
@@ -174,11 +175,13 @@ def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred:
                                      ignore_label: int | None = None, chill: bool = False) -> dict[str, Any]:
     """As `compute_metrics_on_folder`, with the labels given and the file ending that of the references."""
     names = os.listdir(folder_ref)
-    endings = [ending for ending in SimpleITKIO.supported_file_endings if any(name.endswith(ending) and not name.startswith(".") for name in names)]
-    if not endings:
-        raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(SimpleITKIO.supported_file_endings)}.")
-    return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"), SimpleITKIO(),
-                                     endings[0], labels, ignore_label, num_processes, chill)
+    found = {ending: name for ending in KNOWN_ENDINGS[::-1] for name in names if name.endswith(ending) and not name.startswith(".")}
+    if not found:
+        raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(KNOWN_ENDINGS)}.")
+    ending, example = list(found.items())[-1]
+    return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
+                                     determine_reader_writer_from_file_ending(ending, os.path.join(folder_ref, example))(),
+                                     ending, labels, ignore_label, num_processes, chill)
 
 
 def list_files(folder: str | os.PathLike, file_ending: str) -> list[str]:

@@ -10,7 +10,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record
-from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
@@ -54,7 +54,7 @@ class DatasetFingerprintExtractor:
                 print(f"{path} exists and is kept; --clean recomputes it.")
                 return load_json(path, Fingerprint)
             print(f"{path} is recomputed: {len(found)} training case(s) changed since.")
-        reader = determine_reader_writer_from_dataset_json(dataset_json)()
+        reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
         analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))
         if self.verbose:
             print(f"Fingerprint of {len(cases)} cases, {N_SAMPLES // len(cases)} foreground voxels each.")

@@ -11,7 +11,7 @@ from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, ou
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import load_json
@@ -35,7 +35,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     expected = labels.all_labels + ([labels.ignore_label] if labels.has_ignore_label else [])
 
     problems = _dataset_problems(folder, dataset_json, cases, expected)
-    reader = determine_reader_writer_from_dataset_json(dataset_json)()
+    reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
     statistics = {}

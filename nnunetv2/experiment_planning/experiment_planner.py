@@ -15,12 +15,13 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from nnunetv2 import paths
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
-from nnunetv2.imageio.reader_writer_registry import reader_writer_name
-from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
+from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_name
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
+from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import bring_split, raw_description, read_manifest, record
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson
@@ -130,7 +131,10 @@ class ExperimentPlanner:
 
     def determine_reader_writer(self) -> str | type:
         """The reader of this dataset's files, or its name."""
-        return reader_writer_name(self.dataset_json)
+        example = None
+        if self.dataset_json["file_ending"].lower() == TIFF:
+            example = example_image(get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json))
+        return reader_writer_name(self.dataset_json, example)
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """Axis order of the plans, coarsest axis first, and the order that reverts it."""

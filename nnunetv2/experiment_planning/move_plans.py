@@ -1,7 +1,8 @@
 """Give a dataset the plans of another, so that a network can be trained on one and fine-tuned on the other."""
 
 from nnunetv2 import paths
-from nnunetv2.imageio.reader_writer_registry import reader_writer_name
+from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_name
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json, save_json
@@ -27,6 +28,7 @@ def move_plans_between_datasets(source_dataset_name_or_id: int | str, target_dat
             continue
         known = folder.startswith(source_plans_identifier)
         configuration["data_identifier"] = identifier + (folder.removeprefix(source_plans_identifier) if known else f"_{folder}")
-    plans |= {"dataset_name": target, "plans_name": identifier,
-              "image_reader_writer": reader_writer_name(load_json(paths.nnUNet_raw / target / "dataset.json", DatasetJson))}
+    dataset_json = load_json(paths.nnUNet_raw / target / "dataset.json", DatasetJson)
+    example = example_image(get_filenames_of_train_images_and_targets(paths.nnUNet_raw / target, dataset_json)) if dataset_json["file_ending"].lower() == TIFF else None
+    plans |= {"dataset_name": target, "plans_name": identifier, "image_reader_writer": reader_writer_name(dataset_json, example)}
     save_json(plans, paths.nnUNet_preprocessed / target / f"{identifier}.json")

@@ -12,6 +12,7 @@ from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
 from nnunetv2.imageio.inflate import compress
 from nnunetv2.imageio.label_values import snap_labels
 from nnunetv2.imageio.nifti_file import is_nifti, new_file
+from nnunetv2.imageio.reorientation import Reorientation, affine_of_geometry, geometry_of_affine
 from nnunetv2.imageio.whole_file import write_image_whole
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write
@@ -87,6 +88,26 @@ class SimpleITKIO:
             write_image_whole(image, temporary)
 
 
+class SimpleITKIOWithReorient(SimpleITKIO):
+    """All of SimpleITKIO's formats, 3D alone. `sitk_stuff` describes the turned grid, and `original_orientation` the file's, as "LPS"."""
+
+    def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+        """As SimpleITKIO. Channels share a grid as they lie in their files."""
+        return _turned(*super().read_images(image_fnames), image_fnames[0])
+
+    def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+        return _turned(*super().read_seg(seg_fname), seg_fname)
+
+    def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
+        """`seg` (Z, Y, X) in RAS; the file has the orientation of the image."""
+        stuff = properties["sitk_stuff"]
+        back = Reorientation.of_letters(stuff["original_orientation"])
+        geometry = geometry_of_affine(back.affine_of_undone(affine_of_geometry(stuff), seg.shape))
+        if "original_forms" in stuff:
+            geometry["forms"] = stuff["original_forms"]
+        super().write_seg(np.ascontiguousarray(back.undo(seg)), output_fname, {"sitk_stuff": geometry})
+
+
 def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """One 3D volume (Z, Y, X) float32 and its properties; InputError for several channels, other dimensions and all that read_images refuses."""
     array, properties = SimpleITKIO().read_images([path])
@@ -115,3 +136,17 @@ def _read_all(paths: Sequence[str | os.PathLike]) -> list[tuple[np.ndarray, dict
     if problems:
         raise InputError("\n".join(problems))
     return read
+
+
+def _turned(data: np.ndarray, properties: dict[str, Any], path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    stuff = properties["sitk_stuff"]
+    if len(stuff["spacing"]) != 3:
+        raise InputError(f"{path} is 2D; SimpleITKIOWithReorient turns volumes. Choose SimpleITKIO in dataset.json (overwrite_image_reader_writer).")
+    affine = affine_of_geometry(stuff)
+    turn = Reorientation.of_affine(affine)
+    geometry = {key: value for key, value in geometry_of_affine(turn.affine_of_turned(affine, data.shape)).items() if key != "forms"}
+    geometry["spacing"] = tuple(stuff["spacing"][axis] for axis in turn.axes)  # as in the header, to the last bit
+    geometry["original_orientation"] = turn.letters
+    if "forms" in stuff:
+        geometry["original_forms"] = stuff["forms"]
+    return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry, "spacing": list(geometry["spacing"][::-1])}

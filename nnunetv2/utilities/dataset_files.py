@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from nnunetv2 import paths
@@ -47,6 +48,11 @@ def get_filenames_of_train_images_and_targets(raw_folder: str | os.PathLike, dat
     plain_names(cases, "case", where)
     refuse_shared_files({case: preprocessed_names(case) for case in cases}, where)
     return cases
+
+
+def example_image(cases: Mapping[str, Mapping]) -> str | None:
+    """An image of `get_filenames_of_train_images_and_targets`, to look at what kind of file it is; None without cases."""
+    return next((files["images"][0] for files in cases.values() if files["images"]), None)
 
 
 def preprocessed_names(case: str) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import list_cases, load_case
 from nnunetv2.utilities.parallel import in_threads
-from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.errors import InputError
@@ -53,8 +53,8 @@ def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str
     """Draw the training cases of nnUNet_raw."""
     folder = paths.nnUNet_raw / maybe_convert_to_dataset_name(dataset_name_or_id)
     dataset_json = load_json(folder / "dataset.json", DatasetJson)
-    reader = determine_reader_writer_from_dataset_json(dataset_json)()
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
+    reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     in_threads(_draw_raw, {case: (reader, files, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")
                            for case, files in cases.items()}, num_processes, "Drawing")
 

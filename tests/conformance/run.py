@@ -24,7 +24,7 @@ from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
-ROOMS = ["planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands"]
+ROOMS = ["imageio", "planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands"]
 
 
 def run_check(check, bench: Bench) -> list[Row]:

@@ -15,6 +15,7 @@ import torch
 from dynamic_network_architectures.building_blocks import residual
 from nnunetv2.evaluation import evaluate_predictions
 from nnunetv2.experiment_planning import experiment_planner
+from nnunetv2.imageio import reorientation
 from nnunetv2.inference import case_prediction, export_prediction, sliding_window_prediction
 from nnunetv2.postprocessing import remove_connected_components
 from nnunetv2.preprocessing import class_locations, cropping, normalization, resampling
@@ -24,7 +25,7 @@ from nnunetv2.training.loss.dice import SoftDiceLoss
 from nnunetv2.training.nnUNetTrainer import objective
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tests.conformance import (check_evaluation, check_inference, check_loss, check_network, check_planning, check_preprocessing,
+from tests.conformance import (check_evaluation, check_imageio, check_inference, check_loss, check_network, check_planning, check_preprocessing,
                                check_training)
 from tests.conformance.run import run_check
 
@@ -206,6 +207,13 @@ def empty_is_zero(m):
 def fewer_neighbours(m):
     original = remove_connected_components.ndimage.label
     m.setattr(remove_connected_components.ndimage, "label", lambda mask, structure=None: original(mask))
+
+
+@mutation("volumes turned with one axis unflipped", check_imageio.check_volumes)
+def unflipped_axis(m):
+    original = reorientation.Reorientation.of_affine.__func__
+    m.setattr(reorientation.Reorientation, "of_affine", classmethod(
+        lambda cls, affine: dataclasses.replace(original(cls, affine), flipped=(False, *original(cls, affine).flipped[1:]))))
 
 
 @pytest.mark.conformance

@@ -1,0 +1,99 @@
+"""nnU-Net's readers of NIfTI by nibabel, without nibabel: voxels and affines are the same, and files are checked as all others are.
+
+Their properties have upstream's `nibabel_stuff` (affines, RAS) beside `sitk_stuff`, by which grids are compared; the first is enough to write.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnunetv2.imageio.nifti_file import is_nifti, read_header
+from nnunetv2.imageio.reorientation import Reorientation, geometry_of_affine
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.errors import InputError
+
+
+class NibabelIO(SimpleITKIO):
+    """NIfTI as it lies in the file; axes (C, Z, Y, X) as SimpleITKIO has them."""
+
+    supported_file_endings = (".nii", ".nii.gz")
+
+    def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+        """As SimpleITKIO; only 3D NIfTI files of one channel."""
+        _refuse_others(type(self).__name__, image_fnames)
+        data, properties = super().read_images(image_fnames)
+        return data, properties | {"nibabel_stuff": {"original_affine": nifti_affine(image_fnames[0])}}
+
+    def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+        _refuse_others(type(self).__name__, [seg_fname])
+        seg, properties = super().read_seg(seg_fname)
+        return seg, properties | {"nibabel_stuff": {"original_affine": nifti_affine(seg_fname)}}
+
+    def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
+        if "sitk_stuff" not in properties:  # upstream's own
+            properties = {"sitk_stuff": geometry_of_affine(np.asarray(properties["nibabel_stuff"]["original_affine"], float))}
+        super().write_seg(seg, output_fname, properties)
+
+
+class NibabelIOWithReorient(NibabelIO):
+    """NIfTI turned to RAS (reorientation.py), and masks turned back."""
+
+    def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+        """As NibabelIO. Channels share a grid as they lie in their files."""
+        return _turned(*super().read_images(image_fnames))
+
+    def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+        return _turned(*super().read_seg(seg_fname))
+
+    def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
+        """`seg` (Z, Y, X) in RAS; the file has the orientation of the image."""
+        original = np.asarray(properties["nibabel_stuff"]["original_affine"], float)
+        forms = properties.get("sitk_stuff", {}).get("original_forms")
+        geometry = geometry_of_affine(original) | ({} if forms is None else {"forms": forms})
+        undone = np.ascontiguousarray(Reorientation.of_affine(original).undo(seg))
+        super().write_seg(undone, output_fname, {"sitk_stuff": geometry})
+
+
+def nifti_affine(path: str | os.PathLike) -> np.ndarray:
+    """(4, 4) RAS: the sform where it is given, else the qform, else the spacing alone, x to the left, around the middle of the volume."""
+    header = read_header(path)
+    forms, affine = header.forms, np.eye(4)
+    if forms["codes"][1]:
+        affine[:3] = np.reshape(forms["sform"], (3, 4))
+    elif forms["codes"][0]:
+        qfac, b, c, d, *offset = forms["qform"]
+        affine[:3, :3] = _rotation(b, c, d) * np.array([1, 1, -1 if qfac < 0 else 1]) * np.asarray(header.spacing)
+        affine[:3, 3] = offset
+    else:
+        columns = np.asarray(header.spacing) * (-1, 1, 1)
+        affine[:3, :3], affine[:3, 3] = np.diag(columns), -columns * (np.asarray(header.sizes) - 1) / 2
+    return affine
+
+
+def _turned(data: np.ndarray, properties: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    affine, forms = properties["nibabel_stuff"]["original_affine"], properties["sitk_stuff"]["forms"]
+    turn = Reorientation.of_affine(affine)
+    turned = turn.affine_of_turned(affine, data.shape)
+    geometry = {key: value for key, value in geometry_of_affine(turned).items() if key != "forms"}
+    spacing = [properties["spacing"][2 - axis] for axis in turn.axes[::-1]]
+    return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry | {"original_forms": forms}, "spacing": spacing,
+                                                    "nibabel_stuff": {"original_affine": affine, "reoriented_affine": turned}}
+
+
+def _rotation(b: float, c: float, d: float) -> np.ndarray:
+    """(3, 3) of the unit quaternion whose other three parts are given, as NIfTI stores it."""
+    a = np.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    return np.array([[a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+                     [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+                     [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c]])
+
+
+def _refuse_others(reader: str, files: Sequence[str | os.PathLike]) -> None:
+    others = [str(path) for path in files if not is_nifti(path)]
+    others += [f"{path} with {len(read_header(path).sizes)} dimensions" for path in files if is_nifti(path) and os.path.isfile(path)
+               and len(read_header(path).sizes) != 3]
+    if others:
+        raise InputError(f"{reader} reads 3D NIfTI files with one channel each, not {', '.join(others)}. "
+                         "Convert them, or choose SimpleITKIO in dataset.json (overwrite_image_reader_writer).")
