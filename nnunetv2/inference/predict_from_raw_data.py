@@ -44,7 +44,7 @@ from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, PredictionCancelled, Progress, Watch  # noqa: F401 (the exception, for callers)
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.file_shapes import DatasetJson
+from nnunetv2.utilities.file_shapes import DatasetJson, with_channel_names
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.prediction_manifest import model_record
@@ -127,6 +127,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         parameters: None, or one state dict a fold, each loaded into a copy of `network`.
         """
         start = time.perf_counter()
+        dataset_json = with_channel_names(dataset_json)
         networks = [network] if parameters is None else [deepcopy(network) for _ in parameters]
         for fold, weights in zip(networks, parameters or ()):
             fold.load_state_dict(weights)

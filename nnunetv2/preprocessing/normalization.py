@@ -1,83 +1,142 @@
 """Intensity normalisation. The names in SCHEMES are the ones that plans files hold.
 
-Each function changes a float32 image (Z, Y, X) in place. `inside` is the mask (Z, Y, X) of the voxels that count, or None
-for all; `intensities` are the fingerprint's statistics of the channel over the foreground of the training cases.
+A scheme is made for a channel, and `run` changes a float32 image in place:
+
+    CTNormalization(use_mask_for_norm=False, intensityproperties=intensities).run(image)
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from nnunetv2.utilities.trusted_names import resolve
 
-SMALLEST_SD = 1e-8  # a constant image is only centred
+
+class ImageNormalization(ABC):
+    """Base of all schemes, one's own included.
+
+    use_mask_for_norm: whether only the voxels inside the non-zero mask count; a scheme heeds it that says
+    `leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true`. intensityproperties: the fingerprint's statistics of the channel
+    over the foreground of the training cases.
+    """
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true: bool | None = None
+
+    def __init__(self, use_mask_for_norm: bool | None = None, intensityproperties: Mapping[str, float] | None = None, target_dtype: Any = np.float32):
+        self.use_mask_for_norm, self.intensityproperties, self.target_dtype = use_mask_for_norm, intensityproperties, target_dtype
+        self.smallest_sd = 1e-4 if target_dtype == np.float16 else 1e-8  # a constant image is only centred
+
+    @abstractmethod
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        """image, seg (Z, Y, X) -> the image in `target_dtype`, in place where it has that already. seg < 0 is outside the non-zero mask."""
+
+    def _typed(self, image: np.ndarray) -> np.ndarray:
+        return image.astype(self.target_dtype, copy=False)
 
 
-def _ct(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
-    """Clip to the 0.5 and 99.5 percentiles of the foreground of all training cases, then standardise with its mean and SD."""
-    np.clip(image, intensities["percentile_00_5"], intensities["percentile_99_5"], out=image)
-    image -= intensities["mean"]
-    image /= max(intensities["std"], SMALLEST_SD)
-
-
-def _z_score(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+class ZScoreNormalization(ImageNormalization):
     """Standardise with the image's own mean and SD. With a mask: over its voxels, and the others keep their zero."""
-    voxels = image if inside is None else image[inside]
-    if voxels.size == 0:
-        return
-    mean, sd = voxels.mean(), voxels.std()
-    if inside is None:
-        image -= mean
-        image /= max(sd, SMALLEST_SD)
-    else:
-        image[inside] = (voxels - mean) / max(sd, SMALLEST_SD)
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
+
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        image = self._typed(image)
+        inside = None
+        if self.use_mask_for_norm:
+            if seg is None:
+                raise ValueError("ZScoreNormalization with use_mask_for_norm needs the segmentation that tells the mask, seg >= 0.")
+            inside = seg >= 0
+        voxels = image if inside is None else image[inside]
+        if voxels.size == 0:
+            return image
+        mean, sd = voxels.mean(), max(voxels.std(), self.smallest_sd)
+        if inside is None:
+            image -= mean
+            image /= sd
+        else:
+            image[inside] = (voxels - mean) / sd
+        return image
 
 
-def _unchanged(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
-    pass
+class CTNormalization(ImageNormalization):
+    """Clip to the 0.5 and 99.5 percentiles of the foreground of all training cases, then standardise with its mean and SD."""
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
+
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        if self.intensityproperties is None:
+            raise ValueError("CTNormalization needs intensityproperties: mean, std, percentile_00_5 and percentile_99_5 of the channel.")
+        image, of = self._typed(image), self.intensityproperties
+        np.clip(image, of["percentile_00_5"], of["percentile_99_5"], out=image)
+        image -= of["mean"]
+        image /= max(of["std"], self.smallest_sd)
+        return image
 
 
-def _rescale_to_01(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+class NoNormalization(ImageNormalization):
+    """As it is."""
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
+
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        return self._typed(image)
+
+
+class RescaleTo01Normalization(ImageNormalization):
     """Minimum to 0, maximum to 1. A constant image becomes 0."""
-    image -= image.min()
-    image /= max(image.max(), SMALLEST_SD)
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
+
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        image = self._typed(image)
+        image -= image.min()
+        image /= max(image.max(), self.smallest_sd)
+        return image
 
 
-def _rgb_to_01(image: np.ndarray, inside: np.ndarray | None, intensities: Mapping[str, float]) -> None:
+class RGBTo01Normalization(ImageNormalization):
     """0..255 to 0..1."""
-    low, high = image.min(), image.max()
-    if low < 0 or high > 255:
-        raise ValueError(f"RGBTo01Normalization expects values in 0..255, found {low:g}..{high:g}. Choose another channel name "
-                         "in dataset.json (for example 'zscore') and plan again.")
-    image /= 255.0
+
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
+
+    def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
+        low, high = image.min(), image.max()
+        if low < 0 or high > 255:
+            raise ValueError(f"RGBTo01Normalization expects values in 0..255, found {low:g}..{high:g}. Choose another channel name "
+                             "in dataset.json (for example 'zscore') and plan again.")
+        image = self._typed(image)
+        image /= 255.0
+        return image
 
 
-SCHEMES: dict[str, Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]] = {
-    "CTNormalization": _ct,
-    "ZScoreNormalization": _z_score,
-    "NoNormalization": _unchanged,
-    "RescaleTo01Normalization": _rescale_to_01,
-    "RGBTo01Normalization": _rgb_to_01,
+SCHEMES: dict[str, type[ImageNormalization]] = {
+    scheme.__name__: scheme for scheme in (CTNormalization, ZScoreNormalization, NoNormalization, RescaleTo01Normalization, RGBTo01Normalization)}
+# Only these may be restricted to the non-zero mask (`use_mask_for_norm`).
+MASKABLE_SCHEMES = frozenset(name for name, scheme in SCHEMES.items() if scheme.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true)
+
+channel_name_to_normalization_mapping: dict[str, type[ImageNormalization]] = {
+    "ct": CTNormalization,
+    "nonorm": NoNormalization,
+    "zscore": ZScoreNormalization,
+    "rescale_to_0_1": RescaleTo01Normalization,
+    "rgb_to_0_1": RGBTo01Normalization,
 }
-# Only these may be restricted to the non-zero mask (`use_mask_for_norm`): they leave the voxels outside of it at zero.
-MASKABLE_SCHEMES = frozenset({"ZScoreNormalization"})
 
-_SCHEME_OF_CHANNEL = {
-    "ct": "CTNormalization",
-    "nonorm": "NoNormalization",
-    "zscore": "ZScoreNormalization",
-    "rescale_to_0_1": "RescaleTo01Normalization",
-    "rgb_to_0_1": "RGBTo01Normalization",
-}
+
+def get_normalization_scheme(channel_name: str) -> type[ImageNormalization]:
+    """The scheme for a channel of dataset.json's `channel_names`, upper or lower case; z-score for unknown names."""
+    return channel_name_to_normalization_mapping.get(channel_name.casefold(), ZScoreNormalization)
 
 
 def scheme_of_channel(channel_name: str) -> str:
-    """Name of the scheme for a channel of dataset.json's `channel_names`, upper or lower case; z-score for unknown names."""
-    return _SCHEME_OF_CHANNEL.get(channel_name.casefold(), "ZScoreNormalization")
+    """Its name."""
+    return get_normalization_scheme(channel_name).__name__
 
 
-def scheme_by_name(scheme: str, where: object = "plans") -> Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]:
-    """The function that `scheme` names, see `normalize`; InputError, naming `where`, for an unknown one."""
+def scheme_by_name(scheme: str, where: object = "plans") -> type[ImageNormalization] | Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]:
+    """The class or function that `scheme` names, see `normalize`; InputError, naming `where`, for an unknown one."""
     return resolve(scheme, "normalization_schemes", where, SCHEMES)
 
 
@@ -90,11 +149,16 @@ def check_schemes(configuration: Mapping, where: object) -> None:
 def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.ndarray, intensities: Mapping[str, float]) -> None:
     """Normalise `image` (Z, Y, X) float32 in place. With `use_mask`, the voxels with seg >= 0 are the ones that count.
 
-    `scheme`: a name of SCHEMES, or the path of a function with the same arguments in a package that the user trusts.
+    `scheme`: a name of SCHEMES, or the path of one's own in a package that the user trusts: a subclass of ImageNormalization, or a
+    function of (image, inside, intensities) that changes the image in place, `inside` the mask or None.
 
     Raises:
         InputError: `scheme` is neither.
     """
-    function = scheme_by_name(scheme)
-    inside = seg >= 0 if use_mask and scheme in MASKABLE_SCHEMES else None
-    function(image, inside, intensities)
+    found = scheme_by_name(scheme)
+    if isinstance(found, type) and issubclass(found, ImageNormalization):
+        result = found(use_mask_for_norm=bool(use_mask), intensityproperties=intensities).run(image, seg)
+        if result is not image:
+            image[...] = result
+    else:
+        found(image, None, intensities)

@@ -43,6 +43,11 @@ class _Problems:
             return [_in_words(entry) for entry in error.errors(include_url=False, include_context=False)]
         return []
 
+    @classmethod
+    def in_present_terms(cls, content: Any) -> Any:
+        """`content` with keys of older versions under their present names."""
+        return content
+
 
 class FileShape(_Problems, BaseModel):
     """An object; keys that are not declared may hold anything."""
@@ -139,6 +144,13 @@ def _usable_labels(labels: dict[str, Any]) -> dict[str, Any]:
     return labels
 
 
+def with_channel_names(dataset_json: Any) -> Any:
+    """dataset.json with `channel_names`, which older ones call `modality`."""
+    if isinstance(dataset_json, dict) and "channel_names" not in dataset_json and "modality" in dataset_json:
+        return dataset_json | {"channel_names": dataset_json["modality"]}
+    return dataset_json
+
+
 class DatasetJson(FileShape):
     """dataset.json beside a model, where the number of training cases means nothing."""
 
@@ -151,6 +163,10 @@ class DatasetJson(FileShape):
     dataset: dict[str, _CaseFiles] = {}
     holdout: list[Text] = []
     classification: Classification | None = None
+
+    @classmethod
+    def in_present_terms(cls, content: Any) -> Any:
+        return with_channel_names(content)
 
 
 class RawDatasetJson(DatasetJson):

@@ -137,6 +137,7 @@ def load_json(path: str | os.PathLike, shape: "type[FileShape] | None" = None, p
         except UnicodeEncodeError as error:
             raise InputError(f"{path} holds half of a character, {error.object[error.start]!r}, which no file name or table can. {remedy}") from error
     if shape is not None:
+        content = shape.in_present_terms(content)
         check_shape(content, shape, path, remedy, partial)
     return content
 

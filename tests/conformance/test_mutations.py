@@ -105,9 +105,11 @@ def holes_left_open(m):
 
 @mutation("clip at the maximum instead of the 99.5 percentile", check_preprocessing.check_normalisation)
 def wrong_percentile(m):
-    original = normalization.SCHEMES["CTNormalization"]
-    m.setitem(normalization.SCHEMES, "CTNormalization",
-              lambda image, inside, intensities: original(image, inside, {**intensities, "percentile_99_5": intensities["max"]}))
+    class Unclipped(normalization.CTNormalization):
+        def __init__(self, intensityproperties, **kwargs):
+            super().__init__(intensityproperties={**intensityproperties, "percentile_99_5": intensityproperties["max"]}, **kwargs)
+
+    m.setitem(normalization.SCHEMES, "CTNormalization", Unclipped)
 
 
 @mutation("other seed for the candidate centres", check_preprocessing.check_2d_and_lowres)

@@ -4,6 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunetv2.utilities.file_shapes import DatasetJson, with_channel_names
+from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 PLAIN = {"background": 0, "organ": 1, "lesion": 2}
@@ -75,3 +77,10 @@ def test_outside_of_the_crop_no_region_is_set():
 def test_contradictory_labels_are_refused(labels, order, message):
     with pytest.raises(ValueError, match=message):
         LabelManager(labels, order)
+
+
+def test_channels_may_be_called_modality_as_in_older_datasets(tmp_path):
+    old = {"modality": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    save_json(old, tmp_path / "dataset.json")
+    read = load_json(tmp_path / "dataset.json", DatasetJson)
+    assert read["channel_names"] == old["modality"] == with_channel_names(old)["channel_names"] and "channel_names" not in old

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2.preprocessing.normalization import check_schemes, normalize, scheme_of_channel
+from nnunetv2.preprocessing.normalization import SCHEMES, ImageNormalization, check_schemes, get_normalization_scheme, normalize, scheme_of_channel
 from nnunetv2.utilities.errors import InputError
 
 CT = {"mean": 50.0, "std": 10.0, "percentile_00_5": 20.0, "percentile_99_5": 80.0}
@@ -60,6 +60,30 @@ def test_unknown_scheme_is_named():
                                                  ("rgb_to_0_1", "RGBTo01Normalization")])
 def test_scheme_of_channel(channel, scheme):
     assert scheme_of_channel(channel) == scheme
+    assert get_normalization_scheme(channel).__name__ == scheme
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_schemes_are_classes_as_nnunets(name):
+    scheme = SCHEMES[name](use_mask_for_norm=False, intensityproperties=CT)
+    image = np.array([[[0, 60, 255]]], np.int16)
+    result = scheme.run(image, np.zeros(image.shape, np.int8))
+    assert isinstance(scheme, ImageNormalization) and result.dtype == np.float32 and result is not image
+
+
+class Doubled(ImageNormalization):
+    def run(self, image, seg=None):
+        return image * 2
+
+
+def halved(image, inside, intensities):
+    image /= 2
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Doubled", [2, 6]), ("halved", [0.5, 1.5])])
+def test_schemes_of_ones_own_are_classes_or_functions(monkeypatch, name, expected):
+    monkeypatch.setattr("nnunetv2.preprocessing.normalization.resolve", lambda *args: globals()[name])
+    assert normalized([1, 3], f"{__name__}.{name}").tolist() == expected
 
 
 def test_an_unknown_scheme_of_a_configuration_is_named_with_its_file():

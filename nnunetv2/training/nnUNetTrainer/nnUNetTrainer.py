@@ -46,6 +46,7 @@ from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint,
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.file_shapes import with_channel_names
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -69,6 +70,7 @@ class nnUNetTrainer(TrainingData):
         plans.pop("continue_training", None)  # nnU-Net's own entry point passes it this way
         self.my_init_kwargs = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset_json,
                                "device": device}
+        dataset_json = with_channel_names(dataset_json)
         self.plans_manager = PlansManager(plans)
         self.configuration_manager = self.plans_manager.get_configuration(configuration)
         self.configuration_name, self.dataset_json, self.fold, self.device = configuration, dataset_json, fold, device

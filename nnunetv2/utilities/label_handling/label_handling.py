@@ -6,6 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from nnunetv2.utilities.file_shapes import with_channel_names
+
 Region = int | tuple[int, ...]
 Array = np.ndarray | torch.Tensor
 
@@ -112,7 +114,7 @@ class LabelManager:
 
 def determine_num_input_channels(plans_manager, configuration_manager, dataset_json: dict) -> int:
     """Image channels, plus one a foreground label when the configuration refines a previous stage's segmentation."""
-    n_channels = len(dataset_json["channel_names"])
+    n_channels = len(with_channel_names(dataset_json)["channel_names"])
     if configuration_manager.previous_stage_name is None:
         return n_channels
     return n_channels + len(plans_manager.get_label_manager(dataset_json).foreground_labels)
