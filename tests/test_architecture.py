@@ -20,6 +20,7 @@ LEVELS = (
     ("nnunetv2.ensembling", "nnunetv2.postprocessing", "data_prep"),
     ("nnunetv2.model_sharing", "nnunetv2.verification"),
     ("report", "nnunetv2.cli", "nnunetv2.compatibility"),
+    ("nnunetv2.run",),
     ("experiments",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

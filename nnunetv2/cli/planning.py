@@ -98,7 +98,7 @@ def plan_and_preprocess(argv: Sequence[str] | None = None) -> None:
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     def everything() -> None:
-        api.extract_fingerprints(args.d, args.npfp, args.verify_dataset_integrity, args.clean, args.verbose)
+        api.extract_fingerprints(args.d, num_processes=args.npfp, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
         plans_name = api.plan_experiments(args.d, args.pl, args.gpu_memory_target, args.preprocessor_name,
                                           args.overwrite_target_spacing, args.overwrite_plans_name)
         if not args.no_pp:

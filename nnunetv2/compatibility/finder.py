@@ -53,27 +53,58 @@ class UpstreamFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class OpenedModules(importlib.abc.MetaPathFinder):
-    """Lets files be parents: upstream has a package where this code base has one file, `preprocessing/resampling.py`.
+    """Looks after files of this code base that have other people's names to offer, too.
 
-    Python asks a parent for its `__path__` before it looks for a child; an empty one is enough.
+    parents: upstream has a package where there is one file here, `preprocessing/resampling.py`. Python asks a parent for its `__path__`
+    before it looks for a child; an empty one is enough. added: names that upstream has at a module which is a file here as well.
     """
 
-    def __init__(self, parents: Sequence[str]):
-        self.parents = frozenset(parents)
+    def __init__(self, parents: Sequence[str], added: Mapping[str, Mapping[str, str]]):
+        self.parents, self.added = frozenset(parents), added
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self.parents:
+        if fullname not in self.parents and fullname not in self.added:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.submodule_search_locations is None:
+        if spec is not None and fullname in self.parents and spec.submodule_search_locations is None:
             spec.submodule_search_locations = []
+        if spec is not None and fullname in self.added and spec.loader is not None:
+            spec.loader = _AddingLoader(spec.loader, self.added[fullname])
         return spec
 
 
-def install(table: Mapping[str, Mapping[str, str]]) -> None:
+class _AddingLoader(importlib.abc.Loader):
+    """Runs a file as `loader` does, and lets it answer for further names afterwards."""
+
+    def __init__(self, loader: Any, targets: Mapping[str, str]):
+        self._loader, self._targets = loader, targets
+
+    def __getattr__(self, name: str) -> Any:  # get_source, get_code and the like
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        own = module.__dict__.get("__getattr__")
+
+        def look_up(name: str) -> Any:
+            target = self._targets.get(name)
+            if target is not None:
+                home, _, attribute = target.partition(":")
+                return getattr(importlib.import_module(home), attribute)
+            if own is not None:
+                return own(name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        module.__dict__["__getattr__"] = look_up
+
+
+def install(table: Mapping[str, Mapping[str, str]], added: Mapping[str, Mapping[str, str]]) -> None:
     """Put both finders in place, once a process."""
     if any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
         return
     finder = UpstreamFinder(table)
-    sys.meta_path.insert(0, OpenedModules(sorted(finder.packages)))
+    sys.meta_path.insert(0, OpenedModules(sorted(finder.packages), added))
     sys.meta_path.append(finder)

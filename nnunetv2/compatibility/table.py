@@ -7,6 +7,10 @@ _TENSORS = "nnunetv2.compatibility.tensors"
 _NAMES = "nnunetv2.compatibility.model_names"
 _DATASETS = "nnunetv2.compatibility.datasets"
 _CLASSES = "nnunetv2.utilities.classes_by_name"
+_NETWORKS = "nnunetv2.compatibility.networks"
+_PLANNING = "nnunetv2.compatibility.planning"
+_TRAINING = "nnunetv2.compatibility.training"
+_VARIANTS = "nnunetv2.training.nnUNetTrainer.variants"
 
 
 def _all_from(module: str, *names: str) -> dict[str, str]:
@@ -48,19 +52,104 @@ MODULES: dict[str, dict[str, str]] = {
     "nnunetv2.experiment_planning.verify_dataset_integrity": _all_from("nnunetv2.experiment_planning.dataset_integrity", "verify_dataset_integrity"),
     "nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets": _all_from(
         "nnunetv2.experiment_planning.move_plans", "move_plans_between_datasets"),
-    "nnunetv2.preprocessing.cropping.cropping": _all_from("nnunetv2.preprocessing.cropping", "crop_to_nonzero"),
+    "nnunetv2.preprocessing.cropping.cropping": _all_from("nnunetv2.preprocessing.cropping", "crop_to_nonzero")
+    | _all_from(_PLANNING, "create_nonzero_mask"),
+    "nnunetv2.experiment_planning.experiment_planners.network_topology": _all_from(
+        _PLANNING, "get_shape_must_be_divisible_by", "pad_shape", "get_pool_and_conv_props"),
+    "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints": {
+        f"{name}_entry": f"nnunetv2.cli.planning:{name}" for name in ("extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess")},
+    "nnunetv2.preprocessing.normalization.default_normalization_schemes": _all_from(
+        "nnunetv2.preprocessing.normalization", "ImageNormalization", "ZScoreNormalization", "CTNormalization", "NoNormalization",
+        "RescaleTo01Normalization", "RGBTo01Normalization"),
+    "nnunetv2.preprocessing.normalization.map_channel_name_to_normalization": _all_from(
+        "nnunetv2.preprocessing.normalization", "get_normalization_scheme", "channel_name_to_normalization_mapping"),
     "nnunetv2.preprocessing.resampling.default_resampling": _all_from(
-        "nnunetv2.preprocessing.resampling", "compute_new_shape", "resample_data_or_seg_to_shape"),
+        "nnunetv2.preprocessing.resampling", "compute_new_shape", "resample_data_or_seg_to_shape")
+    | _all_from(_PLANNING, "get_do_separate_z", "get_lowres_axis", "determine_do_sep_z_and_axis", "resample_data_or_seg_to_spacing"),
     "nnunetv2.preprocessing.resampling.no_resampling": _all_from("nnunetv2.preprocessing.resampling", "no_resampling_hack"),
     "nnunetv2.preprocessing.resampling.resample_torch": _all_from(
         "nnunetv2.preprocessing.resampling_torch", "resample_torch_simple", "resample_torch_fornnunet"),
     "nnunetv2.preprocessing.resampling.utils": {"recursive_find_resampling_fn_by_name": "nnunetv2.preprocessing.resampling:resampling_fn_by_name"},
     # training
     "nnunetv2.training.lr_scheduler.polylr": _all_from("nnunetv2.training.lr_scheduler", "PolyLRScheduler"),
+    "nnunetv2.training.lr_scheduler.warmup": _all_from(
+        "nnunetv2.training.lr_scheduler", "Lin_incr_LRScheduler", "Lin_incr_offset_LRScheduler", "PolyLRScheduler_offset", "CosineAnnealingLR_offset"),
+    "nnunetv2.training.dataloading.utils": _all_from(_TRAINING, "unpack_dataset", "get_case_identifiers"),
+    "nnunetv2.training.data_augmentation.compute_initial_patch_size": _all_from(_TRAINING, "get_patch_size"),
+    "nnunetv2.run.load_pretrained_weights": _all_from(_TRAINING, "load_pretrained_weights"),
+    "nnunetv2.utilities.find_objects": _all_from(_TRAINING, "recursive_find_trainer_class_by_name"),
+    f"{_VARIANTS}.benchmarking.nnUNetTrainerBenchmark_5epochs": _all_from(f"{_VARIANTS}.benchmarks", "nnUNetTrainerBenchmark_5epochs"),
+    f"{_VARIANTS}.benchmarking.nnUNetTrainerBenchmark_5epochs_noDataLoading": _all_from(
+        f"{_VARIANTS}.benchmarks", "nnUNetTrainerBenchmark_5epochs_noDataLoading"),
+    f"{_VARIANTS}.competitions.aortaseg24": _all_from(f"{_VARIANTS}.strong_augmentation", "nnUNetTrainer_onlyMirror01_DA5"),
+    f"{_VARIANTS}.data_augmentation.nnUNetTrainerDA5": _all_from(
+        f"{_VARIANTS}.strong_augmentation", "nnUNetTrainerDA5", "nnUNetTrainerDA5ord0", "nnUNetTrainerDA5Segord0", "nnUNetTrainerDA5_10epochs"),
+    f"{_VARIANTS}.data_augmentation.nnUNetTrainerDAOrd0": _all_from(
+        f"{_VARIANTS}.augmentation", "nnUNetTrainer_DASegOrd0", "nnUNetTrainer_DASegOrd0_NoMirroring"),
+    f"{_VARIANTS}.data_augmentation.nnUNetTrainerNoDA": _all_from(f"{_VARIANTS}.augmentation", "nnUNetTrainerNoDA"),
+    f"{_VARIANTS}.data_augmentation.nnUNetTrainerNoMirroring": _all_from(
+        f"{_VARIANTS}.augmentation", "nnUNetTrainerNoMirroring", "nnUNetTrainer_onlyMirror01", "nnUNetTrainer_onlyMirror01_1500ep")
+    | {"nnUNetTrainer_onlyMirror01_DASegOrd0": f"{_VARIANTS}.augmentation:nnUNetTrainer_onlyMirror01_DASegOrd0"},
+    f"{_VARIANTS}.data_augmentation.nnUNetTrainer_noDummy2DDA": _all_from(f"{_VARIANTS}.augmentation", "nnUNetTrainer_noDummy2DDA"),
+    f"{_VARIANTS}.loss.nnUNetTrainerCELoss": _all_from(f"{_VARIANTS}.losses", "nnUNetTrainerCELoss", "nnUNetTrainerCELoss_5epochs"),
+    f"{_VARIANTS}.loss.nnUNetTrainerDiceLoss": _all_from(f"{_VARIANTS}.losses", "nnUNetTrainerDiceLoss", "nnUNetTrainerDiceCELoss_noSmooth"),
+    f"{_VARIANTS}.loss.nnUNetTrainerTopkLoss": _all_from(
+        f"{_VARIANTS}.losses", "nnUNetTrainerTopk10Loss", "nnUNetTrainerTopk10LossLS01", "nnUNetTrainerDiceTopK10Loss"),
+    f"{_VARIANTS}.lr_schedule.nnUNetTrainerCosAnneal": _all_from(f"{_VARIANTS}.schedules", "nnUNetTrainerCosAnneal"),
+    f"{_VARIANTS}.lr_schedule.nnUNetTrainer_warmup": _all_from(f"{_VARIANTS}.schedules", "nnUNetTrainer_warmup"),
+    f"{_VARIANTS}.network_architecture.nnUNetTrainerBN": _all_from(f"{_VARIANTS}.networks_and_sampling", "nnUNetTrainerBN"),
+    f"{_VARIANTS}.network_architecture.nnUNetTrainerNoDeepSupervision": _all_from(
+        f"{_VARIANTS}.networks_and_sampling", "nnUNetTrainerNoDeepSupervision"),
+    f"{_VARIANTS}.optimizer.nnUNetTrainerAdam": _all_from(
+        f"{_VARIANTS}.optimizers", "nnUNetTrainerAdam", "nnUNetTrainerVanillaAdam", "nnUNetTrainerVanillaAdam1en3", "nnUNetTrainerVanillaAdam3en4",
+        "nnUNetTrainerAdam1en3", "nnUNetTrainerAdam3en4"),
+    f"{_VARIANTS}.optimizer.nnUNetTrainerAdan": _all_from(
+        f"{_VARIANTS}.optimizers", "nnUNetTrainerAdan", "nnUNetTrainerAdan1en3", "nnUNetTrainerAdan3en4", "nnUNetTrainerAdan1en1", "nnUNetTrainerAdanCosAnneal"),
+    f"{_VARIANTS}.sampling.nnUNetTrainer_probabilisticOversampling": _all_from(
+        f"{_VARIANTS}.networks_and_sampling", "nnUNetTrainer_probabilisticOversampling", "nnUNetTrainer_probabilisticOversampling_033",
+        "nnUNetTrainer_probabilisticOversampling_010"),
+    f"{_VARIANTS}.training_length.nnUNetTrainer_Xepochs": _all_from(
+        f"{_VARIANTS}.schedules", "nnUNetTrainer_1epoch", *(f"nnUNetTrainer_{n}epochs" for n in (5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000))),
+    f"{_VARIANTS}.training_length.nnUNetTrainer_Xepochs_NoMirroring": _all_from(
+        f"{_VARIANTS}.schedules", *(f"nnUNetTrainer_{n}epochs_NoMirroring" for n in (250, 2000, 4000, 8000))),
+    "nnunetv2.model_sharing.entry_points": {
+        "download_by_url": "nnunetv2.cli.datasets:download_pretrained_model_by_url",
+        "install_from_zip_entry_point": "nnunetv2.cli.results:install_pretrained_model_from_zip",
+        "export_pretrained_model_entry": "nnunetv2.cli.results:export_model_to_zip"},
     # networks
-    "dynamic_network_architectures.building_blocks.plain_conv_encoder": _all_from("dynamic_network_architectures.building_blocks.encoders", "PlainConvEncoder"),
-    "dynamic_network_architectures.building_blocks.residual_encoders": {
-        "ResidualEncoder": "dynamic_network_architectures.building_blocks.encoders:ResidualEncoder"},
+    "dynamic_network_architectures.building_blocks.helper": _all_from(
+        _NETWORKS, "convert_dim_to_conv_op", "convert_conv_op_to_dim", "get_matching_pool_op", "get_matching_instancenorm", "get_matching_convtransp",
+        "get_matching_batchnorm", "get_matching_dropout", "maybe_convert_scalar_to_list"),
+    "dynamic_network_architectures.building_blocks.simple_conv_blocks": _all_from(_NETWORKS, "ConvDropoutNormReLU", "StackedConvBlocks"),
+    "dynamic_network_architectures.building_blocks.plain_conv_encoder": _all_from(_NETWORKS, "PlainConvEncoder")
+    | _all_from(_NETWORKS, "StackedConvBlocks"),
+    "dynamic_network_architectures.building_blocks.residual_encoders": _all_from(_NETWORKS, "ResidualEncoder"),
+    "dynamic_network_architectures.building_blocks.regularization": _all_from(_NETWORKS, "drop_path", "DropPath"),
     "dynamic_network_architectures.building_blocks.unet_decoder": _all_from("dynamic_network_architectures.building_blocks.decoder", "UNetDecoder"),
-    "dynamic_network_architectures.initialization.weight_init": _all_from(_TENSORS, "InitWeights_He"),
+    "dynamic_network_architectures.initialization.weight_init": _all_from(_TENSORS, "InitWeights_He")
+    | _all_from(_NETWORKS, "InitWeights_XavierUniform", "init_last_bn_before_add_to_0"),
+}
+
+# Modules that are files here and have these names upstream as well
+ADDED: dict[str, dict[str, str]] = {
+    "nnunetv2.experiment_planning.plan_and_preprocess_api": _all_from(
+        _PLANNING, "extract_fingerprint_dataset", "plan_experiment_dataset", "preprocess_dataset"),
+    "nnunetv2.imageio.reader_writer_registry": _all_from(_PLANNING, "LIST_OF_IO_CLASSES"),
+    "nnunetv2.evaluation.evaluate_predictions": _all_from(_TRAINING, "labels_to_list_of_regions", "region_or_label_to_mask", "compute_tp_fp_fn_tn")
+    | {"evaluate_folder_entry_point": "nnunetv2.cli.results:evaluate_folder", "evaluate_simple_entry_point": "nnunetv2.cli.results:evaluate_simple"},
+    "nnunetv2.evaluation.find_best_configuration": {
+        "find_best_configuration_entry_point": "nnunetv2.cli.results:find_best_configuration",
+        "accumulate_crossval_results_entry_point": "nnunetv2.cli.results:accumulate_crossval_results"},
+    "nnunetv2.ensembling.ensemble": {"entry_point_ensemble_folders": "nnunetv2.cli.results:ensemble"},
+    "nnunetv2.postprocessing.remove_connected_components": {
+        "entry_point_determine_postprocessing_folder": "nnunetv2.cli.results:determine_postprocessing",
+        "entry_point_apply_postprocessing": "nnunetv2.cli.results:apply_postprocessing"},
+    "nnunetv2.dataset_conversion.convert_MSD_dataset": {"entry_point": "nnunetv2.cli.datasets:convert_MSD_dataset"},
+    "nnunetv2.dataset_conversion.convert_raw_dataset_from_old_nnunet_format": {"convert_entry_point": "nnunetv2.cli.datasets:convert_old_nnUNet_dataset"},
+    "nnunetv2.inference.export_prediction": _all_from(
+        _TRAINING, "convert_predicted_logits_to_segmentation_with_correct_shape", "export_prediction_from_logits", "resample_and_save"),
+    "nnunetv2.inference.predict_from_raw_data": {
+        "predict_entry_point": "nnunetv2.cli.inference:predict", "predict_entry_point_modelfolder": "nnunetv2.cli.inference:predict_from_modelfolder"},
+    "nnunetv2.utilities.label_handling.label_handling": _all_from(_TRAINING, "get_labelmanager_class_from_plans", "convert_labelmap_to_one_hot"),
+    "nnunetv2.utilities.overlay_plots": {"entry_point_generate_overlay": "nnunetv2.cli.results:plot_overlay_pngs"},
 }

@@ -65,8 +65,8 @@ def _refuse_other_grids(files: Sequence[Path], properties: dict) -> None:
         raise InputError("\n".join(problems))
 
 
-def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike, num_processes: int | None = None,
-                     save_merged_probabilities: bool = False, dataset_json_file_or_dict: str | os.PathLike | dict | None = None,
+def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike, save_merged_probabilities: bool = False,
+                     num_processes: int | None = None, dataset_json_file_or_dict: str | os.PathLike | dict | None = None,
                      plans_json_file_or_dict: str | os.PathLike | dict | None = None) -> None:
     """Ensemble predictions that were made with --save_probabilities.
 

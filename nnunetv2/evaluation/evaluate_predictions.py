@@ -211,12 +211,12 @@ def _map_keys(summary: dict[str, Any], convert) -> dict[str, Any]:
                       "metric_per_case": [case | {"metrics": by_label(case["metrics"])} for case in summary["metric_per_case"]]}
 
 
-def save_summary_json(summary: dict[str, Any], output_file: str | os.PathLike) -> None:
+def save_summary_json(results: dict[str, Any], output_file: str | os.PathLike) -> None:
     """Write a summary, foreground mean first. NaN stands as NaN, which Python's json reads back."""
     with atomic_write(output_file) as temporary:
-        temporary.write_text(json.dumps(_map_keys(summary, label_or_region_to_key), indent=4, sort_keys=True), encoding="utf-8")
+        temporary.write_text(json.dumps(_map_keys(results, label_or_region_to_key), indent=4, sort_keys=True), encoding="utf-8")
 
 
-def load_summary_json(summary_file: str | os.PathLike) -> dict[str, Any]:
+def load_summary_json(filename: str | os.PathLike) -> dict[str, Any]:
     """Read a summary; labels and regions become integers and tuples again."""
-    return _map_keys(load_json(summary_file, Summary), key_to_label_or_region)
+    return _map_keys(load_json(filename, Summary), key_to_label_or_region)

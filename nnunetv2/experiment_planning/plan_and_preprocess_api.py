@@ -17,17 +17,23 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.safe_names import plain_name
 
 
-def extract_fingerprints(dataset_ids: Sequence[int | str], num_processes: int | None = None, check_dataset_integrity: bool = False,
-                         clean: bool = True, verbose: bool = False) -> None:
-    """Write each dataset's fingerprint; an existing one is recomputed only with `clean`."""
+def extract_fingerprints(dataset_ids: Sequence[int | str], fingerprint_extractor_class_name: str = "DatasetFingerprintExtractor",
+                         num_processes: int | None = None, check_dataset_integrity: bool = False, clean: bool = True, verbose: bool = False,
+                         show_progress_bar: bool = True) -> None:
+    """Write each dataset's fingerprint; an existing one is recomputed only with `clean`.
+
+    fingerprint_extractor_class_name: DatasetFingerprintExtractor. The last argument is upstream's and has no effect.
+    """
+    if fingerprint_extractor_class_name != DatasetFingerprintExtractor.__name__:
+        raise ValueError(f"There is no fingerprint extractor {fingerprint_extractor_class_name!r}; known is {DatasetFingerprintExtractor.__name__}.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
         if check_dataset_integrity:
             verify_dataset_integrity(paths.nnUNet_raw / dataset, num_processes)
         DatasetFingerprintExtractor(dataset, num_processes, verbose).run(overwrite_existing=clean)
 
 
-def plan_experiments(dataset_ids: Sequence[int | str], planner_name: str = "ExperimentPlanner",
-                     gpu_memory_target_in_gb: float | None = None, preprocessor_name: str = "DefaultPreprocessor",
+def plan_experiments(dataset_ids: Sequence[int | str], experiment_planner_class_name: str = "ExperimentPlanner",
+                     gpu_memory_target_in_gb: float | None = None, preprocess_class_name: str = "DefaultPreprocessor",
                      overwrite_target_spacing: Sequence[float] | None = None, overwrite_plans_name: str | None = None) -> str:
     """Plan each dataset from its fingerprint. Returns the plans' identifier, the file name without .json.
 
@@ -36,7 +42,7 @@ def plan_experiments(dataset_ids: Sequence[int | str], planner_name: str = "Expe
     if not dataset_ids:
         raise ValueError("No dataset was given.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
-        planner = planner_by_name(planner_name)(dataset, gpu_memory_target_in_gb, preprocessor_name, overwrite_plans_name,
+        planner = planner_by_name(experiment_planner_class_name)(dataset, gpu_memory_target_in_gb, preprocess_class_name, overwrite_plans_name,
                                                 overwrite_target_spacing)
         plans = PlansManager(planner.plan_experiment())
         print(f"{dataset}, {planner.plans_identifier}:")
@@ -49,7 +55,7 @@ def plan_experiments(dataset_ids: Sequence[int | str], planner_name: str = "Expe
 
 def preprocess(dataset_ids: Sequence[int | str], plans_identifier: str = "nnUNetPlans",
                configurations: Sequence[str] = ("2d", "3d_fullres", "3d_lowres"), num_processes: int | Sequence[int] | None = None,
-               verbose: bool = False) -> None:
+               verbose: bool = False, show_progress_bar: bool = True) -> None:
     """Preprocess every configuration that the plans have; others are named and left out.
 
     `num_processes`: one number, one a configuration, or None for the default.

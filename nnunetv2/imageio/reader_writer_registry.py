@@ -55,10 +55,10 @@ def _is_picture(path: str | os.PathLike) -> bool:
     return True
 
 
-def determine_reader_writer_from_dataset_json(dataset_json: dict, example_file: str | os.PathLike | None = None,
+def determine_reader_writer_from_dataset_json(dataset_json_content: dict, example_file: str | os.PathLike | None = None,
                                               allow_nonmatching_filename: bool = False, verbose: bool = False) -> type:
     """The class that reads and writes this dataset's files. The last two are upstream's: a name that does not match is an error in any case."""
-    return reader_writer_by_name(reader_writer_name(dataset_json, example_file))
+    return reader_writer_by_name(reader_writer_name(dataset_json_content, example_file))
 
 
 def determine_reader_writer_from_file_ending(file_ending: str, example_file: str | os.PathLike | None = None,

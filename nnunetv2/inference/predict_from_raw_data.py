@@ -223,6 +223,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         return_classification: bool = False,
         progress: Callable[[Progress], None] | None = None,
         cancelled: Cancelled | None = None,
+        use_cropped_logits_resampling: bool = True,
     ) -> list[Any]:
         """Predict a folder, or lists of one file per channel.
 
@@ -230,6 +231,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         plans.json). Without output (None) the masks are returned, (mask, probabilities) with `save_probabilities`, or, with
         `return_classification`, a CaseResult each. overwrite=False keeps cases that are complete and whole. `num_processes_*` are threads:
         cases read ahead, exports at a time; 0 does one after the other. progress, cancelled: see `Watch`.
+        use_cropped_logits_resampling has no effect: TotalSegmentator asks for it by name, and here logits are always resampled in the box of the labels.
         Raises InputError before anything is computed for cases whose results would be mixed up (`list_cases`), CasesFailed at the end,
         listing all, if cases failed: its `results` are those of the others. PredictionCancelled and KeyboardInterrupt leave what is done.
         """

@@ -28,7 +28,7 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return ~reaches_border[regions]
 
 
-def crop_to_nonzero(data: np.ndarray, seg: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+def crop_to_nonzero(data: np.ndarray, seg: np.ndarray | None = None, nonzero_label: int = OUTSIDE) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Crop to the box in which any channel is non-zero and mark in the segmentation what lies outside of the filled mask.
 
     Args:
@@ -36,7 +36,7 @@ def crop_to_nonzero(data: np.ndarray, seg: np.ndarray | None = None) -> tuple[np
         seg: (1, Z, Y, X) signed integers, or None.
     Returns:
         A view of `data` (C, z, y, x); a new segmentation (1, z, y, x) whose background voxels (0) outside the mask are
-        OUTSIDE, and 0 / OUTSIDE alone without `seg`; and the box. An image of zeros is not cropped and lies outside as a whole.
+        `nonzero_label`, and 0 / `nonzero_label` alone without `seg`; and the box. An image of zeros is not cropped and lies outside as a whole.
     """
     nonzero = data[0] != 0
     for channel in data[1:]:
@@ -47,7 +47,7 @@ def crop_to_nonzero(data: np.ndarray, seg: np.ndarray | None = None) -> tuple[np
     body = fill_holes(nonzero[inside])[None]
     data = data[(slice(None), *inside)]
     if seg is None:
-        return data, np.where(body, np.int8(0), np.int8(OUTSIDE)), box
+        return data, np.where(body, np.int8(0), np.int8(nonzero_label)), box
     seg = seg[(slice(None), *inside)].copy()
-    seg[~body & (seg == 0)] = OUTSIDE
+    seg[~body & (seg == 0)] = nonzero_label
     return data, seg, box

@@ -47,7 +47,7 @@ def compare_plans(bench: Bench, number: int, what: str, planner: str, memory: fl
     theirs = bench.upstream.call("upstream_planning:plan", dataset=number, planner=planner, memory=memory, spacing=spacing,
                                  name=name)
     with bench.environment():
-        identifier = plan_experiments([number], planner_name=planner, gpu_memory_target_in_gb=memory,
+        identifier = plan_experiments([number], experiment_planner_class_name=planner, gpu_memory_target_in_gb=memory,
                                       overwrite_target_spacing=spacing, overwrite_plans_name=name)
     folder = bench.ours / "preprocessed" / f"Dataset{number:03d}_Plan"
     ours = json.loads((folder / f"{identifier}.json").read_text())

@@ -112,8 +112,10 @@ class LabelManager:
         return full
 
 
-def determine_num_input_channels(plans_manager, configuration_manager, dataset_json: dict) -> int:
-    """Image channels, plus one a foreground label when the configuration refines a previous stage's segmentation."""
+def determine_num_input_channels(plans_manager, configuration_or_config_manager, dataset_json: dict) -> int:
+    """Image channels, plus one a foreground label when the configuration, or that of this name, refines a previous stage's segmentation."""
+    by_name = isinstance(configuration_or_config_manager, str)
+    configuration_manager = plans_manager.get_configuration(configuration_or_config_manager) if by_name else configuration_or_config_manager
     n_channels = len(with_channel_names(dataset_json)["channel_names"])
     if configuration_manager.previous_stage_name is None:
         return n_channels

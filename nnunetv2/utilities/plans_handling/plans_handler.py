@@ -23,10 +23,10 @@ _GIVEN_TO_RESAMPLING = ("data", "new_shape", "current_spacing", "new_spacing", "
 class ConfigurationManager:
     """One configuration (`2d`, `3d_fullres`, ...). Sizes and spacings are in the plans' transposed axis order, mm."""
 
-    def __init__(self, configuration: dict, source: object = "plans"):
+    def __init__(self, configuration_dict: dict, source: object = "plans"):
         """source: the file that it comes from, for messages."""
         self.source = source
-        self.configuration = configuration if "architecture" in configuration else with_architecture(configuration)
+        self.configuration = configuration_dict if "architecture" in configuration_dict else with_architecture(configuration_dict)
 
     def __repr__(self) -> str:
         return repr(self.configuration)

@@ -4,7 +4,7 @@ import torch
 
 from nnunetv2.training.lr_scheduler import CosineAnnealingLR_offset, Lin_incr_LRScheduler, PolyLRScheduler_offset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation import nnUNetTrainerNoMirroring
+from nnunetv2.training.nnUNetTrainer.variants.augmentation import nnUNetTrainerNoMirroring
 
 
 def with_epochs(epochs: int, base: type[nnUNetTrainer] = nnUNetTrainer, suffix: str = "") -> type[nnUNetTrainer]:

@@ -23,7 +23,7 @@ from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTran
 
 from nnunetv2.training import augmentation
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.nnUNetTrainer.variants.data_augmentation import nnUNetTrainer_onlyMirror01
+from nnunetv2.training.nnUNetTrainer.variants.augmentation import nnUNetTrainer_onlyMirror01
 
 MARGIN_FOR_SCALING = 0.7
 

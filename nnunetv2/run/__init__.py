@@ -1,0 +1,1 @@
+"""nnU-Net's place for what starts a training."""
