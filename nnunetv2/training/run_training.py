@@ -4,7 +4,7 @@
 """
 
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
+from nnunetv2.training.time_budget import Length, Pacing, length_in, measure_speed, spent_before
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.data_manifest import refuse_changed_data
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -25,6 +26,7 @@ from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.plans_handling.plans_handler import plans_from
 from nnunetv2.utilities.safe_names import plain_name
 
+LENGTHS = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch")
 CONTINUE_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # the first that exists
 
 
@@ -57,8 +59,9 @@ class TrainingJob:
             setattr(trainer, name, value)
         return trainer
 
-    def train(self, device: torch.device) -> nnUNetTrainer:
+    def train(self, device: torch.device, pacing: Pacing | None = None) -> nnUNetTrainer:
         trainer = self.make_trainer(device)
+        trainer.pacing = pacing
         trainer.start_weights = self.pretrained_weights
         checkpoint = self._checkpoint_to_continue(trainer) if self.continue_training else None
         if checkpoint is not None:
@@ -90,6 +93,31 @@ class TrainingJob:
             if not problems[path]:
                 return path
         raise InputError(not_the_same(str(present[0]), problems[present[0]]))
+
+
+def paced(job: TrainingJob, device: torch.device, hours: float | None, patience: int | None) -> tuple[TrainingJob, Pacing | None]:
+    """The job with the schedule's length that fits `hours`, as measured, or that of the training which it continues, and what keeps to it."""
+    if hours is None and patience is None:
+        return job, None
+    pacing = Pacing(hours, patience)
+    trainer = job.make_trainer(device)
+    folder = Path(trainer.output_folder)
+    earlier = next((folder / name for name in CONTINUE_FROM if job.continue_training and (folder / name).is_file()), None)
+    if earlier is not None:
+        schedule = load_checkpoint(earlier, lazy=True).get("schedule", {})
+        lengths = {name: schedule[name] for name in LENGTHS if name in schedule}
+        if hours is not None:
+            pacing = Pacing(hours, patience, *spent_before(folder))
+    elif hours is not None:
+        pacing.speed = measure_speed(trainer)
+        wanted = Length(trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch)
+        length = length_in(hours * 3600 - pacing.spent, pacing.speed, wanted, "num_epochs" not in job.overrides, "num_iterations_per_epoch" not in job.overrides)
+        lengths = dict(zip(LENGTHS, (length.epochs, length.iterations, length.validation_iterations)))
+        print(f"A step takes {pacing.speed.train_step:.3g} s, validation{'' if trainer.class_task is None else ' and refit'} afterwards about "
+              f"{pacing.speed.afterwards / 60:.1f} min: {length.epochs} epoch(s) of {length.iterations} iteration(s) fit {hours:g} hours.")
+    else:
+        lengths = {}
+    return replace(job, overrides=job.overrides | lengths), pacing
 
 
 def set_aside_other_training(trainer: nnUNetTrainer) -> None:
@@ -127,14 +155,19 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
                  epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
-                 batch_size: int | None = None, final_validation: bool = True, same_task: bool = False) -> None:
+                 batch_size: int | None = None, final_validation: bool = True, same_task: bool = False,
+                 hours: float | None = None, patience: int | None = None) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
     epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value;
     final_validation: False leaves the validation cases to a later prediction; same_task: the pretrained weights know the same
-    labels and classes, so their segmentation layers and class head are taken over as well.
+    labels and classes, so their segmentation layers and class head are taken over as well. hours, patience: see time_budget.py.
     """
     fold = _fold_from_text(fold)
+    if (hours is not None or patience is not None) and num_gpus > 1:
+        raise ValueError("--hours and --patience are for a training in one process; leave -num_gpus away, or give --epochs.")
+    if hours is not None and not 0 < hours < 1e5:
+        raise ValueError(f"--hours is {hours}; it must be above 0.")
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
     lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
     wrong = {name: value for name, value in (lengths | {"batch_size": batch_size}).items() if value is not None and value < 1}
@@ -156,12 +189,17 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
             mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
             trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
         else:
-            trainer = job.train(device)
+            trainer = train_in_this_process(job, device, hours, patience)
         if val_with_best:
             trainer = _trained(job, device, "checkpoint_best.pth")
         if final_validation:
             torch.backends.cudnn.benchmark = False  # whole cases have many sizes, and each would be tried out anew, for seconds
             trainer.perform_actual_validation(export_validation_probabilities)
+
+
+def train_in_this_process(job: TrainingJob, device: torch.device, hours: float | None, patience: int | None) -> nnUNetTrainer:
+    job, pacing = paced(job, device, hours, patience)
+    return job.train(device, pacing)
 
 
 def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetTrainer:

@@ -44,6 +44,7 @@ from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foregr
 from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
+from nnunetv2.training.time_budget import Pacing
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.file_shapes import with_channel_names
@@ -114,6 +115,7 @@ class nnUNetTrainer(TrainingData):
         self.disable_checkpointing = False
         self.num_workers: int | None = None  # processes per loader, 0 = none; None: nnUNet_n_proc_DA or by cores
 
+        self.pacing: Pacing | None = None  # a budget of hours, or patience: time_budget.py
         self.start_weights: str | Path | None = None  # checkpoint that the training starts from
 
         self.num_input_channels = self.network = self.optimizer = self.lr_scheduler = self.loss = None  # see initialize
@@ -251,7 +253,10 @@ class nnUNetTrainer(TrainingData):
             for loader in (self.dataloader_train, self.dataloader_val):
                 if isinstance(loader, AbstractContextManager):
                     stack.enter_context(loader)
-            for epoch in range(self.current_epoch, self.num_epochs):
+            epoch = self.current_epoch
+            if self.pacing is not None:
+                self.pacing.before_first_epoch(self)
+            while epoch < self.num_epochs:
                 self.on_epoch_start()
                 self.on_train_epoch_start()
                 outputs = [self.train_step(next(self.dataloader_train)) for _ in self._progress(self.num_iterations_per_epoch, f"epoch {epoch}")]
@@ -261,6 +266,9 @@ class nnUNetTrainer(TrainingData):
                     outputs = [self.validation_step(next(self.dataloader_val)) for _ in self._progress(self.num_val_iterations_per_epoch, "validation")]
                     self.on_validation_epoch_end(outputs)
                 self.on_epoch_end()
+                epoch += 1
+                if self.pacing is not None:
+                    self.pacing.after_epoch(self)
             self.on_train_end()
 
     def on_train_start(self) -> None:
@@ -416,6 +424,15 @@ class nnUNetTrainer(TrainingData):
     def save_checkpoint(self, filename: str | os.PathLike, averaged: bool = False) -> None:
         if self.local_rank == 0 and not self.disable_checkpointing:
             save_checkpoint(training_state(self, averaged), filename)
+
+    def length_changed(self) -> None:
+        """Between two epochs the schedule got another length: identity, manifest and the latest checkpoint say so."""
+        self._identity = None
+        if self.local_rank == 0:
+            write_fold_manifest(self)
+        self.current_epoch -= 1  # a checkpoint counts the epoch that is running as done
+        self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_latest.pth"))
+        self.current_epoch += 1
 
     def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike | dict, to_validate: bool = False) -> None:
         """Continue from a checkpoint of ours or upstream's; `to_validate`: use it for validation alone, which asks less of it."""
