@@ -6,16 +6,17 @@
 #   bash experiments/run_cv.sh --data data --fold 3                         this fold alone, e.g. one notebook session a fold
 #   bash experiments/run_cv.sh --epochs 10 --iterations 30                  synthetic data, 2 CPU cores, about an hour
 #
-# Options: --data DIR --name NAME --out DIR --epochs N --iterations N --val_iterations N --device cuda|cpu|mps --fast --fold K
-# --gpus "ID ..." --seed S --from data|convert|plan|preprocess --no-venv. A rerun after a kill goes on where it stopped.
+# Options: --data DIR --name NAME --out DIR --epochs N --iterations N --val_iterations N --hours H --device cuda|cpu|mps --fast
+# --fold K --gpus "ID ..." --seed S --from data|convert|plan|preprocess --no-venv. --hours counts for each fold's training, refit and
+# validation. A rerun after a kill goes on where it stopped.
 # Written to OUT (results/cv): predictions/{out_of_fold,test} (masks, subtype tables), metrics.json, radiomics/, with_radiomics/
 # (mean of both, and whether it is better), NAME_results.zip. The validation cases of the quiz are not used at all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; NAME=""; OUT="results/cv"; EPOCHS=""; ITERATIONS=""; VAL_ITERATIONS=""; DEVICE=""; MODE="exact"; FOLD=""; GPUS=""; SEED=0
+DATA=""; NAME=""; OUT="results/cv"; EPOCHS=""; ITERATIONS=""; VAL_ITERATIONS=""; HOURS=""; DEVICE=""; MODE="exact"; FOLD=""; GPUS=""; SEED=0
 FROM=""; VENV=""; PHANTOM=(); FOLDS=(1 2 3 4 5)
-usage() { sed -n '2,12p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,13p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -25,6 +26,7 @@ while [[ $# -gt 0 ]]; do
         --epochs) need "$@"; EPOCHS="$2"; shift 2 ;;
         --iterations) need "$@"; ITERATIONS="$2"; shift 2 ;;
         --val_iterations) need "$@"; VAL_ITERATIONS="$2"; shift 2 ;;
+        --hours) need "$@"; HOURS="$2"; shift 2 ;;
         --device) need "$@"; DEVICE="$2"; shift 2 ;;
         --fold) need "$@"; FOLD="$2"; shift 2 ;;
         --gpus) need "$@"; GPUS="$2"; shift 2 ;;
@@ -36,6 +38,8 @@ while [[ $# -gt 0 ]]; do
         *) echo "error: unknown option $1" >&2; usage >&2; exit 2 ;;
     esac
 done
+[[ -z "$HOURS" || -z "$EPOCHS$ITERATIONS$VAL_ITERATIONS" ]] ||
+    { echo "error: --hours chooses the length itself; leave --epochs, --iterations and --val_iterations away" >&2; exit 2; }
 # shellcheck source=experiments/check_name.sh
 source experiments/check_name.sh
 check_name "$NAME"
@@ -55,6 +59,7 @@ train_fold() {
     local k="$1" log="$WORK/fold_$1"  # a log of its own, because folds may run side by side
     local common=(-tr "$TRAINER" -p "$PLANS" -device "$DEVICE")
     local lengths=(--epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --seed "$SEED")
+    [[ -z "$HOURS" ]] || lengths=(--hours "$HOURS" --seed "$SEED")
     mkdir -p "$log"
     stage "train" --log "$log" --outputs "$MODEL/fold_$k" \
         --inputs "$PREPROCESSED"/{splits_final.json,dataset_fingerprint.json,dataset.json,subtypes.csv,"$PLANS.json","nnUNetPlans_$CONFIG.recipe.json"} -- \

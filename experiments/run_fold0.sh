@@ -4,16 +4,17 @@
 #   bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, under 20 minutes
 #   bash experiments/run_fold0.sh --data data --name MYTEAM         the quiz's data on a GPU (16 GB are enough)
 #   bash experiments/run_fold0.sh --data data --epochs 50 --fast    fewer epochs, coarse-to-fine inference
+#   bash experiments/run_fold0.sh --data data --hours 3.5           training, refit and validation end within 3.5 hours
 #   bash experiments/run_fold0.sh --data data --from train          train again, keep what came before
 #
-# Options: --data DIR --name NAME --out DIR --epochs N --iterations N --device cuda|cpu|mps --fast --from STAGE --no-venv
+# Options: --data DIR --name NAME --out DIR --epochs N --iterations N --hours H --device cuda|cpu|mps --fast --from STAGE --no-venv
 # A rerun after a kill goes on where it stopped. Stages: data convert plan preprocess train refit predict_validation
 # predict_test metrics figures gallery submission record report.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-DATA=""; NAME=""; OUT="results/fold0"; EPOCHS=""; ITERATIONS=""; DEVICE=""; MODE="exact"; FROM=""; VENV=""; PHANTOM=()
-usage() { sed -n '2,11p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
+DATA=""; NAME=""; OUT="results/fold0"; EPOCHS=""; ITERATIONS=""; HOURS=""; DEVICE=""; MODE="exact"; FROM=""; VENV=""; PHANTOM=()
+usage() { sed -n '2,12p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; }
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
@@ -22,6 +23,7 @@ while [[ $# -gt 0 ]]; do
         --out) need "$@"; OUT="$2"; shift 2 ;;
         --epochs) need "$@"; EPOCHS="$2"; shift 2 ;;
         --iterations) need "$@"; ITERATIONS="$2"; shift 2 ;;
+        --hours) need "$@"; HOURS="$2"; shift 2 ;;
         --device) need "$@"; DEVICE="$2"; shift 2 ;;
         --from) need "$@"; FROM="$2"; shift 2 ;;
         --fast) MODE="fast"; shift ;;
@@ -31,6 +33,7 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 
+[[ -z "$HOURS" || -z "$EPOCHS$ITERATIONS" ]] || { echo "error: --hours chooses the length itself; leave --epochs and --iterations away" >&2; exit 2; }
 # shellcheck source=experiments/check_name.sh
 source experiments/check_name.sh
 check_name "$NAME"
@@ -43,10 +46,12 @@ else
     NAME="${NAME:-$(id -un | tr -c "[:alnum:]_.\n-" _)}"; EPOCHS="${EPOCHS:-100}"; ITERATIONS="${ITERATIONS:-250}"; VAL_ITERATIONS=50
 fi
 MODEL="$RESULTS/${TRAINER}__${PLANS}__${CONFIG}"
+LENGTH=(--epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS")
+[[ -z "$HOURS" ]] || LENGTH=(--hours "$HOURS")
 
 stage train --outputs "$MODEL/fold_0" --inputs "$PREPROCESSED"/{splits_final.json,dataset.json,subtypes.csv,"$PLANS.json"} -- \
     nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
-    --epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITERATIONS" --no_val
+    "${LENGTH[@]}" --no_val
 stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \
     nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE"
 predict() {  # predict NAME IMAGES
