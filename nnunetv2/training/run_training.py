@@ -3,7 +3,9 @@
     nnUNetv2_train 777 3d_fullres 0 -p nnUNetResEncUNetMPlans --epochs 100
 """
 
+import os
 import socket
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,17 +181,31 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
 
+    several = under_torchrun()
+    if several and (hours is not None or patience is not None or num_gpus > 1 or disable_checkpointing):
+        raise ValueError("Under torchrun the number of processes is torchrun's: leave -num_gpus, --hours, --patience and --disable_checkpointing away.")
+    if several and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    first = not several or os.environ["RANK"] == "0"
     trainer = job.make_trainer(device)
     refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, trainer.train_cases)
-    with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated"):
+    with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated") if first else nullcontext():
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")
+        elif several:
+            # torchrun starts all ranks anew when one is lost: those go on from the latest checkpoint
+            restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            _train_as_rank(replace(job, continue_training=job.continue_training or restarted), device, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            if first:
+                trainer = _trained(job, device, "checkpoint_final.pth")
         elif num_gpus > 1:
             address = f"tcp://127.0.0.1:{_free_port()}"
             mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
             trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
         else:
             trainer = train_in_this_process(job, device, hours, patience)
+        if not first:
+            return  # the first process validates
         if val_with_best:
             trainer = _trained(job, device, "checkpoint_best.pth")
         if final_validation:
@@ -214,7 +230,15 @@ def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetT
 
 def _train_rank(rank: int, job: TrainingJob, world_size: int, device_type: str, address: str) -> None:
     """One process of a training on several GPUs. Several CPU processes work too, which the tests use."""
-    device = torch.device(device_type, rank) if device_type == "cuda" else torch.device(device_type)
+    _train_as_rank(job, torch.device(device_type, rank) if device_type == "cuda" else torch.device(device_type), address, rank, world_size)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _train_as_rank(job: TrainingJob, device: torch.device, address: str, rank: int, world_size: int) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
