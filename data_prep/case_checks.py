@@ -1,6 +1,6 @@
 """Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from nnunetv2.imageio.image_arrays import to_sitk
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.parallel import in_processes
 
-LABELS = (0, 1, 2)  # background, normal pancreas, lesion
-SOFT_TISSUE_HU, STRAY_SHARE = (-200, 300), 0.05  # gas and bone; a stent or calcification is far less than this share
+STRAY_SHARE = 0.05  # of a mask on other tissue, such as gas and bone; a stent or calcification is far less than this share
 KEPT_SHARE = 0.9  # of a mask's volume that must still lie in the image after resampling
 
 
@@ -32,43 +32,54 @@ class Inspection:
     problems: list[str] = field(default_factory=list)
     shape: tuple[int, ...] = (0, 0, 0)
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
-    pancreas_ml: float = 0.0  # whole: normal and lesion
-    lesion_ml: float = 0.0
-    statistics: MaskStatistics | None = None  # HU below the pancreas mask
+    volumes_ml: dict[str, float] = field(default_factory=dict)  # of the data's structures
+    statistics: MaskStatistics | None = None  # intensities below the whole mask
 
 
-def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False) -> np.ndarray:
+def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False, labels: Sequence[int] = THE_QUIZ.label_values) -> np.ndarray:
     """The mask as uint8 (z, y, x) on the image's grid; InputError that says what is wrong with it.
 
     With `fix_geometry` a mask on another grid is resampled in world space (nearest neighbour), if it still lies in the image.
     """
     values, properties = SimpleITKIO().read_seg(path)
-    if unexpected := unexpected_labels(values, LABELS):
-        raise InputError(f"{path} holds {shown_values(unexpected)}; a mask may hold 0, 1 and 2. Correct the mask")
-    labels = values[0].astype(np.uint8)
-    difference = grid_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, labels.shape)
+    if unexpected := unexpected_labels(values, labels):
+        raise InputError(f"{path} holds {shown_values(unexpected)}; a mask may hold {in_words(labels)}. Correct the mask")
+    mask = values[0].astype(np.uint8)
+    difference = grid_difference(image_properties["sitk_stuff"], properties["sitk_stuff"], image.shape, mask.shape)
     if difference is None:
-        return labels
+        return mask
     if not fix_geometry:
         raise InputError(f"{path} {difference} (its image); see --fix-geometry")
-    target, source = to_sitk(image, image_properties), to_sitk(labels, properties)
+    target, source = to_sitk(image, image_properties), to_sitk(mask, properties)
     moved = sitk.GetArrayFromImage(sitk.Resample(source, target, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
-    before, after = ((a > 0).sum() * np.prod(p["spacing"]) for a, p in ((labels, properties), (moved, image_properties)))
+    before, after = ((a > 0).sum() * np.prod(p["spacing"]) for a, p in ((mask, properties), (moved, image_properties)))
     if after < KEPT_SHARE * before:
         raise InputError(f"{path} {difference} (its image); only {after / max(before, 1e-9):.0%} of it lies in the image, so resampling cannot help")
     return moved
 
 
-def off_tissue(image: np.ndarray, foreground: np.ndarray) -> str | None:
-    """Says so when the mask covers gas or bone: header and content then disagree, which no header comparison can see."""
-    hu = image[foreground]
-    stray = float(np.mean((hu < SOFT_TISSUE_HU[0]) | (hu > SOFT_TISSUE_HU[1])))
+def in_words(labels: Sequence[int]) -> str:
+    """`0, 1 and 2`."""
+    return f"{', '.join(map(str, labels[:-1]))} and {labels[-1]}"
+
+
+def off_tissue(image: np.ndarray, foreground: np.ndarray, description: DataDescription) -> str | None:
+    """Says so when the mask covers gas or bone: header and content then disagree, which no header comparison can see.
+
+    Other data than the quiz's say in their description which intensities their tissue has; without that nothing is checked.
+    """
+    if not (tissue := description.content.get("tissue")):
+        return None
+    values = image[foreground]
+    stray = float(np.mean((values < tissue[0]) | (values > tissue[1])))
     if stray <= STRAY_SHARE:
         return None
-    return f"{stray:.0%} of the pancreas mask lies on gas or bone (mean {hu.mean():.0f} HU): image and mask do not belong together; correct one of them"
+    other = "gas or bone" if description.is_quiz else f"what is below {tissue[0]:g} or above {tissue[1]:g}"
+    return (f"{stray:.0%} of the {description.whole.word} mask lies on {other} (mean {values.mean():.0f}{' HU' if description.is_ct else ''}): "
+            "image and mask do not belong together; correct one of them")
 
 
-def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
+def inspect_case(case: Case, fix_geometry: bool = False, description: DataDescription = THE_QUIZ) -> Inspection:
     """Read and check one case; what is wrong is collected, not raised."""
     found = Inspection(case)
     try:
@@ -82,22 +93,22 @@ def inspect_case(case: Case, fix_geometry: bool = False) -> Inspection:
     if case.mask is None:
         return found
     try:
-        labels = read_labels(case.mask, image, properties, fix_geometry)
+        labels = read_labels(case.mask, image, properties, fix_geometry, description.label_values)
     except (OSError, ValueError) as error:
         found.problems.append(str(error))
         return found
     voxel_ml = float(np.prod(found.spacing)) / 1000
-    found.pancreas_ml, found.lesion_ml = float((labels > 0).sum()) * voxel_ml, float((labels == 2).sum()) * voxel_ml
+    found.volumes_ml = {key: float(np.isin(labels, structure.labels).sum()) * voxel_ml for key, structure in description.structures.items()}
     found.statistics = mask_statistics(image, labels > 0)
-    if not found.pancreas_ml:
-        found.problems.append(f"{case.mask}: no pancreas in it; correct the mask, or leave the case out")
-    elif (stray := off_tissue(image, labels > 0)):
+    if not labels.any():
+        found.problems.append(f"{case.mask}: no {description.whole.word} in it; correct the mask, or leave the case out")
+    elif (stray := off_tissue(image, labels > 0, description)):
         found.problems.append(f"{case.mask}: {stray}")
     return found
 
 
-def inspect_all(cases: list[Case], fix_geometry: bool = False, processes: int | None = None) -> list[Inspection]:
-    return run_parallel(partial(inspect_case, fix_geometry=fix_geometry), cases, "checking cases", processes)
+def inspect_all(cases: list[Case], fix_geometry: bool = False, processes: int | None = None, description: DataDescription = THE_QUIZ) -> list[Inspection]:
+    return run_parallel(partial(inspect_case, fix_geometry=fix_geometry, description=description), cases, "checking cases", processes)
 
 
 def run_parallel(task: Callable, items: Iterable, title: str, processes: int | None = None) -> list:
@@ -114,20 +125,25 @@ def run_parallel(task: Callable, items: Iterable, title: str, processes: int | N
     return list(in_processes(task, {key: (item,) for key, item in zip(keys, items)}, processes, title).values())
 
 
-def summary_table(inspections: list[Inspection]) -> str:
-    """One line a split: cases, subtypes, ranges of size and spacing (z, y, x), volumes as min / median / max."""
-    lines = [f"{'split':<11}{'n':>4}  {'subtypes':<22}{'size (voxels)':<26}{'spacing (mm)':<32}{'pancreas (ml)':<20}{'lesion (ml)':<18}"]
+def summary_table(inspections: list[Inspection], description: DataDescription = THE_QUIZ) -> str:
+    """One line a split: cases, classes, ranges of size and spacing (z, y, x), volumes as min / median / max."""
+    shown = description.drawn
+    classes = "subtypes" if description.is_quiz else description.task_words if description.task else "classes"
+    width = max(22, 2 + sum(len(name) + 7 for name in description.classes))
+    lines = [f"{'split':<11}{'n':>4}  {classes:<{width}}{'size (voxels)':<26}{'spacing (mm)':<36}"
+             + "".join(f"{f'{structure.word} (ml)':<20}" for structure in shown).rstrip()]
     for split in dict.fromkeys(found.case.split for found in inspections):
         group = [found for found in inspections if found.case.split == split]
         labelled = [found for found in group if found.case.mask is not None]
         subtypes = sorted({found.case.subtype for found in group if found.case.subtype is not None})
         counts = ", ".join(f"{s}: {sum(found.case.subtype == s for found in group)}" for s in subtypes) or "-"
-        lines.append(f"{split:<11}{len(group):>4}  {counts:<22}{_ranges([f.shape for f in group], 0):<26}"
-                     f"{_ranges([f.spacing for f in group], 3):<32}{_spread([f.pancreas_ml for f in labelled]):<20}"
-                     f"{_spread([f.lesion_ml for f in labelled]):<18}".rstrip())
-        without = [found.case.name for found in labelled if found.pancreas_ml and not found.lesion_ml]
+        lines.append(f"{split:<11}{len(group):>4}  {counts:<{width}}{_ranges([f.shape for f in group], 0):<26}"
+                     f"{_ranges([f.spacing for f in group], 3):<36}"
+                     + "".join(f"{_spread([f.volumes_ml.get(structure.key, 0.0) for f in labelled]):<20}" for structure in shown).rstrip())
+        lesion, whole = description.lesion, description.whole
+        without = [] if lesion is None else [f.case.name for f in labelled if f.volumes_ml.get(whole.key) and not f.volumes_ml[lesion.key]]
         if without:
-            lines.append(f"  note: {len(without)} without a lesion: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}")
+            lines.append(f"  note: {len(without)} without a {lesion.word}: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}")
     return "\n".join(lines)
 
 
@@ -140,8 +156,10 @@ def _spread(values: list[float]) -> str:
     return f"{min(values):.1f} / {np.median(values):.1f} / {max(values):.1f}" if values else "-"
 
 
-def mask_warnings(inspections: list[Inspection]) -> list[str]:
-    """Cases whose mask lies on other tissue than the others' do; see mask_statistics."""
+def mask_warnings(inspections: list[Inspection], description: DataDescription = THE_QUIZ) -> list[str]:
+    """Cases whose mask lies on other tissue than the others' do; see mask_statistics. Only CT numbers are comparable between cases."""
+    if not description.is_ct:
+        return []
     return outliers({found.case.name: found.statistics for found in inspections})
 
 

@@ -17,6 +17,7 @@ from data_prep.case_checks import Inspection, inspect_all, mask_warnings, proble
 from data_prep.quiz_layout import Case, scan_quiz
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
+from nnunetv2.utilities.data_description import DataDescription, description_of, read_description
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
@@ -28,9 +29,16 @@ IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
 
 def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Inspection], list[str]]:
     """What each case holds and one line for each problem; a folder with dataset.json counts as converted."""
-    cases, problems = scan_converted(folder) if is_there(folder / "dataset.json") else scan_quiz(folder)
-    inspections = inspect_all(cases, processes=processes)
+    description = described(folder)
+    cases, problems = scan_converted(folder) if is_there(folder / "dataset.json") else scan_quiz(folder, description)
+    inspections = inspect_all(cases, processes=processes, description=description)
     return inspections, problems + [problem for found in inspections for problem in found.problems]
+
+
+def described(folder: Path) -> DataDescription:
+    """Of a converted dataset or of a folder in the quiz's layout."""
+    file = folder / "dataset.json"
+    return description_of(load_json(file, RawDatasetJson), file) if file.is_file() else read_description(folder)
 
 
 def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
@@ -117,8 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     inspections, problems = check_dataset(args.folder, args.processes)
     if inspections:
-        print(summary_table(inspections))
-        print("".join(f"warning: {line}\n" for line in mask_warnings(inspections)), end="", file=sys.stderr)
+        print(summary_table(inspections, described(args.folder)))
+        print("".join(f"warning: {line}\n" for line in mask_warnings(inspections, described(args.folder))), end="", file=sys.stderr)
     if problems:
         sys.exit(f"error: {args.folder}: {problem_list(problems)}")
     print(f"{args.folder}: nothing wrong with {len(inspections)} cases")

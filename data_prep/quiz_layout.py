@@ -2,21 +2,29 @@
 
     DATA/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz and quiz_S_NNN.nii.gz;   DATA/test/quiz_NNN_0000.nii.gz
 
-This module alone may read a subtype out of a file name.
+Other data say in DATA/dataset_description.json what they are (nnunetv2/utilities/data_description.py). Their cases have any name,
+CASE_0000.nii.gz and CASE.nii.gz, and lie directly in train/ and validation/, with a table of classes (`case,TASK`), or in sub-folders
+TASKCLASS; a table of patients (`case,patient`) keeps those of one patient together.
+
+This module alone may read a class out of a file name.
 """
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunetv2.utilities.csv_files import given_twice, read_csv
+from nnunetv2.utilities.data_description import DataDescription, read_description
+from nnunetv2.utilities.errors import in_one_message
 from nnunetv2.utilities.image_listing import scan_images
+from nnunetv2.utilities.safe_names import name_problem
 
 LABELLED_SPLITS = ("train", "validation")
-SUBTYPES = ("0", "1", "2")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # stands in every folder of made-up data, so that no result of it passes for a patient's
 LABELLED_FILE = re.compile(r"(?P<name>quiz_(?P<subtype>\d+)_\d+)(?P<image>_0000)?\.nii\.gz")
 TEST_FILE = re.compile(r"(?P<name>quiz_\d+)_0000\.nii\.gz")
+ANY_FILE = re.compile(r"(?P<name>.+?)(?P<image>_0000)?\.nii\.gz")
 
 
 @dataclass(frozen=True)
@@ -25,33 +33,41 @@ class Case:
     split: str  # train, validation or test
     image: Path
     mask: Path | None = None  # None in the test set
-    subtype: str | None = None  # None in the test set
+    subtype: str | None = None  # class; None in the test set, and in data without classes
+    patient: str | None = None  # None where the data do not tell patients: then each case is a patient of its own
 
 
-def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
+def scan_quiz(data: Path, description: DataDescription | None = None) -> tuple[list[Case], list[str]]:
     """All complete cases of `data`, sorted by split and name, and one line for each thing that is wrong with the rest.
 
     Hidden files and files that are no images are passed over. The test set may be absent, the labelled splits may not.
+    description: of the data; default: read from there.
     """
+    description = description or read_description(data)
     cases, problems = [], []
+    folders = class_folders(description)
     for split in LABELLED_SPLITS:
         if not (data / split).is_dir():
-            problems.append(f"{data / split}: no such folder; expected {split}/subtype0, subtype1, subtype2")
-        problems += [f"{file}: lies outside the subtype folders" for file in _niftis(data / split, problems)]
+            problems.append(f"{data / split}: no such folder" + (f"; expected {split}/{', '.join(folders)}" if folders else ""))
+            continue
+        if not folders:
+            found, wrong = _scan_folder(split, data / split, None, description)
+            cases, problems = cases + found, problems + wrong
+            continue
+        problems += [f"{file}: lies outside the {description.task} folders" for file in _niftis(data / split, problems)]
         for folder in sorted(path for path in (data / split).glob("*") if path.is_dir()):
-            found, wrong = _scan_subtype_folder(split, folder)
-            cases += found
-            problems += wrong
+            found, wrong = _scan_class_folder(split, folder, folders, description)
+            cases, problems = cases + found, problems + wrong
     if (data / "test").is_dir():
         problems += _lost_below(data / "test")
         if not any((data / "test").iterdir()):
             problems.append(f"{data / 'test'}: is empty; put the test images there, or remove it")
     for file in _niftis(data / "test", problems):
-        match = TEST_FILE.fullmatch(file.name)
-        if match:
+        match = (TEST_FILE if description.is_quiz else ANY_FILE).fullmatch(file.name)
+        if match and file.name.endswith("_0000.nii.gz"):
             cases.append(Case(match["name"], "test", file))
         else:
-            problems.append(f"{file}: not named quiz_NNN_0000.nii.gz")
+            problems.append(f"{file}: not named {'quiz_NNN' if description.is_quiz else 'CASE'}_0000.nii.gz")
     by_name = defaultdict(list)
     for case in cases:
         by_name[case.name].append(case)
@@ -61,7 +77,53 @@ def scan_quiz(data: Path) -> tuple[list[Case], list[str]]:
     for split in LABELLED_SPLITS:
         if (data / split).is_dir() and not any(case.split == split for case in cases):
             problems.append(f"{data / split}: holds no complete case")
+    if not description.is_quiz:
+        cases, wrong = _with_tables(data, cases, description)
+        problems += wrong
+        problems += [f"{case.image}: case {case.name!r} {reason}; rename it" for case in cases if (reason := name_problem(case.name))]
     return cases, problems
+
+
+def class_folders(description: DataDescription) -> dict[str, str]:
+    """{folder of a split: class} where the folders tell the class; empty where a table does, and without a class task."""
+    task = description.content.get("classification")
+    return {} if task is None or task.get("labels") else {f"{task['name']}{name}": name for name in task["classes"]}
+
+
+def _with_tables(data: Path, cases: list[Case], description: DataDescription) -> tuple[list[Case], list[str]]:
+    """The cases with class and patient out of the data's tables, and what is wrong with these."""
+    problems: list[str] = []
+    labelled = {case.name for case in cases if case.split != "test"}
+    task = description.content.get("classification") or {}
+    if task.get("labels"):
+        table = _read_table(data / task["labels"], task["name"], labelled, problems)
+        problems += [f"{data / task['labels']}: {name}: {value!r} is none of {', '.join(task['classes'])}" for name, value in table.items()
+                     if name in labelled and value not in task["classes"]]
+        cases = [replace(case, subtype=table.get(case.name)) if case.name in labelled else case for case in cases]
+    if description.content.get("patients"):
+        everyone = {case.name for case in cases}
+        table = _read_table(data / description.content["patients"], "patient", everyone, problems)
+        cases = [replace(case, patient=table.get(case.name)) for case in cases]
+        splits = defaultdict(set)
+        for case in cases:
+            if case.patient is not None:
+                splits[case.patient].add(case.split)
+        problems += [f"patient {patient} is in {' and '.join(sorted(of))}: put all cases of a patient into one split"
+                     for patient, of in sorted(splits.items()) if len(of) > 1]
+    return cases, problems
+
+
+def _read_table(path: Path, column: str, needed: set[str], problems: list[str]) -> dict[str, str]:
+    """{case: value} of a table `case,COLUMN`; what is wrong with it, and cases that it lacks, go into `problems`."""
+    try:
+        content = read_csv(path, ["case", column])
+    except (ValueError, OSError) as error:
+        problems.append(in_one_message(error))
+        return {}
+    problems += [f"{path}: {problem}" for problem in given_twice([row["case"] for row in content.rows], content.lines)]
+    table = {row["case"]: row[column] for row in content.rows if row[column]}
+    problems += [f"{path}: {name} is missing; add its row" for name in sorted(needed - table.keys())]
+    return table
 
 
 def _niftis(folder: Path, problems: list[str]) -> list[Path]:
@@ -79,20 +141,23 @@ def _lost_below(folder: Path) -> list[str]:
             and not sub.name.endswith(".nii.gz") for file in scan_images(sub, ".nii.gz", below="list").files]
 
 
-def _scan_subtype_folder(split: str, folder: Path) -> tuple[list[Case], list[str]]:
-    problems: list[str] = []
-    if folder.name not in {f"subtype{s}" for s in SUBTYPES}:
+def _scan_class_folder(split: str, folder: Path, folders: dict[str, str], description: DataDescription) -> tuple[list[Case], list[str]]:
+    if folder.name not in folders:
         stray = _niftis(folder, [])
-        return [], [f"{folder}: unknown folder with {len(stray)} NIfTI files; expected subtype0, subtype1, subtype2"] if stray else []
-    subtype = folder.name.removeprefix("subtype")
-    problems += _lost_below(folder)
+        return [], [f"{folder}: unknown folder with {len(stray)} NIfTI files; expected {', '.join(folders)}"] if stray else []
+    return _scan_folder(split, folder, folders[folder.name], description)
+
+
+def _scan_folder(split: str, folder: Path, subtype: str | None, description: DataDescription) -> tuple[list[Case], list[str]]:
+    """Images with their masks directly in `folder`, and what is wrong with the rest."""
+    problems = _lost_below(folder)
     images, masks = {}, {}
     for file in _niftis(folder, problems):
-        match = LABELLED_FILE.fullmatch(file.name)
+        match = (LABELLED_FILE if description.is_quiz else ANY_FILE).fullmatch(file.name)
         if match is None:
             problems.append(f"{file}: not named quiz_{subtype}_NNN_0000.nii.gz (image) or quiz_{subtype}_NNN.nii.gz (mask)")
             continue
-        if match["subtype"] != subtype:
+        if description.is_quiz and match["subtype"] != subtype:
             problems.append(f"{file}: subtype {match['subtype']} in the name, {subtype} in the folder")
         (images if match["image"] else masks)[match["name"]] = file
     problems += [f"{images[name]}: no mask {name}.nii.gz beside it" for name in sorted(images.keys() - masks.keys())]

@@ -1,6 +1,7 @@
 """Finding the masks to compare, reading them, and every check that must pass before a number is worth computing."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from evaluation.subtype_tables import case_of
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.data_description import THE_QUIZ
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.image_listing import list_images
 from nnunetv2.utilities.safe_names import plain_names
 
-LABELS = (0, 1, 2)  # background, normal pancreas, lesion
 MARKER = "SYNTHETIC.txt"
 
 
@@ -54,23 +55,23 @@ def validation_cases(splits: Path, fold: int) -> list[str]:
     return sorted(plain_names(folds[fold]["val"], "case", f"{splits}, fold {fold}", portable=False))
 
 
-def read_mask(path: Path) -> Mask:
-    """Read a label map; InputError names the file if it is damaged, not 3D or holds other values than LABELS."""
+def read_mask(path: Path, labels: Sequence[int] = THE_QUIZ.label_values) -> Mask:
+    """Read a label map; InputError names the file if it is damaged, not 3D or holds other values than `labels`."""
     seg, properties = SimpleITKIO().read_seg(path)
     geometry = properties["sitk_stuff"]
     if len(geometry["spacing"]) != 3:
         raise InputError(f"{path} is {len(geometry['spacing'])}-dimensional, a mask has 3 dimensions")
-    if unexpected := unexpected_labels(seg, LABELS):
-        raise InputError(f"{path} holds {shown_values(unexpected)}, labels must be {list(LABELS)}")
+    if unexpected := unexpected_labels(seg, labels):
+        raise InputError(f"{path} holds {shown_values(unexpected)}, labels must be {list(labels)}")
     return Mask(seg[0].astype(np.uint8), tuple(properties["spacing"]), geometry)
 
 
-def read_pair(reference: Path, prediction: Path | None) -> tuple[Mask, Mask]:
+def read_pair(reference: Path, prediction: Path | None, labels: Sequence[int] = THE_QUIZ.label_values) -> tuple[Mask, Mask]:
     """Reference and prediction on one grid, or InputError with every problem of the pair; no prediction: an empty mask."""
     masks, errors = [], []
     for path in [reference, prediction] if prediction else [reference]:
         try:
-            masks.append(read_mask(path))
+            masks.append(read_mask(path, labels))
         except (OSError, ValueError) as error:
             errors.append(str(error))
     if len(masks) == 2:

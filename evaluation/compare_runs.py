@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.comparison import Subtypes, compare_counts, compare_means, compare_subtypes
 from evaluation.files import write_json
 from evaluation.result_shapes import Metrics
-from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES
-from evaluation.tables import BANNER, NAMES, TITLES, number
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS
+from evaluation.tables import NAMES, heading, number
+from nnunetv2.utilities.data_description import carried, description_of
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.files import load_json
 
@@ -40,7 +41,10 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
     """Rows {block: {metric: row}} of two contents of metrics.json; ValueError if they do not describe the same cases."""
     rows_a, rows_b = ({row["case"]: row for row in run["cases"]} for run in (a, b))
     problems = [f"{case}: only in {'A' if case in rows_a else 'B'}" for case in sorted(rows_a.keys() ^ rows_b.keys())]
-    problems += [f"{case}: true subtype {rows_a[case].get('subtype_true')} in A, {rows_b[case].get('subtype_true')} in B"
+    description = description_of(a)
+    if description.content != description_of(b).content:
+        problems.append("they are of different data: their descriptions differ")
+    problems += [f"{case}: true {description.task_words} {rows_a[case].get('subtype_true')} in A, {rows_b[case].get('subtype_true')} in B"
                  for case in sorted(rows_a.keys() & rows_b.keys())
                  if rows_a[case].get("subtype_true") != rows_b[case].get("subtype_true")]
     if a["definitions"]["surface"] != b["definitions"]["surface"]:
@@ -52,14 +56,16 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
     def column(rows: dict[str, dict], key: str) -> np.ndarray:
         return np.array([rows[case][key] for case in cases], float)  # null becomes NaN
 
-    result: dict = {"synthetic": a["synthetic"] or b["synthetic"], "n_cases": len(cases)}
-    for structure in STRUCTURES:
+    result: dict = {"synthetic": a["synthetic"] or b["synthetic"], "n_cases": len(cases), **carried(description)}
+    for structure in description.structures:
         result[structure] = {name: compare_means(column(rows_a, f"{structure}_{name}"), column(rows_b, f"{structure}_{name}"),
                                                  MARGINS[name], resamples, seed) for name in SEGMENTATION_METRICS}
         for outcome in ("missed", "false_alarm"):
             ours, theirs = (np.array([rows[case][f"{structure}_outcome"] == outcome for case in cases], float) for rows in (rows_a, rows_b))
             result[structure][outcome] = compare_counts(ours, theirs, MARGINS[outcome], resamples, seed)
-    result["lesion"]["found"] = compare_counts(column(rows_a, "lesion_detected"), column(rows_b, "lesion_detected"), MARGINS["found"], resamples, seed)
+    if description.lesion:
+        detected = [column(rows, f"{description.lesion.key}_detected") for rows in (rows_a, rows_b)]
+        result[description.lesion.key]["found"] = compare_counts(*detected, MARGINS["found"], resamples, seed)
     if "subtype" in a and "subtype" in b:
         classes = a["subtype"]["classes"]
         if b["subtype"]["classes"] != classes:
@@ -71,12 +77,15 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
 
 
 def comparison_table(comparison: dict) -> str:
-    lines = [BANNER] if comparison["synthetic"] else []
+    description = description_of(comparison)
+    banner = description.banner(comparison["synthetic"])
+    lines = [banner] if banner else []
     lines += [f"A = {comparison['a']}", f"B = {comparison['b']}",
               f"{'':20}{'A':>8}{'B':>8}{'B - A':>9}   {'95 % interval':<18}{'p':>7}{'n':>5}  verdict"]
-    for block in (*STRUCTURES, "subtype"):
+    titles = {key: structure.title for key, structure in description.structures.items()} | {"subtype": heading(description.task_words)}
+    for block, title in titles.items():
         if block in comparison:
-            lines.append(TITLES.get(block, "Subtype"))
+            lines.append(title)
             lines += [_line(NAMES[name].split(" (")[0], row) for name, row in comparison[block].items()]
     return "\n".join(lines)
 

@@ -3,8 +3,11 @@
     python evaluation/compute_metrics.py --pred results/fold0/predictions/validation --ref data/validation \
         --subtypes results/fold0/predictions/validation/subtype_results.csv --truth subtypes.csv --out results/fold0
 
+    python evaluation/compute_metrics.py --pred PREDICTIONS --ref RAW/labelsTr --dataset RAW/dataset.json --out OUT     # other data
+
 Writes metrics.json and per_case.csv into --out and prints a table. Masks pair up by file name; sub-folders of --ref are
-searched. Probabilities are read from subtype_probabilities.csv beside --subtypes if it is there. Missing cases, grids that
+searched. Probabilities are read from TASK_probabilities.csv beside --subtypes if it is there. Labels, regions, class task and names come from
+--dataset; without it they are the quiz's. Missing cases, grids that
 differ, labels out of range and broken tables are all listed, nothing is written, and the exit status is 1.
 """
 
@@ -27,8 +30,10 @@ from evaluation.summary import case_row, summarise_segmentation, summarise_subty
 from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
 from nnunetv2.utilities.errors import CasesFailed, InputError
-from nnunetv2.utilities.files import is_there
+from nnunetv2.utilities.file_shapes import DatasetJson
+from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.manifest import file_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.prediction_manifest import trained_on
@@ -39,11 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parse(arguments)
     try:
-        metrics = compute(args)
+        description = description_of(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
+        if args.subtypes and description.task is None:
+            raise ValueError(f"{args.dataset} declares no class task; leave --subtypes and --truth out")
+        metrics = compute(args, description)
     except (ValueError, CasesFailed) as error:
         raise InputError(f"nothing was scored:\n{error}") from error
     metrics = {"synthetic": args.synthetic or is_synthetic(args.ref), "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
-               "seed": args.seed, "bootstrap": args.bootstrap} | metrics
+               "seed": args.seed, "bootstrap": args.bootstrap, **carried(description)} | metrics
     write_csv(metrics["cases"], args.out / "per_case.csv")
     write_json(metrics, args.out / "metrics.json")
     print(metrics_table(metrics))
@@ -51,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def compute(args: argparse.Namespace) -> dict:
+def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -> dict:
     """All of metrics.json that comes from the data; one ValueError lists every problem of the whole folder."""
     references, predictions = find_masks(args.ref), find_masks(args.pred)
     cases = validation_cases(args.splits, args.fold) if args.splits else sorted(references)
@@ -65,28 +73,29 @@ def compute(args: argparse.Namespace) -> dict:
     subtypes = {}
     if args.subtypes:
         try:
-            subtypes = _read_subtypes(args, cases)
+            subtypes = _read_subtypes(args, cases, description)
         except ValueError as error:
             problems.append(str(error))
     jobs = {case: (references[case], predictions.get(case)) for case in cases if case in references}
-    rows, unreadable = _score(jobs, args.surface, args.jobs)
+    rows, unreadable = _score(jobs, args.surface, args.jobs, description)
     problems += unreadable
     if problems:
         raise ValueError("\n".join(problems))
 
     masks = {case: file_hash(predictions[case]) for case in cases if case in predictions}
     metrics = {"provenance": origin() | {"predictions": str(args.pred), "masks": value_hash(masks)}, "n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
-    metrics |= summarise_segmentation(rows, args.bootstrap, args.seed)
+    metrics |= summarise_segmentation(rows, args.bootstrap, args.seed, description)
     if subtypes:
-        metrics["subtype"] = summarise_subtype(subtypes["true"], subtypes["predicted"], subtypes["probabilities"],
-                                               subtypes["classes"], args.bootstrap, args.seed)
+        named = {} if description.is_quiz else {"task": description.task}
+        metrics["subtype"] = named | summarise_subtype(subtypes["true"], subtypes["predicted"], subtypes["probabilities"],
+                                                       subtypes["classes"], args.bootstrap, args.seed)
         rows = [row | _subtype_columns(subtypes, i) for i, row in enumerate(rows)]
     return metrics | {"cases": rows}
 
 
-def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int) -> tuple[list[dict], list[str]]:
+def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int, description: DataDescription) -> tuple[list[dict], list[str]]:
     """Rows of all cases in the order of `jobs`, and the problems of those that cannot be scored."""
-    score = partial(_score_case, surface=surface)
+    score = partial(_score_case, surface=surface, description=description)
     if processes > 1:
         results = list(in_processes(score, {case: (case, *paths) for case, paths in jobs.items()}, processes, "Scoring").values())
     else:
@@ -94,29 +103,30 @@ def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: i
     return [result for result in results if isinstance(result, dict)], [result for result in results if isinstance(result, str)]
 
 
-def _score_case(case: str, reference: Path, prediction: Path | None, surface: str) -> dict | str:
+def _score_case(case: str, reference: Path, prediction: Path | None, surface: str, description: DataDescription) -> dict | str:
     """The case's row, or what is wrong with its files: one bad case must not hide those after it."""
     try:
-        return case_row(case, *read_pair(reference, prediction), surface)
+        return case_row(case, *read_pair(reference, prediction, description.label_values), surface, description)
     except ValueError as error:
         return str(error)
 
 
-def _read_subtypes(args: argparse.Namespace, cases: list[str]) -> dict:
+def _read_subtypes(args: argparse.Namespace, cases: list[str], description: DataDescription = THE_QUIZ) -> dict:
     """True and predicted class indices (n,) and probabilities (n, K) or None, in the order of `cases`."""
-    truth = read_truth(args.truth)
-    classes = args.classes or sorted(set(truth.values()))
-    table = args.subtypes.with_name("subtype_probabilities.csv")
+    task, words = description.task or "subtype", description.task_words
+    truth = read_truth(args.truth, task)
+    classes = args.classes or (sorted(set(truth.values())) if description.is_quiz else list(description.classes))
+    table = args.subtypes.with_name(f"{task}_probabilities.csv")
     try:
-        predicted = read_predictions(args.subtypes, classes)
+        predicted = read_predictions(args.subtypes, classes, task)
         probabilities = read_probabilities(table, classes) if is_there(table) else None
     except InputError as error:
-        source = "--classes" if args.classes else args.truth
+        source = "--classes" if args.classes else args.truth if description.is_quiz else args.dataset
         raise InputError(f"{error}\nThe classes {', '.join(classes)} are those of {source}; correct the one that is wrong.") from error
-    problems = [f"{case}: no subtype in {args.truth}; add its row" for case in cases if case not in truth]
-    problems += [f"{case}: true subtype {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]
+    problems = [f"{case}: no {words} in {args.truth}; add its row" for case in cases if case not in truth]
+    problems += [f"{case}: true {words} {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]
     if not args.allow_missing:
-        problems += [f"{case}: no subtype in {args.subtypes}; predict the case, or give --allow-missing" for case in cases if case not in predicted]
+        problems += [f"{case}: no {description.task_words} in {args.subtypes}; predict the case, or give --allow-missing" for case in cases if case not in predicted]
         problems += [f"{case}: no probabilities in {table}; predict the case, or give --allow-missing" for case in cases if probabilities is not None and case not in probabilities]
     if problems:
         raise ValueError("\n".join(problems))
@@ -154,10 +164,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz")
     parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks with the same names")
+    parser.add_argument("--dataset", type=Path, help="dataset.json of other data than the quiz's: labels, regions, class task and names")
     parser.add_argument("--splits", type=Path, help="splits_final.json: score the validation cases of --fold only")
     parser.add_argument("--fold", type=whole_number(0), default=0, help="fold of --splits (default 0)")
-    parser.add_argument("--subtypes", type=Path, help="predicted subtypes, columns Names,Subtype")
-    parser.add_argument("--truth", type=Path, help="true subtypes, columns case,subtype")
+    parser.add_argument("--subtypes", type=Path, help="predicted classes, columns Names,Subtype (or the task's name)")
+    parser.add_argument("--truth", type=Path, help="true classes, columns case,subtype (or the task's name)")
     parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for metrics.json and per_case.csv (default: here)")
     parser.add_argument("--bootstrap", type=whole_number(1), default=2000, help="resamples (default 2000)")

@@ -17,6 +17,7 @@ CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW)
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY, LIGHT = "#555555", "#DDDDDD"
 WIDTH = 6.3  # inches: the text width of the report
+CHARACTERS_AN_INCH = 13  # of a banner
 
 STYLE = {
     "font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
@@ -29,14 +30,14 @@ METADATA = {"pdf": {"CreationDate": None, "Producer": None}, "png": {"Software":
 
 
 @contextmanager
-def figure(path: Path, synthetic: bool, rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **grid) -> Iterator:
-    """Yield (figure, axes array (rows, columns)), then save it as `path`.pdf and `path`.png, stamped if synthetic."""
+def figure(path: Path, banner: str, rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **grid) -> Iterator:
+    """Yield (figure, axes array (rows, columns)), then save it as `path`.pdf and `path`.png, stamped with the banner, where there is one."""
     with plt.rc_context(STYLE):
         drawing, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **grid)
         try:
             yield drawing, axes
-            if synthetic:
-                stamp(drawing)
+            if banner:
+                stamp(drawing, banner)
             for suffix in ("pdf", "png"):
                 with atomic_write(path.with_name(f"{path.name}.{suffix}")) as temporary:  # a name may hold dots
                     drawing.savefig(temporary, metadata=METADATA[suffix])
@@ -44,6 +45,7 @@ def figure(path: Path, synthetic: bool, rows: int = 1, columns: int = 1, height:
             plt.close(drawing)
 
 
-def stamp(drawing: plt.Figure) -> None:
-    """The word nobody may miss, as a line above everything."""
-    drawing.suptitle("SYNTHETIC DATA", fontsize=8, color=RED, fontweight="bold", x=0.995, ha="right")
+def stamp(drawing: plt.Figure, banner: str = "SYNTHETIC DATA") -> None:
+    """The words nobody may miss, as a line above everything; of a long one the beginning, which a narrow figure can hold."""
+    longest = int(drawing.get_figwidth() * CHARACTERS_AN_INCH)
+    drawing.suptitle(banner if len(banner) <= longest else f"{banner[:longest - 1]}\u2026", fontsize=8, color=RED, fontweight="bold", x=0.995, ha="right")

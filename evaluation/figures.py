@@ -7,20 +7,22 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from evaluation.figure_style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, LIGHT, RED, figure
-from evaluation.tables import NAMES, TITLES, number
+from evaluation.tables import NAMES, number
+from nnunetv2.utilities.data_description import description_of
 
 
 def distributions(metrics: dict, path: Path) -> None:
     """DSC and NSD of each structure: each case a point, the box its quartiles, the diamond the mean with its interval."""
     names = ("dsc", "nsd_1mm", "nsd_2mm")
-    with figure(path, metrics["synthetic"], columns=3, height=2.6, sharey=True) as (_, axes):
-        for ax, structure in zip(axes[0], TITLES):
+    structures = description_of(metrics).structures
+    with figure(path, stamp_of(metrics), columns=len(structures), height=2.6, sharey=True) as (_, axes):
+        for ax, (structure, shown) in zip(axes[0], structures.items()):
             for place, name in enumerate(names):
                 values = case_values(metrics, f"{structure}_{name}")
                 values = values[~np.isnan(values)]
                 _box_and_points(ax, place, values, metrics[structure][name])
             ax.set_xticks(range(len(names)), [NAMES[name].replace(" at ", "\n") for name in names])
-            ax.set_title(f"{TITLES[structure]} (n = {metrics[structure]['dsc']['n']})")
+            ax.set_title(f"{shown.title} (n = {metrics[structure]['dsc']['n']})")
             ax.set_ylim(-0.03, 1.03)
             ax.grid(axis="y", color=LIGHT, linewidth=0.5)
             ax.set_axisbelow(True)
@@ -28,22 +30,24 @@ def distributions(metrics: dict, path: Path) -> None:
 
 
 def lesion_size(metrics: dict, path: Path) -> None:
-    """Lesion DSC against the lesion's true volume, by subtype if known; crosses are missed lesions."""
-    volume, dsc, detected = (case_values(metrics, f"lesion_{name}") for name in ("reference_ml", "dsc", "detected"))
+    """Lesion DSC against the lesion's true volume, by class if known; crosses are missed lesions."""
+    description = description_of(metrics)
+    lesion = description.lesion
+    volume, dsc, detected = (case_values(metrics, f"{lesion.key}_{name}") for name in ("reference_ml", "dsc", "detected"))
     classes = metrics.get("subtype", {}).get("classes", [None])
-    with figure(path, metrics["synthetic"], height=2.7, width=4.2) as (_, axes):
+    with figure(path, stamp_of(metrics), height=2.7, width=4.2) as (_, axes):
         ax = axes[0, 0]
         for k, name in enumerate(classes):
             member = np.array([name is None or row["subtype_true"] == name for row in metrics["cases"]]) & (volume > 0)
             found = member & (detected == 1)
-            label = f"subtype {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
+            label = f"{description.task_words} {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
             ax.scatter(volume[found], dsc[found], 20, CLASS_COLOURS[k], marker=CLASS_MARKERS[k], label=label, alpha=0.8, linewidths=0)
             ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, CLASS_COLOURS[k], marker="x", linewidths=1.2)
         missed = int(((volume > 0) & (detected == 0)).sum())
         ax.scatter([], [], 26, GREY, marker="x", linewidths=1.2, label=f"missed (n = {missed})")
-        for third in metrics["lesion"]["detection"]["by_size_tertile"]:
+        for third in metrics[lesion.key]["detection"]["by_size_tertile"]:
             ax.plot(third["volume_ml"], [third["dsc"]["mean"]] * 2, color=GREY, linewidth=1)
-        ax.set(xscale="log", xlabel="Reference lesion volume (ml)", ylabel="Lesion DSC", ylim=(-0.04, 1.02))
+        ax.set(xscale="log", xlabel=f"Reference {lesion.word} volume (ml)", ylabel=f"{lesion.title} DSC", ylim=(-0.04, 1.02))
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(NullFormatter())
@@ -52,13 +56,14 @@ def lesion_size(metrics: dict, path: Path) -> None:
 
 def volume_agreement(metrics: dict, path: Path) -> None:
     """Bland-Altman plots of the predicted against the reference volume."""
-    with figure(path, metrics["synthetic"], columns=2, height=2.3) as (_, axes):
-        for ax, structure in zip(axes[0], ("whole_pancreas", "lesion")):
+    shown = description_of(metrics).drawn
+    with figure(path, stamp_of(metrics), columns=len(shown), height=2.3) as (_, axes):
+        for ax, (structure, title) in zip(axes[0], ((each.key, each.title) for each in shown)):
             reference, predicted = (case_values(metrics, f"{structure}_{name}_ml") for name in ("reference", "predicted"))
             agreement = metrics[structure]["volume"]
             ax.scatter((reference + predicted) / 2, predicted - reference, 14, BLUE, alpha=0.7, linewidths=0)
             ax.axhline(0, color=LIGHT, linewidth=0.8, zorder=0)
-            title = f"{TITLES[structure]} (n = {len(reference)})\nbias {number(agreement['bias_ml']['mean'], 2)} ml"
+            title = f"{title} (n = {len(reference)})\nbias {number(agreement['bias_ml']['mean'], 2)} ml"
             ax.axhline(agreement["bias_ml"]["mean"], color=RED, linewidth=1)
             if agreement["limits_ml"][0] is not None:
                 low, high = agreement["limits_ml"]
@@ -69,12 +74,12 @@ def volume_agreement(metrics: dict, path: Path) -> None:
 
 
 def confusion_matrix(metrics: dict, path: Path) -> None:
-    """Counts of true against predicted subtype, shaded by the share of the true class."""
+    """Counts of true against predicted class, shaded by the share of the true class."""
     block = metrics["subtype"]
-    matrix = np.array(block["confusion_matrix"])
+    matrix, words = np.array(block["confusion_matrix"]), description_of(metrics).task_words
     support = np.array([block["per_class"][name]["n"] for name in block["classes"]])
     share = matrix / np.maximum(support, 1)[:, None]
-    with figure(path, metrics["synthetic"], height=2.6, width=2.9) as (_, axes):
+    with figure(path, stamp_of(metrics), height=2.6, width=2.9) as (_, axes):
         ax = axes[0, 0]
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(matrix):
@@ -83,7 +88,7 @@ def confusion_matrix(metrics: dict, path: Path) -> None:
         ax.set_xticks(range(len(support)), block["classes"])
         ax.set_yticks(range(len(support)), [f"{name}  (n = {n})" for name, n in zip(block["classes"], support)])
         low, high = block["macro_f1_ci"]
-        ax.set(xlabel="Predicted subtype", ylabel="True subtype", title=f"Macro-F1 {block['macro_f1']:.2f} [{low:.2f}, {high:.2f}]")
+        ax.set(xlabel=f"Predicted {words}", ylabel=f"True {words}", title=f"Macro-F1 {block['macro_f1']:.2f} [{low:.2f}, {high:.2f}]")
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
 
@@ -91,19 +96,19 @@ def confusion_matrix(metrics: dict, path: Path) -> None:
 def roc_and_reliability(metrics: dict, path: Path) -> None:
     """One-vs-rest ROC curves, and observed frequency against predicted probability with n of each bin."""
     block = metrics["subtype"]
-    true = np.array([row["subtype_true"] for row in metrics["cases"]])
-    with figure(path, metrics["synthetic"], columns=2, height=2.9) as (_, (axes,)):
+    true, words = np.array([row["subtype_true"] for row in metrics["cases"]]), description_of(metrics).task_words
+    with figure(path, stamp_of(metrics), columns=2, height=2.9) as (_, (axes,)):
         for k, name in enumerate(block["classes"]):
             style = {"color": CLASS_COLOURS[k], "linestyle": ("-", "--", "-.", ":")[k % 4]}
             values = block["per_class"][name]
             if values["auroc"] is not None:
                 axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
-                             label=f"subtype {name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
+                             label=f"{words} {name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
                             [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], marker=CLASS_MARKERS[k], alpha=0.7, linewidths=0,
-                            label=f"subtype {name}")
+                            label=f"{words} {name}")
         axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
         axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",
                     title=f"Reliability: ECE {number(block['ece'])}, Brier {number(block['brier'])}")
@@ -120,6 +125,11 @@ def roc_curve(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.n
     above = score[None] >= thresholds[:, None]  # (thresholds, n)
     return (np.concatenate([[0], (above & ~positive).sum(axis=1) / (~positive).sum()]),
             np.concatenate([[0], (above & positive).sum(axis=1) / positive.sum()]))
+
+
+def stamp_of(metrics: dict) -> str:
+    """What stands above every figure: that the data are made up, or that they are real and whence; nothing for the quiz's own."""
+    return "SYNTHETIC DATA" if metrics["synthetic"] else description_of(metrics).banner(False)
 
 
 def case_values(metrics: dict, key: str) -> np.ndarray:

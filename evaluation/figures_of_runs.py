@@ -8,14 +8,14 @@ from matplotlib.ticker import NullFormatter
 from evaluation.figure_style import BLUE, CLASS_COLOURS, GREEN, GREY, LIGHT, ORANGE, RED, figure
 
 
-def training_curves(log: dict[str, list], path: Path, synthetic: bool) -> None:
+def training_curves(log: dict[str, list], path: Path, banner: str, words: str = "subtype") -> None:
     """Losses, pseudo Dice of patches and, with a class task, its cross-entropy and macro-F1 on training patches.
 
     log: {key: one value an epoch} as the trainer logs them (`train_losses`, `val_losses`, `ema_fg_dice`,
     `dice_per_class_or_region`, `lrs`, `class_ce`, `class_macro_f1`, `class_predicted`). Keys that are not there are not drawn.
     """
     has_classes = bool(log.get("class_ce"))
-    with figure(path, synthetic, columns=3 if has_classes else 2, height=2.3) as (_, (axes,)):
+    with figure(path, banner, columns=3 if has_classes else 2, height=2.3) as (_, (axes,)):
         _lines(axes[0], log, {"train_losses": ("training", BLUE, "-"), "val_losses": ("validation", ORANGE, "--")})
         axes[0].set(title="Loss", xlabel="Epoch")
         dice = np.array(log.get("dice_per_class_or_region", []), float)
@@ -32,7 +32,7 @@ def training_curves(log: dict[str, list], path: Path, synthetic: bool) -> None:
                 axes[2].text(len(predicted) - 1, np.log(classes), f"ln {classes}", color=GREY, fontsize=7, ha="right", va="bottom")
                 share = predicted.max(axis=1) / np.maximum(predicted.sum(axis=1), 1)
                 axes[2].plot(share, color=RED, linewidth=0.9, linestyle=":", label="share of one class")
-            axes[2].set(title="Subtype (training patches)", xlabel="Epoch", ylim=(0, 1.7 * axes[2].get_ylim()[1]))
+            axes[2].set(title=f"{words[:1].upper()}{words[1:]} (training patches)", xlabel="Epoch", ylim=(0, 1.7 * axes[2].get_ylim()[1]))
         for ax in axes:
             ax.legend(loc="best")
 
@@ -42,7 +42,7 @@ def speed_accuracy(speed: dict, path: Path) -> None:
 
     Rows without a DSC of a structure are left out of that panel.
     """
-    with figure(path, bool(speed.get("synthetic")), columns=2, height=2.7) as (_, (axes,)):
+    with figure(path, "SYNTHETIC DATA" if speed.get("synthetic") else "", columns=2, height=2.7) as (_, (axes,)):
         for ax, (key, title) in zip(axes, {"whole_mean": "Whole pancreas", "lesion_mean": "Lesion"}.items()):
             shown = {name: (row["seconds_a_case"]["median"], row["against_truth"][key]) for name, row in speed["rows"].items()
                      if row["against_truth"].get(key) is not None}

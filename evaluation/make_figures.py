@@ -24,6 +24,7 @@ from evaluation.result_shapes import Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
 from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.data_description import DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import load_json
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     if args.overlay:
         path = args.overlay.with_name(args.overlay.name.removesuffix(".png").removesuffix(".pdf"))
-        draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, args.synthetic or is_synthetic(args.image.parent))
+        stamp = "SYNTHETIC DATA" if args.synthetic or is_synthetic(args.image.parent) else ""
+        draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, stamp)
         print(f"Written: {path}.png, {path}.pdf")
     else:
         drawn = draw_all(args)
@@ -49,7 +51,10 @@ def draw_all(args: argparse.Namespace) -> dict:
     metrics, folder = load_json(args.results / "metrics.json", Metrics), args.results / "figures"
     progress = load_json(args.training / "progress.json", Progress) if args.training else None  # all input is read before the first figure
     speed = load_json(args.speed, SpeedTable) if args.speed else {}
-    wanted = {"distributions": figures.distributions, "lesion_size": figures.lesion_size, "volume_agreement": figures.volume_agreement}
+    description, stamp = description_of(metrics), figures.stamp_of(metrics)
+    wanted = {"distributions": figures.distributions, "volume_agreement": figures.volume_agreement}
+    if description.lesion:
+        wanted["lesion_size"] = figures.lesion_size
     if "subtype" in metrics:
         wanted["confusion_matrix"] = figures.confusion_matrix
         if "brier" in metrics["subtype"]:
@@ -58,7 +63,7 @@ def draw_all(args: argparse.Namespace) -> dict:
         draw(metrics, folder / name)
     drawn = list(wanted)
     if progress is not None:
-        figures_of_runs.training_curves(progress, folder / "training_curves", metrics["synthetic"])
+        figures_of_runs.training_curves(progress, folder / "training_curves", stamp, description.task_words)
         drawn.append("training_curves")
     if "rows" in speed:
         figures_of_runs.speed_accuracy(speed, folder / "speed_accuracy")
@@ -72,22 +77,23 @@ def draw_all(args: argparse.Namespace) -> dict:
 def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction: Path, folder: Path) -> list[dict]:
     """One picture for each noteworthy case, and `overlays` with best, median and worst; returns the index of the pictures."""
     references, predictions = find_masks(reference), find_masks(prediction)
+    description, stamp = description_of(metrics), figures.stamp_of(metrics)
     rows = {row["case"]: row for row in metrics["cases"]}
     overview, index, problems = [], [], []
-    for case, reasons in tqdm(noteworthy(metrics["cases"]).items(), desc="Overlays", unit="case", disable=None):
+    for case, reasons in tqdm(noteworthy(metrics["cases"], description).items(), desc="Overlays", unit="case", disable=None):
         try:
             volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
         except (OSError, ValueError) as error:
             problems.append(in_one_message(error))
             continue
-        title = f"{shortened(case)}: {', '.join(reasons)}\n{_caption(rows[case])}"
-        draw_overlay(volume, folder / f"overlay_{case}", title, metrics["synthetic"])
+        title = f"{shortened(case)}: {', '.join(reasons)}\n{_caption(rows[case], description)}"
+        draw_overlay(volume, folder / f"overlay_{case}", title, stamp, description)
         index.append({"case": case, "reasons": reasons, "file": f"overlay_{case}"})
         if {"best", "median", "worst"} & set(reasons):
             overview.append((volume, title))
     if problems:
         raise InputError("\n".join(problems))
-    draw_overlays(overview, folder / "overlays", metrics["synthetic"])
+    draw_overlays(overview, folder / "overlays", stamp, description)
     return index
 
 
@@ -106,10 +112,12 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME // 2]}\u2026{name[-LONGEST_NAME // 2:]}"
 
 
-def _caption(row: dict) -> str:
-    text = f"DSC {number(row['whole_pancreas_dsc'], 2)}, lesion {number(row['lesion_dsc'], 2)}"
+def _caption(row: dict, description: DataDescription) -> str:
+    first, *others = description.drawn
+    text = f"{'' if first == description.whole else f'{first.word} '}DSC {number(row[f'{first.key}_dsc'], 2)}"
+    text += "".join(f", {structure.word} {number(row[f'{structure.key}_dsc'], 2)}" for structure in others)
     if "subtype_true" in row:
-        text += f"; subtype {row['subtype_true']}, predicted {row['subtype_predicted'] or '-'}"
+        text += f"; {description.task_words} {row['subtype_true']}, predicted {row['subtype_predicted'] or '-'}"
     return text
 
 

@@ -13,6 +13,8 @@ Writes OUT/subtype_probabilities.csv and OUT/subtype_results.csv, columns as the
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +33,13 @@ from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import read_volume
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, list_some, name_some
-from nnunetv2.utilities.file_shapes import Splits
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.splits import split_problems
 
-LESION = 2
 Features = dict[str, np.ndarray | None]  # None: no lesion in the mask
 
 
@@ -67,7 +69,7 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
     return {case: counts / counts.sum() if features[case] is None else model.predict_proba(features[case][None])[0] for case in predict}
 
 
-def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Features:
+def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int, description: DataDescription = THE_QUIZ) -> Features:
     """Features of `cases` (None: of every mask in `masks`); one ValueError lists all files that are missing or do not match."""
     found = find_masks(masks)
     cases = sorted(found) if cases is None else cases
@@ -76,10 +78,11 @@ def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int) -> Fe
     problems += [f"{image}: does not exist; check --images and links" for image, _ in pairs.values() if not image.is_file()]
     if problems:
         raise ValueError("\n".join(problems))
+    features_of = partial(_case_features, lesion=(description.lesion or description.whole).labels, labels=description.label_values)
     if jobs > 1:
-        rows = list(in_processes(_case_features, pairs, jobs, "Features").values())
+        rows = list(in_processes(features_of, pairs, jobs, "Features").values())
     else:
-        rows = [_case_features(*files) for files in tqdm(pairs.values(), desc="Features", unit="case", disable=None)]
+        rows = [features_of(*files) for files in tqdm(pairs.values(), desc="Features", unit="case", disable=None)]
     problems = [row for row in rows if isinstance(row, str)]
     if problems:
         raise ValueError("\n".join(problems))
@@ -92,17 +95,17 @@ def select(features: Features, names: list[str]) -> Features:
     return {case: None if row is None else row[columns] for case, row in features.items()}
 
 
-def _case_features(image_file: Path, mask_file: Path) -> np.ndarray | None | str:
+def _case_features(image_file: Path, mask_file: Path, lesion: Sequence[int] = THE_QUIZ.lesion.labels, labels: Sequence[int] = THE_QUIZ.label_values) -> np.ndarray | None | str:
     """Features, None without a lesion, or what is wrong with the files."""
     try:
-        mask = read_mask(mask_file)
+        mask = read_mask(mask_file, labels)
         image, properties = read_volume(image_file)
     except (OSError, ValueError) as error:
         return str(error)
     difference = grid_difference(properties["sitk_stuff"], mask.geometry, image.shape, mask.labels.shape)
     if difference:
         return f"{mask_file} {difference} (its image {image_file})"
-    return lesion_features(image, mask.labels == LESION, mask.spacing)
+    return lesion_features(image, np.isin(mask.labels, lesion), mask.spacing)
 
 
 def out_of_fold(features: Features, truth: dict[str, str], splits: list[dict], folds: list[int], classes: list[str],
@@ -114,19 +117,21 @@ def out_of_fold(features: Features, truth: dict[str, str], splits: list[dict], f
     return predicted
 
 
-def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: Path) -> None:
-    """subtype_probabilities.csv and subtype_results.csv as the network's predictor writes them."""
+def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: Path, task: str = "subtype") -> None:
+    """TASK_probabilities.csv and TASK_results.csv as the network's predictor writes them."""
     rows = sorted(probabilities.items())
     columns = [{"Names": f"{case}.nii.gz"} | {f"p_{name}": f"{value:.6f}" for name, value in zip(classes, p)} for case, p in rows]
-    write_csv(columns, out / "subtype_probabilities.csv")
-    write_csv([{"Names": f"{case}.nii.gz", "Subtype": classes[int(np.argmax(p))]} for case, p in rows], out / "subtype_results.csv")
+    write_csv(columns, out / f"{task}_probabilities.csv")
+    write_csv([{"Names": f"{case}.nii.gz", task.capitalize(): classes[int(np.argmax(p))]} for case, p in rows], out / f"{task}_results.csv")
 
 
 @script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
-    truth, splits = read_truth(args.truth), load_json(args.splits, Splits)
-    classes = args.classes or sorted(set(truth.values()))
+    description = description_of(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
+    task = description.task or "subtype"
+    truth, splits = read_truth(args.truth, task), load_json(args.splits, Splits)
+    classes = args.classes or (sorted(set(truth.values())) if description.is_quiz else list(description.classes))
     unknown = [fold for fold in args.folds if fold not in range(len(splits))]
     if unknown:
         raise InputError(f"{args.splits} has folds 0 to {len(splits) - 1}, not {name_some(unknown)}. Choose some of them with --folds.")
@@ -139,20 +144,20 @@ def main(arguments: list[str] | None = None) -> int:
     if unlabelled:
         raise InputError(f"{args.truth} has no class of {len(unlabelled)} cases that {args.splits} names; add their rows:\n{list_some(unlabelled)}")
     try:
-        features = select(extract(args.images, args.masks, cases, args.jobs), args.features)
+        features = select(extract(args.images, args.masks, cases, args.jobs, description), args.features)
     except ValueError as error:
         raise InputError(f"{error}\nThe cases are those of {args.splits}, folds {name_some(args.folds)}.") from error
     try:
         predicted = out_of_fold(features, truth, splits, args.folds, classes, args.seed)
     except ValueError as error:
         raise InputError(f"{args.truth}, {args.splits}: {error}") from error
-    write_tables(predicted, classes, args.out)
+    write_tables(predicted, classes, args.out, task)
     right = np.mean([classes[int(np.argmax(p))] == truth[case] for case, p in predicted.items()])
-    print(f"{args.out / 'subtype_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
+    print(f"{args.out / f'{task}_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
     if args.predict_images:
-        fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs), args.features)
-        write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test")
-        print(f"{args.out / 'test' / 'subtype_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
+        fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs, description), args.features)
+        write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test", task)
+        print(f"{args.out / 'test' / f'{task}_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
     return 0
 
 
@@ -160,7 +165,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of case_0000.nii.gz")
     parser.add_argument("--masks", type=Path, required=True, help="folder of masks case.nii.gz, predicted or true")
-    parser.add_argument("--truth", type=Path, required=True, help="true subtypes, columns case,subtype")
+    parser.add_argument("--truth", type=Path, required=True, help="true classes, columns case,subtype (or the task's name)")
+    parser.add_argument("--dataset", type=Path, help="dataset.json of other data than the quiz's: labels, lesion, class task")
     parser.add_argument("--splits", type=Path, required=True, help="splits_final.json")
     parser.add_argument("--folds", type=whole_number(0), nargs="+", default=[1, 2, 3, 4, 5], help="folds to cross-validate over (default 1 2 3 4 5)")
     parser.add_argument("--classes", nargs="+", help="all classes in order (default: those in --truth)")

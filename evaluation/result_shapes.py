@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES
-from nnunetv2.utilities.file_shapes import FileShape, Finite, Text, checked, finite
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS
+from nnunetv2.utilities.data_description import KEY, THE_QUIZ, DataDescription, DescriptionShape
+from nnunetv2.utilities.file_shapes import FileShape, Finite, Problem, Text, checked, finite
 
 Number = Finite | None  # null: undefined
 Natural = Annotated[int, Field(ge=0)]
 Interval = Annotated[list[Any], checked(lambda v: len(v) == 2 and all(bound is None or finite(bound) for bound in v), "two numbers, or nulls: [low, high]")]
 OUTCOMES = ("present", "both_empty", "missed", "false_alarm")
-CASE_NUMBERS = [f"{structure}_{name}" for structure in STRUCTURES for name in (*SEGMENTATION_METRICS, "reference_ml", "predicted_ml")]
 
 
 class Estimate(FileShape):
@@ -105,13 +105,14 @@ class Subtype(FileShape):
         return self
 
 
-def _case_problem(row: Any) -> str | None:
+def _case_problem(row: Any, description: DataDescription) -> str | None:
     """What is wrong with a row of `cases`, or None."""
     if not isinstance(row.get("case"), str) or not row["case"]:
         return "needs its name under the key case"
-    wrong = [key for key in CASE_NUMBERS if key not in row or not (row[key] is None or finite(row[key]))]
-    wrong += [key for key in (f"{structure}_outcome" for structure in STRUCTURES) if row.get(key) not in OUTCOMES]
-    wrong += [key for key in ("lesion_detected", "lesion_false_positive_components") if not (key in row and (row[key] is None or finite(row[key])))]
+    numbers = [f"{structure}_{name}" for structure in description.structures for name in (*SEGMENTATION_METRICS, "reference_ml", "predicted_ml")]
+    numbers += [f"{description.lesion.key}_{name}" for name in ("detected", "false_positive_components")] if description.lesion else []
+    wrong = [key for key in numbers if key not in row or not (row[key] is None or finite(row[key]))]
+    wrong += [key for key in (f"{structure}_outcome" for structure in description.structures) if row.get(key) not in OUTCOMES]
     wrong += [key for key in ("subtype_true", "subtype_predicted") if not isinstance(row.get(key), str | None)]
     return f"case {row['case']}: {', '.join(f'{key} is {row.get(key)!r}' for key in wrong[:5])}" if wrong else None
 
@@ -121,16 +122,30 @@ class Metrics(FileShape):
 
     synthetic: bool
     n_cases: Natural = 0
-    whole_pancreas: Structure
-    lesion: Lesion
-    normal_pancreas: Structure
+    data_description: DescriptionShape | None = None
     subtype: Subtype | None = None
     definitions: dict[str, Any]
     cases: list[dict[str, Any]] = Field(min_length=1)
 
+    @classmethod
+    def problems(cls, content: Any) -> list[Problem]:
+        """Of all that is always there, then of the structures that the data have."""
+        found = super().problems(content)
+        if not isinstance(content, dict) or (KEY in content and DescriptionShape.problems(content[KEY])):
+            return found
+        description = DataDescription(content[KEY]) if KEY in content else THE_QUIZ
+        for key in description.structures:
+            if key not in content:
+                found.append(Problem(key, "is missing", True))
+                continue
+            shape = Lesion if description.lesion and key == description.lesion.key else Structure
+            found += [Problem(f"{key}.{problem.place}".rstrip("."), problem.text, problem.absent) for problem in shape.problems(content[key])]
+        return found
+
     @model_validator(mode="after")
     def _rows_are_whole(self) -> "Metrics":
-        problems = [problem for row in self.cases if (problem := _case_problem(row))]
+        description = THE_QUIZ if self.data_description is None else DataDescription(self.data_description.model_dump())
+        problems = [problem for row in self.cases if (problem := _case_problem(row, description))]
         names = [row.get("case") for row in self.cases]
         problems += [f"case {name} is there twice" for name in sorted({name for name in map(str, names) if names.count(name) > 1})]
         if self.subtype is not None:
@@ -153,6 +168,7 @@ class RunRecord(FileShape):
     """run.json: what was run, on what, and how long its stages took."""
 
     synthetic: bool = False
+    data_description: DescriptionShape | None = None
     name: str | None = None
     stages: list[_Stage] = []
     environment: dict[str, Any] = {}

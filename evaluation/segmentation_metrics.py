@@ -10,7 +10,7 @@ An undefined value is NaN here; means leave it out and say how many cases they h
 Maier-Hein, Reinke et al., "Metrics reloaded: recommendations for image analysis validation", Nature Methods 2024.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,11 +19,6 @@ from evaluation.surface import SurfaceDistances
 # Inter-rater variability of this task is unknown, so the tolerances are a choice: about one voxel in plane, one slice across.
 TOLERANCES_MM = (1.0, 2.0)
 
-STRUCTURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "whole_pancreas": lambda labels: labels > 0,
-    "lesion": lambda labels: labels == 2,
-    "normal_pancreas": lambda labels: labels == 1,
-}
 OVERLAP_METRICS = ("dsc", "iou", *(f"nsd_{tolerance:g}mm" for tolerance in TOLERANCES_MM))
 DISTANCE_METRICS = ("hd95_mm", "masd_mm")
 SEGMENTATION_METRICS = OVERLAP_METRICS + DISTANCE_METRICS

@@ -1,4 +1,7 @@
-"""Reading subtype tables: truth (`case,subtype`), predictions (`Names,Subtype`), probabilities (`Names,p_0,p_1,...`)."""
+"""Reading tables of classes: truth (`case,subtype`), predictions (`Names,Subtype`), probabilities (`Names,p_0,p_1,...`).
+
+Columns are named after the class task, which is `subtype` where nothing else is said.
+"""
 
 from pathlib import Path
 
@@ -9,21 +12,22 @@ from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 SUM_TOLERANCE = 1e-3  # probabilities are written with few digits
 
 
-def read_truth(path: Path) -> dict[str, str]:
-    """{case: class} of a `case,subtype` table."""
-    rows, errors = _read(path, ["case", "subtype"])
-    table = {row["case"]: row["subtype"] for row in rows}
+def read_truth(path: Path, task: str = "subtype") -> dict[str, str]:
+    """{case: class} of a `case,TASK` table."""
+    rows, errors = _read(path, ["case", task])
+    table = {row["case"]: row[task] for row in rows}
     refuse(path, errors)
     return table
 
 
-def read_predictions(path: Path, classes: list[str]) -> dict[str, str]:
-    """{case: class} of the `Names,Subtype` table that goes into a submission; names are mask file names."""
-    rows, errors = _read(path, ["Names", "Subtype"])
-    errors += [f"{row['Names']}: Subtype {row['Subtype']!r} is none of {classes}" for row in rows if row["Subtype"] not in classes]
+def read_predictions(path: Path, classes: list[str], task: str = "subtype") -> dict[str, str]:
+    """{case: class} of the `Names,Task` table that goes into a submission; names are mask file names."""
+    column = task.capitalize()
+    rows, errors = _read(path, ["Names", column])
+    errors += [f"{row['Names']}: {column} {row[column]!r} is none of {classes}" for row in rows if row[column] not in classes]
     errors += _bad_names(rows)
     refuse(path, errors)
-    return {case_of(row["Names"]): row["Subtype"] for row in rows}
+    return {case_of(row["Names"]): row[column] for row in rows}
 
 
 def read_probabilities(path: Path, classes: list[str]) -> dict[str, np.ndarray]:

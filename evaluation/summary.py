@@ -1,8 +1,9 @@
 """From per-case rows to the contents of metrics.json: every mean with its interval and the n it stands on.
 
-`metrics.json`: `whole_pancreas`, `lesion`, `normal_pancreas` hold {metric: {"mean", "ci_low", "ci_high", "n"}}, `empty`
-(how often masks were empty) and `volume` (Bland-Altman); `lesion` also `detection`. `subtype` holds plain numbers, each
-with its interval as [low, high] under `<name>_ci`. `cases` holds the rows, one flat dict per case.
+`metrics.json`: each structure of the data (the quiz's: `whole_pancreas`, `lesion`, `normal_pancreas`) holds {metric: {"mean", "ci_low",
+"ci_high", "n"}}, `empty` (how often masks were empty) and `volume` (Bland-Altman); the lesion, whatever it is called, also `detection`.
+`subtype` holds the classes' plain numbers, whatever the task is called (`task`), each with its interval as [low, high] under
+`<name>_ci`. `cases` holds the rows, one flat dict per case.
 """
 
 import numpy as np
@@ -11,36 +12,42 @@ from evaluation import subtype_metrics as sm
 from evaluation.bootstrap import estimate, interval, resample_counts
 from evaluation.case_pairs import Mask
 from evaluation.lesion_metrics import by_size_tertile, detection_rate, lesion_detection, volume_agreement
-from evaluation.segmentation_metrics import SEGMENTATION_METRICS, STRUCTURES, segmentation_metrics
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS, segmentation_metrics
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 
 OUTCOMES = ("both_empty", "missed", "false_alarm")
 
 
-def case_row(case: str, reference: Mask, prediction: Mask, surface: str) -> dict:
-    """One case's flat row: `<structure>_<metric>` for all structures, and `lesion_detected` and its kin."""
+def case_row(case: str, reference: Mask, prediction: Mask, surface: str, description: DataDescription = THE_QUIZ) -> dict:
+    """One case's flat row: `<structure>_<metric>` for all structures, and `<lesion>_detected` and its kin."""
     row: dict = {"case": case}
-    for structure, select in STRUCTURES.items():
-        metrics = segmentation_metrics(select(reference.labels), select(prediction.labels), reference.spacing, surface)
-        row |= {f"{structure}_{name}": value for name, value in metrics.items()}
-    detection = lesion_detection(STRUCTURES["lesion"](reference.labels), STRUCTURES["lesion"](prediction.labels))
-    return row | {f"lesion_{name}": value for name, value in detection.items()}
+    for key, structure in description.structures.items():
+        masks = [np.isin(mask.labels, structure.labels) for mask in (reference, prediction)]
+        row |= {f"{key}_{name}": value for name, value in segmentation_metrics(*masks, reference.spacing, surface).items()}
+    if description.lesion is None:
+        return row
+    detection = lesion_detection(*(np.isin(mask.labels, description.lesion.labels) for mask in (reference, prediction)))
+    return row | {f"{description.lesion.key}_{name}": value for name, value in detection.items()}
 
 
-def summarise_segmentation(rows: list[dict], resamples: int, seed: int) -> dict[str, dict]:
+def summarise_segmentation(rows: list[dict], resamples: int, seed: int, description: DataDescription = THE_QUIZ) -> dict[str, dict]:
     """{structure: summary} of case rows; the bootstrap draws cases without strata."""
     counts = resample_counts(len(rows), resamples, seed)
     summary = {}
-    for structure in STRUCTURES:
+    for structure in description.structures:
         outcomes = [row[f"{structure}_outcome"] for row in rows]
         summary[structure] = {name: estimate(column(rows, f"{structure}_{name}"), counts) for name in SEGMENTATION_METRICS} | {
             "empty": {outcome: {"count": outcomes.count(outcome), "n": len(rows)} for outcome in OUTCOMES},
             "volume": volume_agreement(column(rows, f"{structure}_reference_ml"), column(rows, f"{structure}_predicted_ml"), counts),
         }
-    detected = column(rows, "lesion_detected")
-    summary["lesion"]["detection"] = {
+    if description.lesion is None:
+        return summary
+    lesion = description.lesion.key
+    detected = column(rows, f"{lesion}_detected")
+    summary[lesion]["detection"] = {
         "rate": detection_rate(detected),
-        "false_positive_components_per_case": estimate(column(rows, "lesion_false_positive_components"), counts),
-        "by_size_tertile": by_size_tertile(column(rows, "lesion_reference_ml"), column(rows, "lesion_dsc"), detected, counts),
+        "false_positive_components_per_case": estimate(column(rows, f"{lesion}_false_positive_components"), counts),
+        "by_size_tertile": by_size_tertile(column(rows, f"{lesion}_reference_ml"), column(rows, f"{lesion}_dsc"), detected, counts),
     }
     return summary
 

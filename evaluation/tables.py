@@ -1,9 +1,8 @@
 """Results as plain text for a terminal."""
 
-from evaluation.segmentation_metrics import STRUCTURES
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 
-BANNER = "SYNTHETIC DATA: these figures say nothing about patients"
-TITLES = {"whole_pancreas": "Whole pancreas", "lesion": "Lesion", "normal_pancreas": "Normal pancreas"}
+BANNER = THE_QUIZ.banner(synthetic=True)
 NAMES = {
     "dsc": "DSC", "iou": "IoU", "nsd_1mm": "NSD at 1 mm", "nsd_2mm": "NSD at 2 mm", "hd95_mm": "HD95 (mm)", "masd_mm": "MASD (mm)",
     "missed": "Missed, share", "false_alarm": "False alarm, share", "found": "Found, any overlap",
@@ -15,21 +14,34 @@ NAMES = {
 
 def metrics_table(metrics: dict) -> str:
     """The whole of metrics.json that a person reads: one line per figure, with 95 % interval and n."""
-    lines = [BANNER] if metrics["synthetic"] else []
+    description = description_of(metrics)
+    banner = description.banner(metrics["synthetic"])
+    lines = [banner] if banner else []
     lines += [f"{'':34}{'mean':>8}   {'95 % interval':<18}{'n':>4}"]
-    for structure in STRUCTURES:
-        block = metrics[structure]
-        lines.append(TITLES[structure])
+    for key, structure in description.structures.items():
+        block = metrics[key]
+        lines.append(structure.title)
         lines += [_line(NAMES[name], block[name]) for name in NAMES if name in block]
         lines.append(_line("Volume bias (ml)", block["volume"]["bias_ml"]))
         lines += [f"  {outcome.replace('_', ' '):32}{count['count']:>8} of {count['n']}" for outcome, count in block["empty"].items()
                   if count["count"]]
-    detection = metrics["lesion"]["detection"]
-    lines += ["Lesion detection", _line("Rate (any overlap)", detection["rate"]),
+    return "\n".join(lines + _detection_lines(metrics, description) + _subtype_lines(metrics.get("subtype"), heading(description.task_words)))
+
+
+def heading(words: str) -> str:
+    """The words with a capital letter in front."""
+    return words[:1].upper() + words[1:]
+
+
+def _detection_lines(metrics: dict, description: DataDescription) -> list[str]:
+    if description.lesion is None:
+        return []
+    detection = metrics[description.lesion.key]["detection"]
+    lines = [f"{description.lesion.title} detection", _line("Rate (any overlap)", detection["rate"]),
               _line("False components per case", detection["false_positive_components_per_case"])]
     lines += [_line("DSC, {} ({:.2g}-{:.2g} ml)".format(third["tertile"], *third["volume_ml"]), third["dsc"])
               for third in detection["by_size_tertile"]]
-    return "\n".join(lines + _subtype_lines(metrics.get("subtype")))
+    return lines
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -37,15 +49,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
 
 
-def _subtype_lines(block: dict | None) -> list[str]:
+def _subtype_lines(block: dict | None, title: str) -> list[str]:
     if block is None:
         return []
-    lines = ["Subtype"]
+    lines = [title]
     lines += [_plain_line(NAMES[name], block, name, block["n"]) for name in NAMES if name in block]
     for name, values in block["per_class"].items():
         lines += [_plain_line(f"F1 of class {name}", values, "f1", values["n"])]
     lines.append("Confusion matrix (rows true, columns predicted: {})".format(", ".join(block["classes"])))
-    lines += [f"  {name:<6}" + "".join(f"{int(count):>5}" for count in row)
+    width = max(6, *map(len, block["classes"]))
+    lines += [f"  {name:<{width}}" + "".join(f"{int(count):>5}" for count in row)
               for name, row in zip(block["classes"], block["confusion_matrix"])]
     if block["not_predicted"]:
         lines.append(f"  {block['not_predicted']} of {block['n']} cases without a prediction")

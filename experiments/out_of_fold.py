@@ -22,23 +22,30 @@ from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import atomic_write, load_json
-from nnunetv2.utilities.safe_names import plain_names
+from nnunetv2.utilities.safe_names import plain_name, plain_names
 
-PROBABILITIES, RESULTS = "subtype_probabilities.csv", "subtype_results.csv"
+TASK = "subtype"  # the quiz's; others with --task
+PROBABILITIES = f"{TASK}_probabilities.csv"
 Table = dict[str, list[float]]  # mask file name -> probability of each class
 
 
-def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, reference: Path) -> int:
-    """Join the validation folders of `folds` in `out`; returns the number of cases. Without subtype tables: masks alone.
+def tables_of(folder: Path, task: str) -> tuple[Path, Path]:
+    """Files of the probabilities and of the classes, as prediction names them."""
+    return folder / f"{task}_probabilities.csv", folder / f"{task}_results.csv"
+
+
+def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, reference: Path, task: str = TASK) -> int:
+    """Join the validation folders of `folds` in `out`; returns the number of cases. Without tables of classes: masks alone.
 
     Raises ValueError naming every validation case of a fold that has no mask, or no row where others have one.
     """
     masks, table, classes, problems = {}, {}, [], []
-    with_tables = any((folder / PROBABILITIES).is_file() for folder in folds.values())
+    with_tables = any(tables_of(folder, task)[0].is_file() for folder in folds.values())
     for fold, folder in folds.items():
         rows: Table = {}
-        if (folder / PROBABILITIES).is_file():
-            classes, rows = read_table(folder / PROBABILITIES)
+        file = tables_of(folder, task)[0]
+        if file.is_file():
+            classes, rows = read_table(file)
         for case in plain_names(splits[fold]["val"], "case", f"splits_final.json, fold {fold}"):
             name = f"{case}.nii.gz"
             masks[name] = folder / name
@@ -47,7 +54,7 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
             if name in rows:
                 table[name] = rows[name]
             elif with_tables:
-                problems.append(f"fold {fold}: no row for {name} in {folder / PROBABILITIES}")
+                problems.append(f"fold {fold}: no row for {name} in {file}")
     if problems:
         raise ValueError("\n  ".join(["The folds are not complete; train and validate them first:", *problems]))
     for folder in (out, reference):
@@ -57,17 +64,17 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
         shutil.copy2(mask, out / name)
         shutil.copy2(labels / name, reference / name)
     if with_tables:
-        write_tables(out, classes, table)
+        write_tables(out, classes, table, task)
     return len(masks)
 
 
-def average(a: Path, b: Path, out: Path) -> None:
+def average(a: Path, b: Path, out: Path, task: str = TASK) -> None:
     """Write the mean of two probability tables; ValueError unless both list the same cases and classes."""
-    (classes, first), (other_classes, second) = read_table(a / PROBABILITIES), read_table(b / PROBABILITIES)
+    (classes, first), (other_classes, second) = (read_table(tables_of(folder, task)[0]) for folder in (a, b))
     if classes != other_classes or first.keys() != second.keys():
-        raise InputError(f"{a / PROBABILITIES} and {b / PROBABILITIES} must list the same cases and classes; only in one: "
+        raise InputError(f"{tables_of(a, task)[0]} and {tables_of(b, task)[0]} must list the same cases and classes; only in one: "
                          f"{name_some(sorted(first.keys() ^ second.keys()))}, classes {classes} and {other_classes}")
-    write_tables(out, classes, {name: [(p + q) / 2 for p, q in zip(first[name], second[name])] for name in first})
+    write_tables(out, classes, {name: [(p + q) / 2 for p, q in zip(first[name], second[name])] for name in first}, task)
 
 
 def read_table(path: Path) -> tuple[list[str], Table]:
@@ -89,13 +96,13 @@ def read_table(path: Path) -> tuple[list[str], Table]:
     return [column.removeprefix("p_") for column in columns], table
 
 
-def write_tables(folder: Path, classes: list[str], table: Table) -> None:
-    """Both subtype tables, as prediction writes them."""
+def write_tables(folder: Path, classes: list[str], table: Table, task: str = TASK) -> None:
+    """Both tables of classes, as prediction writes them."""
     probabilities = [["Names", *(f"p_{name}" for name in classes)]]
     probabilities += [[name, *(f"{p:.6f}" for p in row)] for name, row in sorted(table.items())]
-    results = [["Names", "Subtype"]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
-    for name, rows in ((PROBABILITIES, probabilities), (RESULTS, results)):
-        with atomic_write(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    results = [["Names", task.capitalize()]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
+    for path, rows in zip(tables_of(folder, task), (probabilities, results)):
+        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
 
 
@@ -114,13 +121,15 @@ def main(arguments: list[str] | None = None) -> None:
     averaging.add_argument("a", type=Path)
     averaging.add_argument("b", type=Path)
     averaging.add_argument("--out", type=Path, required=True)
+    for command in (gathering, averaging):
+        command.add_argument("--task", default=TASK, help=f"class task that the tables are named after (default {TASK})")
     args = parser.parse_args(arguments)
     if args.command == "gather":
         n = gather({fold: args.model / f"fold_{fold}" / "validation" for fold in args.folds}, load_json(args.splits, Splits), args.labels,
-                   args.out, args.reference)
+                   args.out, args.reference, plain_name(args.task, "task", "--task"))
         print(f"{n} cases out of fold in {args.out}")
     else:
-        average(args.a, args.b, args.out)
+        average(args.a, args.b, args.out, plain_name(args.task, "task", "--task"))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from experiments.file_shapes import Stages  # noqa: E402
 from nnunetv2.configuration import available_cores  # noqa: E402
 from nnunetv2.utilities.commands import script  # noqa: E402
 from nnunetv2.utilities.cpu_flags import cpu_model  # noqa: E402
-from nnunetv2.utilities.file_shapes import Splits  # noqa: E402
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of  # noqa: E402
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
 
 TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.macro_f1": 0.70}  # the quiz's, on its validation cases
@@ -51,7 +52,7 @@ def environment(device: str) -> dict[str, str]:
     return {"CPU": hardware()} | versions
 
 
-def training_protocol(fold: Path) -> dict:
+def training_protocol(fold: Path, description: DataDescription) -> dict:
     """Hyper-parameters as the checkpoint holds them."""
     from nnunetv2.utilities.checkpoint import load_checkpoint
 
@@ -62,7 +63,7 @@ def training_protocol(fold: Path) -> dict:
         "iterations_per_epoch": schedule["num_iterations_per_epoch"], "seed": schedule["seed"],
         "optimiser": "SGD, Nesterov momentum 0.99", "initial_learning_rate": schedule["initial_lr"],
         "learning_rate_schedule": "polynomial, exponent 0.9", "weight_decay": schedule["weight_decay"],
-        "loss": "soft Dice + cross-entropy, deep supervision; weighted cross-entropy for the subtype",
+        "loss": "soft Dice + cross-entropy, deep supervision" + (f"; weighted cross-entropy for the {description.task_words}" if description.task else ""),
     }
 
 
@@ -92,15 +93,16 @@ def plan(plans_file: Path, configuration: str) -> dict:
 
 def record(args: argparse.Namespace) -> None:
     """Collect run.json; figures of stages come from work/stages.json."""
-    raw = args.out / "work" / "nnUNet_raw" / "Dataset777_PancreasCT"
+    raw = args.raw or args.out / "work" / "nnUNet_raw" / THE_QUIZ.dataset
+    description = description_of(load_json(raw / "dataset.json", DatasetJson), raw / "dataset.json")
     first = load_json(raw / "splits_final.json", Splits)[0]
     images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
     env = environment(args.device)
     save_json({
-        "synthetic": args.synthetic, "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
+        "synthetic": args.synthetic, **carried(description), "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
         "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json", Stages)],
-        "environment": env, "training": training_protocol(args.fold),
+        "environment": env, "training": training_protocol(args.fold, description),
         "provenance": provenance(args.fold), "plan": plan(args.plans, args.configuration),
     }, args.out / "run.json")
 
@@ -110,15 +112,15 @@ def summary(out: Path) -> None:
     metrics, run = load_json(out / "metrics.json", Metrics), load_json(out / "run.json", RunRecord)
     stages = load_json(out / "work" / "stages.json", Stages)
     subtype = metrics.get("subtype", {})
-    rows = [
-        ("whole pancreas DSC", interval(metrics["whole_pancreas"]["dsc"]), TARGETS["whole_pancreas.dsc.mean"]),
-        ("lesion DSC", interval(metrics["lesion"]["dsc"]), TARGETS["lesion.dsc.mean"]),
-    ]
+    description = description_of(metrics)
+    rows = [(f"{structure.title[:1].lower()}{structure.title[1:]} DSC", interval(metrics[key]["dsc"]), TARGETS.get(f"{key}.dsc.mean"))
+            for key, structure in description.structures.items() if not description.is_quiz or structure in description.drawn]
     if subtype:
-        rows.append(("subtype macro-F1", f"{subtype['macro_f1']:.3f}  {bounds(subtype['macro_f1_ci'])}", TARGETS["subtype.macro_f1"]))
-    print(f"\n{'SYNTHETIC DATA, no patients: ' if run['synthetic'] else ''}{metrics['n_cases']} validation cases, 95 % bootstrap intervals")
+        rows.append((f"{description.task_words} macro-F1", f"{subtype['macro_f1']:.3f}  {bounds(subtype['macro_f1_ci'])}", TARGETS["subtype.macro_f1"]))
+    kind = "SYNTHETIC DATA, no patients: " if run["synthetic"] else f"{description.banner(False)}: " if description.banner(False) else ""
+    print(f"\n{kind}{metrics['n_cases']} validation cases, 95 % bootstrap intervals")
     for name, value, target in rows:
-        print(f"  {name:<20} {value:<28} quiz target {target:.2f}")
+        print(f"  {name:<20} {value:<28}" + (f" quiz target {target:.2f}" if target is not None and description.is_quiz else ""))
     print("  seconds: " + ", ".join(f"{stage['stage']} {stage['seconds']:.0f}" for stage in stages)
           + f"; all {sum(stage['seconds'] for stage in stages):.0f}")
 
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--plans", type=Path, help="plans JSON")
     parser.add_argument("--configuration", help="configuration of the plans")
     parser.add_argument("--fold", type=Path, help="folder of the trained fold")
+    parser.add_argument("--raw", type=Path, help="raw dataset (default: the quiz's below --out)")
     parser.add_argument("--synthetic", action="store_true", help="the data were made up")
     args = parser.parse_args()
     summary(args.out) if args.summary else record(args)

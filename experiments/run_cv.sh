@@ -62,9 +62,9 @@ train_fold() {
     [[ -z "$HOURS" ]] || lengths=(--hours "$HOURS" --seed "$SEED")
     mkdir -p "$log"
     stage "train" --log "$log" --outputs "$MODEL/fold_$k" \
-        --inputs "$PREPROCESSED"/{splits_final.json,dataset_fingerprint.json,dataset.json,subtypes.csv,"$PLANS.json","nnUNetPlans_$CONFIG.recipe.json"} -- \
+        --inputs "$PREPROCESSED"/{splits_final.json,dataset_fingerprint.json,dataset.json,"$PLANS.json","nnUNetPlans_$CONFIG.recipe.json"} ${TABLE:+"$PREPROCESSED/$TABLE"} -- \
         nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" "${lengths[@]}" --c
-    stage "refit" --log "$log" --outputs "$MODEL/fold_$k/class_head_refit.json" -- \
+    [[ -z "$TASK" ]] || stage "refit" --log "$log" --outputs "$MODEL/fold_$k/class_head_refit.json" -- \
         nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f "$k" "${common[@]}"
     stage "validate" --log "$log" --outputs "$MODEL/fold_$k/validation" -- \
         nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" --val
@@ -92,26 +92,34 @@ fi
 
 OOF="$OUT/predictions/out_of_fold"; REFERENCE="$WORK/out_of_fold_reference"
 python experiments/out_of_fold.py gather --model "$MODEL" --folds "${FOLDS[@]}" --splits "$RAW/splits_final.json" \
-    --labels "$RAW/labelsTr" --out "$OOF" --reference "$REFERENCE"
+    --labels "$RAW/labelsTr" --out "$OOF" --reference "$REFERENCE" --task "${TASK:-subtype}"
+DESCRIBED=(--dataset "$RAW/dataset.json")
 score() {  # score TABLES OUT
-    python evaluation/compute_metrics.py --pred "$OOF" --ref "$REFERENCE" --subtypes "$1/subtype_results.csv" \
-        --truth "$RAW/subtypes.csv" --out "$2" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
+    local classes=()
+    [[ -z "$TASK" ]] || classes=(--subtypes "$1/${TASK}_results.csv" --truth "$RAW/$TABLE")
+    python evaluation/compute_metrics.py --pred "$OOF" --ref "$REFERENCE" "${DESCRIBED[@]}" ${classes[@]+"${classes[@]}"} --out "$2" ${SYNTHETIC[@]+"${SYNTHETIC[@]}"}
 }
 score "$OOF" "$OUT"
 
 TEST="$OUT/predictions/test"
-stage predict_test --log "$WORK/ensemble" --outputs "$TEST" --inputs "$MODEL"/{plans.json,dataset.json} "$MODEL"/fold_[1-5]/checkpoint_final.pth -- \
+[[ ! -d "$RAW/imagesTs" ]] || stage predict_test --log "$WORK/ensemble" --outputs "$TEST" --inputs "$MODEL"/{plans.json,dataset.json} "$MODEL"/fold_[1-5]/checkpoint_final.pth -- \
     nnUNetv2_predict -i "$RAW/imagesTs" -o "$TEST" -d 777 -c "$CONFIG" -f "${FOLDS[@]}" -tr "$TRAINER" -p "$PLANS" \
     -device "$DEVICE" --mode "$MODE" --continue_prediction
 
 # The baseline, and whether the mean of both is worth using: out-of-fold evidence alone decides, and you.
-python evaluation/radiomics_baseline.py --images "$RAW/imagesTr" --masks "$OOF" --truth "$RAW/subtypes.csv" \
-    --splits "$RAW/splits_final.json" --folds "${FOLDS[@]}" --predict_images "$RAW/imagesTs" --predict_masks "$TEST" --out "$OUT/radiomics"
-score "$OUT/radiomics" "$OUT/radiomics"
-python experiments/out_of_fold.py average "$OOF" "$OUT/radiomics" --out "$OUT/with_radiomics"
-python experiments/out_of_fold.py average "$TEST" "$OUT/radiomics/test" --out "$OUT/with_radiomics/test"
-score "$OUT/with_radiomics" "$OUT/with_radiomics"
-python evaluation/compare_runs.py "$OUT" "$OUT/with_radiomics" --out "$OUT/with_radiomics/comparison.json"
+if [[ -n "$TASK" ]]; then
+    FRESH=()
+    [[ ! -d "$RAW/imagesTs" ]] || FRESH=(--predict_images "$RAW/imagesTs" --predict_masks "$TEST")
+    python evaluation/radiomics_baseline.py --images "$RAW/imagesTr" --masks "$OOF" --truth "$RAW/$TABLE" "${DESCRIBED[@]}" \
+        --splits "$RAW/splits_final.json" --folds "${FOLDS[@]}" ${FRESH[@]+"${FRESH[@]}"} --out "$OUT/radiomics"
+    score "$OUT/radiomics" "$OUT/radiomics"
+    average() { python experiments/out_of_fold.py average "$1" "$2" --out "$3" --task "$TASK"; }
+    average "$OOF" "$OUT/radiomics" "$OUT/with_radiomics"
+    [[ ! -d "$RAW/imagesTs" ]] || average "$TEST" "$OUT/radiomics/test" "$OUT/with_radiomics/test"
+    score "$OUT/with_radiomics" "$OUT/with_radiomics"
+    python evaluation/compare_runs.py "$OUT" "$OUT/with_radiomics" --out "$OUT/with_radiomics/comparison.json"
+fi
 
-python data_prep/make_submission.py --pred "$TEST" --test "$RAW/imagesTs" --name "$NAME" --out "$OUT"
+[[ -d "$RAW/imagesTs" ]] || { echo "[cv] done: $OUT/metrics.json (out of fold); the data have no test images"; exit 0; }
+python data_prep/make_submission.py "${DESCRIBED[@]}" --pred "$TEST" --test "$RAW/imagesTs" --name "$NAME" --out "$OUT"
 echo "[cv] done: $OUT/metrics.json (out of fold), $OUT/${NAME}_results.zip (ensemble of folds ${FOLDS[*]})"

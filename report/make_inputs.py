@@ -14,7 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.files import write_text
 from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
+from evaluation.selection import WHOLE_FAILURE
 from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.data_description import description_of
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import load_json
@@ -66,6 +68,7 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     if inputs["conformance"]:
         passed = [bool(row["pass"]) for row in inputs["conformance"]["rows"]]
         values |= {"conformance.n": str(len(passed)), "conformance.passed": str(sum(passed))} | ({} if all(passed) else {"conformance.failed": ""})
+    values |= _names(metrics, run)
     values["most_failures"] = str(tables.MOST_FAILURES)
     values |= {"name": escape(name)} | ({"n_failures": str(len(tables.failed_cases(metrics)))} if metrics else {})
     seconds = [stage["seconds"] for stage in run.get("stages", [])]
@@ -75,6 +78,25 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     if any(contents.get("synthetic") for contents in (metrics, run)):
         values["synthetic"] = ""
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())
+
+
+def _names(metrics: dict, run: dict) -> dict[str, str]:
+    """What the data are and what their parts are called, and the figures of the whole and of the lesion whatever these are called."""
+    description = description_of(metrics or run)
+    whole, lesion = description.whole, description.lesion
+    foreground = [s for s in description.structures.values() if len(s.labels) == 1]
+    names = {"data.title": description.title, "whole.title": whole.title, "whole.word": whole.word, "task": description.task_words,
+             "labels": ", ".join(s.word for s in sorted(foreground, key=lambda s: s.labels)), "organ_failure": f"{WHOLE_FAILURE:.2f}"}
+    names |= {"lesion.title": lesion.title, "lesion.word": lesion.word, "have.lesion": ""} if lesion else {}
+    names |= {"quiz": ""} if description.is_quiz else {}
+    names |= {"have.classes": ""} if description.task else {}
+    names |= {"have.organ": ""} if len(description.structures) > 1 else {}
+    names |= {f"data.{key}": description.content[key] for key in ("source", "licence") if description.content.get(key)}
+    values = {key: escape(value) for key, value in names.items()}
+    for role, structure in (("whole", whole), ("lesion", lesion)):
+        if structure and metrics:
+            values |= {f"{role}.{key}": value for key, value in values_of(metrics[structure.key]).items()}
+    return values
 
 
 def _study(result: dict) -> dict[str, str]:

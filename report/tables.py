@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from evaluation.selection import failures, noteworthy
-from evaluation.tables import NAMES, TITLES
+from evaluation.tables import NAMES, heading
+from nnunetv2.utilities.data_description import DataDescription, description_of
 from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
 
-STRUCTURES = ("whole_pancreas", "lesion", "normal_pancreas")
 MOST_FAILURES, MOST_COMPARISONS = 10, 15  # rows of a table; the rest is counted
 SPEED_ROWS = ("upstream", "exact", "half", "half, whole", "fast")
 LONGEST_TEXT = 70  # characters of a text in a narrow column
@@ -16,24 +16,26 @@ def segmentation(inputs: dict) -> str:
     metrics = inputs["metrics"]
     if not metrics:
         return NOT_RUN
-    blocks = [metrics[structure] for structure in STRUCTURES]
+    structures = description_of(metrics).structures
+    blocks = [metrics[structure] for structure in structures]
     rows = [[NAMES[name], *(_cell(block[name], metrics["n_cases"]) for block in blocks)]
             for name in ("dsc", "nsd_1mm", "nsd_2mm", "hd95_mm", "masd_mm")]
     rows.append(["Volume bias (ml)", *(with_interval(block["volume"]["bias_ml"], 2) for block in blocks)])
     rows.append([r"95\,\% limits (ml)", *(_limits(block["volume"]["limits_ml"]) for block in blocks)])
     for outcome, title in (("missed", "Missed"), ("false_alarm", "False alarm"), ("both_empty", "Both masks empty")):
         rows.append([title, *("{count} of {n}".format(**block["empty"][outcome]) for block in blocks)])
-    return tabular("lccc", ["", *(TITLES[structure] for structure in STRUCTURES)], rows)
+    return tabular("l" + "c" * len(structures), ["", *(escape(structure.title) for structure in structures.values())], rows)
 
 
 def detection(inputs: dict) -> str:
-    if not inputs["metrics"]:
+    lesion = description_of(inputs["metrics"]).lesion
+    if not inputs["metrics"] or lesion is None:
         return NOT_RUN
-    found = inputs["metrics"]["lesion"]["detection"]
-    rows = [["All", "", str(found["rate"]["n"]), with_interval(inputs["metrics"]["lesion"]["dsc"]), with_interval(found["rate"])]]
+    found = inputs["metrics"][lesion.key]["detection"]
+    rows = [["All", "", str(found["rate"]["n"]), with_interval(inputs["metrics"][lesion.key]["dsc"]), with_interval(found["rate"])]]
     rows += [[escape(third["tertile"].capitalize()), "{:.2g} to {:.2g}".format(*third["volume_ml"]), str(third["dsc"]["n"]), with_interval(third["dsc"]),
               with_interval(third["detection_rate"])] for third in found["by_size_tertile"]]
-    return tabular("llrcc", ["Lesions", "Volume (ml)", "$n$", "Lesion DSC", "Detection rate"], rows)
+    return tabular("llrcc", ["Lesions", "Volume (ml)", "$n$", f"{escape(lesion.title)} DSC", "Detection rate"], rows)
 
 
 def subtype(inputs: dict) -> str:
@@ -51,7 +53,7 @@ def classes(inputs: dict) -> str:
     if not block:
         return NOT_RUN
     names = ("precision", "recall", "f1", "auroc")
-    return tabular("lrcccc", ["Subtype", "$n$", "Precision", "Recall", "F1", "AUROC"],
+    return tabular("lrcccc", [escape(heading(description_of(inputs["metrics"]).task_words)), "$n$", "Precision", "Recall", "F1", "AUROC"],
                    [[escape(name), str(values["n"]), *(plain_with_interval(values, key, 2) for key in names)]
                     for name, values in block["per_class"].items()])
 
@@ -89,13 +91,24 @@ def stages(inputs: dict) -> str:
 
 
 def failure_list(inputs: dict) -> str:
-    cases = failed_cases(inputs["metrics"])
-    rows = [[escape(row["case"]), number(row["whole_pancreas_dsc"], 2), number(row["lesion_dsc"], 2), number(row["lesion_reference_ml"], 1),
-             *([escape(row["subtype_true"]), escape(row["subtype_predicted"] or "--")] if "subtype_true" in row else ["--", "--"]),
-             escape(", ".join(failures(row)))] for row in cases[:MOST_FAILURES]]
+    cases, description = failed_cases(inputs["metrics"]), description_of(inputs["metrics"])
+    shown, lesion = description.drawn, description.lesion
+    with_classes = any("subtype_true" in row for row in cases) or description.is_quiz
+    rows = [[escape(row["case"]), *(number(row[f"{structure.key}_dsc"], 2) for structure in shown),
+             *([number(row[f"{lesion.key}_reference_ml"], 1)] if lesion else []),
+             *_classes_of(row, with_classes), escape(", ".join(failures(row, description)))] for row in cases[:MOST_FAILURES]]
     if inputs["metrics"] and not rows:
         return "No case failed."
-    return tabular(r"lccrcc>{\raggedright\arraybackslash}p{6cm}", ["Case", "DSC", "Lesion DSC", "Lesion ml", "True", "Predicted", "Failure"], rows)
+    titles = ["DSC" if structure == description.whole else f"{escape(structure.title)} DSC" for structure in shown]
+    titles += [f"{escape(lesion.title)} ml"] if lesion else []
+    return tabular("l" + "c" * (len(titles) + 2 * with_classes) + r">{\raggedright\arraybackslash}p{%s}" % ("6cm" if description.is_quiz else "4.5cm"),
+                   ["Case", *titles, *(["True", "Predicted"] if with_classes else []), "Failure"], rows)
+
+
+def _classes_of(row: dict, shown: bool) -> list[str]:
+    if not shown:
+        return []
+    return [escape(row["subtype_true"]), escape(row["subtype_predicted"] or "--")] if "subtype_true" in row else ["--", "--"]
 
 
 def _settings(key: str) -> Callable[[dict], str]:
@@ -118,8 +131,9 @@ def failed_cases(metrics: dict) -> list[dict]:
     """Rows of metrics.json with a failure, those that the figures show first."""
     if not metrics:
         return []
-    shown = list(noteworthy(metrics["cases"]))
-    failed = [row for row in metrics["cases"] if failures(row)]
+    description: DataDescription = description_of(metrics)
+    shown = list(noteworthy(metrics["cases"], description))
+    failed = [row for row in metrics["cases"] if failures(row, description)]
     return sorted(failed, key=lambda row: (row["case"] not in shown, row["case"]))
 
 

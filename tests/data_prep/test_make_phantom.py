@@ -32,7 +32,7 @@ def test_smoke_passes_every_check_of_real_data(smoke):
     inspections, problems = check_dataset(smoke, processes=1)
     assert problems == []
     assert len(inspections) == sum(PRESETS["smoke"].cases)
-    assert all(found.lesion_ml > 1 for found in inspections if found.case.mask is not None)
+    assert all(found.volumes_ml["lesion"] > 1 for found in inspections if found.case.mask is not None)
 
 
 def test_test_set_shows_images_only_and_its_truth_lies_apart(smoke):

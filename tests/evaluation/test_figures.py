@@ -78,7 +78,7 @@ def test_roc_curve_has_scikit_learns_area():
 
 
 def test_training_curves_without_a_class_task_have_two_panels(drawn, tmp_path):
-    figures_of_runs.training_curves({"train_losses": [1, 0.5], "val_losses": [1, 0.6], "ema_fg_dice": [0.1, 0.2]}, tmp_path / "f", False)
+    figures_of_runs.training_curves({"train_losses": [1, 0.5], "val_losses": [1, 0.6], "ema_fg_dice": [0.1, 0.2]}, tmp_path / "f", "")
     assert len(drawn[0].axes) == 2
 
 

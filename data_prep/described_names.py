@@ -1,0 +1,29 @@
+"""Print what scripts need to know of a data folder: a line each for its raw dataset, class task, file of the classes and banner.
+
+    python data_prep/described_names.py data
+
+A dash stands for what the data do not have.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.convert_quiz import table_name
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.data_description import read_description
+
+
+@script
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train/, validation/ and test/")
+    description = read_description(parser.parse_args(arguments).data)
+    for text in (description.dataset, description.task, table_name(description), description.banner(synthetic=False)):
+        print(" ".join(text.split()) if text else "-")
+
+
+if __name__ == "__main__":
+    main()
