@@ -69,7 +69,7 @@ def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str | None
 
 def _write(target: Path, data: Path, cases: list[Case], description: DataDescription, symlink: bool, fix_geometry: bool, processes: int | None) -> None:
     run_parallel(partial(_write_case, target, symlink, fix_geometry, description.label_values), cases, "writing cases", processes)
-    _write_tables(target, cases, description, synthetic=(data / SYNTHETIC_MARKER).is_file())
+    _write_tables(target, cases, description, synthetic=(data / SYNTHETIC_MARKER).is_file() or description.made_up)
     _write_manifest(target, data.absolute(), cases)
 
 

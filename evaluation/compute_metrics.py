@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         metrics = compute(args, description)
     except (ValueError, CasesFailed) as error:
         raise InputError(f"nothing was scored:\n{error}") from error
-    metrics = {"synthetic": args.synthetic or is_synthetic(args.ref), "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
+    metrics = {"synthetic": args.synthetic or is_synthetic(args.ref) or description.made_up, "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
                "seed": args.seed, "bootstrap": args.bootstrap, **carried(description)} | metrics
     write_csv(metrics["cases"], args.out / "per_case.csv")
     write_json(metrics, args.out / "metrics.json")

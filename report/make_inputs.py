@@ -16,7 +16,7 @@ from evaluation.files import write_text
 from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
 from evaluation.selection import WHOLE_FAILURE
 from nnunetv2.utilities.commands import script
-from nnunetv2.utilities.data_description import description_of
+from nnunetv2.utilities.data_description import KEY, description_of
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import load_json
@@ -60,7 +60,7 @@ def read_inputs(results: Path, shared: Path) -> dict[str, dict]:
 def values_file(inputs: dict[str, dict], name: str) -> str:
     r"""Lines \setvalue{key}{text}; keys are JSON paths, such as lesion.dsc for a mean with interval, lesion.dsc.mean without."""
     metrics, run = inputs["metrics"], inputs["run"]
-    values = values_of({key: value for key, value in metrics.items() if key != "cases"})
+    values = values_of({key: value for key, value in metrics.items() if key not in ("cases", "synthetic", KEY)})
     values |= {f"run.{key}": value for key, value in values_of(run).items()}
     for key in SHARED_FILES:
         if inputs[key]:

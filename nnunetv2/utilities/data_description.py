@@ -148,9 +148,14 @@ class DataDescription:
     def is_ct(self) -> bool:
         return self.content.get("channel_names", {"0": "CT"})["0"].upper() == "CT"
 
+    @property
+    def made_up(self) -> bool:
+        """Whether the description says that the data are not real. Data without one say so by a file, SYNTHETIC.txt."""
+        return self.content.get("real") is False
+
     def banner(self, synthetic: bool) -> str:
         """What must stand above every figure of these data; empty for the quiz's own."""
-        if synthetic:
+        if synthetic or self.made_up:
             return "SYNTHETIC DATA: these figures say nothing about patients"
         source = self.content.get("source")
         return f"REAL DATA: {source}" + (f" ({self.content['licence']})" if self.content.get("licence") else "") if source else ""

@@ -90,6 +90,11 @@ def test_the_table_says_real_and_cites_the_source(nodules, capsys):
     assert printed.startswith("REAL DATA: A source of nodules (CC BY)") and "Malignancy\n" in printed and "ancrea" not in printed
 
 
+def test_data_that_say_they_are_made_up_count_as_synthetic(tmp_path):
+    assert metrics_of(write_run(tmp_path, NODULES | {"real": False}))["synthetic"] is True
+    assert "REAL" not in DataDescription(NODULES | {"real": False}).banner(False)
+
+
 def test_reasons_of_failure_use_the_datas_words(nodules):
     rows, description = {row["case"]: row for row in metrics_of(nodules)["cases"]}, DataDescription(NODULES)
     assert failures(rows["c"], description) == ["nodule not found"] and failures(rows["b"], description) == ["wrong malignancy"]
@@ -135,6 +140,7 @@ def test_report_is_told_what_the_data_are(run, request, tmp_path):
     make_inputs(["--results", str(folder), "--shared", str(tmp_path), "--name", "T", "--out", str(tmp_path)])
     values = (tmp_path / "values.tex").read_text()
     assert r"\setvalue{data.source}{A source of" in values and r"\setvalue{quiz}" not in values and r"\setvalue{whole.dsc}{" in values
+    assert r"\setvalue{synthetic}" not in values  # the sources ask whether it is set, not what it holds
     assert (r"\setvalue{have.classes}" in values) == (r"\setvalue{lesion.word}" in values) == (run == "nodules")
     assert "ancrea" not in (tmp_path / "table_segmentation.tex").read_text() + (tmp_path / "table_failures.tex").read_text()
 
