@@ -120,6 +120,14 @@ class Abdomen:
         self.parenchyma = rng.normal(104, 7)
         self.venous, self.arterial = rng.normal(165, 12), rng.normal(178, 14)
 
+    def thickness(self, along: np.ndarray) -> np.ndarray:
+        """Factor on the gland's radii at places `along` its centre line, 0 in the head to 1 in the tail."""
+        return np.ones_like(along)
+
+    def duct_radius(self, along: np.ndarray) -> np.ndarray:
+        """Of the main duct (mm) at places `along` the centre line."""
+        return np.full_like(along, 1.2)
+
     def near(self, *point: float, spread: float = 2.5) -> np.ndarray:
         return np.asarray(point) + self.rng.normal(0, spread, 3)
 
@@ -236,6 +244,7 @@ class Abdomen:
                     self.near(18 + bend[0], -1 + bend[1], 28), self.near(27, 15, 46)]
         size = rng.normal(1, 0.08)
         self.spine, self.spine_radii = curve(controls, size * np.array([12, 13.5, 8, 9, 8.5, 5.5]))
+        self.spine_radii = self.spine_radii * self.thickness(np.linspace(0, 1, len(self.spine)))
         uncinate, uncinate_radii = curve([self.spine[2], self.near(-27, 12, -30, spread=1.5), self.near(-28, 15, -19, spread=1.5)],
                                          (10, 8, 5))
         points = np.vstack([self.spine, uncinate])
@@ -270,6 +279,7 @@ class Abdomen:
         axes = canvas.local_axes(region)
         clefts = np.clip(self.fine(axes) + 0.6 * self.lobules - 1.0, 0, None)  # fat between the lobules
         canvas.paint(region, distance, self.parenchyma + 7 * self.fine(axes) - 95 * clefts)
-        duct = self.spine[int(0.12 * len(self.spine)):-4]
-        self.vessel(duct[::8], np.full(len(duct[::8]), 1.2), 35.0)
+        first = int(0.12 * len(self.spine))
+        duct, along = self.spine[first:-4:8], np.linspace(0, 1, len(self.spine))[first:-4:8]
+        self.vessel(duct, self.duct_radius(along), 35.0)
         self.vessel([(38, -4, -50), (14, 6, -46), self.spine[2]], (3.2, 3.2, 2.5), WATER)  # common bile duct

@@ -40,7 +40,7 @@ def paint_lesion(abdomen: Abdomen, subtype: int, rng: np.random.Generator, radiu
     distance = distance + 1.3 * outline(canvas.local_axes(region))
     inside = distance < 0
     target = float(np.clip(rng.normal(46, 12), 18, 76))
-    pattern = (_homogeneous, _microcystic, _necrotic)[subtype](canvas, region, distance, rng)
+    pattern = PATTERNS[subtype](canvas, region, distance, rng)
     pattern -= pattern[inside].mean()
     opacity = np.clip(0.5 - distance / MARGIN_MM[subtype], 0, 1)
     canvas.blend(region, opacity, target + pattern)
@@ -80,3 +80,6 @@ def _necrotic(canvas: Canvas, region: Region, distance: np.ndarray, rng: np.rand
     rim = np.exp(-(((distance + 4.0) / 2.8) ** 2))
     uneven = SmoothNoise(rng, 6.0, canvas.extent + 10)(axes)
     return rng.uniform(60, 100) * rim * broken + 10 * uneven
+
+
+PATTERNS = (_homogeneous, _microcystic, _necrotic)  # by subtype

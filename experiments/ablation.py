@@ -121,7 +121,7 @@ class Ablation:
         train = ["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), *common]
         start = time.time()
         if variant.refit_of is None:
-            self._command([*train, *lengths, "--c"], log)
+            self._command([*train, *lengths, "--c", "--no_refit"], log)
             seconds = _training_seconds(model)
         else:
             self._command(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common], log)

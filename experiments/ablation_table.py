@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from evaluation.bootstrap import weighted_mean
 from evaluation.subtype_metrics import brier_per_case, classwise_ece
-from nnunetv2.training.class_calibration import fit_temperature
+from nnunetv2.class_evidence.calibration import fit_temperature
 
 TINY = 1e-6  # probabilities are written with six digits; a 0 has no logarithm
 

@@ -11,7 +11,7 @@ from experiments.ablation_table import TINY
 from experiments.out_of_fold import PROBABILITIES, read_table
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import find_model
-from nnunetv2.training.class_head_refit import features_of_cases
+from nnunetv2.training.class_head_refit import describe_cases
 
 MARGIN = 0.05  # a difference worth knowing about
 FIGURES = ("macro_f1", "auroc", "brier")
@@ -22,7 +22,7 @@ def view_logits(model_folder: Path, fold: int, checkpoint: str, cases: list[str]
     model = find_model(model_folder, (fold,), checkpoint)
     network = model.build_network(model.checkpoints[0]).to(device)
     folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name / model.configuration_manager.data_identifier
-    features = features_of_cases(model, network, cases, folder, device, views)  # (n, V, F)
+    features = describe_cases(model, network, cases, folder, device, views).features  # (n, V, F)
     head = network.class_head.cpu().eval()
     with torch.no_grad():
         return head.classify(features.flatten(0, 1)).unflatten(0, features.shape[:2]).transpose(0, 1).double().numpy()

@@ -63,9 +63,7 @@ train_fold() {
     mkdir -p "$log"
     stage "train" --log "$log" --outputs "$MODEL/fold_$k" \
         --inputs "$PREPROCESSED"/{splits_final.json,dataset_fingerprint.json,dataset.json,"$PLANS.json","nnUNetPlans_$CONFIG.recipe.json"} ${TABLE:+"$PREPROCESSED/$TABLE"} -- \
-        nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" "${lengths[@]}" --c
-    [[ -z "$TASK" ]] || stage "refit" --log "$log" --outputs "$MODEL/fold_$k/class_head_refit.json" -- \
-        nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f "$k" "${common[@]}"
+        nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" "${lengths[@]}" --c --no_val
     stage "validate" --log "$log" --outputs "$MODEL/fold_$k/validation" -- \
         nnUNetv2_train 777 "$CONFIG" "$k" "${common[@]}" --val
 }

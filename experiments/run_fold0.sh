@@ -10,7 +10,7 @@
 #
 # Options: --data DIR --name NAME --out DIR --epochs N --iterations N --val_iterations N --hours H --device cuda|cpu|mps --fast
 # --from STAGE --gpu_memory GB (what the planner fills; little for a quick look on a CPU) --no-venv
-# A rerun after a kill goes on where it stopped. Stages: data convert plan preprocess train refit predict_validation
+# A rerun after a kill goes on where it stopped. Stages: data convert plan preprocess train predict_validation
 # predict_test metrics figures gallery submission record report.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -56,8 +56,6 @@ LENGTH=(--epochs "$EPOCHS" --iterations "$ITERATIONS" --val_iterations "$VAL_ITE
 stage train --outputs "$MODEL/fold_0" --inputs "$PREPROCESSED"/{splits_final.json,dataset.json,"$PLANS.json"} ${TABLE:+"$PREPROCESSED/$TABLE"} -- \
     nnUNetv2_train 777 "$CONFIG" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --c \
     "${LENGTH[@]}" --no_val
-[[ -z "$TASK" ]] || stage refit --outputs "$MODEL/fold_0/class_head_refit.json" -- \
-    nnUNetv2_refit_class_head -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE"
 predict() {  # predict NAME IMAGES
     stage "predict_$1" --outputs "$OUT/predictions/$1" -- \
         nnUNetv2_predict -i "$2" -o "$OUT/predictions/$1" -d 777 -c "$CONFIG" -f 0 -tr "$TRAINER" -p "$PLANS" \

@@ -54,7 +54,7 @@ train() {  # train CONFIGURATION EPOCHS ITERATIONS_IN_ALL, from the weights of t
     [[ "$1" != 3d_coarse && "$1" != 3d_middle ]] || stage "preprocess_$1" --outputs "$PREPROCESSED/nnUNetPlans_$1" -- \
         nnUNetv2_preprocess -d 777 -plans_name "$PLANS" -c "$1"
     train_from "train_$1" "$fold" "$from" \
-        777 "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$epochs" --iterations $(( ($3 + epochs - 1) / epochs )) --val_iterations 1 --no_val
+        777 "$1" 0 -tr "$TRAINER" -p "$PLANS" -device "$DEVICE" --epochs "$epochs" --iterations $(( ($3 + epochs - 1) / epochs )) --val_iterations 1 --no_val --no_refit
 }
 train 3d_coarse 10 "$COARSE"
 train 3d_middle 10 "$MIDDLE"

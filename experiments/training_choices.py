@@ -51,7 +51,7 @@ class Choice:
 CHOICES = (
     Choice("default", "as it is: class weights, texture kept where classified, last weights", "nnUNetTrainerEMA"),
     Choice("sampling", "balanced sampling in place of class weights", "nnUNetTrainerBalancedSampling"),
-    Choice("augmented", "blur, low resolution and gamma for the class term as well", "nnUNetTrainerFullAugmentation"),
+    Choice("texture_keeping", "without blur, low resolution and gamma", "nnUNetTrainerTextureKeeping"),
     Choice("averaged", "averaged weights in place of the last", "nnUNetTrainerEMA", "checkpoint_ema.pth"),
 )
 FIGURES = (("subtype", "macro_f1"), ("subtype", "auroc"), ("subtype", "brier"), ("whole_pancreas", "dsc"), ("lesion", "dsc"))
@@ -94,7 +94,7 @@ class Study:
         print(f"[train] {trainer}, fold {fold}", flush=True)
         lengths = ["--epochs", str(self.args.epochs), "--iterations", str(self.args.iterations), "--val_iterations", "1", "--seed", str(self.args.seed)]
         run_command(["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), "-tr", trainer, "-p", self.args.plans,
-                     "-device", self.args.device, *lengths, "--no_val", "--c"], self.log(trainer, fold), self.args.jobs)
+                     "-device", self.args.device, *lengths, "--no_val", "--no_refit", "--c"], self.log(trainer, fold), self.args.jobs)
 
     def predict_and_refit(self, choice: Choice, fold: int) -> None:
         """Order matters: the refit replaces the head in the checkpoint."""

@@ -13,7 +13,7 @@ LEVELS = (
     ("nnunetv2.paths", "nnunetv2.configuration"),
     ("nnunetv2.utilities",),
     ("nnunetv2.imageio",),
-    ("nnunetv2.preprocessing",),
+    ("nnunetv2.preprocessing", "nnunetv2.class_evidence"),
     ("nnunetv2.experiment_planning", "nnunetv2.dataset_conversion", "nnunetv2.evaluation", "evaluation"),
     ("nnunetv2.inference",),
     ("nnunetv2.training",),

@@ -60,10 +60,15 @@ class UNet(nn.Module):
         """
         return self.class_head(self.encoder(x, self.class_head.n_stages), seg_logits, image=x)
 
-    def class_features(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> Tensor:
-        """The head's pooled features (B, F) float32, before it standardises them. Needs a class head."""
+    def describe(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> tuple[Tensor, Tensor]:
+        """seg_logits (B, num_classes, D, H, W), and the head's pooled features (B, F) float32 before it standardises them. Needs a class head."""
         skips = self.encoder(x)
-        return self.class_head.features(skips, _finest(self.decoder(skips)), teacher, teacher_weight, x)
+        seg_logits = _finest(self.decoder(skips))
+        return seg_logits, self.class_head.features(skips, seg_logits, teacher, teacher_weight, x)
+
+    def class_features(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> Tensor:
+        """The features of `describe` alone."""
+        return self.describe(x, teacher, teacher_weight)[1]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         """Elements of all conv outputs for one item of spatial size `input_size`, the planner's measure of memory.

@@ -66,7 +66,8 @@ class ClassHead(nn.Module):
 
     stage_channels, stage_strides: of every encoder stage, finest first; strides per axis, relative to the stage before.
     n_labels: channels of the segmentation.
-    n_classes, lesion_labels: of the task; the head only carries `lesion_labels` for its users.
+    n_classes, lesion_labels: of the task; the head only carries `lesion_labels` for its users, and `evidence`, names of what is measured
+        beside the network (nnunetv2/class_evidence).
     regions: name -> labels whose probabilities add up to the region's mask; None = the whole patch (no descriptors).
     stages: encoder stages to pool, 0 = full resolution, -1 = bottleneck.
     statistics: of "mean", "std", over the region, of every channel.
@@ -79,10 +80,11 @@ class ClassHead(nn.Module):
     def __init__(self, stage_channels: Sequence[int], stage_strides: Sequence[Sequence[int]], n_labels: int, *,
                  n_classes: int, lesion_labels: Sequence[int], regions: Mapping[str, Sequence[int] | None],
                  stages: Sequence[int] = (0, 1, 2), statistics: Sequence[str] = STATISTICS, descriptors: bool = True,
-                 texture_of_channels: int = 0, focus: bool = False, hidden: int = 0, dropout: float = 0.1):
+                 texture_of_channels: int = 0, focus: bool = False, hidden: int = 0, dropout: float = 0.1,
+                 evidence: Sequence[str] = ()):
         super().__init__()
         _check_configuration(regions, stages, statistics, len(stage_channels), n_labels)
-        self.lesion_labels = tuple(lesion_labels)
+        self.lesion_labels, self.evidence = tuple(lesion_labels), tuple(evidence)
         self.encoder_gradient = 1.0  # share of the class loss's gradient that reaches the encoder, 0..1
         self.stages = [s % len(stage_channels) for s in stages]
         self.n_stages = max(self.stages) + 1  # of the encoder that the head needs

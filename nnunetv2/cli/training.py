@@ -31,6 +31,7 @@ def train(argv: Sequence[str] | None = None) -> None:
                         "length that leaves time for refit and validation; with --c goes on in what is left")
     parser.add_argument("--patience", type=whole_number(1), default=None, help="(fork) end when the pseudo Dice has not improved for so many epochs")
     parser.add_argument("--no_val", action="store_true", help="(fork) leave out the final validation, for those who predict afterwards")
+    parser.add_argument("--no_refit", action="store_true", help="(fork) leave the class head as gradient descent left it, uncalibrated")
     parser.add_argument("--batch_size", type=whole_number(1), default=None, help="(fork) patches a batch; default: the plans'")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="(fork) seed of weights, batches and augmentation")
     args = parser.parse_args(argv)
@@ -48,7 +49,7 @@ def train(argv: Sequence[str] | None = None) -> None:
         continue_training=args.c, only_run_validation=args.val, disable_checkpointing=args.disable_checkpointing,
         val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
         val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size, final_validation=not args.no_val,
-        hours=args.hours, patience=args.patience)
+        hours=args.hours, patience=args.patience, refit=not args.no_refit)
 
 
 def hours(value: str) -> float:
@@ -67,7 +68,7 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
                     "then temperature calibration. Validation cases are not read.",
                     "nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)
-    parser.add_argument("-views", type=int, choices=(8, 4, 2, 1), default=8, help="mirrored views of each case to fit on; fewer are faster")
+    parser.add_argument("-views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of each case to fit on; fewer are faster")
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     args = parser.parse_args(argv)
     device = device_from_name(args.device)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from nnunetv2 import paths
+from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
 from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_name
@@ -302,7 +303,7 @@ class ExperimentPlanner:
         return {
             "n_classes": len(self.task.classes),
             "lesion_labels": list(self.task.lesion_labels),
-            # more regions and mask descriptors are more features than a few hundred cases can tell from noise
+            # what lies elsewhere, and the masks' size and shape, is measured in millimetres by the evidence blocks
             "regions": {"lesion": list(self.task.lesion_labels)},
             "stages": [0],  # texture, which decides, is gone further down
             "statistics": ["mean", "std"],
@@ -311,6 +312,7 @@ class ExperimentPlanner:
             "focus": True,
             "hidden": 0,
             "dropout": 0.1,
+            "evidence": list(BLOCKS),  # what beside the network's features is measured; the refit weighs each
         }
 
     def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray, median_shape: np.ndarray,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dynamic_network_architectures.architectures.unet import finest_and_class
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.sliding_window_prediction import pad_centred, whole_volume_tile, window_slicers
+from nnunetv2.inference.sliding_window_prediction import pad_centred, predict_windows, whole_volume_tile
 
 OUTSIDE_LOGIT = 20.0  # certainty of background where nothing was computed: softmax and sigmoid give 0 and 1 to fp16 accuracy
 WHOLE_CASE_PATCHES = 3  # a case of up to this many training patches of voxels goes through whole; ResEnc M in fp16: < 6 GiB
@@ -105,7 +105,7 @@ def classify_case(
 
 
 @torch.no_grad()
-def case_class_features(
+def describe_case(
     network: nn.Module,
     data: Tensor,
     patch_size: Sequence[int],
@@ -115,29 +115,36 @@ def case_class_features(
     views: Sequence[tuple[int, ...]] = VIEWS_AS_IS,
     tile_step_size: float = 0.5,
     batch_size: int = 1,
-) -> Tensor:
-    """The head's pooled features (V, F) float32 of a whole case in each of V mirrored views, as `classify_case` sees it.
+) -> tuple[Tensor, Tensor]:
+    """What one pass over a whole case tells the refit of the head: segmentation logits (S, D, H, W), mean over the V mirrored views, and the
+    head's pooled features (V, F) float32 in each view.
 
-    For the refit of the head. `network.class_features(x)` gives them for x (B, C, *spatial); `network` is in eval mode and
-    on `device`. Windows are averaged by lesion mass, which is what pooling over the whole lesion would do for means.
-    `batch_size`: patches a batch in training; as many views of a small case go through at once.
+    `network.describe(x)` gives both for x (B, C, *spatial); `network` is in eval mode and on `device`. A case that fits goes through whole, as
+    `classify_case` sees it; of a larger one each window goes through once a view, and features are averaged by lesion mass, which is what pooling
+    over the whole lesion would do for means. `batch_size`: patches a batch in training; as many views of a small case go through at once.
     """
     whole = fits_whole(data.shape[1:], patch_size, divisor)
-    padded, _ = pad_centred(data, whole_volume_tile(data.shape, divisor) if whole else patch_size)
-    views_of_case = torch.stack([padded.flip([axis + 1 for axis in axes]) for axes in views])  # (V, C, *spatial)
-    if whole:
-        at_once = max(1, batch_size * prod(patch_size) // prod(padded.shape[1:]))
-        return torch.cat([network.class_features(some.to(device)).float().cpu() for some in views_of_case.split(at_once)])
-    return torch.stack([_features_of_windows(network, view.to(device), patch_size, lesion_channels, tile_step_size)
-                        for view in views_of_case])
+    tile = whole_volume_tile(data.shape, divisor) if whole else tuple(patch_size)
+    at_once = max(1, batch_size * prod(patch_size) // prod(tile))
+    evidence = _FeatureEvidence(lesion_channels)
+    logits = predict_windows(_Describing(network, device, at_once), data, tile, tile_step_size, views, gaussian=not whole, device=device, observer=evidence)
+    return logits, evidence.mean().float().view(len(views), -1)
 
 
-def _features_of_windows(network: nn.Module, data: Tensor, patch_size: Sequence[int], lesion_channels: Sequence[int],
-                         tile_step_size: float) -> Tensor:
-    """(F,): mean over the windows of `data` (C, D, H, W), weighted by the lesion in each."""
-    evidence = ClassEvidence(lesion_channels)
-    for slicer in window_slicers(data.shape[1:], patch_size, tile_step_size):
-        x = data[slicer][None]
-        seg_logits, _ = finest_and_class(network(x))
-        evidence.add_values(seg_logits[0], network.class_features(x)[0].float())
-    return evidence.mean().float()
+class _Describing:
+    """An engine whose class logits are the head's features."""
+
+    name, precision = "torch", "fp32"
+
+    def __init__(self, network: nn.Module, device: torch.device, batch_size: int) -> None:
+        self.network, self.device, self.batch_size = network, device, batch_size
+
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as prediction does
+            seg_logits, features = self.network.describe(x.to(self.device))
+        return seg_logits.float(), features.float()
+
+
+class _FeatureEvidence(ClassEvidence):
+    def add(self, seg_logits: Tensor, class_logits: Tensor) -> None:
+        self.add_values(seg_logits, class_logits.flatten())

@@ -1,13 +1,16 @@
 """One preprocessed case -> logits and class probabilities, by whatever way the mode chooses."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nnunetv2.class_evidence.head import EvidenceHead
+from nnunetv2.class_evidence.measure import Measurement
 from nnunetv2.inference.case_classification import ClassEvidence, background_logits, classify_case, fits_whole
 from nnunetv2.inference.coarse_network import (
     CoarseNetwork, channel_names, channels_found, foreground_of, look_for_channels, same_network_on_a_coarser_grid,
@@ -27,13 +30,17 @@ OnWindow = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """logits (S, *box) on the CPU, the box they fill in a volume of `shape`, class probabilities (n,) or None; with roi "coarse" its report."""
+    """logits (S, *box) on the CPU, the box they fill in a volume of `shape`, class probabilities (n,) or None; with roi "coarse" its report.
+
+    Without a lesion the probabilities are the classes' shares of the training cases (class_evidence).
+    """
 
     logits: Tensor
     box: Box
     shape: tuple[int, ...]
     class_probabilities: np.ndarray | None
     roi: RoiReport | None = None
+    lesion_found: bool | None = None  # None where nobody looked: without evidence blocks
 
     def full_logits(self, has_regions: bool) -> Tensor:
         """(S, *shape): certain background outside the box."""
@@ -47,6 +54,8 @@ class CasePrediction:
 class CasePredictor:
     """Runs the folds' engines over one case after another; results do not depend on the order of cases.
 
+    evidence: of each engine's fold, the head over all its evidence, or None: then the network's own head decides alone. measurement: how to
+    measure that evidence.
     lesion_channels: channels that decide the class; None without a class head. device: the engines'. coarse_network: finds the boxes;
     None is the first engine on a coarser grid.
     """
@@ -62,15 +71,20 @@ class CasePredictor:
         gaussian: bool = True,
         progress: bool = False,
         coarse_network: CoarseNetwork | None = None,
+        evidence: Sequence[EvidenceHead | None] = (),
+        measurement: Measurement | None = None,
     ) -> None:
+        self.evidence, self.measurement = list(evidence), measurement
         self.engines, self.geometry, self.mode = engines, geometry, mode
         self.label_manager, self.lesion_channels = label_manager, lesion_channels
         self.device = device if device.type == "cuda" else torch.device("cpu")
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
-    def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None) -> CasePrediction:
+    def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning.
+
+        properties: of the image, where there are any: which way its axes run, and the distance of a 2D network's slices.
 
         on_window: told (windows done, windows) of the pass that runs; what it raises ends the prediction.
         """
@@ -80,7 +94,21 @@ class CasePredictor:
             prediction = self._predict([engine.in_full_precision() for engine in self.engines], data, on_window)
         if prediction.roi is not None and (note := prediction.roi.in_words()):
             warnings.warn(f"{name}: {note}.", stacklevel=2)
-        return prediction
+        return self._decided(prediction, data, properties)
+
+    def _decided(self, prediction: CasePrediction, data: Tensor, properties: Mapping[str, Any] | None) -> CasePrediction:
+        """What each fold's network says of the class (folds, n), and each fold's evidence -> class probabilities (n,), mean over folds."""
+        by_fold = prediction.class_probabilities
+        if by_fold is None:
+            return prediction
+        blocks = tuple(dict.fromkeys(name for head in self.evidence if head is not None for name in head.features))
+        if self.measurement is None or not blocks:
+            return replace(prediction, class_probabilities=by_fold.mean(0))
+        labels = np.zeros(prediction.shape, np.uint16)
+        labels[prediction.box] = prediction.logits.argmax(0).numpy()
+        measured = self.measurement(data.numpy(), labels, properties, blocks)
+        decided = [network if head is None else head.probabilities(measured, network) for head, network in zip(self.evidence, by_fold)]
+        return replace(prediction, class_probabilities=np.mean(decided, axis=0), lesion_found=measured is not None)
 
     def _predict(self, engines: Sequence[Engine], data: Tensor, on_window: OnWindow | None) -> CasePrediction:
         shape = tuple(data.shape[1:])
@@ -118,18 +146,19 @@ class CasePredictor:
         return set().union(*(channels_found(logits, self.label_manager) for (logits, _), _ in parts))
 
     def _put_together(self, parts: Sequence[Part], shape: tuple[int, ...]) -> CasePrediction:
-        """((logits, class probabilities) of a box, the box) of each -> the case. Each box has the say in the class that its lesion has."""
+        """((logits, class probabilities by fold) of a box, the box) of each -> the case. Each box has the say in the class that its lesion has."""
         (logits, class_probabilities), box = parts[0]
         if len(parts) == 1:
             return CasePrediction(logits, box, shape, class_probabilities)
         box = around([part_box for _, part_box in parts])
         joined = background_logits(len(logits), box_shape(box), logits.dtype, self.label_manager.has_regions)
         evidence = ClassEvidence(self.lesion_channels) if class_probabilities is not None else None
+        by_fold = None if class_probabilities is None else class_probabilities.shape
         for (logits, class_probabilities), part_box in parts:
             joined[(slice(None), *(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part_box, box)))] = logits
             if evidence is not None:
-                evidence.add_values(logits, torch.from_numpy(class_probabilities))
-        return CasePrediction(joined, box, shape, None if evidence is None else evidence.mean().numpy())
+                evidence.add_values(logits, torch.from_numpy(class_probabilities.ravel()))
+        return CasePrediction(joined, box, shape, None if evidence is None else evidence.mean().numpy().reshape(by_fold))
 
     def _foreground(self, logits: Tensor) -> np.ndarray:
         return foreground_of(logits, self.label_manager)
@@ -149,20 +178,20 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
-    def with_class(self, data: Tensor, logits: Tensor) -> CasePrediction:
+    def with_class(self, data: Tensor, logits: Tensor, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """Logits (S, D, H, W) from elsewhere as a prediction; the class from the encoder's look at the whole of `data` (C, D, H, W)."""
         shape = tuple(data.shape[1:])
         probabilities = None
         if self.lesion_channels is not None:
-            probabilities = np.mean([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines], axis=0)
-        return CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities)
+            probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines])
+        return self._decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties)
 
     def volume_logits(self, engine: Engine, data: Tensor) -> Tensor:
         """Logits (S, D, H, W) of the whole of `data` (C, D, H, W) from one engine, whatever the mode's roi."""
         return self._predict_volume([engine], data, None)[0]
 
     def _predict_volume(self, engines: Sequence[Engine], data: Tensor, on_window: OnWindow | None) -> tuple[Tensor, np.ndarray | None]:
-        """Mean over folds: logits (S, D, H, W) and class probabilities.
+        """Logits (S, D, H, W), mean over folds, and the class probabilities (folds, n) of the networks' own heads.
 
         The class comes from the passes that segment when they see the case whole, or when it is too large to be seen whole;
         otherwise the encoder sees the whole case once more, and the head pools under what the windows found. A case at its exact size is
@@ -186,4 +215,4 @@ class CasePredictor:
             logits = fold_logits if logits is None else logits.add_(fold_logits)
         if len(engines) > 1:
             logits /= len(engines)
-        return logits, np.mean(probabilities, axis=0) if probabilities else None
+        return logits, np.stack(probabilities) if probabilities else None

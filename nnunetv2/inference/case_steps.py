@@ -1,7 +1,7 @@
 """What happens to one case on its way through a predictor: read, preprocess, network, resample, write."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,14 @@ class CaseSteps:
     def _run_cases(self, cases: Iterable[Case], prepare: Callable[[Case], tuple[Tensor, dict]], run: PredictionRun, readers: int, writers: int) -> list[Any]:
         """Results of `cases`; what failed, and files of the run that the disk did not take, in one CasesFailed at the end."""
         start = time.perf_counter()
-        pipeline = Pipeline(prepare, predict=lambda case, data: self._predict(case, data, run),
+        of_case: dict[int, dict] = {}
+
+        def prepare_and_keep(case: Case) -> tuple[Tensor, dict]:
+            data, properties = prepare(case)
+            of_case[case.position] = properties
+            return data, properties
+
+        pipeline = Pipeline(prepare_and_keep, predict=lambda case, data: self._predict(case, data, run, of_case.pop(case.position, None)),
                             export=lambda case, properties, prediction: self._export(case, properties, prediction, run),
                             readers=readers, writers=writers, progress=self.allow_tqdm)
         failed: CasesFailed | None = None
@@ -44,11 +51,12 @@ class CaseSteps:
             raise CasesFailed(failed.failures if failed else {}, len(results), results, failed.not_begun if failed else 0, unwritten)
         return results
 
-    def _predict_data(self, data: Tensor, name: str = "this case", on_window: Callable[[int, int], None] | None = None) -> CasePrediction:
+    def _predict_data(self, data: Tensor, name: str = "this case", on_window: Callable[[int, int], None] | None = None,
+                      properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """Through the methods that a subclass overrides, if it does."""
         if self._overrides("predict_logits_from_preprocessed_data", "predict_sliding_window_return_logits"):
-            return self.case_predictor.with_class(data, torch.as_tensor(self.predict_logits_from_preprocessed_data(data)).cpu())
-        return self.case_predictor(data, name, on_window)
+            return self.case_predictor.with_class(data, torch.as_tensor(self.predict_logits_from_preprocessed_data(data)).cpu(), properties)
+        return self.case_predictor(data, name, on_window, properties)
 
     def _output_folders(self, cases: Sequence[Case], part_id: int = 0, num_parts: int = 1) -> OutputFolders:
         made_with = self._made_with() if cases else {}
@@ -101,13 +109,15 @@ class CaseSteps:
         run.watch.part(case.label, case.position, "read", 1, 1)
         return self._preprocess(image, properties, previous, case, run)
 
-    def _predict(self, case: Case, data: Tensor, run: PredictionRun) -> CasePrediction:
+    def _predict(self, case: Case, data: Tensor, run: PredictionRun, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         def on_window(done: int, of: int) -> None:
             run.watch.part(case.label, case.position, "network", done, of)
 
         run.watch.part(case.label, case.position, "network", 0, 1)
         with run.times.stage(case.label, "network"):
-            prediction = self._predict_data(data, case.label, on_window)
+            prediction = self._predict_data(data, case.label, on_window, properties)
+        if prediction.lesion_found is False:
+            run.note_no_lesion(case.label)
         if prediction.roi is not None:
             run.roi[case.label] = prediction.roi.as_json()
         return prediction

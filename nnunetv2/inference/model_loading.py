@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from dynamic_network_architectures.architectures.unet import UNet
+from nnunetv2.class_evidence.case import Intensities
+from nnunetv2.class_evidence.head import EVIDENCE_KEY, EvidenceHead
+from nnunetv2.class_evidence.measure import Measurement
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.engines.winograd_engine import check_supported
@@ -92,6 +95,22 @@ class TrainedModel:
                 configuration.network_arch_init_kwargs_req_import, self.input_channels, n_outputs, allow_init=False,
                 deep_supervision=False, class_head=configuration.class_head if self.has_class_head else None, where=configuration.source)
 
+    @property
+    def evidence_blocks(self) -> tuple[str, ...]:
+        """Of the plans; () for plans of a head that looks at the network's features alone."""
+        return tuple((self.configuration_manager.class_head or {}).get("evidence", ())) if self.has_class_head else ()
+
+    def measurement(self) -> Measurement:
+        return measurement_of(self.plans_manager, self.configuration_manager)
+
+    def evidence_heads(self) -> list[EvidenceHead | None]:
+        """Of every fold; None for one whose checkpoint has none."""
+        heads = []
+        for checkpoint in self.checkpoints:
+            content = load_checkpoint(checkpoint, lazy=True).get(EVIDENCE_KEY) if self.has_class_head else None
+            heads.append(None if content is None else EvidenceHead.from_checkpoint(content, self.configuration_manager.class_head["n_classes"], checkpoint))
+        return heads
+
     def make_engines(self, device: torch.device, mode: InferenceMode, wish: str) -> list[Engine]:
         """One engine a fold, in the precision that `mode` wants on `device`."""
         geometry = network_geometry(self.configuration_manager, self.mirror_axes)
@@ -139,6 +158,13 @@ class TrainedModel:
         except ImportError:
             return None  # make_engine says so
         return cached_model_path(checkpoint, self.configuration_manager.configuration["architecture"], kind)
+
+
+def measurement_of(plans_manager: PlansManager, configuration_manager: ConfigurationManager) -> Measurement:
+    """How the evidence of a configuration's cases is measured, in training and prediction."""
+    intensities = Intensities.of_plans(configuration_manager.normalization_schemes, plans_manager.foreground_intensity_properties_per_channel)
+    return Measurement(tuple(configuration_manager.class_head["lesion_labels"]), tuple(configuration_manager.spacing), intensities,
+                       tuple(plans_manager.transpose_forward))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

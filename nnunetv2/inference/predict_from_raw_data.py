@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dynamic_network_architectures.architectures.unet import UNet
+from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.image_arrays import from_sitk
 from nnunetv2.inference.array_prediction import ArrayPrediction
@@ -34,7 +35,7 @@ from nnunetv2.inference.case_result import CaseResult
 from nnunetv2.inference.case_steps import CaseSteps
 from nnunetv2.inference.cases import list_cases
 from nnunetv2.inference.engines import Engine, make_engine
-from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, refuse_other_plans
+from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, measurement_of, refuse_other_plans
 from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
 from nnunetv2.inference.network_access import NetworkAccess
 from nnunetv2.inference.network_geometry import network_geometry
@@ -93,6 +94,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self.tile_step_size, self.use_mirroring, self.perform_everything_on_device = self.mode.tile_step_size, use_mirroring, perform_everything_on_device
         self.plans_manager = self.configuration_manager = self.dataset_json = self.trainer_name = self.case_predictor = None
         self.allowed_mirroring_axes = self.label_manager = self.task = None
+        self.evidence: Sequence[EvidenceHead | None] = ()
         self.use_gaussian = use_gaussian
         self.verbose, self.verbose_preprocessing, self.allow_tqdm = verbose, verbose_preprocessing, allow_tqdm
 
@@ -111,6 +113,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         model = find_model(Path(model_training_output_dir), use_folds, checkpoint_name)
         refuse_other_plans(model)
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
+        self.evidence = model.evidence_heads()
         self._set_up(engines, model.plans_manager, model.configuration_manager, model.dataset_json, model.trainer_name,
                      model.mirror_axes, model.has_class_head, model.takes_any_size)
         self._network_is_in(model)
@@ -120,14 +123,16 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     def manual_initialization(
         self, network: nn.Module, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
         parameters: list[dict] | None, dataset_json: dict, trainer_name: str,
-        inference_allowed_mirroring_axes: tuple[int, ...] | None,
+        inference_allowed_mirroring_axes: tuple[int, ...] | None, evidence: Sequence[EvidenceHead | None] = (),
     ) -> None:
         """Use a network that is there already, as the trainer's validation does.
 
-        parameters: None, or one state dict a fold, each loaded into a copy of `network`.
+        parameters: None, or one state dict a fold, each loaded into a copy of `network`. evidence: of each fold; without, the network's own
+        class head decides alone.
         """
         start = time.perf_counter()
         dataset_json = with_channel_names(dataset_json)
+        self.evidence = list(evidence)
         networks = [network] if parameters is None else [deepcopy(network) for _ in parameters]
         for fold, weights in zip(networks, parameters or ()):
             fold.load_state_dict(weights)
@@ -163,7 +168,8 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
             replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, tile_step_size=self.tile_step_size,
                     tiling=self.mode.tiling if self._takes_any_size else "windows"), self.label_manager,
             None if self.task is None else self.configuration_manager.class_head["lesion_labels"], self.device,
-            self.use_gaussian, self.allow_tqdm, self._coarse_network)
+            self.use_gaussian, self.allow_tqdm, self._coarse_network, self.evidence,
+            measurement_of(self.plans_manager, self.configuration_manager) if any(head is not None for head in self.evidence) else None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What upstream's predictor looks up in every prediction may be set between two here as well."""
@@ -198,7 +204,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         run = self._new_run(save_or_return_probabilities, return_classification, progress, cancelled, 1)
         case = Case("the image" if output is None else output.name, (), output)
         data, properties = self._preprocess(input_image, image_properties, segmentation_previous_stage, case, run)
-        return self._export(case, properties, self._predict(case, data, run), run)
+        return self._export(case, properties, self._predict(case, data, run, properties), run)
 
     def predict_sitk_images(
         self, images: sitk.Image | Sequence[sitk.Image], previous_stage: sitk.Image | None = None, return_probabilities: bool = False,

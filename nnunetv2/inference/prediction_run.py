@@ -20,6 +20,7 @@ class PredictionRun:
     times: StageTimes = field(default_factory=StageTimes)
     roi: dict[str, dict] = field(default_factory=dict)  # reports of roi "coarse" by case
     intensities: dict[str, list[str]] = field(default_factory=dict)  # what is odd about a case's, by case
+    no_lesion: list[str] = field(default_factory=list)  # cases whose class is the training's shares alone
 
     def report(self, wall: float, failed: CasesFailed | None) -> dict[str, Any]:
         """For prediction_times.json: seconds by case and stage, which overlap; what is odd about intensities; boxes of roi
@@ -27,6 +28,8 @@ class PredictionRun:
         report: dict[str, Any] = {"cases_wall": round(wall, 4), "cases": self.times.seconds}
         if self.intensities:
             report["intensity_warnings"] = self.intensities
+        if self.no_lesion:
+            report["no_lesion_found"] = sorted(self.no_lesion)
         if self.roi:
             report["roi_reports"] = self.roi
         if failed is not None:
@@ -38,6 +41,11 @@ class PredictionRun:
         if oddities:
             self.intensities[label] = oddities
             warnings.warn(f"{label}: {' '.join(oddities)}", stacklevel=2)
+
+    def note_no_lesion(self, label: str) -> None:
+        """Warn now, and tell it in prediction_times.json."""
+        self.no_lesion.append(label)
+        warnings.warn(f"{label}: no lesion found; its class probabilities are the classes' shares of the training cases.", stacklevel=2)
 
     def say_what_was_left_out(self) -> None:
         """A warning about boxes, whose surroundings nobody looked at; none about results that are returned, which say so themselves."""

@@ -1,103 +1,86 @@
-"""Closed-form refit of the class head after training.
+"""Refit of the class head: the end of every training with a class task, and a command for reruns.
 
     nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans
 
-The head's features of the fold's training cases, pooled over whole cases in all mirrored views as in prediction ->
-standardise -> linear discriminant analysis -> written into the head's last layer, so prediction does not change. With a few
-hundred cases this finds the classes where gradient descent on small batches may not. A temperature from predictions that
-leave one case out makes the probabilities honest. Validation cases are never read.
+One pass over each of the fold's training cases gives its masks and the head's pooled features, as prediction sees them. The features ->
+standardise -> linear discriminant analysis -> the head's last layer, so the network does not change; a temperature from predictions that leave
+the case out makes its probabilities honest. The evidence blocks of the plans are measured in the same masks, and all are weighed
+(class_evidence/fit.py). Training cases without a lesion in their masks are left out and counted. Validation cases are never read.
 """
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from tqdm import tqdm
 
 from nnunetv2 import paths
-from nnunetv2.inference.case_classification import case_class_features
+from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores, refit_limits
+from nnunetv2.class_evidence.discriminant import fit_views
+from nnunetv2.class_evidence.fit import fit_evidence
+from nnunetv2.class_evidence.head import EVIDENCE_KEY
+from nnunetv2.class_evidence.measure import Measured
+from nnunetv2.inference.case_classification import describe_case
+from nnunetv2.inference.case_prediction import CLASS_VIEWS
 from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
-from nnunetv2.preprocessing.case_store import read_image
-from nnunetv2.training.class_calibration import fit_temperature, probability_scores, refit_limits
+from nnunetv2.preprocessing.case_store import load_case, read_image
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
-from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 
-REPORT_FILE = "class_head_refit.json"  # beside the checkpoint
-
-
-@dataclass(frozen=True)
-class LinearLayer:
-    """logits = features @ weight.T + bias."""
-
-    weight: np.ndarray  # (K, F)
-    bias: np.ndarray  # (K,)
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        return features @ self.weight.T + self.bias
+REPORT_FILE = "class_head_refit.json"  # beside checkpoint_final.pth; of another checkpoint the name says which
+LEAVE_ONE_OUT_CASES = 200  # up to so many each is left out by itself, of more a twentieth at a time
+FOLDS_OF_MANY = 20
 
 
-def fit_lda(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearLayer:
-    """Standardise features (N, F), fit shrinkage LDA to labels (N,) in 0..K-1, and fold both into one linear layer.
-
-    The covariance is shrunk by Ledoit and Wolf's (2004) formula, for F > N. Priors are uniform: the task's macro-F1 counts
-    every class alike, and the training cases' frequencies would cost the rare classes recall. A constant feature gets
-    weight 0. Every class needs a case, and one of them two.
-    """
-    counts = np.bincount(labels, minlength=n_classes)
-    if counts.min() < 1 or counts.max() < 2:
-        raise ValueError(f"Every class needs a training case with a label, and one class two; there are {counts.tolist()} of classes 0, 1, ...")
-    features = features.astype(np.float64)
-    mean, std = features.mean(0), features.std(0)
-    scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6 * np.maximum(1.0, np.abs(mean)))
-    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(n_classes, 1 / n_classes))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Only one sample available")  # a class of one case adds its mean and no covariance
-        lda.fit((features - mean) * scale, labels)
-    weight, bias = lda.coef_, lda.intercept_
-    if n_classes == 2:  # scikit-learn gives the difference of the two logits
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return LinearLayer(weight * scale, bias - (weight * scale) @ mean)
-
-
-def fit_views(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearLayer:
-    """`fit_lda` on features (N, V, F) of V mirrored views a case, each a sample of its own.
-
-    What mirroring changes in a case then counts as spread within its class, and the directions it moves features in lose
-    weight.
-    """
-    return fit_lda(features.reshape(-1, features.shape[2]), np.repeat(labels, features.shape[1]), n_classes)
+def report_file(checkpoint: Path) -> Path:
+    name = checkpoint.stem.removeprefix("checkpoint_")
+    return checkpoint.with_name(REPORT_FILE if name == "final" else REPORT_FILE.replace(".json", f"_{name}.json"))
 
 
 def left_out_logits(features: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """(N, K) logits, averaged over views, of each case from a fit to all others; features (N, V, F). NaN for the only case of its class.
+    """(N, K) logits, averaged over views, of each case from a fit without it; features (N, V, F). NaN for the only case of its class.
 
-    One case at a time, since how sure a fit is of itself depends on how many cases it had: fits to fewer would ask for a
-    higher temperature than the one that is kept.
+    Few cases are left out one at a time, since how sure a fit is of itself depends on how many cases it had.
     """
     counts = np.bincount(labels, minlength=n_classes)
     logits = np.full((len(labels), n_classes), np.nan)
-    for case in tqdm(range(len(labels)), desc="calibrate"):
-        rest = np.arange(len(labels)) != case
-        if counts[labels[case]] < 2 or np.bincount(labels[rest]).max() < 2:
-            continue
-        logits[case] = fit_views(features[rest], labels[rest], n_classes)(features[case]).mean(0)
+    if len(labels) <= LEAVE_ONE_OUT_CASES:
+        groups = [np.array([case]) for case in range(len(labels))]
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")
+            groups = [test for _, test in StratifiedKFold(FOLDS_OF_MANY, shuffle=True, random_state=0).split(labels, labels)]
+    for group in tqdm(groups, desc="calibrate", leave=False):
+        rest = np.setdiff1d(np.arange(len(labels)), group)
+        left = np.bincount(labels[rest], minlength=n_classes)
+        test = group[counts[labels[group]] > 1]
+        if len(test) and left.min() >= 1 and left.max() >= 2:
+            logits[test] = fit_views(features[rest], labels[rest], n_classes)(features[test]).mean(1)
     return logits
+
+
+@torch.no_grad()
+def _represented(head: nn.Module, features: torch.Tensor) -> np.ndarray:
+    """(N, V, F) as the network gives them -> (N, V, F) float64 as the head's linear layer sees them."""
+    head.eval()
+    return head.represent(features.flatten(0, 1)).unflatten(0, features.shape[:2]).double().numpy()
 
 
 @torch.no_grad()
@@ -107,8 +90,7 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
     A hidden layer stays as trained, what it makes of the features is refitted. The temperature comes from the cases whose class
     has another one; without any it is 1. ValueError where a class has no case, or each one only.
     """
-    head.eval()
-    represented = head.represent(features.flatten(0, 1)).unflatten(0, features.shape[:2]).double().numpy()
+    represented = _represented(head, features)
     n_classes = head.classifier.out_features
     logits = left_out_logits(represented, labels, n_classes)
     left_out = np.isfinite(logits).all(1)
@@ -133,7 +115,7 @@ def refit_head(head: nn.Module, features: torch.Tensor, labels: np.ndarray) -> d
 
 
 def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoint: str = "checkpoint_final.pth",
-                     device: torch.device = torch.device("cpu"), n_views: int = 8) -> dict:
+                     device: torch.device = torch.device("cpu"), n_views: int = CLASS_VIEWS) -> dict:
     """Refit the class head of one fold of a trained model; returns and writes the report `class_head_refit.json`.
 
     n_views: of each case, mirrored over the last log2(n_views) axes that training mirrored.
@@ -143,10 +125,34 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
     """
     model = find_model(Path(model_folder), (fold,), checkpoint)
     with folder_lock(Path(model_folder) / f"fold_{fold}", "training", "its class head is refitted"):
-        return _refit(model, fold, checkpoint, device, n_views)
+        return refit_locked(model, fold, device, n_views)
 
 
-def _refit(model: TrainedModel, fold: int | str, checkpoint: str, device: torch.device, n_views: int) -> dict:
+def refit_trained(model_folder: str | os.PathLike, fold: int | str, device: torch.device) -> list[dict]:
+    """The reports of a refit of every checkpoint of a finished fold that can be predicted with and was not refitted yet. The caller holds the
+    fold's lock. Without a class head, and for a cascade, nothing is done."""
+    reports = []
+    for name in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_ema.pth"):
+        path = Path(model_folder) / f"fold_{fold}" / name
+        if not path.is_file() or load_checkpoint(path, lazy=True).get(HEAD_BEFORE_REFIT) is not None:
+            continue
+        model = find_model(Path(model_folder), (fold,), name)
+        if model.has_class_head and model.configuration_manager.previous_stage_name is None:
+            reports.append(refit_locked(model, fold, device))
+    return reports
+
+
+@dataclass(frozen=True)
+class DescribedCases:
+    """What one pass over each of N cases found. features (N, V, F): of the network's head; measured: of the evidence blocks, None for a case
+    without a lesion and where the plans name no blocks."""
+
+    features: torch.Tensor
+    measured: list[Measured | None]
+
+
+def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_views: int = CLASS_VIEWS) -> dict:
+    """`refit_class_head` of the one checkpoint of `model`, for a caller that holds the fold's lock."""
     path = model.checkpoints[0]
     if not model.has_class_head:
         raise ValueError(f"{path} has no class head to refit. Declare 'classification' in dataset.json, plan and train again.")
@@ -165,30 +171,65 @@ def _refit(model: TrainedModel, fold: int | str, checkpoint: str, device: torch.
     label_of = task.read_labels(dataset_folder, train_cases)
     cases = [case for case in train_cases if case in label_of]
     labels = np.array([label_of[case] for case in cases], int)
-    counts = np.bincount(labels, minlength=len(task.classes)).tolist()
-    limits = refit_limits(counts, task.classes)
-    if limits is not None:
-        warnings.warn(f"{path}: {limits}", stacklevel=2)
-    if min(counts) < 1 or max(counts) < 2:  # a finished training keeps its head, and the stages after this one go on
-        report = {"checkpoint": checkpoint, "classes": list(task.classes), "cases_per_class": counts, "temperature": 1.0, "not_refitted": limits}
-        save_json(report, path.with_name(REPORT_FILE))
-        return report
+    n_classes = len(task.classes)
+    report = {"checkpoint": path.name, "classes": list(task.classes)}
+    if (limits := _warned(path, labels, task.classes)) is not None:
+        return _kept(path, report, labels, n_classes, limits)
 
     network = model.build_network(path).to(device)
-    features = features_of_cases(model, _fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
-    head = network.class_head.cpu()
-    report = {"checkpoint": checkpoint, "classes": list(task.classes), **refit_head(head, features, labels)}
+    found = describe_cases(model, _fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
+    kept = np.array([measured is not None for measured in found.measured]) if model.evidence_blocks else np.ones(len(cases), bool)
+    report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
+    if report["without_lesion"]:
+        print(f"{path}: no lesion is found in {len(report['without_lesion'])} of {len(cases)} training cases, which the refit leaves out: "
+              f"{list_some(report['without_lesion'])}")
+        if (limits := _warned(path, labels[kept], task.classes)) is not None:
+            return _kept(path, report, labels[kept], n_classes, limits)
+    head, labels = network.class_head.cpu(), labels[kept]
+    report |= refit_head(head, found.features[torch.from_numpy(kept)], labels)
+    content.pop(EVIDENCE_KEY, None)
+    if model.evidence_blocks:
+        represented = _represented(head, found.features[torch.from_numpy(kept)])
+        evidence, report["evidence"] = fit_evidence([measured for measured in found.measured if measured is not None], labels, n_classes, represented)
+        content[EVIDENCE_KEY] = evidence.to_checkpoint()
 
     content.setdefault(HEAD_BEFORE_REFIT, content["class_head_weights"])
     content["class_head_weights"] = head.state_dict()
     save_checkpoint(content, path)
     record_checkpoint(path)
-    save_json(report, path.with_name(REPORT_FILE))
-    found = report["leave_one_out"]
-    print(f"{path}: class head refitted on {len(labels)} training cases; " + (
-        f"macro-F1 {found['macro_f1']:.3f} leaving one out, temperature {report['temperature']:.2f}, "
-        f"Brier {found['before_calibration']['brier']:.3f} -> {found['after_calibration']['brier']:.3f}" if found else "too few to calibrate on"))
+    save_json(report, report_file(path))
+    print(f"{path}: {_in_words(report, len(labels))}")
     return report
+
+
+def _warned(path: Path, labels: np.ndarray, classes: Sequence[str]) -> str | None:
+    """Warns of what few cases cannot give; the warning where they give no refit at all."""
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    limits = refit_limits(counts, classes)
+    if limits is not None:
+        warnings.warn(f"{path}: {limits}", stacklevel=3)
+    return limits if min(counts) < 1 or max(counts) < 2 else None
+
+
+def _kept(path: Path, report: dict, labels: np.ndarray, n_classes: int, limits: str) -> dict:
+    """A finished training keeps its head, and the stages after this one go on."""
+    report = report | {"cases_per_class": np.bincount(labels, minlength=n_classes).tolist(), "temperature": 1.0, "not_refitted": limits}
+    save_json(report, report_file(path))
+    return report
+
+
+def _in_words(report: dict, n_cases: int) -> str:
+    found, evidence = report["leave_one_out"], report.get("evidence", {}).get("left_out")
+    text = f"class head refitted on {n_cases} training cases; "
+    if evidence is not None:
+        low, high = evidence["chance_95"]
+        blocks = sorted(((block["weight"], name) for name, block in report["evidence"]["blocks"].items()), reverse=True)
+        rests_on = ", ".join(f"{name} {weight:.2f}" for weight, name in blocks[:4] if weight > 0.02)
+        text += f"macro-F1 {evidence['macro_f1']:.3f} on training cases left out, chance {low:.3f} to {high:.3f}, p = {evidence['p']:.4f}; "
+        text += f"it rests on {rests_on or 'nothing'}" if evidence["evidence_found"] else "NO EVIDENCE FOUND for the class: do not trust it"
+        return text
+    return text + (f"macro-F1 {found['macro_f1']:.3f} leaving out, temperature {report['temperature']:.2f}, "
+                   f"Brier {found['before_calibration']['brier']:.3f} -> {found['after_calibration']['brier']:.3f}" if found else "too few to calibrate on")
 
 
 def _fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn.Module | WinogradEngine:
@@ -205,21 +246,23 @@ def _fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> n
         return network
 
 
-def features_of_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cases: list[str], folder: Path,
-                       device: torch.device, n_views: int) -> torch.Tensor:
-    """Pooled features (N, V, F) float32 of preprocessed cases in V mirrored views, on the CPU."""
+def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cases: list[str], folder: Path, device: torch.device,
+                   n_views: int) -> DescribedCases:
+    """One pass over each preprocessed case in V mirrored views. InputError lists cases whose features are not finite."""
     geometry = network_geometry(model.configuration_manager, None)
     views = mirror_views(model.mirror_axes, n_views)
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
-    rows = []
-    for case in tqdm(cases, desc="class features"):
-        data = torch.from_numpy(read_image(folder, case))  # (C, D, H, W)
-        with torch.autocast(device.type, enabled=device.type == "cuda"):  # as prediction does
-            rows.append(case_class_features(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
-                                            batch_size=model.configuration_manager.batch_size))
+    measurement = model.measurement() if model.evidence_blocks else None
+    rows, measured = [], []
+    for case in tqdm(cases, desc="class evidence"):
+        data, properties = torch.from_numpy(read_image(folder, case)), load_case(folder, case)[2]  # (C, D, H, W)
+        logits, features = describe_case(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
+                                         batch_size=model.configuration_manager.batch_size)
+        rows.append(features)
+        measured.append(None if measurement is None else measurement(data.numpy(), logits.argmax(0).numpy(), properties, model.evidence_blocks))
     features = torch.stack(rows)
     broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
     if broken:
         raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {', '.join(broken)}. Their preprocessed images are damaged, "
                          "or the network's weights are; preprocess them again, or train anew.")
-    return features
+    return DescribedCases(features, measured)

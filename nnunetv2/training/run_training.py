@@ -14,6 +14,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from nnunetv2 import paths
+from nnunetv2.training.class_head_refit import refit_trained
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
@@ -158,12 +159,13 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
                  epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
                  batch_size: int | None = None, final_validation: bool = True, same_task: bool = False,
-                 hours: float | None = None, patience: int | None = None) -> None:
+                 hours: float | None = None, patience: int | None = None, refit: bool = True) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
     epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value;
     final_validation: False leaves the validation cases to a later prediction; same_task: the pretrained weights know the same
-    labels and classes, so their segmentation layers and class head are taken over as well. hours, patience: see time_budget.py.
+    labels and classes, so their segmentation layers and class head are taken over as well; refit: False leaves the class head of the
+    checkpoints as gradient descent left it. hours, patience: see time_budget.py.
     """
     fold = _fold_from_text(fold)
     if (hours is not None or patience is not None) and num_gpus > 1:
@@ -205,7 +207,11 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         else:
             trainer = train_in_this_process(job, device, hours, patience)
         if not first:
-            return  # the first process validates
+            return  # the first process refits and validates
+        if refit and not (only_run_validation or disable_checkpointing) and trainer.class_task is not None:
+            torch.backends.cudnn.benchmark = False
+            if refit_trained(trainer.output_folder_base, fold, device) and final_validation:
+                trainer = _trained(job, device, "checkpoint_final.pth")
         if val_with_best:
             trainer = _trained(job, device, "checkpoint_best.pth")
         if final_validation:

@@ -106,7 +106,7 @@ def test_every_choice_is_compared_with_the_first_before_and_after_the_refit(args
     assert rows["sampling", "trained"]["subtype_brier"]["b"] == pytest.approx(0.24)
     assert rows["default", "trained"]["subtype_brier"]["b"] == pytest.approx((6 * 0.24 + 10 * 1.04) / 16)
     for head in ("trained", "refitted"):
-        assert rows["augmented", head]["subtype_macro_f1"]["difference"] == rows["averaged", head]["lesion_dsc"]["difference"] == 0
+        assert rows["texture_keeping", head]["subtype_macro_f1"]["difference"] == rows["averaged", head]["lesion_dsc"]["difference"] == 0
     assert rows["sampling", "refitted"]["subtype_macro_f1"]["difference"] == 0
     text = markdown(report(args, list(rows.values())))
     assert "SYNTHETIC" in text and "| 1.000 [+" in text

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2.inference.case_classification import ClassEvidence, case_class_features, classify_case, fits_whole
+from nnunetv2.inference.case_classification import ClassEvidence, describe_case, classify_case, fits_whole
 from nnunetv2.inference.case_prediction import CasePredictor
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
@@ -174,17 +174,17 @@ class FeatureNet(torch.nn.Module):
     def forward(self, x):
         return torch.stack([seg_logits(item) for item in x[:, 0].clamp(0, 2)]), None
 
-    def class_features(self, x):
-        return torch.stack([x.mean((1, 2, 3, 4)), torch.full((len(x),), float(x[0].numel()))], 1)
+    def describe(self, x):
+        return self(x)[0], torch.stack([x.mean((1, 2, 3, 4)), torch.full((len(x),), float(x[0].numel()))], 1)
 
 
 def test_features_of_a_case_that_fits_come_from_one_pass():
-    features = case_class_features(FeatureNet(), torch.ones(1, 4, 4, 10), PATCH, DIVISOR, LESION, torch.device("cpu"))
+    _, features = describe_case(FeatureNet(), torch.ones(1, 4, 4, 10), PATCH, DIVISOR, LESION, torch.device("cpu"))
     assert features.tolist() == [[1.0, 160.0]]
 
 
 def test_features_of_a_large_case_are_averaged_by_lesion():
     data = torch.zeros(1, 4, 4, 40)
     data[..., :4] = 2.0
-    features = case_class_features(FeatureNet(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), tile_step_size=1.0)
+    _, features = describe_case(FeatureNet(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), tile_step_size=1.0)
     assert features.tolist() == [pytest.approx([2.0, 64.0])]

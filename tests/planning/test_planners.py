@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.experiment_planning.residual_encoder_planners import nnUNetPlannerResEncM
@@ -153,7 +154,7 @@ def test_class_head_is_described_in_every_configuration_beside_the_networks_argu
         architecture = plan(dataset)["configurations"][name]["architecture"]
         assert architecture["class_head"] == {
             "n_classes": 3, "lesion_labels": [2], "regions": {"lesion": [2]}, "stages": [0],
-            "statistics": ["mean", "std"], "descriptors": False, "texture_of_channels": 1, "focus": True, "hidden": 0, "dropout": 0.1}
+            "statistics": ["mean", "std"], "descriptors": False, "texture_of_channels": 1, "focus": True, "hidden": 0, "dropout": 0.1, "evidence": list(BLOCKS)}
         assert "class_head" not in architecture["arch_kwargs"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2.training.class_calibration import refit_limits, TEMPERATURE_RANGE, fit_temperature, probability_scores, smoothed_targets
+from nnunetv2.class_evidence.calibration import refit_limits, TEMPERATURE_RANGE, fit_temperature, probability_scores, smoothed_targets
 
 
 def sampled(scale: float, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from dynamic_network_architectures.building_blocks.class_head import ClassHead
-from nnunetv2.training.class_head_refit import fit_lda, fit_views, left_out_logits, refit_head
+from nnunetv2.class_evidence.discriminant import fit_lda, fit_views
+from nnunetv2.training.class_head_refit import left_out_logits, refit_head
 
 
 def gaussians(n_per_class, n_features: int = 6, distance: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

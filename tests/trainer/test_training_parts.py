@@ -246,7 +246,7 @@ def test_inverse_frequency_weights_average_to_one_over_cases():
 
 @given(st.floats(0, 1))
 def test_schedules_stay_in_range(progress):
-    settings = ClassTraining()
+    settings = ClassTraining(encoder_gradient=0.1)
     assert 0.5 <= settings.teacher_weight(progress) <= 1
     assert settings.encoder_gradient_at(progress) == (0.1 if progress >= 0.2 else 0)
 

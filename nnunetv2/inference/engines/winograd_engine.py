@@ -401,6 +401,10 @@ class WinogradEngine:
         return torch.stack([self.network.classify(item, seg) for item, seg in zip(x.float(), seg_logits.float())])
 
     @torch.no_grad()
+    def describe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What UNet.describe gives: segmentation logits (B, S, D, H, W) and the head's features (B, F) of x (B, C, D, H, W)."""
+        results = [self.network(item, self.network.class_head.features) for item in x.float()]
+        return torch.stack([seg for seg, _ in results]), torch.stack([features for _, features in results])
+
     def class_features(self, x: Tensor) -> Tensor:
-        """What UNet.class_features gives: (B, F) of x (B, C, D, H, W)."""
-        return torch.stack([self.network(item, self.network.class_head.features)[1] for item in x.float()])
+        return self.describe(x)[1]

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nnunetv2.training.class_calibration import refit_limits
+from nnunetv2.class_evidence.calibration import refit_limits
 from nnunetv2.training.dataloading.patch_batches import ClassSampling
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.utilities.classification import ClassificationTask
@@ -29,7 +29,9 @@ class ClassTraining:
     warm_up: float = 0.1  # share over which lambda rises from 0; a head that sees random features learns nothing useful
     teacher_start: float = 1.0  # weight of the true mask in pooling, at the start ...
     teacher_end: float = 0.5  # ... and at the end, where the head must cope with predicted masks
-    encoder_gradient: float = 0.1  # factor on the class gradient into the encoder
+    # factor on the class gradient into the encoder. 0: its features of a training case must not know the case's class, or the refit, which
+    # weighs the network's features against what is measured, would trust them more than new cases bear out
+    encoder_gradient: float = 0.0
     encoder_release: float = 0.2  # share during which that factor is 0
     optimiser: Literal["adamw", "sgd"] = "adamw"  # of the head; the rest always uses the trainer's SGD
     lr: float = 3e-4  # over a thousand pooled features and two patches a batch: at 1e-3 and above the cross-entropy rises over ln 3

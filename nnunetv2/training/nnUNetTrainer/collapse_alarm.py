@@ -23,7 +23,7 @@ ADVICE = (
     "The subtype predictions of this model are worth nothing as they stand. In this order: check the labels file against a "
     "few images; run nnUNetv2_refit_class_head after the training, which fits the head in closed form and ignores its state; "
     "take shallower encoder stages and the lesion region in the plans' class_head (stages, regions) instead of the bottleneck; "
-    "use the trainer's default ClassTraining (AdamW head, encoder_gradient <= .1, balance by weights only); train longer."
+    "use the trainer's default ClassTraining (AdamW head, encoder_gradient at most .1, balance by weights only); train longer."
 )
 
 

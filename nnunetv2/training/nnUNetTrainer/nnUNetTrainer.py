@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from dynamic_network_architectures.architectures.unet import seg_and_class
 from nnunetv2 import paths
+from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.preprocessing.normalization import check_schemes
 from nnunetv2.training.dataloading.batch_stream import BatchStream
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
@@ -107,8 +108,7 @@ class nnUNetTrainer(TrainingData):
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1000, 250, 50
         self.enable_deep_supervision = True
         self.gradient_clip = 12.0  # L2 norm, of the segmentation network and of the head, each on its own
-        # None: without blur, low resolution and gamma when there is a class task, nnU-Net's full set otherwise
-        self.texture_keeping: bool | None = None
+        self.texture_keeping = False  # leave blur, low resolution and gamma out of nnU-Net's augmentation
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
@@ -122,6 +122,7 @@ class nnUNetTrainer(TrainingData):
         self.dataloader_train = self.dataloader_val = None  # see on_train_start
         self.grad_scaler = None  # see initialize
         self.logger = TrainingLog(self.output_folder, self.class_task is not None, active=self.local_rank == 0)
+        self.class_evidence: EvidenceHead | None = None  # of a refitted checkpoint that was loaded, for the validation
         self.current_epoch = 0
         self.bad_steps = BadSteps()
         self._best_ema: float | None = None
@@ -468,7 +469,7 @@ class nnUNetTrainer(TrainingData):
         self.network.eval()
         predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
         predictor.manual_initialization(self.module, self.plans_manager, self.configuration_manager, None, self.dataset_json,
-                                        type(self).__name__, self.inference_allowed_mirroring_axes)
+                                        type(self).__name__, self.inference_allowed_mirroring_axes, [self.class_evidence])
         dataset = self.dataset_class(self.preprocessed_dataset_folder, list(cases), folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
         folder = Path(self.output_folder, "validation")
         self.print_to_log_file(f"Validating {len(cases)} cases into {folder}")

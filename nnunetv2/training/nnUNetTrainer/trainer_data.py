@@ -89,7 +89,7 @@ class TrainingData:
                    "regions": labels.foreground_regions if labels.has_regions else None, "ignore_label": labels.ignore_label}
         training = self.get_training_transforms(patch_size, rotation, scales, mirror_axes, dummy_2d,
                                                 use_mask_for_norm=configuration.use_mask_for_norm, **meaning)
-        if self.texture_keeping if self.texture_keeping is not None else self.class_task is not None:
+        if self.texture_keeping:
             training = augmentation.without_texture_changes(training)
             self.print_to_log_file("Augmentation without blur, low resolution and gamma")
         validation = self.get_validation_transforms(scales, **meaning)

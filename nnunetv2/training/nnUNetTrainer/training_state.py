@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nnunetv2.class_evidence.head import EVIDENCE_KEY, EvidenceHead
 from nnunetv2.training.nnUNetTrainer.training_identity import differences_without_identity, identity_differences, validation_problems
 from nnunetv2.utilities.checkpoint import load_network_weights, split_network_weights
 from nnunetv2.utilities.errors import InputError, list_some
@@ -50,6 +51,8 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
     if problems:
         raise InputError(not_the_same(path, problems, to_validate))
     load_network_weights(trainer.module, checkpoint)
+    trainer.class_evidence = None if checkpoint.get(EVIDENCE_KEY) is None or trainer.class_task is None else EvidenceHead.from_checkpoint(
+        checkpoint[EVIDENCE_KEY], len(trainer.class_task.classes), path)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
     if trainer.class_optimizer is not None and checkpoint.get("class_optimizer_state") is not None:
         trainer.class_optimizer.load_state_dict(checkpoint["class_optimizer_state"])

@@ -43,12 +43,15 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
     folder.mkdir(parents=True)
     tables = None if predictor.task is None else ClassTables(predictor.task, folder)
 
+    of_case: dict[str, dict] = {}
+
     def prepare(case: Case) -> tuple[torch.Tensor, dict]:
         data, _, previous, properties = dataset.load_case(case.name)
         image = torch.from_numpy(np.asarray(data[:]))
         if previous is not None:
             one_hot = np.stack([np.asarray(previous[:]) == label for label in labels.foreground_labels]).astype(np.float32)
             image = torch.cat([image, torch.from_numpy(one_hot)])
+        of_case[case.name] = properties
         return image, properties
 
     def export(case: Case, properties: dict, prediction: CasePrediction) -> None:
@@ -59,7 +62,7 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
             tables.add(f"{case.name}{ending}", prediction.class_probabilities)
         write_prediction(mask, probabilities, properties, plans, case.output, ending)
 
-    pipeline = Pipeline(prepare, predict=lambda case, data: predictor.case_predictor(data, case.name), export=export)
+    pipeline = Pipeline(prepare, predict=lambda case, data: predictor.case_predictor(data, case.name, properties=of_case.pop(case.name)), export=export)
     pipeline.run([Case(name, (), folder / name) for name in dataset.identifiers])
     return compute_metrics_on_folder(
         str(references), str(folder), str(folder / "summary.json"), plans.image_reader_writer_class(), ending,

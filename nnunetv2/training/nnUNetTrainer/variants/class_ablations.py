@@ -11,22 +11,13 @@ class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.texture_keeping = False
         self.class_training = ClassTraining(
             loss_weight=1.0, label_smoothing=0.0, warm_up=0.0, teacher_start=0.0, teacher_end=0.0, encoder_gradient=1.0,
             encoder_release=0.0, optimiser="sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
 
 
-class nnUNetTrainerFullAugmentation(nnUNetTrainer):
-    """The class task with blur, low resolution and gamma."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.texture_keeping = False
-
-
 class nnUNetTrainerTextureKeeping(nnUNetTrainer):
-    """Without blur, low resolution and gamma, also where nothing is classified."""
+    """Without blur, low resolution and gamma."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -41,9 +32,9 @@ class nnUNetTrainerBalancedSampling(nnUNetTrainer):
         self.class_training = replace(self.class_training, balance="sampling")
 
 
-class nnUNetTrainerFrozenForClass(nnUNetTrainer):
-    """The class loss never reaches the encoder: the segmentation's features as they are."""
+class nnUNetTrainerClassGradient(nnUNetTrainer):
+    """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.class_training = replace(self.class_training, encoder_gradient=0.0)
+        self.class_training = replace(self.class_training, encoder_gradient=0.1)

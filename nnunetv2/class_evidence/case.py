@@ -1,0 +1,198 @@
+"""A preprocessed case and its masks, as the evidence blocks see it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
+
+REACH_MM = 22.0  # how far around organ and lesion the blocks look
+SMALLEST_SHARE = 0.05  # components of the lesion below this share of the largest are specks of the segmentation
+AXIS_GRID_MM = 3.0  # voxels along which the organ's axis is followed
+CONTEXT_GRID_MM = 1.6  # organ and surroundings are measured on voxels at least this large
+CT = "CTNormalization"
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """How a channel's preprocessed values become its own: value * scale + offset; the clip limits in its own units, None without."""
+
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    @staticmethod
+    def of_plans(schemes: Sequence[str], properties: Mapping[str, Mapping[str, float]]) -> tuple["Intensities", ...]:
+        """Of every channel; only CT has one scale for all cases, the other schemes' values stay as they are."""
+        found = []
+        for channel, scheme in enumerate(schemes):
+            given = properties.get(str(channel), {})
+            found.append(Intensities(max(given["std"], 1e-8), given["mean"], given["percentile_00_5"], given["percentile_99_5"])
+                         if scheme == CT else Intensities())
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class EvidenceCase:
+    """One case, cut out around its organ and lesion; axes (z, y, x) of the preprocessed grid.
+
+    image: (C, D, H, W) float32 in the channels' own units (CT: HU). lesion, organ: (D, H, W) bool; the organ contains the lesion, and is the
+    lesion where the labels know no other structure. spacing: mm. offset: the cut-out's corner in the whole image, in voxels; shape: of
+    the whole image. signs: +1 or -1 an axis, such that index * sign grows towards superior, posterior and left of the patient; left_axis: the one
+    that runs from right to left.
+    """
+
+    image: np.ndarray
+    lesion: np.ndarray
+    organ: np.ndarray
+    spacing: tuple[float, float, float]
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+    intensities: tuple[Intensities, ...]
+    signs: tuple[int, int, int] = (1, 1, 1)
+    left_axis: int = 2
+
+    @property
+    def has_organ(self) -> bool:
+        return bool((self.organ & ~self.lesion).any())
+
+    @property
+    def voxel_mm3(self) -> float:
+        return float(np.prod(self.spacing))
+
+    def near_lesion(self, margin_mm: float) -> Box:
+        return box_around(self.lesion, margin_mm, self.spacing)
+
+    @cached_property
+    def lesion_box(self) -> Box:
+        """The lesion with everything that is measured around it."""
+        return self.near_lesion(REACH_MM)
+
+    @cached_property
+    def distance(self) -> np.ndarray:
+        """Signed distance (mm) from the lesion's border over `lesion_box`, negative inside."""
+        lesion = self.lesion[self.lesion_box]
+        padded = np.pad(lesion, 1)  # the lesion of a crop may fill it
+        inside = ndimage.distance_transform_edt(padded, self.spacing)[1:-1, 1:-1, 1:-1]
+        outside = ndimage.distance_transform_edt(~lesion, self.spacing)
+        half = min(self.spacing) / 2
+        return np.where(lesion, half - inside, outside - half).astype(np.float32)
+
+    @cached_property
+    def coarse(self) -> "EvidenceCase":
+        """The same on voxels of CONTEXT_GRID_MM at least, block means; itself where it is as coarse."""
+        steps = tuple(max(1, int(CONTEXT_GRID_MM / s + 1e-6)) for s in self.spacing)
+        if max(steps) == 1:
+            return self
+        share = [blocks_mean(mask.astype(np.float32), steps) for mask in (self.lesion, self.organ)]
+        lesion, organ = share[0] >= 0.5, share[1] >= 0.5
+        if not lesion.any():
+            lesion = share[0] == share[0].max()
+        return EvidenceCase(np.stack([blocks_mean(channel, steps) for channel in self.image]), lesion, organ | lesion,
+                            tuple(s * n for s, n in zip(self.spacing, steps)), tuple(o // n for o, n in zip(self.offset, steps)),
+                            tuple(-(-s // n) for s, n in zip(self.shape, steps)), self.intensities, self.signs, self.left_axis)
+
+    @cached_property
+    def along(self) -> np.ndarray:
+        """Position along the organ's axis, (D, H, W): 0 at its end on the patient's right, 1 at the other; NaN outside the organ.
+
+        By the length of the shortest ways inside the organ (geodesics) from its two ends, which follow a bent gland.
+        """
+        steps = tuple(max(1, int(AXIS_GRID_MM / s + 1e-6)) for s in self.spacing)
+        inside = blocks_mean(self.organ.astype(np.float32), steps) >= 0.5
+        parts, n = ndimage.label(inside, np.ones((3, 3, 3)))
+        along = np.full(self.organ.shape, np.nan, np.float32)
+        if n == 0:
+            along[self.organ] = 0.5
+            return along
+        inside = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+        points = np.argwhere(inside)
+        graph = _neighbour_graph(inside, [s * k for s, k in zip(self.spacing, steps)])
+        first = int(np.argmax(_finite(dijkstra(graph, indices=0))))
+        from_first = _finite(dijkstra(graph, indices=first))
+        last = int(np.argmax(from_first))
+        from_last = _finite(dijkstra(graph, indices=last))
+        if (points[first] - points[last])[self.left_axis] * self.signs[self.left_axis] > 0:
+            from_first, from_last = from_last, from_first
+        total = np.maximum(from_first + from_last, 1e-6)
+        values = np.zeros(inside.shape, np.float32)
+        values[inside] = from_first / total
+        nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+        where = np.argwhere(self.organ)
+        cell = np.minimum(where // np.array(steps), np.array(inside.shape) - 1)
+        index = nearest[(slice(None), *cell.T)]
+        along[self.organ] = values[tuple(index)]
+        return along
+
+
+def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequence[int], spacing: Sequence[float], intensities: Sequence[Intensities],
+                  signs: tuple[int, int, int] = (1, 1, 1), left_axis: int = 2) -> EvidenceCase | None:
+    """data (C, D, H, W) as preprocessed, labels (D, H, W) by channel of the segmentation, 0 background -> the case; None without a lesion.
+
+    spacing: mm along the axes of `data`. signs, left_axis: see EvidenceCase.
+    """
+    found = np.isin(labels, list(lesion_channels))
+    if not found.any():
+        return None
+    parts, n = ndimage.label(found, np.ones((3, 3, 3)))
+    if n > 1:
+        sizes = np.bincount(parts.ravel())
+        sizes[0] = 0
+        found = (sizes >= SMALLEST_SHARE * sizes.max())[parts]
+    other = (labels > 0) & ~np.isin(labels, list(lesion_channels))
+    organ = other | found
+    box = box_around(organ, REACH_MM, spacing)
+    organ = organ[box]
+    if other.any():
+        organ = ndimage.binary_fill_holes(organ)
+    image = np.stack([data[(channel, *box)] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
+    return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(s.start for s in box), tuple(labels.shape),
+                        tuple(intensities), signs, left_axis)
+
+
+def box_around(mask: np.ndarray, margin_mm: float, spacing: Sequence[float]) -> Box:
+    """The smallest box that holds `mask` and `margin_mm` around it, within the volume; all of it for an empty mask."""
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(tuple(a for a in range(mask.ndim) if a != axis)))
+        if hit.size == 0:
+            return tuple(slice(0, n) for n in mask.shape)
+        margin = int(np.ceil(margin_mm / spacing[axis]))
+        box.append(slice(max(0, int(hit[0]) - margin), min(mask.shape[axis], int(hit[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def blocks_mean(x: np.ndarray, steps: Sequence[int]) -> np.ndarray:
+    """Means over blocks of `steps` voxels; the last block of an axis takes what is left, filled up with its outermost voxels."""
+    padded = np.pad(x, [(0, -n % k) for n, k in zip(x.shape, steps)], mode="edge")
+    (a, b, c), (i, j, k) = padded.shape, steps
+    return padded.reshape(a // i, i, b // j, j, c // k, k).mean((1, 3, 5), dtype=np.float32)
+
+
+def _neighbour_graph(inside: np.ndarray, spacing: Sequence[float]) -> Any:
+    """Sparse graph of the voxels inside, in the order of argwhere, with edges to their 26 neighbours as long as they are in mm."""
+    number = np.full(inside.shape, -1)
+    number[inside] = np.arange(inside.sum())
+    rows, columns, lengths = [], [], []
+    for step in [(a, b, c) for a in (0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1) if (a, b, c) > (0, 0, 0)]:
+        here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(step, inside.shape))
+        there = tuple(slice(max(0, s), n + min(0, s)) for s, n in zip(step, inside.shape))
+        a, b = number[here], number[there]
+        both = (a >= 0) & (b >= 0)
+        rows.append(a[both])
+        columns.append(b[both])
+        lengths.append(np.full(int(both.sum()), float(np.linalg.norm(np.array(step) * spacing))))
+    n = int(inside.sum())
+    graph = coo_matrix((np.concatenate(lengths), (np.concatenate(rows), np.concatenate(columns))), shape=(n, n)).tocsr()
+    return graph + graph.T
+
+
+def _finite(distances: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(distances), distances, 0)

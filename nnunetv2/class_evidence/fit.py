@@ -1,0 +1,201 @@
+"""The training cases decide what each block is worth: a shrinkage discriminant a block, weighed on predictions that leave cases out.
+
+Stacking (Wolpert 1992; van der Laan et al. 2007): every block is fitted without a fold of the training cases and predicts it; non-negative
+weights of the blocks are then fitted to these predictions alone, so a block without signal is given next to none, however many features it has.
+What is reported was predicted by a stack that never saw the case: folds outside of those folds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
+
+from nnunetv2.class_evidence.blocks import NETWORK
+from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores
+from nnunetv2.class_evidence.discriminant import LinearLayer, fit_lda
+from nnunetv2.class_evidence.head import EvidenceHead, standardised
+
+JOINT = "joint"  # all measured blocks in one discriminant: what shows only where two of them are seen together
+FOLDS = 5
+WEIGHT_PENALTY = 0.01  # of the squared weights of the stack, in nats a case; ten blocks that agree share their weight
+BIAS_PENALTY = 0.01
+PERMUTATIONS = 2000
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Block:
+    """values (N, V, F) of one block, V views of a case as samples of their own; NaN for what a case lacks. clipped: as a measured block's are."""
+
+    values: np.ndarray
+    clipped: bool = True
+
+    def prepare(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and scale (F,) of the training rows; scale 0 for what does not vary."""
+        rows = self.values[train].reshape(-1, self.values.shape[2])
+        known = np.isfinite(rows)
+        n = np.maximum(known.sum(0), 1)
+        centre = np.where(known, rows, 0).sum(0) / n
+        spread = np.sqrt((np.where(known, rows - centre, 0) ** 2).sum(0) / n)
+        return centre, np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * np.maximum(1.0, np.abs(centre)))
+
+    def rows(self, cases: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        if self.clipped:
+            return standardised(self.values[cases], centre, scale)
+        return np.nan_to_num((self.values[cases] - centre) * scale)
+
+    def fit(self, train: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[LinearLayer, np.ndarray, np.ndarray] | None:
+        """Layer over the prepared rows, centre and scale; None where a class has no case among `train`, or each one only."""
+        counts = np.bincount(labels[train], minlength=n_classes)
+        if counts.min() < 1 or counts.max() < 2:
+            return None
+        centre, scale = self.prepare(train)
+        rows = self.rows(train, centre, scale)
+        return fit_lda(rows.reshape(-1, rows.shape[2]), np.repeat(labels[train], rows.shape[1]), n_classes), centre, scale
+
+    def predict(self, train: np.ndarray, test: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+        """(n, K) logits of the cases `test`, mean over views, from a fit to `train`; zeros where there is no fit."""
+        fitted = self.fit(train, labels, n_classes)
+        if fitted is None:
+            return np.zeros((len(test), n_classes))
+        layer, centre, scale = fitted
+        return layer(self.rows(test, centre, scale)).mean(1)
+
+
+def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) positions, stratified; as many folds as the second largest of 2 and what the classes allow, leaving one out of few cases."""
+    n = max(2, min(n_folds, int(np.bincount(labels).max())))
+    return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)) if len(labels) >= n else []
+
+
+@dataclass(frozen=True)
+class Stack:
+    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them, bias (K,)."""
+
+    temperatures: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Raw logits of the blocks (N, B, K) -> (N, K)."""
+        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures) + self.bias
+
+
+def left_out(blocks: Sequence[Block], cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+    """(n, B, K) logits of `cases` by each block, from fits to the other folds of `cases`; labels (N,) of all cases."""
+    logits = np.zeros((len(cases), len(blocks), n_classes))
+    for train, test in folds_of(labels[cases], seed):
+        for position, block in enumerate(blocks):
+            logits[test, position] = block.predict(cases[train], cases[test], labels, n_classes)
+    return logits
+
+
+def fit_stack(logits: np.ndarray, labels: np.ndarray) -> Stack:
+    """To left-out logits (n, B, K): cross-entropy in which every class counts alike, with a ridge on the weights."""
+    n, n_blocks, n_classes = logits.shape
+    temperatures = np.array([fit_temperature(logits[:, b], labels) for b in range(n_blocks)])
+    calibrated = logits / temperatures[:, None]
+    counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
+    share = (n / (n_classes * counts))[labels] / n
+    truth = np.eye(n_classes)[labels]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        weights, bias = parameters[:n_blocks], parameters[n_blocks:]
+        log_p = log_softmax(np.einsum("nbk,b->nk", calibrated, weights) + bias, axis=1)
+        error = share[:, None] * (np.exp(log_p) - truth)
+        value = -(share * (log_p * truth).sum(1)).sum() + WEIGHT_PENALTY * (weights**2).sum() + BIAS_PENALTY * (bias**2).sum()
+        return value, np.concatenate([np.einsum("nk,nbk->b", error, calibrated) + 2 * WEIGHT_PENALTY * weights, error.sum(0) + 2 * BIAS_PENALTY * bias])
+
+    start = np.concatenate([np.full(n_blocks, 1 / n_blocks), np.zeros(n_classes)])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * n_blocks + [(None, None)] * n_classes).x
+    return Stack(temperatures, found[:n_blocks], found[n_blocks:])
+
+
+def fit_evidence(measured: Sequence[Mapping[str, Mapping[str, float]]], labels: np.ndarray, n_classes: int,
+                 network: np.ndarray | None = None, seed: int = 0) -> tuple[EvidenceHead, dict[str, Any]]:
+    """The head, and a report on what it rests on.
+
+    measured: of every case what `measure` gives, all with the same blocks. labels (N,) in 0..K-1, every class at least once. network: (N, V, F)
+    features of the network's own head, whose block is not measured; None without one.
+    """
+    features = {name: tuple(dict.fromkeys(key for case in measured for key in case[name])) for name in measured[0]}
+    features = {name: keys for name, keys in features.items() if keys}
+    values = {name: Block(np.array([[case[name].get(key, np.nan) for key in keys] for case in measured], float)[:, None]) for name, keys in features.items()}
+    blocks = dict(values)
+    if len(values) > 1:
+        blocks[JOINT] = Block(np.concatenate([block.values for block in values.values()], axis=2))
+    if network is not None:
+        blocks[NETWORK] = Block(network, clipped=False)
+    every = np.arange(len(labels))
+    stack = fit_stack(left_out(list(blocks.values()), every, labels, n_classes, seed), labels)
+    head = _folded(features, blocks, stack, labels, n_classes)
+    return head, _report(blocks, stack, labels, n_classes, seed)
+
+
+def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block], stack: Stack, labels: np.ndarray, n_classes: int) -> EvidenceHead:
+    """All blocks' layers, fitted to every case, as one layer."""
+    n_features = sum(map(len, features.values()))
+    weight, bias = np.zeros((n_classes, n_features)), stack.bias.copy()
+    centre, scale = np.zeros(n_features), np.zeros(n_features)
+    every, network_weight, at = np.arange(len(labels)), 0.0, 0
+    for (name, block), share, temperature in zip(blocks.items(), stack.weights, stack.temperatures):
+        if name == NETWORK:
+            network_weight = float(share)  # its logits come calibrated out of the network's head
+            continue
+        fitted = block.fit(every, labels, n_classes)
+        if fitted is None:
+            raise ValueError(f"Every class needs a training case with a label, and one class two; there are {np.bincount(labels, minlength=n_classes).tolist()}.")
+        layer, block_centre, block_scale = fitted
+        where = slice(0, n_features) if name == JOINT else slice(at, at + block.values.shape[2])
+        weight[:, where] += layer.weight * share / temperature
+        bias += layer.bias * share / temperature
+        if name != JOINT:
+            centre[where], scale[where] = block_centre, block_scale
+            at = where.stop
+    return EvidenceHead(features, centre, scale, weight, bias, np.bincount(labels, minlength=n_classes) / len(labels), network_weight)
+
+
+def _report(blocks: Mapping[str, Block], stack: Stack, labels: np.ndarray, n_classes: int, seed: int) -> dict[str, Any]:
+    """Nested: the stack that predicts a case was weighed and fitted without its fold."""
+    every, listed = np.arange(len(labels)), list(blocks.values())
+    combined = np.full((len(labels), n_classes), np.nan)
+    alone = np.zeros((len(labels), len(listed), n_classes))
+    for train, test in folds_of(labels, seed + 1):
+        within = fit_stack(left_out(listed, every[train], labels, n_classes, seed), labels[train])
+        alone[test] = np.stack([block.predict(every[train], every[test], labels, n_classes) for block in listed], axis=1)
+        combined[test] = within(alone[test])
+    known = np.isfinite(combined).all(1) & (np.bincount(labels, minlength=n_classes)[labels] > 1)
+    if not known.any():
+        return {"left_out": None, "blocks": {name: {"weight": float(w)} for name, w in zip(blocks, stack.weights)}}
+    true, guess = labels[known], combined[known].argmax(1)
+    found, p, chance = permutation_test(true, guess, n_classes, seed)
+    return {
+        "left_out": {"macro_f1": found, "p": p, "chance_95": chance, "evidence_found": p < SIGNIFICANT, "cases": int(known.sum()),
+                     "permutations": PERMUTATIONS, **probability_scores(combined[known], true)},
+        "blocks": {name: {"weight": float(weight), "features": int(block.values.shape[2]), "macro_f1_alone": macro_f1(true, alone[known, b].argmax(1), n_classes)}
+                   for b, ((name, block), weight) in enumerate(zip(blocks.items(), stack.weights))},
+    }
+
+
+def macro_f1(true: np.ndarray, guess: np.ndarray, n_classes: int) -> float:
+    return float(f1_score(true, guess, labels=range(n_classes), average="macro", zero_division=0))
+
+
+def permutation_test(true: np.ndarray, guess: np.ndarray, n_classes: int, seed: int = 0) -> tuple[float, float, list[float]]:
+    """macro-F1 of left-out guesses; p, the share of shuffled labels that do as well (Phipson & Smyth 2010: + 1); 95 % of the shuffled ones' F1."""
+    found = macro_f1(true, guess, n_classes)
+    rng = np.random.default_rng(seed)
+    guessed = np.bincount(guess, minlength=n_classes)
+    number = np.bincount(true, minlength=n_classes)
+    shuffled = np.empty(PERMUTATIONS)
+    for i in range(PERMUTATIONS):
+        order = rng.permutation(true)
+        hits = np.bincount(guess[order == guess], minlength=n_classes)
+        shuffled[i] = np.mean(2 * hits / np.maximum(guessed + number, 1))
+    p = (1 + int((shuffled >= found - 1e-12).sum())) / (1 + PERMUTATIONS)
+    return found, p, [float(v) for v in np.percentile(shuffled, (2.5, 97.5))]
