@@ -56,7 +56,8 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
                       resamples: int, seed: int) -> dict:
     """The `subtype` block. true, predicted (n,) class indices, -1 = not predicted; probabilities (n, K) or None.
 
-    The bootstrap draws within each true class, so that every resample has the sample's class counts.
+    The bootstrap draws within each true class, so that every resample has the sample's class counts. The interval of macro-F1, which decides, is
+    not the bootstrap's, which covers too little (`macro_f1_interval`).
     """
     counts = resample_counts(len(true), resamples, seed, strata=true)
     weights = np.concatenate([np.ones((1, len(true)), int), counts])  # row 0 is the sample itself
@@ -80,7 +81,8 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
         statistics |= {area: np.mean([v for v in values if not np.isnan(v[0])] or [np.full(len(weights), np.nan)], axis=0)
                        for area, values in areas.items()}
         block |= {"ece_bins": sm.ECE_BINS, "decision_differs_from_argmax": int((probabilities.argmax(axis=1) != predicted).sum())}
-    return _with_intervals(statistics) | block | {"per_class": per_class}
+    interval_of_f1 = {"macro_f1_ci": list(sm.macro_f1_interval(matrix[0], seed=seed))}
+    return _with_intervals(statistics) | interval_of_f1 | block | {"per_class": per_class}
 
 
 def column(rows: list[dict], key: str) -> np.ndarray:

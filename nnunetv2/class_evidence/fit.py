@@ -5,6 +5,7 @@ weights of the blocks are then fitted to these predictions alone, so a block wit
 What is reported was predicted by a stack that never saw the case: folds outside of those folds.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,9 +69,11 @@ class Block:
 
 
 def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) positions, stratified; as many folds as the second largest of 2 and what the classes allow, leaving one out of few cases."""
+    """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases."""
     n = max(2, min(n_folds, int(np.bincount(labels).max())))
-    return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)) if len(labels) >= n else []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")
+        return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)) if len(labels) >= n else []
 
 
 @dataclass(frozen=True)

@@ -84,3 +84,27 @@ def test_agrees_with_scikit_learn(seed, classes, n):
             sk.roc_auc_score(true == k, probabilities[:, k]))
         assert sm.average_precision(true == k, probabilities[:, k], once(len(true)))[0] == pytest.approx(
             sk.average_precision_score(true == k, probabilities[:, k]))
+
+
+@pytest.mark.parametrize("accuracy", [0.75, 0.89, 0.97])
+def test_interval_of_macro_f1_covers_the_true_value_at_the_quiz_size(accuracy):
+    """Repeated samples of 9, 15 and 12 cases whose wrong predictions fall on both other classes alike."""
+    sizes, rng = np.array([9, 15, 12]), np.random.default_rng(0)
+    shares = np.full((3, 3), (1 - accuracy) / 2) + np.eye(3) * (accuracy - (1 - accuracy) / 2)
+    truth = sm.macro_f1(np.pad(shares * sizes[:, None], ((0, 0), (0, 1)))[None])[0]
+    covered = []
+    for _ in range(400):
+        matrix = np.pad(np.stack([rng.multinomial(n, p) for n, p in zip(sizes, shares)]), ((0, 0), (0, 1)))
+        low, high = sm.macro_f1_interval(matrix, draws=400)
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_interval_of_a_faultless_sample_is_not_empty():
+    low, high = sm.macro_f1_interval(np.pad(np.diag([9, 15, 12]), ((0, 0), (0, 1))))
+    assert low < 0.97 and high > 0.98 and np.isnan(sm.macro_f1_interval(np.zeros((3, 4)))[0])
+
+
+def test_a_class_that_never_occurs_does_not_enter_the_interval():
+    low, high = sm.macro_f1_interval(np.array([[20, 0, 0, 0], [0, 20, 0, 0], [0, 0, 0, 0]]))
+    assert low > 0.8 and high > 0.97

@@ -1,0 +1,101 @@
+"""What the blocks measure, on shapes whose answers are known."""
+
+import numpy as np
+import pytest
+
+from nnunetv2.class_evidence.blocks import BLOCKS, measure
+from nnunetv2.class_evidence.case import Intensities, evidence_case
+
+HU = (Intensities(1.0, 0.0, -200.0, 1000.0),)
+
+
+def ball(shape, centre_mm, radius_mm, spacing) -> np.ndarray:
+    grid = np.meshgrid(*((np.arange(n) + 0.5) * s for n, s in zip(shape, spacing)), indexing="ij")
+    return sum((g - c) ** 2 for g, c in zip(grid, centre_mm)) <= radius_mm**2
+
+
+def phantom(spacing=(2.0, 2.0, 2.0), along=0.5, radius=6.0, organ_hu=100.0, lesion_hu=40.0, duct=0.0, signs=(1, 1, 1)):
+    """A straight gland of 100 x 20 x 20 mm along x in a volume of 120 x 50 x 50 mm, the lesion in its middle line."""
+    shape = tuple(round(mm / s) for mm, s in zip((50, 50, 120), spacing))
+    z, y, x = np.meshgrid(*((np.arange(n) + 0.5) * s for n, s in zip(shape, spacing)), indexing="ij")
+    organ = (abs(z - 25) <= 10) & (abs(y - 25) <= 10) & (abs(x - 60) <= 50)
+    image = np.where(organ, organ_hu, -100.0)
+    if duct:
+        image[organ & (np.hypot(z - 25, y - 25) <= duct) & (x > 60)] = 10.0
+    lesion = ball(shape, (25, 25, 10 + 100 * along), radius, spacing)
+    image[lesion] = lesion_hu
+    labels = organ.astype(np.uint8)
+    labels[lesion] = 2
+    image = image + np.random.default_rng(0).normal(0, 3, image.shape)
+    return evidence_case(image[None].astype(np.float32), labels, [2], spacing, HU, signs)
+
+
+def test_every_block_gives_the_same_names_for_every_case_and_no_infinity():
+    cases = [phantom(), phantom((5.0, 1.0, 1.0), along=0.1), phantom(along=0.95, radius=3.0)]
+    found = [measure(case, tuple(BLOCKS)) for case in cases]
+    assert [{name: set(block) for name, block in one.items()} for one in found] == [{name: set(block) for name, block in found[0].items()}] * 3
+    assert not any(np.isinf(value) for one in found for block in one.values() for value in block.values())
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (4.0, 1.0, 1.0)])
+def test_size_is_in_millimetres(spacing):
+    found = measure(phantom(spacing, radius=10.0), ["size"])["size"]
+    assert np.exp(found["log_volume"]) == pytest.approx(4 / 3 * np.pi * 10**3, rel=0.05)
+    assert found["number"] == 1
+
+
+def test_a_ball_is_round_and_a_rod_is_long():
+    round_one = measure(phantom(radius=9.0), ["shape"])["shape"]
+    labels = np.zeros((20, 20, 40), np.uint8)
+    labels[8:12, 8:12, 4:36] = 1
+    rod = measure(evidence_case(np.zeros((1, 20, 20, 40), np.float32), labels, [1], (1, 1, 1), HU), ["shape"])["shape"]
+    assert abs(round_one["elongation"]) < 0.1 and rod["elongation"] == pytest.approx(np.log(8), abs=0.1)
+    assert rod["sphericity"] < round_one["sphericity"]
+
+
+def test_attenuation_of_lesion_and_organ():
+    found = measure(phantom(), ["attenuation", "parenchyma"])
+    assert found["attenuation"]["p50_0"] == pytest.approx(40, abs=2)
+    assert found["attenuation"]["lesion_minus_organ_0"] == pytest.approx(-60, abs=3)
+    assert found["parenchyma"]["median_left_0"] == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize("along", [0.2, 0.5, 0.8])
+def test_place_along_the_organ_is_counted_from_the_patients_right(along):
+    assert measure(phantom(along=along), ["place"])["place"]["along"] == pytest.approx(along, abs=0.06)
+
+
+def test_an_image_stored_the_other_way_round_has_its_lesion_in_the_same_place():
+    assert measure(phantom(along=0.8, signs=(1, -1, -1)), ["place"])["place"]["along"] == pytest.approx(0.2, abs=0.06)
+
+
+def test_a_wide_duct_is_seen_on_its_side_alone():
+    wide, none = (measure(phantom(duct=duct), ["duct"])["duct"] for duct in (4.0, 0.0))
+    assert wide["dark_share_left_0"] > 0.05 + none["dark_share_left_0"]
+    assert wide["dark_share_right_0"] < 0.02
+
+
+def test_calcium_stands_out_beyond_the_clipping_limit():
+    case = phantom()
+    stone = np.argwhere(case.lesion).mean(0).round().astype(int)
+    case.image[(0, *stone)] = 999.9
+    found = measure(case, ["calcification"])["calcification"]
+    assert found["above_300_mm3_0"] == pytest.approx(np.log1p(8)) and found["clipped_mm3_0"] == pytest.approx(np.log1p(8))
+
+
+def test_several_lesions_are_counted_and_specks_are_not():
+    labels = np.zeros((20, 20, 60), np.uint8)
+    labels[6:12, 6:12, 4:10] = labels[6:12, 6:12, 30:36] = 1
+    labels[2, 2, 50] = 1
+    found = measure(evidence_case(np.zeros((1, 20, 20, 60), np.float32), labels, [1], (1, 1, 1), HU), ["size"])["size"]
+    assert found["number"] == 2
+
+
+def test_without_a_lesion_there_is_no_case():
+    assert evidence_case(np.zeros((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.uint8), [2], (1, 1, 1), HU) is None
+
+
+def test_a_lesion_that_fills_a_crop_is_measured():
+    case = evidence_case(np.ones((1, 3, 4, 5), np.float32), np.ones((3, 4, 5), np.uint8), [1], (1, 1, 1), HU)
+    assert np.isfinite(measure(case, ["size"])["size"]["log_volume"])
+    measure(case, tuple(BLOCKS))

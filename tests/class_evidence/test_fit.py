@@ -1,0 +1,97 @@
+"""The head over all blocks: what it weighs, what it says of chance, what a checkpoint keeps of it."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from nnunetv2.class_evidence.fit import fit_evidence, permutation_test
+from nnunetv2.class_evidence.head import EvidenceHead
+from nnunetv2.utilities.errors import InputError
+
+
+def cases(n: int, signal: float, seed: int = 0, noise_features: int = 20) -> tuple[list[dict], np.ndarray]:
+    """Block `size` tells the class by one feature, block `texture` nothing by many."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    measured = [{"size": {"a": float(signal * k + rng.normal()), "b": float(rng.normal())},
+                 "texture": {f"t{i}": float(rng.normal()) for i in range(noise_features)}} for k in labels]
+    return measured, labels
+
+
+def test_a_block_without_signal_costs_little():
+    measured, labels = cases(120, 4.0)
+    _, report = fit_evidence(measured, labels, 3)
+    blocks = report["blocks"]
+    assert blocks["size"]["weight"] > 5 * blocks["texture"]["weight"]
+    assert report["left_out"]["macro_f1"] > blocks["size"]["macro_f1_alone"] - 0.03
+    assert report["left_out"]["evidence_found"]
+
+
+def test_shuffled_labels_are_found_to_be_chance():
+    measured, labels = cases(90, 3.0)
+    order = np.random.default_rng(1).permutation(len(labels))
+    _, report = fit_evidence(measured, labels[order], 3)
+    low, high = report["left_out"]["chance_95"]
+    assert low <= report["left_out"]["macro_f1"] <= high and not report["left_out"]["evidence_found"]
+
+
+def test_new_cases_are_told_apart_and_a_missing_feature_counts_as_average():
+    measured, labels = cases(150, 3.0)
+    head, _ = fit_evidence(measured, labels, 3)
+    fresh, truth = cases(60, 3.0, seed=5)
+    even = np.full(3, 1 / 3)
+    assert np.mean([head.probabilities(case, even).argmax() for case in fresh] == truth) > 0.8
+    missing = {"size": {"b": 0.0}, "texture": {}}
+    assert np.isfinite(head.probabilities(missing, even)).all()
+
+
+def test_the_networks_own_head_is_one_more_block():
+    measured, labels = cases(120, 0.0)
+    rng = np.random.default_rng(2)
+    network = np.eye(3)[labels][:, None] * 3 + rng.normal(size=(120, 2, 3))
+    head, report = fit_evidence(measured, labels, 3, network)
+    assert report["blocks"]["network"]["weight"] > 0.3 and head.network_weight == report["blocks"]["network"]["weight"]
+    assert head.probabilities(measured[0], np.array([0.02, 0.96, 0.02])).argmax() == 1
+
+
+def test_a_case_without_a_lesion_gets_the_training_shares():
+    measured, labels = cases(30, 2.0)
+    head, _ = fit_evidence(measured[:29], labels[:29], 3)
+    assert head.probabilities(None, np.array([1.0, 0, 0])).tolist() == pytest.approx([10 / 29, 10 / 29, 9 / 29])
+
+
+def test_one_case_of_a_class_is_enough_to_fit():
+    measured, labels = cases(12, 2.0)
+    labels = np.where(np.arange(12) == 5, 2, labels % 2)
+    head, report = fit_evidence(measured, labels, 3)
+    assert np.isfinite(head.weight).all() and report["left_out"]["cases"] == 11
+
+
+def test_units_do_not_matter():
+    measured, labels = cases(60, 2.0)
+    scaled = [{"size": {k: 1000 * v + 7 for k, v in case["size"].items()}, "texture": case["texture"]} for case in measured]
+    even = np.full(3, 1 / 3)
+    a, b = (fit_evidence(some, labels, 3)[0].probabilities(some[4], even) for some in (measured, scaled))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_what_a_checkpoint_keeps_predicts_the_same():
+    measured, labels = cases(60, 2.0)
+    head, _ = fit_evidence(measured, labels, 3)
+    again = EvidenceHead.from_checkpoint(head.to_checkpoint(), 3, "here")
+    p = softmax(np.array([0.3, 0.1, 0.6]))
+    np.testing.assert_array_equal(again.probabilities(measured[7], p), head.probabilities(measured[7], p))
+
+
+@pytest.mark.parametrize("change", [{"weight": None}, {"features": "no json"}, {"features": '{"os": ["system"]}'}, {"n_classes": 2}])
+def test_damaged_heads_are_refused_by_name(change):
+    measured, labels = cases(30, 2.0)
+    content = fit_evidence(measured, labels, 3)[0].to_checkpoint() | {k: v for k, v in change.items() if k != "n_classes"}
+    with pytest.raises(InputError, match="there.pth: its class_evidence"):
+        EvidenceHead.from_checkpoint(content, change.get("n_classes", 3), "there.pth")
+
+
+def test_permutation_p_of_a_perfect_guess_is_the_smallest_there_is():
+    true = np.arange(30) % 3
+    found, p, (low, high) = permutation_test(true, true, 3)
+    assert found == 1 and p == pytest.approx(1 / 2001) and low < 1 / 3 < high
