@@ -201,8 +201,7 @@ def _depth(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
 def _ball(radius_mm: float, spacing: tuple[float, ...]) -> np.ndarray:
     reach = [max(1, round(radius_mm / s)) for s in spacing]
     z, y, x = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
-    inside = (z * spacing[0]) ** 2 + (y * spacing[1]) ** 2 + (x * spacing[2]) ** 2 <= max(radius_mm, max(spacing)) ** 2 + 1e-6
-    return inside
+    return (z * spacing[0]) ** 2 + (y * spacing[1]) ** 2 + (x * spacing[2]) ** 2 <= max(radius_mm, max(spacing)) ** 2 + 1e-6
 
 
 def _dark_tube(image: np.ndarray, spacing: tuple[float, ...], radius_mm: float, where: np.ndarray) -> np.ndarray:
