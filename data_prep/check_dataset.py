@@ -49,7 +49,9 @@ def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
         problems.append(f"{folder / 'dataset.json'}: file_ending is {description['file_ending']!r}; only {MASK_ENDING} files are looked at here")
     if "dataset" in description:
         try:
-            get_filenames_of_train_images_and_targets(folder, description)
+            listed = get_filenames_of_train_images_and_targets(folder, description)
+            problems += [f"{folder / 'dataset.json'}: {file} of case {case} does not exist; correct the entry"
+                         for case, files in listed.items() for file in (*files["images"], files["label"]) if not Path(file).is_file()]
         except (InputError, OSError) as error:
             problems.append(in_one_message(error))
     images = {part: _cases(folder / f"images{part}", IMAGE_ENDING, problems) for part in ("Tr", "Ts")}

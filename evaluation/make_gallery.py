@@ -95,7 +95,7 @@ def _one_channel(description: DataDescription) -> bool:
 
 def _columns(description: DataDescription) -> list[dict]:
     """Of the table: the case, the DSC of each structure that is drawn and the lesion's volume."""
-    columns = [{"key": "case", "title": "Case", "kind": "text"}]
+    columns: list[dict] = [{"key": "case", "title": "Case", "kind": "text"}]
     columns += [{"key": f"{structure.key}_dsc", "title": "DSC" if structure == description.whole else f"{structure.title} DSC", "kind": "number", "digits": 3}
                 for structure in description.drawn]
     lesion = description.lesion

@@ -140,7 +140,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
         raise ValueError(f"The summary is a JSON file; {output_file} does not end in .json.")
     references, predictions = list_files(folder_ref, file_ending), list_files(folder_pred, file_ending)
     if not predictions:
-        raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}.")
+        raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}. Name the folder of the masks.")
     _refuse_missing(folder_ref, "references", sorted(set(predictions) - set(references)), "Remove these predictions or add their references.")
     if not chill:
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")
@@ -177,7 +177,7 @@ def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred:
     names = os.listdir(folder_ref)
     found = {ending: name for ending in KNOWN_ENDINGS[::-1] for name in names if name.endswith(ending) and not name.startswith(".")}
     if not found:
-        raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(KNOWN_ENDINGS)}.")
+        raise FileNotFoundError(f"{folder_ref} holds no file ending in {', '.join(KNOWN_ENDINGS)}. Name the folder of the masks.")
     ending, example = list(found.items())[-1]
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_file_ending(ending, os.path.join(folder_ref, example))(),

@@ -32,7 +32,7 @@ def reader_writer_name(dataset_json: dict, example_file: str | os.PathLike | Non
     """
     declared = dataset_json.get("overwrite_image_reader_writer") or "None"
     if declared != "None":
-        reader_writer_by_name(declared)
+        reader_writer_by_name(declared, "dataset.json, overwrite_image_reader_writer")
         return declared
     return name_of_ending(dataset_json["file_ending"], example_file)
 

@@ -177,6 +177,22 @@ def test_unreadable_case_is_named(batches):
         of_cases(batches, "gone").batch(4, 2)
 
 
+class WithNaN:
+    """A dataset whose images hold a NaN."""
+
+    def __init__(self, dataset):
+        self.identifiers, self.source_folder, self._dataset = dataset.identifiers, dataset.source_folder, dataset
+
+    def load_case(self, case):
+        data, *rest = self._dataset.load_case(case)
+        return np.full_like(data[:], np.nan), *rest
+
+
+def test_an_image_that_is_not_finite_is_named(batches):
+    with pytest.raises(ValueError, match="No patch from case .*not finite near voxel.*preprocess again"):
+        replace(batches, dataset=WithNaN(batches.dataset)).batch(0, 0)
+
+
 def test_requests_go_on_from_epoch_to_epoch():
     assert list(islice(endless_requests(1, 2), 5)) == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]
 

@@ -109,6 +109,8 @@ class PatchBatches:
             low, read_size = low + read_size // 2 - final_size // 2, final_size
 
         image = torch.from_numpy(read_box(data, low, read_size, 0, np.float32))
+        if not image.isfinite().all():
+            raise ValueError(f"the image holds values that are not finite near voxel {low.tolist()}")
         labels = torch.from_numpy(read_box(segmentation, low, read_size, -1, np.int16))
         if previous is not None:
             labels = torch.cat([labels, torch.from_numpy(read_box(previous, low, read_size, -1, np.int16))[None]])  # the transforms turn it into channels of the image
