@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynamic_network_architectures.architectures.unet import finest_and_class
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.sliding_window_prediction import pad_centred, predict_windows, whole_volume_tile
 
