@@ -33,7 +33,6 @@ STUDIES = (
     Study("realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
-    Study("lidc", "What does the class head see in REAL nodules?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
