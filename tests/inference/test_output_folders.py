@@ -194,7 +194,7 @@ class NothingToCompute:
     def __init__(self, channels):
         self.channels = channels
 
-    def __call__(self, data, name, on_window):
+    def __call__(self, data, name, on_window, properties):
         from nnunetv2.inference.case_prediction import CasePrediction
 
         shape = tuple(data.shape[1:])
