@@ -14,13 +14,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.convert_quiz import table_name
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.data_description import read_description
+from nnunetv2.utilities.errors import InputError
 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with train/, validation/ and test/")
-    description = read_description(parser.parse_args(arguments).data)
+    data = parser.parse_args(arguments).data
+    if not data.is_dir():
+        raise InputError(f"{data} is not a folder. Check the path.")
+    description = read_description(data)
     for text in (description.dataset, description.task, table_name(description), description.banner(synthetic=False)):
         print(" ".join(text.split()) if text else "-")
 

@@ -60,6 +60,9 @@ COMMANDS = [
         [one("submission zip", "TEAM_results.zip")],
         (),
     ),
+    Command("data_prep/described_names.py", ["data_prep/described_names.py", "quiz"], ["quiz"], [], ()),
+    Command("data_prep/lidc_to_quiz.py", ["data_prep/lidc_to_quiz.py", "--source", "quiz", "--out", "nodules"], ["quiz"], [], ("nodules",)),
+    Command("data_prep/msd_to_quiz.py", ["data_prep/msd_to_quiz.py", "--source", "msd/Task07_Small", "--out", "organs"], ["msd"], [], ("organs",)),
     Command(
         "data_prep/split_view.py",
         STAGES["view"],

@@ -55,7 +55,7 @@ def extract_fingerprint(argv: Sequence[str] | None = None) -> None:
     _quiet(args)
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-    run(api.extract_fingerprints, args.d, args.np, args.verify_dataset_integrity, args.clean, args.verbose)
+    run(api.extract_fingerprints, args.d, num_processes=args.np, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
 
 
 def plan_experiment(argv: Sequence[str] | None = None) -> None:

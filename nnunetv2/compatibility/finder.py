@@ -87,18 +87,23 @@ class _AddingLoader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        own = module.__dict__.get("__getattr__")
+        _add_names(module, self._targets)
 
-        def look_up(name: str) -> Any:
-            target = self._targets.get(name)
-            if target is not None:
-                home, _, attribute = target.partition(":")
-                return getattr(importlib.import_module(home), attribute)
-            if own is not None:
-                return own(name)
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
-        module.__dict__["__getattr__"] = look_up
+def _add_names(module: ModuleType, targets: Mapping[str, str]) -> None:
+    """`module` answers for the names of `targets` where it has none of its own."""
+    own = module.__dict__.get("__getattr__")
+
+    def look_up(name: str) -> Any:
+        target = targets.get(name)
+        if target is not None:
+            home, _, attribute = target.partition(":")
+            return getattr(importlib.import_module(home), attribute)
+        if own is not None:
+            return own(name)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+    module.__dict__["__getattr__"] = look_up
 
 
 def install(table: Mapping[str, Mapping[str, str]], added: Mapping[str, Mapping[str, str]]) -> None:
@@ -106,5 +111,10 @@ def install(table: Mapping[str, Mapping[str, str]], added: Mapping[str, Mapping[
     if any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
         return
     finder = UpstreamFinder(table)
+    for name in finder.packages & sys.modules.keys():  # imported before, as dynamic_network_architectures may be by itself
+        if not hasattr(sys.modules[name], "__path__"):
+            sys.modules[name].__path__ = []
+    for name in added.keys() & sys.modules.keys():
+        _add_names(sys.modules[name], added[name])
     sys.meta_path.insert(0, OpenedModules(sorted(finder.packages), added))
     sys.meta_path.append(finder)

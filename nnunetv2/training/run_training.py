@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
 from nnunetv2.training.time_budget import Length, Pacing, length_in, measure_speed, spent_before
-from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights
+from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.data_manifest import refuse_changed_data
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError
@@ -92,7 +92,9 @@ class TrainingJob:
         trainer.initialize()
         problems = {}
         for path in present:
-            problems[path] = checkpoint_problems(trainer, load_checkpoint(path, lazy=True))
+            content = load_checkpoint(path, lazy=True)
+            check_contents(content, path)
+            problems[path] = checkpoint_problems(trainer, content)
             if not problems[path]:
                 return path
         raise InputError(not_the_same(str(present[0]), problems[present[0]]))

@@ -121,3 +121,10 @@ def test_other_modules_are_still_missing(module):
 def test_a_name_that_the_module_lacks_is_an_import_error():
     with pytest.raises(ImportError):
         exec("from nnunetv2.utilities.helpers import softmax_helper_dim7")
+
+
+def test_a_module_that_was_imported_before_is_opened_too():
+    program = ("import dynamic_network_architectures.initialization, nnunetv2\n"
+               "from dynamic_network_architectures.initialization.weight_init import InitWeights_He\nprint(InitWeights_He.__name__)")
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2], check=False)
+    assert ended.stdout.strip() == "InitWeights_He", ended.stderr

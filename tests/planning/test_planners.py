@@ -217,7 +217,7 @@ def test_planning_without_a_fingerprint_says_how_to_get_one(dataset):
 
 
 @pytest.mark.parametrize(("options", "identifier"), [
-    ({"planner_name": "nnUNetPlannerResEncL"}, "nnUNetResEncUNetLPlans"), ({}, "nnUNetPlans"), ({"overwrite_plans_name": "mine"}, "mine")])
+    ({"experiment_planner_class_name": "nnUNetPlannerResEncL"}, "nnUNetResEncUNetLPlans"), ({}, "nnUNetPlans"), ({"overwrite_plans_name": "mine"}, "mine")])
 def test_plans_identifier_is_returned_and_names_the_file(dataset, options, identifier):
     dataset.write_fingerprint((1, 1, 1), (64, 64, 64))
     assert plan_experiments([555], **options) == identifier
