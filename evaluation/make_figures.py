@@ -24,7 +24,7 @@ from evaluation.result_shapes import Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
 from nnunetv2.utilities.commands import script
-from nnunetv2.utilities.data_description import DataDescription, description_of
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import load_json
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.overlay:
         path = args.overlay.with_name(args.overlay.name.removesuffix(".png").removesuffix(".pdf"))
         stamp = "SYNTHETIC DATA" if args.synthetic or is_synthetic(args.image.parent) else ""
-        draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred), path, args.title, stamp)
+        draw_overlay(CaseImages.read(path.name, args.image, args.ref, args.pred, THE_QUIZ.label_values), path, args.title, stamp)
         print(f"Written: {path}.png, {path}.pdf")
     else:
         drawn = draw_all(args)
@@ -82,7 +82,7 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
     overview, index, problems = [], [], []
     for case, reasons in tqdm(noteworthy(metrics["cases"], description).items(), desc="Overlays", unit="case", disable=None):
         try:
-            volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case))
+            volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case), description.label_values)
         except (OSError, ValueError) as error:
             problems.append(in_one_message(error))
             continue

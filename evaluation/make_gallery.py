@@ -64,7 +64,7 @@ def build(metrics: dict, images: Path, reference: Path, prediction: Path) -> str
     for row in tqdm(metrics["cases"], desc="Gallery", unit="case", disable=None):
         name = row["case"]
         try:
-            volume = CaseImages.read(name, find_image(images, name), references[name], predictions.get(name))
+            volume = CaseImages.read(name, find_image(images, name), references[name], predictions.get(name), description.label_values)
         except (OSError, ValueError) as error:
             problems.append(in_one_message(error))
             continue

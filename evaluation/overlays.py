@@ -1,6 +1,6 @@
 """Pictures of a case: CT with the contours of truth (solid) and prediction (dashed), axial and coronal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from evaluation.figure_style import GREEN, ORANGE, PURPLE, SKY, YELLOW, figure
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.data_description import QUIZ, THE_QUIZ, DataDescription
 from nnunetv2.utilities.errors import InputError, in_one_message
@@ -33,8 +34,11 @@ class CaseImages:
     spacing: tuple[float, float, float]
 
     @classmethod
-    def read(cls, name: str, image: Path, reference: Path | None, prediction: Path | None) -> "CaseImages":
-        """Read and orient the files; a mask that is not given is empty. InputError if a file is damaged or lies on another grid."""
+    def read(cls, name: str, image: Path, reference: Path | None, prediction: Path | None, labels: Sequence[int] | None = None) -> "CaseImages":
+        """Read and orient the files; a mask that is not given is empty.
+
+        labels: what masks may hold; None: anything. InputError if a file is damaged, lies on another grid or holds other labels.
+        """
         problems: list[str] = []
         (volume, properties), *segs = (_read(read_volume, image, problems), *(_read(SimpleITKIO().read_seg, path, problems) for path in (reference, prediction)))
         if problems:
@@ -48,6 +52,8 @@ class CaseImages:
             difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], volume.shape, seg.shape[1:])
             if difference:
                 problems.append(f"{path} {difference} (its image {image})")
+            if labels is not None and (unexpected := unexpected_labels(seg, labels)):
+                problems.append(f"{path} holds {shown_values(unexpected)}, labels must be {list(labels)}")
             masks.append(_oriented(seg[0].astype(np.uint8), properties)[0])
         if problems:
             raise InputError("\n".join(problems))

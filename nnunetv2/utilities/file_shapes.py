@@ -18,6 +18,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
+SMALLEST_SPACING = 1e-6  # mm, a nanometre: less is a mistake of units, and would ask for terabytes
 MAX_LABEL = 32767  # label maps are stored as int16
 
 
@@ -108,7 +109,7 @@ Sizes = Annotated[Any, checked(_all_sizes, "a positive whole number or lists of 
 Counts = Annotated[Any, checked(lambda v: _all_sizes(v, 0), "a whole number or a list of them")]
 AxisOrder = Annotated[list[int], checked(lambda v: sorted(v) == list(range(len(v))) and len(v) == 3, "an order of the axes 0, 1 and 2")]
 SpatialSize = Annotated[list[Count], Field(min_length=2, max_length=3)]
-SpatialSpacing = Annotated[list[Positive], Field(min_length=2, max_length=3)]
+SpatialSpacing = Annotated[list[Annotated[float, Field(ge=SMALLEST_SPACING, allow_inf_nan=False)]], Field(min_length=2, max_length=3)]
 
 
 def _component(value: str) -> str:

@@ -145,3 +145,11 @@ def test_one_overlay_is_a_vector_pdf_and_a_png(scored_run, tmp_path):
     assert main(["--overlay", str(tmp_path / "picture.png"), "--image", str(scored_run / "images" / "quiz_1_003_0000.nii.gz"),
                  "--ref", str(scored_run / "reference" / case), "--pred", str(scored_run / "prediction" / case)]) == 0
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG" and (tmp_path / "picture.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_labels_that_no_mask_may_hold_are_named(tmp_path):
+    image, mask = tmp_path / "a_0000.nii.gz", tmp_path / "a.nii.gz"
+    save_image(np.zeros((3, 4, 5), np.float32), image)
+    save_image(np.full((3, 4, 5), 255, np.uint8), mask)
+    with pytest.raises(ValueError, match=r"a\.nii\.gz holds .*255.*labels must be \[0, 1, 2\]"):
+        CaseImages.read("a", image, mask, None, (0, 1, 2))
