@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list, run_parallel
 from data_prep.oriented_files import refuse_other_data, write_oriented
+from data_prep.quiz_layout import SHARES, shared_out
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv
 from nnunetv2.utilities.data_description import FILE
@@ -30,7 +31,6 @@ from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.safe_names import plain_names
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared" / "lidc"
-SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}  # of the patients
 CITATION = ("LIDC-IDRI, The Cancer Imaging Archive, doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato et al. 2011, Med Phys 38:915-931; "
             "Clark et al. 2013, J Digit Imaging 26:1045-1057; cropped and voted at the Computer Vision Center, UAB")
 
@@ -86,12 +86,10 @@ def split_by_patient(nodules: list[Nodule], classes: list[str], seed: int) -> di
     highest: dict[str, int] = {}
     for nodule in nodules:
         highest[nodule.patient] = max(highest.get(nodule.patient, 0), classes.index(nodule.label))
-    split_of = {}
-    edges = np.cumsum(list(SHARES.values()))
+    split_of: dict[str, str] = {}
     for k in range(len(classes)):
         patients = rng.permutation(sorted(patient for patient, label in highest.items() if label == k)).tolist()
-        for place, patient in enumerate(patients):
-            split_of[patient] = list(SHARES)[min(int(np.searchsorted(edges, (place + 0.5) / len(patients))), len(SHARES) - 1)]
+        split_of |= shared_out(patients)
     return {nodule.name: split_of[nodule.patient] for nodule in nodules}
 
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list, run_parallel
 from data_prep.oriented_files import refuse_other_data, write_oriented
+from data_prep.quiz_layout import SHARES, shared_out
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_description import FILE, DescriptionShape
 from nnunetv2.utilities.errors import InputError
@@ -30,7 +31,6 @@ from nnunetv2.utilities.image_listing import list_images
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared" / "hippocampus"
 DECATHLON = "Medical Segmentation Decathlon (Antonelli et al. 2022, Nature Communications 13:4128; Simpson et al. 2019, arXiv 1902.09063)"
-SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 
 
 def describe(source: Path) -> dict:
@@ -59,8 +59,7 @@ def convert(source: Path, out: Path, seed: int = 0, n: int | None = None, proces
     if problems:
         raise InputError(f"{source} cannot be converted. {problem_list(problems)}")
     names = np.random.default_rng(seed).permutation(sorted(images)).tolist()[:n]
-    edges = np.cumsum(list(SHARES.values()))
-    splits = {name: list(SHARES)[min(int(np.searchsorted(edges, (place + 0.5) / len(names))), len(SHARES) - 1)] for place, name in enumerate(names)}
+    splits = shared_out(names)
     for split in SHARES:
         (out / split).mkdir(parents=True, exist_ok=True)
     run_parallel(partial(_write, source, images, out, splits), sorted(splits), "writing REAL cases", processes)

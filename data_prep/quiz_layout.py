@@ -11,8 +11,11 @@ This module alone may read a class out of a file name.
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from nnunetv2.utilities.csv_files import given_twice, read_csv
 from nnunetv2.utilities.data_description import DataDescription, read_description
@@ -21,6 +24,7 @@ from nnunetv2.utilities.image_listing import scan_images
 from nnunetv2.utilities.safe_names import name_problem
 
 LABELLED_SPLITS = ("train", "validation")
+SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}  # of what comes without a split of its own
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # stands in every folder of made-up data, so that no result of it passes for a patient's
 LABELLED_FILE = re.compile(r"(?P<name>quiz_(?P<subtype>\d+)_\d+)(?P<image>_0000)?\.nii\.gz")
 TEST_FILE = re.compile(r"(?P<name>quiz_\d+)_0000\.nii\.gz")
@@ -164,3 +168,9 @@ def _scan_folder(split: str, folder: Path, subtype: str | None, description: Dat
     problems += [f"{masks[name]}: no image {name}_0000.nii.gz beside it" for name in sorted(masks.keys() - images.keys())]
     both = sorted(images.keys() & masks.keys())
     return [Case(name, split, images[name], masks[name], subtype) for name in both], problems
+
+
+def shared_out(names: Sequence[str]) -> dict[str, str]:
+    """{name: train, validation or test}: the names in their order, as SHARES says."""
+    edges = np.cumsum(list(SHARES.values()))
+    return {name: list(SHARES)[min(int(np.searchsorted(edges, (place + 0.5) / len(names))), len(SHARES) - 1)] for place, name in enumerate(names)}

@@ -24,6 +24,7 @@ from scipy.special import softmax
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from evaluation.bootstrap import interval, resample_counts
 from evaluation.lesion_features import lesion_features
 from evaluation.radiomics_baseline import make_model
 from experiments.fold_jobs import run_command
@@ -34,12 +35,11 @@ from nnunetv2.class_evidence.discriminant import fit_lda
 from nnunetv2.class_evidence.fit import fit_evidence, macro_f1, permutation_test
 from nnunetv2.inference.case_classification import describe_case
 from nnunetv2.inference.case_prediction import CLASS_VIEWS
-from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.training.class_head_refit import refit_head
+from nnunetv2.training.class_head_refit import fastest, refit_head
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject, Plans
 from nnunetv2.utilities.files import load_json, save_json
@@ -131,12 +131,7 @@ def describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple
         done = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())}
     device = torch.device(args.device)
     geometry = network_geometry(model.configuration_manager, None)
-    network = model.build_network(model.checkpoints[0]).to(device)
-    if device.type == "cpu":
-        try:
-            network = WinogradEngine(lambda: model.build_network(model.checkpoints[0]), model.input_channels, geometry.divisor, geometry.patch_size)
-        except UnsupportedNetwork:
-            pass
+    network = fastest(model.build_network(model.checkpoints[0]).to(device), model, device)
     measurement, views = model.measurement(), mirror_views(model.mirror_axes, CLASS_VIEWS)
     folder = paths.nnUNet_preprocessed / DATASET / model.configuration_manager.data_identifier
     scale = measurement.intensities[0]
@@ -195,8 +190,7 @@ def predict_task(model: TrainedModel, described: dict[str, dict], split: dict[st
 def by_patient(patients: np.ndarray, seed: int) -> np.ndarray:
     """(RESAMPLES, n) weights of the cases: patients drawn with replacement."""
     names, index = np.unique(patients, return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    return drawn[:, index]
+    return resample_counts(len(names), RESAMPLES, seed)[:, index]
 
 
 def weighted_f1(true: np.ndarray, guess: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
@@ -206,10 +200,6 @@ def weighted_f1(true: np.ndarray, guess: np.ndarray, weights: np.ndarray, n_clas
         hits = weights @ ((true == k) & (guess == k))
         scores.append(2 * hits / np.maximum(weights @ (true == k) + weights @ (guess == k), 1))
     return np.mean(scores, axis=0)
-
-
-def interval(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
 
 
 def score(task: str, probabilities: dict[str, np.ndarray], true: np.ndarray, weights: np.ndarray, seed: int) -> dict:

@@ -1,10 +1,9 @@
 """Commands that train."""
 
-import argparse
 from collections.abc import Sequence
 
 from nnunetv2.cli.common import add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
-from nnunetv2.utilities.commands import run, whole_number
+from nnunetv2.utilities.commands import real_number, run, whole_number
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +26,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=whole_number(1), default=None, help="(fork) number of epochs; default: the trainer's, 1000")
     parser.add_argument("--iterations", type=whole_number(1), default=None, help="(fork) iterations an epoch; default: 250")
     parser.add_argument("--val_iterations", type=whole_number(1), default=None, help="(fork) validation iterations an epoch; default: 50")
-    parser.add_argument("--hours", type=hours, default=None, help="(fork) end within so many hours: the speed is measured, and the schedule gets the "
+    parser.add_argument("--hours", type=real_number(0, above=True), default=None, help="(fork) end within so many hours: the speed is measured, and the schedule gets the "
                         "length that leaves time for refit and validation; with --c goes on in what is left")
     parser.add_argument("--patience", type=whole_number(1), default=None, help="(fork) end when the pseudo Dice has not improved for so many epochs")
     parser.add_argument("--no_val", action="store_true", help="(fork) leave out the final validation, for those who predict afterwards")
@@ -50,17 +49,6 @@ def train(argv: Sequence[str] | None = None) -> None:
         val_with_best=args.val_best, device=device, epochs=args.epochs, iterations=args.iterations,
         val_iterations=args.val_iterations, seed=args.seed, batch_size=args.batch_size, final_validation=not args.no_val,
         hours=args.hours, patience=args.patience, refit=not args.no_refit)
-
-
-def hours(value: str) -> float:
-    """A number above 0, for argparse."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e5:
-        raise argparse.ArgumentTypeError(f"{value!r} is no number of hours above 0")
-    return number
 
 
 def refit_class_head(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 World coordinates are RAS, as NIfTI has them; an affine (4, 4) takes voxel indices (x, y, z) there. Arrays are (..., Z, Y, X).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,23 +68,22 @@ class Reorientation:
 
     def affine_of_turned(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """(4, 4) of the turned image; `shape` (..., Z, Y, X) and `affine` are those before."""
-        turned = np.array(affine, float)
-        for world, (axis, flipped) in enumerate(zip(self.axes, self.flipped)):
-            column = np.asarray(affine, float)[:3, axis]
-            turned[:3, world] = -column if flipped else column
-            if flipped:
-                turned[:3, 3] += column * (shape[-1 - axis] - 1)
-        return turned
+        return _moved(affine, shape, zip(self.axes, range(3), self.flipped))
 
     def affine_of_undone(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """(4, 4) of the image as it was; `shape` (..., Z, Y, X) and `affine` are those of the turned one."""
-        undone = np.array(affine, float)
-        for world, (axis, flipped) in enumerate(zip(self.axes, self.flipped)):
-            column = np.asarray(affine, float)[:3, world]
-            undone[:3, axis] = -column if flipped else column
-            if flipped:
-                undone[:3, 3] += column * (shape[-1 - world] - 1)
-        return undone
+        return _moved(affine, shape, zip(range(3), self.axes, self.flipped))
+
+
+def _moved(affine: np.ndarray, shape: tuple[int, ...], moves: Iterable[tuple[int, int, bool]]) -> np.ndarray:
+    """`affine` (4, 4) after axis `source` (x is 0) became axis `target`, for each (source, target, whether it was flipped) of `moves`."""
+    moved = np.array(affine, float)
+    for source, target, flipped in moves:
+        column = np.asarray(affine, float)[:3, source]
+        moved[:3, target] = -column if flipped else column
+        if flipped:
+            moved[:3, 3] += column * (shape[-1 - source] - 1)
+    return moved
 
 
 def geometry_of_affine(affine: np.ndarray) -> dict[str, Any]:

@@ -113,12 +113,12 @@ def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blo
     return data, seg, load_pickle(properties_path)
 
 
-def read_image(folder: str | os.PathLike, case: str) -> np.ndarray:
-    """The whole image of a case, (C, Z, Y, X) float32; InputError for a damaged file."""
-    data = load_case(folder, case)[0]
+def read_image(folder: str | os.PathLike, case: str) -> tuple[np.ndarray, dict]:
+    """The whole image of a case, (C, Z, Y, X) float32, and its properties; InputError for a damaged file."""
+    data, _, properties = load_case(folder, case)
     refuse_beyond_memory(data.size * data.dtype.itemsize, f"{data.shape} voxels", _paths(folder, case)[0])
     try:
-        return data[:]
+        return data[:], properties
     except RuntimeError as error:
         raise InputError(f"{_paths(folder, case)[0]} is damaged ({error}). Delete the case's files and preprocess it again.") from error
 

@@ -33,7 +33,7 @@ from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, Winog
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
-from nnunetv2.preprocessing.case_store import load_case, read_image
+from nnunetv2.preprocessing.case_store import read_image
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
@@ -177,7 +177,7 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
         return _kept(path, report, labels, n_classes, limits)
 
     network = model.build_network(path).to(device)
-    found = describe_cases(model, _fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
+    found = describe_cases(model, fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
     kept = np.array([measured is not None for measured in found.measured]) if model.evidence_blocks else np.ones(len(cases), bool)
     report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
     if report["without_lesion"]:
@@ -232,7 +232,7 @@ def _in_words(report: dict, n_cases: int) -> str:
                    f"Brier {found['before_calibration']['brier']:.3f} -> {found['after_calibration']['brier']:.3f}" if found else "too few to calibrate on")
 
 
-def _fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn.Module | WinogradEngine:
+def fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn.Module | WinogradEngine:
     """What computes the features of `network`: on a CPU, where it serves, in Winograd convolutions."""
     if device.type != "cpu":
         return network
@@ -255,11 +255,12 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
     measurement = model.measurement() if model.evidence_blocks else None
     rows, measured = [], []
     for case in tqdm(cases, desc="class evidence"):
-        data, properties = torch.from_numpy(read_image(folder, case)), load_case(folder, case)[2]  # (C, D, H, W)
+        image, properties = read_image(folder, case)
+        data = torch.from_numpy(image)  # (C, D, H, W)
         logits, features = describe_case(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
                                          batch_size=model.configuration_manager.batch_size)
         rows.append(features)
-        measured.append(None if measurement is None else measurement(data.numpy(), logits.argmax(0).numpy(), properties, model.evidence_blocks))
+        measured.append(None if measurement is None else measurement(image, logits.argmax(0).numpy(), properties, model.evidence_blocks))
     features = torch.stack(rows)
     broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
     if broken:
