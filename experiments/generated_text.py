@@ -41,7 +41,7 @@ def main_job() -> str:
         [
             *lines,
             "",
-            f"*{data_of(job)} data, n = {job['n']}, {job['seconds'] / 60:.0f} minutes on {short_machine(job)}.*",
+            f"*{data_of(job)} data, n = {job['n']}, {job['seconds'] / 60:.0f} minutes on {short_machine(job)}, code of commit {job['commit']}.*",
         ]
     )
 
