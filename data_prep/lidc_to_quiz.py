@@ -45,8 +45,8 @@ class Task:
 
 TASKS = {
     "malignancy": Task("class3", {"low": ("0",), "unsure": ("1",), "high": ("2",)}),  # rated 1-2, 3, 4-5
-    "texture": Task("Texture", {"solid": ("Solid",), "subsolid": ("Solid/Mixed", "Part Solid/Mixed", "Non-Solid/Mixed", "Non-Solid/GGO")}),
-    "margin": Task("Margin", {"sharp": ("Sharp", "Near Sharp"), "poor": ("Medium Margin", "Near Poorly Defined", "Poorly Defined")}),
+    "texture": Task("Texture", {"non-solid": ("Non-Solid/GGO",), "part-solid": ("Non-Solid/Mixed", "Part Solid/Mixed", "Solid/Mixed"), "solid": ("Solid",)}),
+    "margin": Task("Margin", {"poor": ("Poorly Defined", "Near Poorly Defined"), "medium": ("Medium Margin", "Near Sharp"), "sharp": ("Sharp",)}),
     "spiculation": Task("Spiculation", {"none": ("No Spiculation",), "some": ("Nearly No Spiculation", "Medium Spiculation",
                                                                              "Near Marked Spiculation", "Marked Spiculation")}),
     "calcification": Task("Calcification", {"absent": ("Absent",), "present": ("Solid", "Laminated", "Central", "Popcorn", "Non-central")}),

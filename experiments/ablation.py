@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from evaluation import compute_metrics, radiomics_baseline
 from evaluation.result_shapes import Metrics
 from experiments.ablation_table import ablation_row, conclusions, markdown
@@ -26,11 +24,14 @@ from experiments.draw_cases import draw_cases
 from experiments.file_shapes import Done, Identity, Refit
 from experiments.fold_jobs import in_parallel, run_command, write_inner_folds
 from experiments.new_cases import SEED, calibration_on_new_cases
+from experiments.options import PRESETS, parse
 from experiments.out_of_fold import gather
+from experiments.preparation import CONFIGURATION, PLANS, prepare
 from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.utilities.checkpoint import load_checkpoint
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -195,7 +196,7 @@ def _training_seconds(model: Path) -> float:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    args = _parse(arguments)
+    args = settings_of(arguments)
     chosen = [variant for variant in VARIANTS if variant.name in args.variants]
     baselines = [baseline for baseline in BASELINES if baseline.name in args.variants]
     needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if baselines else set())
@@ -219,24 +220,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def settings_of(arguments: list[str] | None) -> argparse.Namespace:
+    """Prepare the data; what the study needs to know of them and of its options."""
+    args = parse("ablation", arguments)
     names = [row.name for row in (*VARIANTS, *BASELINES)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the work; the table is OUT.json and OUT.md")
-    parser.add_argument("--dataset", default="Dataset777_PancreasCT")
-    parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
-    parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--variants", nargs="+", choices=names, default=names)
-    parser.add_argument("--folds", type=whole_number(1), default=3, help="folds inside the training cases (default 3)")
-    parser.add_argument("--epochs", type=whole_number(1), required=True)
-    parser.add_argument("--iterations", type=whole_number(1), required=True, help="an epoch")
-    parser.add_argument("--val_iterations", type=whole_number(1), default=4, help="an epoch")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
-    parser.add_argument("--jobs", type=whole_number(1), default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
-    parser.add_argument("--new_cases", type=whole_number(0), default=99, help="new synthetic cases to judge the refit's calibration on (default 99, 0: none)")
-    parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
-    return parser.parse_args(arguments)
+    if unknown := set(args.variants or ()) - set(names):
+        raise InputError(f"--variants {' '.join(sorted(unknown))}: choose among {', '.join(names)}.")
+    _, at = prepare(args, ("--train", str(args.train)))
+    preset = PRESETS["ablation"]
+    jobs = args.jobs or (preset.jobs if at.synthetic else 1)
+    return argparse.Namespace(out=args.out.absolute(), dataset=at.raw.name, plans=PLANS, configuration=CONFIGURATION, folds=args.folds, variants=args.variants or names, device=at.device,
+                              seed=args.seed, jobs=jobs, new_cases=args.new_cases, synthetic=at.synthetic, **vars(preset.length(args, at.synthetic)))
 
 
 if __name__ == "__main__":

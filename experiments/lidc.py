@@ -8,11 +8,10 @@ masks, the network's own head (what the class rested on before evidence blocks),
 """
 
 import argparse
-import csv
 import json
+import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -22,13 +21,14 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from data_prep.lidc_to_quiz import CITATION, TASKS, Nodule, read_nodules
+from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
 from evaluation.bootstrap import interval, resample_counts
 from evaluation.lesion_features import lesion_features
 from evaluation.radiomics_baseline import make_model
 from experiments.fold_jobs import run_command
 from experiments.record_run import code_commit, environment
+from experiments.small_plans import SMALL, write_small_plans
 from nnunetv2 import paths
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.class_evidence.discriminant import fit_lda
@@ -41,74 +41,50 @@ from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_head_refit import fastest, refit_head
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.file_shapes import AnyObject, Plans
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
 
-DATASET, PLANS, SMALL = "Dataset811_LIDC", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetMPlans_small"
+DATASET = "Dataset811_LIDC"
 RESAMPLES = 2000
-TASKS: dict[str, tuple[str, dict[str, str]]] = {  # column of nodules.csv, and class of each of its values
-    "malignancy": ("class3", {"0": "low", "1": "indeterminate", "2": "high"}),
-    "texture": ("Texture", {"Non-Solid/GGO": "non-solid", "Non-Solid/Mixed": "part solid", "Part Solid/Mixed": "part solid", "Solid/Mixed": "part solid",
-                            "Solid": "solid"}),
-    "margin": ("Margin", {"Poorly Defined": "poor", "Near Poorly Defined": "poor", "Medium Margin": "medium", "Near Sharp": "medium", "Sharp": "sharp"}),
-    "spiculation": ("Spiculation", {"No Spiculation": "none", "Nearly No Spiculation": "some", "Medium Spiculation": "some",
-                                    "Near Marked Spiculation": "some", "Marked Spiculation": "some"}),
-    "calcification": ("Calcification", {"Absent": "absent", "Solid": "present", "Laminated": "present", "Central": "present"}),
-}
 ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
-        "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)"}
-SOURCE = ("LIDC-IDRI, The Cancer Imaging Archive, CC BY 3.0; Armato et al. 2015, doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato et al. 2011, Med Phys "
-          "38:915-931; Clark et al. 2013, J Digit Imaging 26:1045-1057")
-
-
-def read_nodules(lidc: Path) -> list[dict[str, str]]:
-    with open(lidc / "nodules.csv", newline="") as file:
-        return list(csv.DictReader(file))
+        "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)",
+        "blocks": "Evidence blocks alone, training cases in masks of the network they trained",
+        "honest_blocks": "The same, training cases in masks of a network that never saw them"}
+SOURCE = f"{CITATION}, CC BY 3.0"
 
 
 def classes_of(task: str) -> list[str]:
-    return list(dict.fromkeys(TASKS[task][1].values()))
+    return list(TASKS[task].classes)
 
 
-def labels_of(task: str, nodules: Sequence[dict[str, str]]) -> np.ndarray:
-    column, names = TASKS[task]
-    return np.array([classes_of(task).index(names[row[column]]) for row in nodules])
-
-
-def folds_by_patient(nodules: Sequence[dict[str, str]], n_folds: int, seed: int) -> list[dict[str, list[str]]]:
-    patients = sorted({row["patient_id"] for row in nodules})
+def folds_by_patient(nodules: Sequence[Nodule], n_folds: int, seed: int) -> list[dict[str, list[str]]]:
+    patients = sorted({nodule.patient for nodule in nodules})
     random.Random(seed).shuffle(patients)
     folds = []
     for k in range(n_folds):
         held_out = set(patients[k::n_folds])
-        folds.append({"train": sorted(row["case"] for row in nodules if row["patient_id"] not in held_out),
-                      "val": sorted(row["case"] for row in nodules if row["patient_id"] in held_out)})
+        folds.append({"train": sorted(nodule.name for nodule in nodules if nodule.patient not in held_out),
+                      "val": sorted(nodule.name for nodule in nodules if nodule.patient in held_out)})
     return folds
 
 
-def prepare(lidc: Path, nodules: Sequence[dict[str, str]], args: argparse.Namespace) -> None:
+def prepare(lidc: Path, nodules: Sequence[Nodule], args: argparse.Namespace) -> None:
     """Raw data, plans and preprocessed cases below OUT/work, unless they are there."""
     raw, preprocessed = paths.nnUNet_raw / DATASET, paths.nnUNet_preprocessed / DATASET
     if not (raw / "dataset.json").is_file():
         for name in ("imagesTr", "labelsTr"):
             (raw / name).mkdir(parents=True, exist_ok=True)
-        for case in (row["case"] for row in nodules):
+        for case in (nodule.name for nodule in nodules):
             shutil.copyfile(lidc / "image" / f"{case}.nii.gz", raw / "imagesTr" / f"{case}_0000.nii.gz")
             shutil.copyfile(lidc / "nodule_mask" / f"{case}.nii.gz", raw / "labelsTr" / f"{case}.nii.gz")
-        names = TASKS["malignancy"][1]
-        (raw / "malignancy.csv").write_text("case,malignancy\n" + "".join(f"{row['case']},{names[row['class3']]}\n" for row in nodules))
+        (raw / "malignancy.csv").write_text("case,malignancy\n" + "".join(f"{nodule.name},{nodule.label}\n" for nodule in nodules))
         save_json({"channel_names": {"0": "CT"}, "labels": {"background": 0, "nodule": 1}, "numTraining": len(nodules), "file_ending": ".nii.gz",
                    "classification": {"name": "malignancy", "classes": classes_of("malignancy"), "labels": "malignancy.csv", "lesion_labels": [1]}},
                   raw / "dataset.json")
     save_json(folds_by_patient(nodules, args.folds, args.seed), preprocessed / "splits_final.json")
     if not (preprocessed / f"{SMALL}.json").is_file():
         run_command(["nnUNetv2_plan_and_preprocess", "-d", "811", "-pl", "nnUNetPlannerResEncM", "--no_pp", "-gpu_memory_target", "0.18"], None, 1)
-        plans = load_json(preprocessed / f"{PLANS}.json", Plans, partial=True) | {"plans_name": SMALL}
-        network = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-        stages = network["n_stages"]
-        network["features_per_stage"] = [16 * 2**stage for stage in range(stages)]  # an eighth of the work, for two CPU cores
-        network["n_blocks_per_stage"] = [1, *[2] * (stages - 1)]
-        save_json(plans, preprocessed / f"{SMALL}.json")
+        write_small_plans(preprocessed)
     run_command(["nnUNetv2_preprocess", "-d", "811", "-plans_name", SMALL, "-c", "3d_fullres"], None, 1)
 
 
@@ -155,8 +131,13 @@ def describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple
     return model, [done[case] for case in cases]
 
 
-def predict_task(model: TrainedModel, described: dict[str, dict], split: dict[str, list[str]], label_of: dict[str, int], n_classes: int) -> tuple[dict, dict]:
-    """{row: (n, K) probabilities of the held-out cases}, and the report of the evidence's fit."""
+def predict_task(model: TrainedModel, described: dict[str, dict], unseen: dict[str, dict], split: dict[str, list[str]], label_of: dict[str, int],
+                 n_classes: int) -> tuple[dict, dict]:
+    """{row: (n, K) probabilities of the held-out cases}, and the report of the evidence's fit.
+
+    described: every case by the fold's network. unseen: every case by the network that did not train on it; without some of them the row
+    that needs them is NaN.
+    """
     train = [case for case in split["train"] if described[case]["evidence"] is not None]
     held_out = split["val"]
     labels = np.array([label_of[case] for case in train])
@@ -171,6 +152,12 @@ def predict_task(model: TrainedModel, described: dict[str, dict], split: dict[st
         represented = head.represent(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2]).double().numpy()
         network = np.stack([softmax(head.classify(features[case]).mean(0).double().numpy()) for case in held_out])
     evidence, report = fit_evidence([described[case]["evidence"] for case in train], labels, n_classes, represented)
+    even = np.full(n_classes, 1 / n_classes)
+    blocks, _ = fit_evidence([described[case]["evidence"] for case in train], labels, n_classes)
+    honest = None
+    if all(case in unseen for case in train):
+        with_lesion = [case for case in train if unseen[case]["evidence"] is not None]
+        honest, _ = fit_evidence([unseen[case]["evidence"] for case in with_lesion], np.array([label_of[case] for case in with_lesion]), n_classes)
     bound, _ = fit_evidence([described[case]["true"] for case in train], labels, n_classes)
     with_radiomics = np.array([described[case]["radiomics"] is not None for case in train])
     radiomics = make_model(int(np.bincount(labels[with_radiomics]).min())).fit(
@@ -182,7 +169,10 @@ def predict_task(model: TrainedModel, described: dict[str, dict], split: dict[st
         "radiomics": np.stack([shares if described[case]["radiomics"] is None else radiomics.predict_proba([described[case]["radiomics"]])[0]
                                for case in held_out]),
         "volume": softmax(volume(np.array([[described[case]["log_volume"]] for case in held_out])), axis=1),
-        "true_masks": np.stack([bound.probabilities(described[case]["true"], np.full(n_classes, 1 / n_classes)) for case in held_out]),
+        "true_masks": np.stack([bound.probabilities(described[case]["true"], even) for case in held_out]),
+        "blocks": np.stack([blocks.probabilities(described[case]["evidence"], even) for case in held_out]),
+        "honest_blocks": np.full((len(held_out), n_classes), np.nan) if honest is None else np.stack(
+            [honest.probabilities(described[case]["evidence"], even) for case in held_out]),
     }
     return rows, report
 
@@ -204,7 +194,7 @@ def weighted_f1(true: np.ndarray, guess: np.ndarray, weights: np.ndarray, n_clas
 
 def score(task: str, probabilities: dict[str, np.ndarray], true: np.ndarray, weights: np.ndarray, seed: int) -> dict:
     n_classes = len(classes_of(task))
-    guesses = {row: p.argmax(1) for row, p in probabilities.items()}
+    guesses = {row: p.argmax(1) for row, p in probabilities.items() if np.isfinite(p).all()}
     resampled = {row: weighted_f1(true, guess, weights, n_classes) for row, guess in guesses.items()}
     table = {}
     for row, guess in guesses.items():
@@ -240,13 +230,13 @@ def draw(result: dict, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    tasks, rows = list(result["tasks"]), list(ROWS)
+    tasks, rows = list(result["tasks"]), list(next(iter(result["tasks"].values()))["rows"])
     figure, axes = plt.subplots(figsize=(9, 4))
     for i, row in enumerate(rows):
         values = [result["tasks"][task]["rows"][row] for task in tasks]
         middle = np.array([value["macro_f1"] for value in values])
         reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
-        axes.errorbar(np.arange(len(tasks)) + (i - 2) * 0.14, middle, yerr=np.maximum(reach, 0), fmt="o", capsize=2, label=ROWS[row])
+        axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="o", capsize=2, label=ROWS[row])
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylabel("macro-F1, out of fold")
     axes.set_title(f"REAL CT: {result['n']} LIDC-IDRI nodules, 95 % intervals by patient")
@@ -263,11 +253,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     start = time.time()
     (args.out / "work").mkdir(parents=True, exist_ok=True)
-    nodules = read_nodules(args.lidc)
-    of_case = {row["case"]: row for row in nodules}
+    os.environ.update({f"nnUNet_{kind}": str(args.out.absolute() / "work" / f"nnUNet_{kind}") for kind in ("raw", "preprocessed", "results")})
+    nodules = read_nodules(args.lidc, TASKS["malignancy"])
+    patient_of = {nodule.name: nodule.patient for nodule in nodules}
     prepare(args.lidc, nodules, args)
     splits = folds_by_patient(nodules, args.folds, args.seed)
-    cases = sorted(of_case)
+    cases = sorted(patient_of)
     folds = []
     chosen = args.only_folds or list(range(args.folds))
     for fold in chosen:
@@ -275,12 +266,13 @@ def main(arguments: list[str] | None = None) -> int:
         model, rows = describe(fold, cases, args)
         folds.append((model, {row["case"]: row for row in rows}, splits[fold]))
     order = [case for fold in chosen for case in splits[fold]["val"]]
-    weights = by_patient(np.array([of_case[case]["patient_id"] for case in order]), args.seed)
+    unseen = {case: described[case] for _, described, split in folds for case in split["val"]}
+    weights = by_patient(np.array([patient_of[case] for case in order]), args.seed)
     tasks = {}
     for task in TASKS:
         n_classes = len(classes_of(task))
-        label_of = dict(zip((row["case"] for row in nodules), labels_of(task, nodules).tolist()))
-        parts = [predict_task(model, described, split, label_of, n_classes) for model, described, split in folds]
+        label_of = {nodule.name: classes_of(task).index(nodule.label) for nodule in read_nodules(args.lidc, TASKS[task])}
+        parts = [predict_task(model, described, unseen, split, label_of, n_classes) for model, described, split in folds]
         probabilities = {row: np.concatenate([part[row] for part, _ in parts]) for row in ROWS}
         found = score(task, probabilities, np.array([label_of[case] for case in order]), weights, args.seed)
         found["weights"] = {block: float(np.mean([report["blocks"][block]["weight"] for _, report in parts])) for block in parts[0][1]["blocks"]}
@@ -292,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     drawn = weights @ dsc / weights.sum(1)
     result = {"synthetic": False, "source": SOURCE, "command": f"bash experiments/run_lidc.sh --folds {args.folds} --epochs {args.epochs} --iterations {args.iterations}"
               + (f" --only_folds {' '.join(map(str, args.only_folds))}" if args.only_folds else ""),
-              "commit": code_commit(), "environment": environment(args.device), "n": len(order), "patients": len({of_case[case]["patient_id"] for case in order}),
+              "commit": code_commit(), "environment": environment(args.device), "n": len(order), "patients": len({patient_of[case] for case in order}),
               "folds": args.folds, "held_out_folds": chosen, "seed": args.seed, "dsc": {"mean": float(dsc.mean()), "ci": interval(drawn)},
               "no_lesion_found": int(sum(described[case]["evidence"] is None for _, described, split in folds for case in split["val"])),
               "blocks": list(tasks["malignancy"]["weights"]), "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
@@ -305,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lidc", type=Path, default=Path("../shared/lidc"), help="folder with image/, nodule_mask/ and nodules.csv")
+    parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--folds", type=whole_number(2), default=2)
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")

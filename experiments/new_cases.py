@@ -11,9 +11,10 @@ import numpy as np
 
 from evaluation.bootstrap import interval, resample_counts
 from experiments.ablation_table import calibration_scores, weighted_calibration, with_temperature
+from experiments.options import SEEDS
 from experiments.out_of_fold import PROBABILITIES, read_table
 
-SEED = 4713
+SEED = SEEDS["ablation_new_cases"]
 RESAMPLES = 2000
 
 

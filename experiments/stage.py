@@ -9,10 +9,9 @@ seconds, and which files it wrote.
 - finished, same identity, every file it wrote there: skipped.
 - the same identity, but killed, or files are missing or cut short: run again over what is there, so that the command's own
   resumption works.
-- another identity, or `--forget_from` named this stage or an earlier one: its outputs are deleted first.
+- another identity, or `--from` of an experiment named this stage or an earlier one: its outputs are deleted first.
 
-One stage runs at a time in a work folder; others wait. `--lock FD` keeps a second run out of the folder for as long as the
-calling script has that file open.
+One stage runs at a time in a work folder; others wait. pipeline.py runs the stages of an experiment.
 """
 
 import argparse
@@ -23,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,7 +30,7 @@ from experiments.file_shapes import InputHashes, Stages  # noqa: E402
 from nnunetv2.utilities.commands import run  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
 from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
-from nnunetv2.utilities.folder_lock import folder_lock, lock_descriptor  # noqa: E402
+from nnunetv2.utilities.folder_lock import folder_lock  # noqa: E402
 from nnunetv2.utilities.manifest import known_hash  # noqa: E402
 
 GROWING = (".json", ".txt", ".log", ".csv", ".png", ".html")  # written anew by later commands, and then perhaps shorter
@@ -106,13 +106,31 @@ def damaged(files: dict[str, int]) -> list[str]:
             if sizes[name] is None or size and not sizes[name] or not name.endswith(GROWING) and sizes[name] < size]
 
 
-def run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str]) -> int:
-    """Run or skip; returns the command's exit status (0 when skipped)."""
+def input_keys(work: Path, inputs: Sequence[Path | str]) -> list[str]:
+    """The key of what a stage depends on; hashes of files that were not touched are kept in WORK/input_hashes.json."""
+    if not inputs:
+        return []
+    cache = work / "input_hashes.json"
+    known = load_json(cache, InputHashes) if is_there(cache) else {}
+    before = dict(known)
+    keys = [content_key([Path(path).absolute() for path in inputs], known)]
+    if known != before:
+        save_json(known, cache)
+    return keys
+
+
+def run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str], held: tuple[int, ...] = (),
+              variables: dict[str, str] | None = None) -> int:
+    """Run or skip; returns the command's exit status (0 when skipped).
+
+    held: files that stay open in the command, such as a lock. variables: of its environment, besides this process's own.
+    """
     with folder_lock(work, "stages", f"stage {name} runs", wait=True):
-        return _run_stage(work, name, outputs, command, keys)
+        return _run_stage(work, name, outputs, command, keys, held, variables)
 
 
-def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str]) -> int:
+def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], keys: list[str], held: tuple[int, ...],
+               variables: dict[str, str] | None) -> int:
     log = StageLog(work)
     before = log.stages[:log.stages.index(log.find(name))] if log.find(name) else log.stages
     own = identity(before[-1]["identity"] if before else "", command, keys)
@@ -131,7 +149,7 @@ def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], k
     log.put(stage=name, identity=own, done=False, seconds=resumed, command=" ".join(command))
     print(f"[{name}] {' '.join(command)}", flush=True)
     start = time.time()
-    status = subprocess.run(command).returncode
+    status = subprocess.run(command, pass_fds=held, env=os.environ | (variables or {})).returncode
     seconds = resumed + max(0.0, time.time() - start)  # a clock may be set back
     missing = [str(path) for path in outputs if not path.exists()]
     if status == 0 and missing:
@@ -146,32 +164,16 @@ def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], k
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps stages.json")
-    parser.add_argument("--name", help="name of the stage")
+    parser.add_argument("--name", required=True, help="name of the stage")
     parser.add_argument("--outputs", type=Path, nargs="*", default=[], help="what the stage writes; deleted when it must start over")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="files, folders and patterns whose content identifies the input")
-    parser.add_argument("--forget_from", metavar="STAGE", help="mark STAGE and all after it as not done, and end")
-    parser.add_argument("--lock", type=int, metavar="FD", help="lock the open file of this number, or say who has it, and end")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
     run(_main, parser.parse_args())
 
 
 def _main(args: argparse.Namespace) -> int:
-    if args.lock is not None:
-        lock_descriptor(args.lock, str(args.work.parent), "its run.lock is held")
-        return 0
-    if args.forget_from:
-        StageLog(args.work).forget_from(args.forget_from)
-        return 0
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    keys = []
-    if args.inputs:
-        cache = args.work / "input_hashes.json"
-        known = load_json(cache, InputHashes) if is_there(cache) else {}
-        before = dict(known)
-        keys = [content_key([path.absolute() for path in args.inputs], known)]
-        if known != before:
-            save_json(known, cache)
-    return run_stage(args.work, args.name, args.outputs, command, keys)
+    return run_stage(args.work, args.name, args.outputs, command, input_keys(args.work, args.inputs))
 
 
 if __name__ == "__main__":

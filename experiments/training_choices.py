@@ -9,14 +9,11 @@ where it stopped; other lengths than before are refused.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.split_view import link_or_copy
 from evaluation import compute_metrics
@@ -25,18 +22,20 @@ from evaluation.result_shapes import Metrics
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
 from experiments.draw_cases import draw_cases
 from experiments.fold_jobs import classes_of, in_parallel, run_command, write_inner_folds
+from experiments.options import PRESETS, SEEDS, parse
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
+from experiments.preparation import CONFIGURATION, PLANS, prepare
 from experiments.record_run import code_commit, environment
 from nnunetv2 import paths
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 
 HEADS = ("trained", "refitted")
 RESAMPLES = 2000
-NEW_CASES_SEED = 4715  # of synthetic cases that nothing else uses
+NEW_CASES_SEED = SEEDS["training_choices_new_cases"]
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def markdown(result: dict) -> str:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    args = _parse(arguments)
+    args = settings_of(arguments)
     study = Study(args)
     study.run_all()
     scores = {(choice.name, head): study.score(choice, head) for choice in CHOICES for head in HEADS}
@@ -222,26 +221,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the work; the table is OUT.json and OUT.md")
-    parser.add_argument("--dataset", default="Dataset777_PancreasCT")
-    parser.add_argument("--plans", default="nnUNetResEncUNetMPlans")
-    parser.add_argument("--configuration", default="3d_fullres")
-    parser.add_argument("--folds", type=whole_number(1), default=3, help="folds inside the training cases (default 3)")
-    parser.add_argument("--only_folds", type=int, nargs="+", metavar="K", help="run and score these of them; default: all")
-    parser.add_argument("--epochs", type=whole_number(1), required=True)
-    parser.add_argument("--iterations", type=whole_number(1), required=True, help="an epoch")
-    parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of refit and prediction (default 2)")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
-    parser.add_argument("--jobs", type=whole_number(1), default=1, help="trainings at a time (default 1); they share the cores, or one GPU")
-    parser.add_argument("--new_cases", type=whole_number(0), default=99, help="new synthetic cases to average the folds on (default 99, 0: none)")
-    parser.add_argument("--synthetic", action="store_true", help="say in every output that the data is made up")
-    args = parser.parse_args(arguments)
-    if args.only_folds and not all(1 <= fold <= args.folds for fold in args.only_folds):
-        parser.error(f"--only_folds {' '.join(map(str, args.only_folds))}: the folds are 1 to {args.folds}")
-    return args
+def settings_of(arguments: list[str] | None) -> argparse.Namespace:
+    """Prepare the data; what the study needs to know of them and of its options."""
+    args = parse("training_choices", arguments)
+    _, at = prepare(args, ("--train", str(args.train)))
+    preset = PRESETS["training_choices"]
+    jobs = args.jobs or (preset.jobs if at.synthetic else 1)
+    return argparse.Namespace(out=args.out.absolute(), dataset=at.raw.name, plans=PLANS, configuration=CONFIGURATION, folds=args.folds, only_folds=args.only_folds, views=args.views or (2 if at.synthetic else 8), device=at.device,
+                              seed=args.seed, jobs=jobs, new_cases=args.new_cases, synthetic=at.synthetic, **vars(preset.length(args, at.synthetic)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 STATISTICS = ("mean", "std")
@@ -25,7 +25,11 @@ class RunningStandardiser(nn.Module):
 
     The statistics are the plain average of all rows so far, and an exponential one with horizon `horizon` rows after
     that. They start as one pseudo-row of mean 0 and variance 1, so the first batches cannot blow up. Frozen in eval mode.
+
+    over_processes: rows of all processes of the group count together. Every process must then call `forward`.
     """
+
+    over_processes = False
 
     def __init__(self, n_features: int, horizon: float = 500.0, eps: float = 1e-6):
         super().__init__()
@@ -45,10 +49,10 @@ class RunningStandardiser(nn.Module):
         """Rows that are not finite, from a pass that overflowed, do not count: they would stay in the statistics for good."""
         finite = torch.isfinite(x).all(1) & torch.isfinite(row_weights)
         x, row_weights = torch.where(finite[:, None], x, 0), torch.where(finite, row_weights, 0)
-        n = row_weights.sum()
+        n = self._total(row_weights.sum())
         shares = (row_weights / n.clamp_min(1e-6))[:, None]
-        batch_mean = (shares * x).sum(0)
-        batch_variance = (shares * (x - batch_mean).square()).sum(0)
+        batch_mean = self._total((shares * x).sum(0))
+        batch_variance = self._total((shares * (x - batch_mean).square()).sum(0))
         rate = n / (self.count + n)
         # variance of the mixture of two distributions with weights (1 - rate, rate)
         variance = (1 - rate) * self.variance + rate * batch_variance + rate * (1 - rate) * (batch_mean - self.mean).square()
@@ -57,6 +61,11 @@ class RunningStandardiser(nn.Module):
         self.variance.copy_(torch.where(usable, variance, self.variance))
         self.mean.copy_(torch.where(usable, mean, self.mean))
         self.count.copy_(torch.where(usable, (self.count + n).clamp_max(self.horizon), self.count))
+
+    def _total(self, value: Tensor) -> Tensor:
+        if self.over_processes:
+            distributed.all_reduce(value)
+        return value
 
 
 class ClassHead(nn.Module):

@@ -4,6 +4,7 @@ Headers are checked before ITK sees them, voxels are inflated here with their ch
 """
 
 import errno
+import math
 import os
 import stat
 from typing import Any
@@ -63,6 +64,17 @@ def stored_type(path: str | os.PathLike) -> np.dtype:
     if read_header_of is None:
         raise InputError(f"{path} is of a format whose header is not known here; save it as .nii.gz.")
     return read_header_of(path).dtype.newbyteorder("=")
+
+
+def stored_voxels(path: str | os.PathLike) -> int:
+    """How many numbers a file holds, all channels, by its checked header alone."""
+    require_regular_file(path)
+    if is_nifti(path):
+        return math.prod(read_header(path).sizes)
+    if (read_header_of := block_reader(path)) is not None:
+        read_header_of(path)
+    reader = _itk_header(path)
+    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
 
 
 def require_regular_file(path: str | os.PathLike) -> None:

@@ -4,7 +4,7 @@
         ...
 
 The kernel holds the lock (flock), so a kill of any kind frees it; the file it hangs on is removed at the end, or by the next
-run. A shell script locks through a file descriptor that it keeps open: see experiments/stages.sh.
+run. A run whose commands are to hold the lock too keeps a file open that they inherit: see experiments/pipeline.py.
 """
 
 import errno

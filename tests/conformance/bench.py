@@ -41,11 +41,17 @@ class Row:
     bound: str
     passed: bool
     note: str = ""
+    skipped: bool = False  # its data are not here; counted neither as passed nor as failed
 
     def as_json(self) -> dict[str, Any]:
         row = asdict(self)
         row["pass"] = row.pop("passed")
         return row
+
+
+def skipped(what: str, reason: str) -> Row:
+    """A row whose data are not here."""
+    return Row(what, "", "", "not compared", reason, True, skipped=True)
 
 
 def equal(what: str, ours: Any, upstream: Any, note: str = "") -> Row:

@@ -14,7 +14,7 @@ from nnunetv2.preprocessing.normalization import SCHEMES, normalize
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tests.conformance.bench import Bench, Row, agreeing, equal, within
+from tests.conformance.bench import Bench, Row, agreeing, equal, within, skipped
 from tests.conformance.cases import volume
 from tests.conformance.datasets import files_of, real, synthetic
 
@@ -69,6 +69,8 @@ def check_2d_and_lowres(bench: Bench) -> Iterator[Row]:
 
 def check_real_cts(bench: Bench) -> Iterator[Row]:
     cases = list(real(bench))
+    if not cases:
+        yield skipped("REAL CTs", "no folder of real CTs here; name one with --real-cts")
     for folder, plans, case in cases[1:2] if bench.reduced else cases:
         yield from case_rows(bench, folder, plans, case, "3d_fullres")
 

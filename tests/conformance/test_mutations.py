@@ -25,7 +25,7 @@ from nnunetv2.training.loss.dice import SoftDiceLoss
 from nnunetv2.training.nnUNetTrainer import objective
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tests.conformance import (check_evaluation, check_imageio, check_inference, check_loss, check_network, check_planning, check_preprocessing,
+from tests.conformance import (check_downstream, check_evaluation, check_imageio, check_inference, check_loss, check_network, check_planning, check_preprocessing,
                                check_training)
 from tests.conformance.run import run_check
 
@@ -209,6 +209,30 @@ def empty_is_zero(m):
 def fewer_neighbours(m):
     original = remove_connected_components.ndimage.label
     m.setattr(remove_connected_components.ndimage, "label", lambda mask, structure=None: original(mask))
+
+
+@mutation("a hook that is never called", check_downstream.check_custom_trainers)
+def silent_hook(m):
+    original = nnUNetTrainer.on_train_start
+
+    def start(self):
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(type(self), "print_plans", lambda self: None)
+            original(self)
+
+    m.setattr(nnUNetTrainer, "on_train_start", start)
+
+
+@mutation("a custom trainer's split is ignored", check_downstream.check_custom_trainers)
+def ignored_split(m):
+    original = nnUNetTrainer.get_tr_and_val_datasets
+
+    def datasets(self):
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(type(self), "do_split", lambda self: (["case_000", "case_001"], ["case_003"]))
+            return original(self)
+
+    m.setattr(nnUNetTrainer, "get_tr_and_val_datasets", datasets)
 
 
 @mutation("volumes turned with one axis unflipped", check_imageio.check_volumes)

@@ -1,9 +1,13 @@
 """A name that serves for no file ends an experiment before anything has run."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from experiments.options import DEVELOPMENT_SEEDS, PARSERS, PRESETS, SEEDS, Length, parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +21,33 @@ def test_a_name_that_leads_elsewhere_is_refused_at_once(script, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["TEAM", "my team", "Gr\u00fcn-2.v3", "$(touch ran)", "a;b"])
-def test_other_names_pass(name, tmp_path):
-    found = subprocess.run(["bash", "-c", f'source "{ROOT}/experiments/check_name.sh"; check_name "$1"', "_", name], cwd=tmp_path, timeout=20)
-    assert found.returncode == 0 and not list(tmp_path.iterdir())
+def test_other_names_pass(name):
+    assert parse("main_job", ["--name", name]).name == name
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--epochs", "0"], "--epochs"), (["--hours", "2", "--epochs", "3"], "--hours chooses the length"), (["--data", "/nowhere"], "/nowhere is not a folder"),
+    (["--nme", "x"], "unknown option --nme x"), (["--device", "tpu"], "tpu"), (["--hours", "nan"], "--hours")])
+def test_wrong_options_end_with_one_line(options, message):
+    found = subprocess.run([sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, sys.argv.pop(1)); import runpy; runpy.run_module("
+                            "'experiments.options', run_name='__main__', alter_sys=True)", str(ROOT), "main_job", *options], capture_output=True, text=True)
+    assert found.returncode == 2 and message in found.stderr and len(found.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("experiment", PARSERS)
+def test_help_shows_and_sets_nothing_up(experiment, tmp_path):
+    environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "HOME": str(tmp_path)}
+    script = {"main_job": "run_fold0", "cross_validation": "run_cv", "train_quiz_size": "train_quiz_size"}.get(experiment, f"run_{experiment}")
+    found = subprocess.run(["bash", str(ROOT / "experiments" / f"{script}.sh"), "--help"], env=environment, capture_output=True, text=True, timeout=20)
+    assert found.returncode == 0 and f"bash experiments/{script}.sh" in found.stdout and not found.stderr
+
+
+def test_lengths_follow_the_data_and_the_options():
+    args = parse("main_job", ["--epochs", "3"])
+    assert PRESETS["main_job"].length(args, synthetic=True) == Length(3, 40, 4)
+    assert PRESETS["main_job"].length(args, synthetic=False) == Length(3, 250, 50)
+
+
+def test_no_seed_serves_two_purposes():
+    seeds = [*SEEDS.values(), *DEVELOPMENT_SEEDS]
+    assert len(set(seeds)) == len(seeds)

@@ -4,12 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from experiments.pipeline import Pipeline, Stage
 from experiments.stage import StageLog, content_key, run_stage
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.folder_lock import FolderBusy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -101,16 +104,49 @@ def test_outputs_that_grew_are_no_reason_to_run_again(tmp_path):
 
 
 def test_a_second_run_of_a_script_is_refused_until_the_first_has_ended(tmp_path):
-    script = f"set -e; source {REPOSITORY}/experiments/stages.sh; lock_run {tmp_path}; echo locked; read -r line"
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    start = {"cwd": REPOSITORY, "env": environment, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen(["bash", "-c", script], **start)
+    program = ("import sys, pathlib; from experiments.pipeline import Pipeline; "
+               "pipeline = Pipeline(pathlib.Path(sys.argv[1])); print('locked', flush=True); sys.stdin.readline()")
+    command = [sys.executable, "-c", f"from nnunetv2.utilities.commands import run; run(lambda: exec({program!r}))", str(tmp_path)]
+    start = {"cwd": REPOSITORY, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen(command, **start)
     assert first.stdout.readline() == "locked\n"
-    second = subprocess.run(["bash", "-c", script], **{**start, "stdin": subprocess.DEVNULL})
+    second = subprocess.run(command, **{**start, "stdin": subprocess.DEVNULL})
     assert second.returncode != 0 and f"error: {tmp_path.parent} is in use by another run" in second.stderr
     first.kill()
     first.communicate()
-    assert "locked" in subprocess.run(["bash", "-c", script], **{**start, "stdin": subprocess.DEVNULL}).stdout
+    assert "locked" in subprocess.run(command, **{**start, "stdin": subprocess.DEVNULL}).stdout
+
+
+def test_commands_hold_the_lock_of_a_run_that_was_killed(tmp_path):
+    (tmp_path / "wait.py").write_text("import sys; print('begun', flush=True); sys.stdin.readline()")
+    program = ("import sys, pathlib; from experiments.pipeline import Pipeline, Stage; work = pathlib.Path(sys.argv[1]); "
+               "Pipeline(work).run(Stage('a', [sys.executable, str(work / 'wait.py')], []))")
+    first = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert any(line == "begun\n" for line in first.stdout)
+    first.kill()
+    with pytest.raises(FolderBusy):
+        Pipeline(tmp_path)
+    first.communicate()  # closes the command's input, which ends it
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            Pipeline(tmp_path)
+            break
+        except FolderBusy:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_variables_of_a_stage_reach_its_command(tmp_path):
+    write = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(os.environ['CARD'])"
+    Pipeline(tmp_path).run(Stage("a", [sys.executable, "-c", write, tmp_path / "a"], [tmp_path / "a"]), variables={"CARD": "1"})
+    assert (tmp_path / "a").read_text() == "1"
+
+
+def test_a_stage_that_fails_ends_the_experiment_with_its_status(tmp_path):
+    with pytest.raises(SystemExit) as end:
+        Pipeline(tmp_path).run(Stage("a", [sys.executable, "-c", "raise SystemExit(3)"], []))
+    assert end.value.code == 3
 
 
 def test_forget_from_reruns_that_stage_and_later_ones_only(tmp_path):

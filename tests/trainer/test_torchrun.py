@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed as dist
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2.training import run_training as command
+from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from tests.trainer.conftest import DATASET
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +54,51 @@ def test_two_processes_under_torchrun_train_as_one(without_classes, monkeypatch)
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=0, atol=1e-5)
+
+
+class Head(nn.Module):
+    """What a class head does with pooled features: standardise by what was seen so far, weigh."""
+
+    def __init__(self):
+        super().__init__()
+        self.standardiser, self.classifier = RunningStandardiser(3), nn.Linear(3, 2)
+        nn.init.constant_(self.classifier.weight, 0.1)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x, complete):
+        return self.classifier(self.standardiser(x, complete))
+
+
+def step_of(rows: slice, ddp: bool) -> dict[str, torch.Tensor]:
+    """Gradients and statistics after the class loss of `rows` of one batch of six, four of them with a lesion."""
+    generator = torch.Generator().manual_seed(0)
+    x, target = torch.randn(6, 3, generator=generator, dtype=torch.double) * 4 + 2, torch.tensor([0, 1, 1, 0, 1, 1])
+    has_lesion = torch.tensor([True, True, True, False, False, True])
+    head = Head().double()
+    head.standardiser.over_processes = ddp
+    network = DistributedDataParallel(head) if ddp else head
+    loss = DC_and_CE_and_weighted_CE_loss(lambda logits, target: 0 * logits.sum(), torch.tensor([0.7, 1.4]), ddp=ddp)
+    for _ in range(2):  # the second step stands on the first one's statistics
+        network.zero_grad()
+        logits = network(x[rows], has_lesion[rows].double())
+        loss(logits, None, logits, target[rows], has_lesion[rows], 0)[0].backward()
+    return {"weight": head.classifier.weight.grad, "bias": head.classifier.bias.grad, **dict(head.standardiser.named_buffers())}
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(step_of((slice(0, 3), slice(3, 6))[rank], ddp=True), f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_class_gradients_and_statistics_of_two_processes_are_those_of_one(tmp_path):
+    # three lesions in one process, one in the other: a mean per process would weigh that one threefold
+    multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    expected = step_of(slice(None), ddp=False)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"hours": 1.0}, {"num_gpus": 2}, {"disable_checkpointing": True}])

@@ -186,3 +186,22 @@ def test_a_folder_of_trainers_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", "/no/such/folder")
     with pytest.raises(InputError, match="/no/such/folder, which is not a folder"):
         find_trainer("nnUNetTrainerOfAnotherTest")
+
+
+def test_short_training_sets_a_rate_in_every_step(folders, make_trainer):
+    from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort, rate_at
+
+    rates = []
+
+    class Watched(nnUNetTrainerShort):
+        def train_step(self, batch):
+            outcome = super().train_step(batch)
+            rates.append(self.optimizer.param_groups[0]["lr"])
+            return outcome
+
+    trainer = make_trainer(Watched, num_epochs=2, num_iterations_per_epoch=3, num_val_iterations_per_epoch=1)
+    trainer.run_training()
+    assert isinstance(trainer.optimizer, torch.optim.AdamW) and trainer.optimizer.param_groups[0]["weight_decay"] == 1e-2
+    # a sixth of the way: past the warm-up of 5 %, on half a cosine that falls to 1 %
+    assert rates == pytest.approx([1e-3 * rate_at(step / 6) for step in range(6)])
+    assert rate_at(0) == 0.01 and rate_at(0.025) == 0.5 and rate_at(0.05) == 1 and rate_at(0.525) == pytest.approx(0.505) and rate_at(1) == pytest.approx(0.01)

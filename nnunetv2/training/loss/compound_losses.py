@@ -1,7 +1,7 @@
 """Losses of the trainer: Dice + cross-entropy for the segmentation, weighted cross-entropy for the case's class."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from nnunetv2.training.loss.dice import SoftDiceLoss
@@ -83,12 +83,13 @@ class DC_and_CE_and_weighted_CE_loss(nn.Module):
     seg_loss: of (seg_logits, seg_target), deep supervision included.
     class_weights: (K,), e.g. n / (K * n_k) with the training cases' counts n_k; ones where the sampling balances already.
     label_smoothing: share of the target spread over all classes. warmup_steps: length of the linear ramp from 0.
+    ddp: the mean is that over the rows of all processes, once their gradients are averaged as DistributedDataParallel does.
     """
 
     def __init__(self, seg_loss: nn.Module, class_weights: Tensor, class_loss_weight: float = 0.5,
-                 label_smoothing: float = 0.05, warmup_steps: int = 0):
+                 label_smoothing: float = 0.05, warmup_steps: int = 0, ddp: bool = False):
         super().__init__()
-        self.seg_loss = seg_loss
+        self.seg_loss, self.ddp = seg_loss, ddp
         self.register_buffer("class_weights", torch.as_tensor(class_weights, dtype=torch.float32))
         self.class_loss_weight = class_loss_weight
         self.label_smoothing = label_smoothing
@@ -107,12 +108,15 @@ class DC_and_CE_and_weighted_CE_loss(nn.Module):
 
         counted = has_lesion & (class_target >= 0)  # (B,)
         n = counted.sum()
+        if self.ddp:  # processes show unlike numbers of lesions, which a mean per process would weigh alike
+            distributed.all_reduce(n)
+            n = n / distributed.get_world_size()
         rows = F.cross_entropy(class_logits.float(), class_target.clamp_min(0), self.class_weights, reduction="none",
                                label_smoothing=self.label_smoothing)
         # divided by the number of rows, not by their weights as torch's "mean" does: in a batch of 2 that would cancel the weights
         class_sum = torch.where(counted, rows, 0).sum()
         ramp = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps > 0 else 1.0
-        total = seg + ramp * self.class_loss_weight * class_sum / n.clamp_min(1)
+        total = seg + ramp * self.class_loss_weight * class_sum / torch.where(n > 0, n, 1)
         return total, {"seg": seg.detach(), "class": (class_sum / n).detach()}
 
 

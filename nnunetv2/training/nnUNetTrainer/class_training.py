@@ -49,10 +49,11 @@ class ClassTraining:
     def make_sampling(self, labels: Mapping[str, int], lesion_labels: Sequence[int]) -> ClassSampling:
         return ClassSampling(labels, tuple(lesion_labels), self.lesion_share, self.balance == "sampling")
 
-    def make_loss(self, segmentation_loss: nn.Module, labels: Sequence[int], n_classes: int, n_steps: int) -> DC_and_CE_and_weighted_CE_loss:
-        """labels: class indices of the training cases, which weigh the classes; n_steps: of the whole training."""
+    def make_loss(self, segmentation_loss: nn.Module, labels: Sequence[int], n_classes: int, n_steps: int,
+                  ddp: bool = False) -> DC_and_CE_and_weighted_CE_loss:
+        """labels: class indices of the training cases, which weigh the classes; n_steps: of the whole training; ddp: over processes."""
         weights = inverse_frequency_weights(labels, n_classes) if self.balance == "weights" else torch.ones(n_classes)
-        return DC_and_CE_and_weighted_CE_loss(segmentation_loss, weights, self.loss_weight, self.label_smoothing, round(self.warm_up * n_steps))
+        return DC_and_CE_and_weighted_CE_loss(segmentation_loss, weights, self.loss_weight, self.label_smoothing, round(self.warm_up * n_steps), ddp)
 
     def make_optimiser(self, head: nn.Module) -> torch.optim.Optimizer:
         if self.optimiser == "sgd":

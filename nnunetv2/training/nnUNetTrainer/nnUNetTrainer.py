@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from dynamic_network_architectures.architectures.unet import seg_and_class
+from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2 import paths
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.preprocessing.normalization import check_schemes
@@ -233,7 +234,10 @@ class nnUNetTrainer(TrainingData):
             self.class_optimizer = self.class_training.make_optimiser(head)
             self.class_lr_scheduler = PolyLRScheduler(self.class_optimizer, self.class_training.lr, self.num_epochs)
         self.multitask_loss = self.class_training.make_loss(self.loss, list(self.class_labels.values()), len(self.class_task.classes),
-                                                            self.num_epochs * self.num_iterations_per_epoch).to(self.device)
+                                                            self.num_epochs * self.num_iterations_per_epoch, self.is_ddp).to(self.device)
+        for module in head.modules():
+            if isinstance(module, RunningStandardiser):
+                module.over_processes = self.is_ddp
         self.print_to_log_file(f"Class weights from {len(self.class_labels)} training cases: {self.multitask_loss.class_weights.tolist()}")
 
     def _seed_everything(self, stream: str, epoch: int) -> None:

@@ -1,0 +1,123 @@
+"""Folds 1-5 inside the training cases: out-of-fold figures, radiomics beside them, an ensemble for the test set; run_cv.sh calls it.
+
+    python -m experiments.cross_validation --data data --name MYTEAM     # options: experiments/options.py
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from experiments.main_job import call
+from experiments.options import PRESETS, parse, user_name
+from experiments.pipeline import Pipeline, Stage
+from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.errors import CommandFailed
+
+FOLDS = (1, 2, 3, 4, 5)
+
+
+def train_fold(pipeline: Pipeline, at: Prepared, fold: int, length: list[str], variables: dict[str, str] | None = None) -> None:
+    """Training and whole-case validation of a fold, with a record of its own, because folds may run side by side."""
+    names = ("splits_final.json", "dataset_fingerprint.json", "dataset.json", f"{PLANS}.json", f"nnUNetPlans_{CONFIGURATION}.recipe.json",
+             *([at.table] if at.table else []))
+    common = ["nnUNetv2_train", "777", CONFIGURATION, str(fold), "-tr", TRAINER, "-p", PLANS, "-device", at.device]
+    for stage in (Stage("train", [*common, *length, "--c", "--no_val"], [at.model / f"fold_{fold}"], [at.preprocessed / name for name in names]),
+                  Stage("validate", [*common, "--val"], [at.model / f"fold_{fold}" / "validation"])):
+        pipeline.run(stage, at.work / f"fold_{fold}", variables)
+
+
+def train_on_gpus(at: Prepared, args: argparse.Namespace, length: list[str]) -> None:
+    """Each card takes the next fold that waits; output goes to OUT/logs. CommandFailed when a fold failed, after all have ended."""
+    logs = at.out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    print(f"[cv] training on GPUs {' '.join(args.gpus)}; follow with: tail -f {logs}/fold_*.log", flush=True)
+    cards = list(args.gpus)
+
+    def one(fold: int) -> int:
+        card = cards.pop()
+        command = [sys.executable, "-m", "experiments.cross_validation", "--fold", str(fold), *_again(args, at)]
+        try:
+            return _logged(command, logs / f"fold_{fold}.log", {"CUDA_VISIBLE_DEVICES": card})
+        finally:
+            cards.append(card)
+
+    with ThreadPoolExecutor(len(cards)) as pool:
+        failed = [str(fold) for fold, status in zip(FOLDS, pool.map(one, FOLDS)) if status]
+    if failed:
+        raise CommandFailed(f"fold {', '.join(failed)} failed, see {logs}; rerun to go on")
+
+
+def _again(args: argparse.Namespace, at: Prepared) -> list[str]:
+    """This run's options, for the process of one fold."""
+    given = {"--data": args.data, "--out": at.out, "--epochs": args.epochs, "--iterations": args.iterations, "--val_iterations": args.val_iterations,
+             "--hours": args.hours, "--device": args.device, "--seed": args.seed}
+    return [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+
+
+def _logged(command: list[str], log: Path, variables: dict[str, str]) -> int:
+    with open(log, "a", encoding="utf-8") as output:
+        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | variables).returncode
+
+
+def score(at: Prepared, masks: Path, reference: Path, tables: Path, out: Path) -> None:
+    call(["python", "evaluation/compute_metrics.py", "--pred", masks, "--ref", reference, *at.described, *at.classes(tables), "--out", out, *at.synthetic_flag])
+
+
+def beside_radiomics(at: Prepared, masks: Path, reference: Path, test: Path | None, ensemble: Path) -> None:
+    """The baseline, and whether the mean of both is worth using: out-of-fold evidence alone decides, and you."""
+    radiomics, both = at.out / "radiomics", at.out / "with_radiomics"
+    fresh = [] if test is None else ["--predict_images", test, "--predict_masks", ensemble]
+    call(["python", "evaluation/radiomics_baseline.py", "--images", at.raw / "imagesTr", "--masks", masks, "--truth", at.raw / at.table, *at.described,
+          "--splits", at.raw / "splits_final.json", "--folds", *map(str, FOLDS), *fresh, "--out", radiomics])
+    score(at, masks, reference, radiomics, radiomics)
+    average = ["python", "experiments/out_of_fold.py", "average"]
+    call([*average, masks, radiomics, "--out", both, "--task", at.task])
+    if test is not None:
+        call([*average, ensemble, radiomics / "test", "--out", both / "test", "--task", at.task])
+    score(at, masks, reference, both, both)
+    call(["python", "evaluation/compare_runs.py", at.out, both, "--out", both / "comparison.json"])
+
+
+@script
+def main(arguments: list[str] | None = None) -> None:
+    args = parse("cross_validation", arguments)
+    pipeline, at = prepare(args, alone=args.fold is None)  # folds may be trained by several runs at once
+    name, preset = args.name or ("SYNTHETIC" if at.synthetic else user_name()), PRESETS["cross_validation"].length(args, at.synthetic)
+    length = ["--hours", str(args.hours)] if args.hours else ["--epochs", str(preset.epochs), "--iterations", str(preset.iterations), "--val_iterations",
+                                                             str(preset.val_iterations)]
+    length += ["--seed", str(args.seed)]
+    if args.fold is not None:
+        train_fold(pipeline, at, args.fold, length)
+        print(f"[cv] fold {args.fold} done; run without --fold for what needs all of {', '.join(map(str, FOLDS))}")
+        return
+    if args.gpus:
+        train_on_gpus(at, args, length)
+    else:
+        for fold in FOLDS:
+            train_fold(pipeline, at, fold, length)
+
+    masks, reference, ensemble = at.out / "predictions" / "out_of_fold", at.work / "out_of_fold_reference", at.out / "predictions" / "test"
+    call(["python", "experiments/out_of_fold.py", "gather", "--model", at.model, "--folds", *map(str, FOLDS), "--splits", at.raw / "splits_final.json",
+          "--labels", at.raw / "labelsTr", "--out", masks, "--reference", reference, "--task", at.task or "subtype"])
+    score(at, masks, reference, masks, at.out)
+    test = at.raw / "imagesTs" if (at.raw / "imagesTs").is_dir() else None
+    if test is not None:
+        checkpoints = [at.model / f"fold_{fold}" / "checkpoint_final.pth" for fold in FOLDS]
+        pipeline.run(Stage("predict_test", ["nnUNetv2_predict", "-i", test, "-o", ensemble, "-d", "777", "-c", CONFIGURATION, "-f", *map(str, FOLDS), "-tr", TRAINER,
+                                            "-p", PLANS, "-device", at.device, "--mode", "fast" if args.fast else "exact", "--continue_prediction"],
+                           [ensemble], [at.model / "plans.json", at.model / "dataset.json", *checkpoints]), at.work / "ensemble")
+    if at.task:
+        beside_radiomics(at, masks, reference, test, ensemble)
+    if test is None:
+        print(f"[cv] done: {at.out / 'metrics.json'} (out of fold); the data have no test images")
+        return
+    call(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
+    print(f"[cv] done: {at.out / 'metrics.json'} (out of fold), {at.out / f'{name}_results.zip'} (ensemble of folds {', '.join(map(str, FOLDS))})")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,87 @@
+"""The beginning of most experiments: data, conversion, planning and preprocessing, each skipped when done."""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.convert_quiz import table_name
+from experiments.options import SEEDS
+from experiments.pipeline import Pipeline, Stage
+from nnunetv2.utilities.data_description import read_description
+
+PLANS, CONFIGURATION, TRAINER = "nnUNetResEncUNetMPlans", "3d_fullres", "nnUNetTrainer"
+SMALL_MEMORY = "0.18"  # GB: a batch of 2, as for the quiz's cases; by itself the planner would fill 8 GB with small synthetic ones
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where things are. task, table: name of the class task and file of its classes, empty without one."""
+
+    out: Path
+    work: Path
+    raw: Path
+    preprocessed: Path
+    results: Path
+    task: str
+    table: str
+    synthetic: bool
+    device: str
+
+    @property
+    def model(self) -> Path:
+        return self.results / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+
+    @property
+    def synthetic_flag(self) -> list[str]:
+        return ["--synthetic"] if self.synthetic else []
+
+    @property
+    def described(self) -> list[str]:
+        """Of programs that need names of labels and classes."""
+        return ["--dataset", str(self.raw / "dataset.json")]
+
+    def classes(self, tables: Path) -> list[str]:
+        """Of the scorer, for classes predicted in folder `tables`; none without a class task."""
+        return ["--subtypes", str(tables / f"{self.task}_results.csv"), "--truth", str(self.raw / self.table)] if self.task else []
+
+
+def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool = True) -> tuple[Pipeline, Prepared]:
+    """Run the first four stages. phantom: further flags of make_phantom.py. alone: False where several runs share the folder."""
+    out = args.out.absolute()
+    pipeline = Pipeline(out / "work", alone)
+    work = pipeline.work
+    folders = {kind: work / f"nnUNet_{kind}" for kind in ("raw", "preprocessed", "results")}
+    os.environ.update({f"nnUNet_{kind}": str(folder) for kind, folder in folders.items()})
+    if args.from_stage:
+        pipeline.forget_from(args.from_stage)
+
+    data = args.data or (Path("data") if Path("data").is_dir() else None)
+    made_up = data is None
+    if data is None:
+        print("NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS.", flush=True)
+        data = work / "synthetic_data"
+        pipeline.run(Stage("data", ["python", "data_prep/make_phantom.py", data, "--preset", "demo", "--seed", str(SEEDS["main_job"]), *phantom], [data]))
+    data = data.absolute()
+    synthetic = made_up or (data / "SYNTHETIC.txt").exists()
+    if synthetic and not made_up:
+        print(f"THE DATA IN {data} ARE SYNTHETIC. THE FIGURES SAY NOTHING ABOUT PATIENTS.", flush=True)
+    description = read_description(data)
+    if not synthetic and (banner := description.banner(synthetic=False)):
+        print(banner, flush=True)
+
+    memory = str(args.gpu_memory) if getattr(args, "gpu_memory", None) else SMALL_MEMORY if made_up else None
+    prepared = Prepared(out, work, *(folders[kind] / description.dataset for kind in ("raw", "preprocessed", "results")), description.task or "",
+                        table_name(description) or "", synthetic, args.device or best_device())
+    pipeline.run(Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", data, "--out", folders["raw"]], [prepared.raw], [data]))
+    pipeline.run(Stage("plan", ["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--verify_dataset_integrity", "--clean", "--no_pp",
+                                *(["-gpu_memory_target", memory] if memory else [])], [prepared.preprocessed], [prepared.raw]))
+    pipeline.run(Stage("preprocess", ["nnUNetv2_preprocess", "-d", "777", "-plans_name", PLANS, "-c", CONFIGURATION],
+                       [prepared.preprocessed / f"nnUNetPlans_{CONFIGURATION}"]))
+    return pipeline, prepared
+
+
+def best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

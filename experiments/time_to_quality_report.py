@@ -1,0 +1,100 @@
+"""The tables and curves of time_to_quality.py out of its runs."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+from evaluation.bootstrap import interval, resample_counts  # noqa: E402
+from nnunetv2.utilities.files import atomic_write, save_json  # noqa: E402
+
+RESAMPLES = 2000
+
+
+def dice_of_cases(point: dict) -> np.ndarray:
+    """(n,) mean over labels, NaN for a case without any of them."""
+    values = np.array(point["dice"], float)
+    there = np.isfinite(values)
+    return np.where(there.any(1), np.nansum(values, 1) / np.maximum(there.sum(1), 1), np.nan)
+
+
+def reached(run: dict, dice: float) -> float | None:
+    """Seconds until the curve of `run` first lies at `dice` or above; None: never."""
+    return next((point["seconds"] for point in run["points"] if np.nanmean(dice_of_cases(point)) >= dice), None)
+
+
+def rows_of(runs: list[dict], recipes: list[str], first: str) -> list[dict]:
+    """One row per recipe. Intervals: cases drawn with replacement, the mean over seeds taken first; `first` is what the others are measured by."""
+    end = {name: np.stack([dice_of_cases(run["points"][-1]) for run in runs if run["recipe"] == name]) for name in recipes}
+    usable = np.isfinite(np.concatenate(list(end.values()))).all(0)
+    counts = resample_counts(int(usable.sum()), RESAMPLES, 0)
+    goal = {run["seed"]: float(np.nanmean(dice_of_cases(run["points"][-1]))) for run in runs if run["recipe"] == first}
+    rows = []
+    for name in recipes:
+        mine = [run for run in runs if run["recipe"] == name]
+        mean = end[name][:, usable].mean(0)
+        difference = mean - end[first][:, usable].mean(0)
+        times = [reached(run, goal[run["seed"]]) for run in mine]
+        whole = {run["seed"]: run["points"][-1]["seconds"] for run in runs if run["recipe"] == first}
+        rows.append({
+            "recipe": name, "seeds": len(mine), "steps": mine[0]["iterations"] * len(mine[0]["points"]), "n": int(usable.sum()),
+            "seconds": float(np.mean([run["points"][-1]["seconds"] for run in mine])), "dice": float(mean.mean()), "ci": interval(counts @ mean / counts.sum(1)),
+            "difference": float(difference.mean()), "difference_ci": interval(counts @ difference / counts.sum(1)),
+            "seconds_to_goal": times, "share_of_time": [None if t is None else t / whole[run["seed"]] for t, run in zip(times, mine)],
+        })
+    return rows
+
+
+def write_report(result: dict, out: Path) -> None:
+    """OUT.json, OUT.md and OUT.png, each at once or not at all."""
+    recipes = list(result["recipes"])
+    result["rows"] = [{"set": name, **row} for name, found in result["sets"].items() for row in rows_of(found["runs"], recipes, recipes[0])]
+    save_json(result, out.with_suffix(".json"))
+    text = markdown(result)
+    with atomic_write(out.with_suffix(".md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    draw(result, out.with_suffix(".png"))
+    print(text)
+
+
+def markdown(result: dict) -> str:
+    first = next(iter(result["recipes"].values()))
+    lines = ["# Time to quality", "", f"Each training's Dice on held-out cases. Goal: the Dice of {first} at the end of its schedule, by seed. One thread per process "
+             f"where `threads` is 1 (here {result['threads'] or 'all cores'}). Intervals: 95 %, cases drawn with replacement.", ""]
+    for name, found in result["sets"].items():
+        lines += [f"## {found['title']}", "", "| training | steps | seconds | Dice at the end | minus the first | goal reached after, share of the first's time |",
+                  "|---|---|---|---|---|---|"]
+        for row in result["rows"]:
+            if row["set"] == name:
+                shares = ", ".join("never" if share is None else f"{share:.2f}" for share in row["share_of_time"])
+                lines.append(f"| {result['recipes'][row['recipe']]} | {row['steps']} | {row['seconds']:.0f} | {row['dice']:.3f} ({row['ci'][0]:.3f} to {row['ci'][1]:.3f}) "
+                             f"| {row['difference']:+.3f} ({row['difference_ci'][0]:+.3f} to {row['difference_ci'][1]:+.3f}) | {shares} |")
+        lines += ["", f"n = {next(row['n'] for row in result['rows'] if row['set'] == name)} cases, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}.", ""]
+    machine = result["environment"]
+    return "\n".join([*lines, f"{machine.get('GPU') or machine.get('CPU')}; `{result['command']}`; code {result['commit']}.", ""])
+
+
+def draw(result: dict, file: Path) -> None:
+    """Per set two pictures: Dice over seconds and over steps; a line per recipe and seed."""
+    figure, axes = plt.subplots(len(result["sets"]), 2, figsize=(10, 3.4 * len(result["sets"])), squeeze=False)
+    styles = dict(zip(result["recipes"], ("-", "--", "-.", ":", (0, (1, 1)))))
+    colours = dict(zip(result["recipes"], plt.cm.viridis(np.linspace(0, 0.85, len(result["recipes"])))))
+    for (over_time, over_steps), found in zip(axes, result["sets"].values()):
+        named = set()
+        for run in found["runs"]:
+            dice = [float(np.nanmean(dice_of_cases(point))) for point in run["points"]]
+            look = {"linestyle": styles[run["recipe"]], "color": colours[run["recipe"]]}
+            label = None if run["recipe"] in named else result["recipes"][run["recipe"]]
+            named.add(run["recipe"])
+            over_time.plot([point["seconds"] for point in run["points"]], dice, label=label, **look)
+            over_steps.plot([point["epoch"] * run["iterations"] for point in run["points"]], dice, **look)
+        over_time.set(xlabel="seconds", ylabel="Dice, held-out cases", title=found["title"])
+        over_steps.set(xlabel="steps", title=found["title"])
+        over_time.legend(fontsize=7)
+    figure.tight_layout()
+    with atomic_write(file) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)

@@ -1,0 +1,36 @@
+"""A recipe for trainings of some hundred to some thousand steps, in which nnU-Net's momentum of 0.99 hardly gets going."""
+
+from math import cos, pi
+
+import torch
+
+from nnunetv2.training.lr_scheduler import EpochScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+WARM_UP = 0.05  # of all steps
+FLOOR = 0.01  # of the rate, in the last step
+
+
+def rate_at(part: float) -> float:
+    """Factor of the learning rate when `part` (0 to 1) of all steps is done: a linear rise, then half a cosine."""
+    if part < WARM_UP:
+        return max(part / WARM_UP, FLOOR)
+    return FLOOR + (1 - FLOOR) * (1 + cos(pi * (part - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+class nnUNetTrainerShort(nnUNetTrainer):
+    """AdamW (Loshchilov and Hutter 2019) with a learning rate of its own in every step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.initial_lr, self.weight_decay = 1e-3, 1e-2
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, EpochScheduler(optimizer, self.initial_lr, lambda epoch: rate_at(epoch / self.num_epochs))
+
+    def train_step(self, batch):
+        factor = rate_at(self._step / (self.num_epochs * self.num_iterations_per_epoch))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.initial_lr * factor
+        return super().train_step(batch)
