@@ -88,20 +88,20 @@ def prepare(lidc: Path, nodules: Sequence[Nodule], args: argparse.Namespace) -> 
     run_command(["nnUNetv2_preprocess", "-d", "811", "-plans_name", SMALL, "-c", "3d_fullres"], None, 1)
 
 
-def model_folder() -> Path:
-    return paths.nnUNet_results / DATASET / f"nnUNetTrainer__{SMALL}__3d_fullres"
+def model_folder(trainer: str) -> Path:
+    return paths.nnUNet_results / DATASET / f"{trainer}__{SMALL}__3d_fullres"
 
 
 def train(fold: int, args: argparse.Namespace) -> None:
-    if not (model_folder() / f"fold_{fold}" / "checkpoint_final.pth").is_file():
-        run_command(["nnUNetv2_train", "811", "3d_fullres", str(fold), "-p", SMALL, "-device", args.device, "--epochs", str(args.epochs), "--iterations",
+    if not (model_folder(args.trainer) / f"fold_{fold}" / "checkpoint_final.pth").is_file():
+        run_command(["nnUNetv2_train", "811", "3d_fullres", str(fold), "-p", SMALL, "-tr", args.trainer, "-device", args.device, "--epochs", str(args.epochs), "--iterations",
                      str(args.iterations), "--val_iterations", "2", "--no_val", "--no_refit", "--c"], None, 1)
 
 
 def describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, list[dict]]:
     """Of every case, training and held out: the head's features, the evidence in the network's masks and in the true ones, radiomics and DSC."""
-    file = args.out / "work" / f"described_{fold}.jsonl"
-    model = find_model(model_folder(), (fold,))
+    file = args.out / "work" / f"described_{args.trainer}_{fold}.jsonl"
+    model = find_model(model_folder(args.trainer), (fold,))
     done = {}
     if file.is_file():
         done = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())}
@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(task, {row: round(value["macro_f1"], 3) for row, value in found["rows"].items()}, flush=True)
     dsc = np.concatenate([[described[case]["dsc"] for case in split["val"]] for _, described, split in folds])
     drawn = weights @ dsc / weights.sum(1)
-    result = {"synthetic": False, "source": SOURCE, "command": f"bash experiments/run_lidc.sh --folds {args.folds} --epochs {args.epochs} --iterations {args.iterations}"
+    result = {"synthetic": False, "source": SOURCE, "command": f"bash experiments/run_lidc.sh --folds {args.folds} --epochs {args.epochs} --iterations {args.iterations} --trainer {args.trainer}"
               + (f" --only_folds {' '.join(map(str, args.only_folds))}" if args.only_folds else ""),
               "commit": code_commit(), "environment": environment(args.device), "n": len(order), "patients": len({patient_of[case] for case in order}),
               "folds": args.folds, "held_out_folds": chosen, "seed": args.seed, "dsc": {"mean": float(dsc.mean()), "ci": interval(drawn)},
@@ -303,6 +303,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
     parser.add_argument("--epochs", type=whole_number(1), default=12)
     parser.add_argument("--iterations", type=whole_number(1), default=40)
+    parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--device", default="cpu")
     return parser.parse_args(arguments)

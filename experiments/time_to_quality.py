@@ -98,14 +98,16 @@ def train(recipe: Recipe, work: Path, dataset: str, seed: int, args: argparse.Na
     results = work / f"{'upstream' if recipe.upstream else 'ours'}_{recipe.trainer}_{args.epochs}x{iterations}_seed{seed}"
     model, done = results / dataset / f"{recipe.trainer}__{SMALL}__3d_fullres", results / "seconds.json"
     if not done.is_file():
-        command = ["-m", "nnunetv2.run.run_training", "777", "3d_fullres", "0", "-p", SMALL, "-tr", recipe.trainer, "-device", args.device]
+        preprocessed = work / "nnUNet_preprocessed" / dataset
         kept = {"nnUNet_extTrainer": str(REPOSITORY / "experiments" / "kept_trainers"), "KEPT_LENGTH": f"{args.epochs} {iterations}", "KEPT_SEED": str(seed),
                 "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
         start = time.monotonic()
         if recipe.upstream:
-            run_command([str(args.upstream), "-I", *command], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results), "PYTHONPATH": ""} | kept)
+            program = REPOSITORY / "experiments" / "kept_trainers" / "train_upstream.py"
+            run_command([str(args.upstream), "-I", str(program), str(preprocessed / f"{SMALL}.json"), str(preprocessed / "dataset.json"), args.device], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results), "PYTHONPATH": ""} | kept)
         else:
-            run_command([sys.executable, *command, "--no_val"], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results)} | kept)
+            run_command([sys.executable, "-m", "nnunetv2.run.run_training", "777", "3d_fullres", "0", "-p", SMALL, "-tr", recipe.trainer, "-device", args.device,
+                         "--no_val"], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results)} | kept)
         done.write_text(json.dumps(time.monotonic() - start))
     return model, json.loads(done.read_text())
 
