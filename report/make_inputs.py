@@ -19,7 +19,7 @@ from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.data_description import KEY, description_of
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.safe_names import plain_name
 from report import tables
 from report.file_shapes import Ablation, Conformance, FigureIndex, Radiomics, interval_problems
@@ -109,7 +109,7 @@ def _study(result: dict) -> dict[str, str]:
 
 
 def _read(path: Path, shape: type[FileShape] | type[FileShapeOf]) -> dict:
-    if not path.exists():
+    if not is_there(path):
         return {}
     content = load_json(path, shape)
     if problems := interval_problems(content):

@@ -11,6 +11,7 @@ from experiments.fuzz.damage import Damage
 KINDS: dict[str, list[Damage]] = {
     "image": image_damage.IMAGE,
     "mask": image_damage.MASK,
+    "mask of chosen labels": image_damage.MASK_OF_CHOSEN_LABELS,
     "mask alone": image_damage.MASK_ALONE,
     "image.nrrd": image_damage.NRRD,
     "image.mha": image_damage.MHA,

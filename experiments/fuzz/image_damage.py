@@ -182,6 +182,7 @@ MASK = CONTENT + FILE_SYSTEM + STREAM + HEADER + VALUES + MASK_VALUES
 
 
 # Nothing lies beside these masks that says what their grid must be
+MASK_OF_CHOSEN_LABELS = [dataclasses.replace(damage, must_fail=damage.must_fail and damage.name != "label 7") for damage in MASK]  # others are not scored
 MASK_ALONE = [dataclasses.replace(damage, must_fail=damage.must_fail and damage.name not in OTHER_GRID) for damage in MASK]
 
 

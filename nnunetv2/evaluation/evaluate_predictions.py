@@ -137,7 +137,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
         CasesFailed: lists all cases that are damaged, lie on another grid or hold what is no label; nothing is written then.
     """
     if output_file is not None and not str(output_file).endswith(".json"):
-        raise ValueError(f"The summary is a JSON file; {output_file} does not end in .json.")
+        raise ValueError(f"The summary is a JSON file; {output_file} does not end in .json. Give a name that does.")
     references, predictions = list_files(folder_ref, file_ending), list_files(folder_pred, file_ending)
     if not predictions:
         raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}. Name the folder of the masks.")
@@ -158,6 +158,8 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
     """As `compute_metrics_on_folder`, with labels and file ending from dataset.json. Default output: summary.json in `folder_pred`."""
     dataset_json = load_json(dataset_json_file, DatasetJson)
     labels = PlansManager(load_json(plans_file, Plans)).get_label_manager(dataset_json)
+    if dataset_json["file_ending"].lower() not in KNOWN_ENDINGS:
+        raise InputError(f"{dataset_json_file}: no reader for file_ending {dataset_json['file_ending']!r}; supported: {', '.join(KNOWN_ENDINGS)}. Correct it.")
     example = next((os.path.join(folder_ref, name) for name in list_files(folder_ref, dataset_json["file_ending"])), None)
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_dataset_json(dataset_json, example)(), dataset_json["file_ending"],

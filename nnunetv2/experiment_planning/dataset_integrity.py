@@ -62,14 +62,14 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
         return problems, None
     (images, geometry), (seg, seg_geometry) = read
     if len(images) != n_channels:
-        problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}")
+        problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json")
     if all(channel.min() == channel.max() for channel in images):
         problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it; export it again, or leave the case out")
     difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
     if difference is not None:
         problems.append(f"{label_file} {difference} (its image)")
     if unexpected := unexpected_labels(seg, expected_labels):
-        problems.append(f"{label_file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(expected_labels)}")
+        problems.append(f"{label_file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(expected_labels)}; correct the mask or dataset.json")
     return problems, None if problems else mask_statistics(images[0], seg[0] > 0)
 
 

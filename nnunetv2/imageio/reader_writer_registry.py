@@ -47,6 +47,13 @@ def name_of_ending(file_ending: str, example_file: str | os.PathLike | None = No
     return _OF_ENDING[ending]
 
 
+def refuse_unread_ending(file_ending: str, reader: type, where: object) -> None:
+    """InputError when `reader`, a class, reads no files of this ending; one that names no endings reads all."""
+    supported = getattr(reader, "supported_file_endings", None)
+    if supported and file_ending.lower() not in supported:
+        raise InputError(f"{where}: file_ending {file_ending!r} is none that {reader.__name__} reads ({', '.join(supported)}). Correct it.")
+
+
 def _is_picture(path: str | os.PathLike) -> bool:
     try:
         reader_writer_by_name("NaturalImage2DIO")().read_images([path])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2.imageio.image_arrays import check_image
+from nnunetv2.imageio.image_arrays import check_image, refuse_single_slice
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.case_result import case_result
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
@@ -87,6 +87,7 @@ class CaseSteps:
             self._check_previous_stage(previous_stage is not None, "its mask")
             schemes = self.configuration_manager.normalization_schemes
             check_image(image, properties, len(schemes), case.label)
+            refuse_single_slice(image, self.configuration_manager.patch_size, case.label)
             refuse_constant(image, case.label)
             run.note_intensities(case.label, intensity_warnings(
                 image, schemes, self.plans_manager.foreground_intensity_properties_per_channel))

@@ -29,6 +29,7 @@ from dynamic_network_architectures.architectures.unet import UNet
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.image_arrays import from_sitk
+from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.inference.array_prediction import ArrayPrediction
 from nnunetv2.inference.case_prediction import CasePredictor
 from nnunetv2.inference.case_result import CaseResult
@@ -321,6 +322,9 @@ def run_prediction(
 
 def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path) -> None:
     """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only."""
-    if dataset_json.is_file():  # otherwise the model's loading says all that is missing
-        list_cases(input_folder, output_folder, load_json(dataset_json, DatasetJson)["file_ending"])
+    plans = dataset_json.with_name("plans.json")
+    if dataset_json.is_file() and plans.is_file():  # otherwise the model's loading says all that is missing
+        ending = load_json(dataset_json, DatasetJson)["file_ending"]
+        refuse_unread_ending(ending, PlansManager(plans).image_reader_writer_class, dataset_json)
+        list_cases(input_folder, output_folder, ending)
     refuse_unwritable(output_folder)
