@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.io import imread, imsave
 
+from nnunetv2.imageio.image_arrays import refuse_single_slice
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient, nifti_affine
-from nnunetv2.imageio.reader_writer_registry import reader_writer_name
+from nnunetv2.imageio.reader_writer_registry import reader_writer_name, refuse_unread_ending
 from nnunetv2.imageio.reorientation import Reorientation
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
@@ -157,3 +158,19 @@ def test_an_example_tells_tiff_pictures_and_volumes_apart(tmp_path):
     Tiff3DIO().write_seg(np.zeros((5, 6, 7), np.uint8), tmp_path / "volume.tif", {"spacing": [1, 1, 1]})
     imsave(tmp_path / "picture.tif", np.zeros((6, 7), np.uint8), check_contrast=False)
     assert [reader_writer_name({"file_ending": ".tif"}, tmp_path / name) for name in ("volume.tif", "picture.tif")] == ["Tiff3DIO", "NaturalImage2DIO"]
+
+
+def test_an_ending_that_the_reader_does_not_read_is_refused_by_its_file():
+    refuse_unread_ending(".NRRD", SimpleITKIO, "dataset.json")
+    refuse_unread_ending(".xyz", type("OwnReader", (), {}), "dataset.json")  # names no endings: it may read all
+    with pytest.raises(InputError, match=r"dataset.json: file_ending '.png' is none that SimpleITKIO reads \(.nii.gz"):
+        refuse_unread_ending(".png", SimpleITKIO, "dataset.json")
+
+
+def test_one_slice_is_refused_where_the_network_sees_volumes():
+    image = np.zeros((1, 1, 40, 50), np.float32)
+    refuse_single_slice(image, (40, 50), "x")  # a network of slices
+    refuse_single_slice(image, (1, 40, 50), "x")  # a volume's network may see one slice
+    refuse_single_slice(image[:, :, :2, :2].repeat(2, 1), (32, 64, 64), "x")
+    with pytest.raises(InputError, match="x is one slice of 40 x 50 voxels"):
+        refuse_single_slice(image, (32, 64, 64), "x")
