@@ -164,6 +164,25 @@ class _Stage(FileShape):
     seconds: Annotated[Finite, Field(ge=0)]
 
 
+class _EvidenceBlock(FileShape):
+    weight: Number
+    macro_f1_alone: Number = None
+
+
+class _LeftOut(FileShape):
+    macro_f1: Number
+    p: Number
+    chance_95: list[Number]
+    cases: Natural
+
+
+class ClassEvidence(FileShape):
+    """What the refit of the class head found in the training cases: the weight of each block, and the score of cases that were left out."""
+
+    blocks: dict[str, _EvidenceBlock] = {}
+    left_out: _LeftOut | None = None
+
+
 class RunRecord(FileShape):
     """run.json: what was run, on what, and how long its stages took."""
 
@@ -174,6 +193,7 @@ class RunRecord(FileShape):
     environment: dict[str, Any] = {}
     training: dict[str, Any] = {}
     plan: dict[str, Any] = {}
+    class_evidence: ClassEvidence | None = None
 
 
 class _Seconds(FileShape):

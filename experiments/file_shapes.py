@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evaluation.result_shapes import SpeedTable
+from evaluation.result_shapes import ClassEvidence, SpeedTable
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf, Finite, Text
 
 Seconds = Annotated[Finite, Field(ge=0)]
@@ -46,6 +46,7 @@ class Refit(FileShape):
     """class_head_refit.json."""
 
     temperature: Annotated[Finite, Field(gt=0)]
+    evidence: ClassEvidence | None = None
 
 
 class PredictionTimes(FileShape):

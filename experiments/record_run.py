@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.result_shapes import Metrics, RunRecord  # noqa: E402
-from experiments.file_shapes import Stages  # noqa: E402
+from experiments.file_shapes import Refit, Stages  # noqa: E402
 from nnunetv2.configuration import available_cores  # noqa: E402
 from nnunetv2.utilities.commands import script  # noqa: E402
 from nnunetv2.utilities.cpu_flags import cpu_model  # noqa: E402
@@ -52,6 +52,13 @@ def environment(device: str) -> dict[str, str]:
     return {"CPU": hardware()} | versions
 
 
+def optimiser_in_words(group: dict) -> str:
+    """By the settings that a checkpoint keeps of it."""
+    if "betas" in group:
+        return f"Adam or AdamW, betas {group['betas'][0]:g} and {group['betas'][1]:g}"
+    return f"SGD, {'Nesterov ' if group.get('nesterov') else ''}momentum {group.get('momentum', 0):g}"
+
+
 def training_protocol(fold: Path, description: DataDescription) -> dict:
     """Hyper-parameters as the checkpoint holds them."""
     from nnunetv2.utilities.checkpoint import load_checkpoint
@@ -61,10 +68,16 @@ def training_protocol(fold: Path, description: DataDescription) -> dict:
     return {
         "trainer": checkpoint["trainer_name"], "epochs": schedule["num_epochs"],
         "iterations_per_epoch": schedule["num_iterations_per_epoch"], "seed": schedule["seed"],
-        "optimiser": "SGD, Nesterov momentum 0.99", "initial_learning_rate": schedule["initial_lr"],
-        "learning_rate_schedule": "polynomial, exponent 0.9", "weight_decay": schedule["weight_decay"],
+        "optimiser": optimiser_in_words(checkpoint["optimizer_state"]["param_groups"][0]), "initial_learning_rate": schedule["initial_lr"], "weight_decay": schedule["weight_decay"],
         "loss": "soft Dice + cross-entropy, deep supervision" + (f"; weighted cross-entropy for the {description.task_words}" if description.task else ""),
     }
+
+
+def class_evidence(fold: Path) -> dict:
+    """{"class_evidence": ...} of the fold's refit; {} without one."""
+    file = fold / "class_head_refit.json"
+    found = load_json(file, Refit, partial=True).get("evidence") if file.is_file() else None
+    return {} if found is None else {"class_evidence": found}
 
 
 def provenance(fold: Path) -> dict:
@@ -102,7 +115,7 @@ def record(args: argparse.Namespace) -> None:
         "synthetic": args.synthetic, **carried(description), "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
         "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json", Stages)],
-        "environment": env, "training": training_protocol(args.fold, description),
+        "environment": env, "training": training_protocol(args.fold, description), **class_evidence(args.fold),
         "provenance": provenance(args.fold), "plan": plan(args.plans, args.configuration),
     }, args.out / "run.json")
 

@@ -23,10 +23,11 @@ from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.safe_names import plain_name
 from report import tables
 from report.file_shapes import Ablation, Conformance, FigureIndex, Radiomics, interval_problems
-from report.tex import escape, values_of
+from report.tex import escape, number, values_of
 
 FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
          "figures": ("figures/figures.json", FigureIndex)}
+NO_EVIDENCE = 0.05  # a p from here on: shuffled classes do as well often enough
 SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation),
                 "conformance": ("conformance.json", Conformance)}  # studies beside the run
 
@@ -75,6 +76,11 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     if seconds:
         values["run.minutes"] = f"{sum(seconds) / 60:.0f}"
     values |= {f"have.{key}": "" for key, contents in inputs.items() if contents}
+    left_out = (run.get("class_evidence") or {}).get("left_out")
+    if left_out:
+        low, high = left_out["chance_95"]
+        values |= {"have.evidence": "", "evidence.chance": f"{number(low, 2)} to {number(high, 2)}"}
+        values |= {"evidence.none": ""} if left_out["p"] >= NO_EVIDENCE else {}
     if any(contents.get("synthetic") for contents in (metrics, run)):
         values["synthetic"] = ""
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())

@@ -120,8 +120,21 @@ def _settings(key: str) -> Callable[[dict], str]:
     return table
 
 
+def evidence(inputs: dict) -> str:
+    """Blocks by weight, those without any last; two columns of blocks side by side."""
+    found = (inputs["run"].get("class_evidence") or {}).get("blocks")
+    if not found:
+        return NOT_RUN
+    titles = {"joint": "all blocks at once", "network": "the network's features"}
+    rows = [[escape(titles.get(name, name.replace("_", " "))), number(block["weight"], 2), number(block.get("macro_f1_alone"), 2)]
+            for name, block in sorted(found.items(), key=lambda item: -(item[1]["weight"] or 0))]
+    half = (len(rows) + 1) // 2
+    pairs = [[*left, *right] for left, right in zip(rows[:half], [*rows[half:], ["", "", ""]])]
+    return tabular("lrrlrr", ["Block", "Weight", "Alone", "Block", "Weight", "Alone"], pairs)
+
+
 TABLES: dict[str, Callable[[dict], str]] = {
-    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "ablation": ablation, "speed": speed,
+    "segmentation": segmentation, "detection": detection, "subtype": subtype, "classes": classes, "evidence": evidence, "ablation": ablation, "speed": speed,
     "conformance": conformance, "stages": stages, "failures": failure_list,
     **{key: _settings(key) for key in ("environment", "training", "plan")},
 }
