@@ -98,13 +98,18 @@ def _convert_all(sound: list[tuple[Series, Stack]], out: Path, folder_names: boo
         write_csv(out / TABLE, COLUMNS, [row for uid, row in (table | rows).items() if uid not in lost])
 
 
+def write_stack(stack: Stack, target: Path) -> None:
+    """The volume of a series as an image file. InputError lists files that cannot be read."""
+    volume, geometry = read_stack(stack), stack.geometry
+    if any(stack.shear):
+        volume, geometry = upright(volume, stack)
+    _write(to_sitk(volume, {"sitk_stuff": geometry}), target)
+
+
 def _convert(stack: Stack, target: Path) -> str | None:
     """Write one image; what is wrong with the series, if it is."""
     try:
-        volume, geometry = read_stack(stack), stack.geometry
-        if any(stack.shear):
-            volume, geometry = upright(volume, stack)
-        _write(to_sitk(volume, {"sitk_stuff": geometry}), target)
+        write_stack(stack, target)
     except EXPECTED_ERRORS as error:
         return in_one_message(error)
     return None

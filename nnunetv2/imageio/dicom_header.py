@@ -136,7 +136,7 @@ def _parsed(path: Path) -> tuple[Any, str]:
                 has_meta = file.read(4) == b"DICM"
             syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", "")) if has_meta else NATIVE[0]
             if syntax not in (*NATIVE, *GDCM_DECODES):  # before all else: a deflated file would be inflated without bound
-                raise _Bad(f"its transfer syntax is {uid_name(syntax) if syntax else 'not given'}, which is not read; convert it (dcmconv +te, gdcmconv --raw)")
+                raise _Bad(f"its transfer syntax is {uid_name(syntax) if syntax else 'not given'}, which is not read; convert it (dcmconv, dcmdjpeg or gdcmconv --raw)")
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=not has_meta, specific_tags=list(_TAGS))
             if not has_meta:
                 is_implicit, is_little = dataset.original_encoding
@@ -154,8 +154,8 @@ def _refuse_other_kinds(dataset: Any, modality: str | None) -> None:
     sop_class, its_modality = _text(dataset, "SOPClassUID"), _text(dataset, "Modality")
     if not sop_class and not its_modality:
         raise _Bad("SOPClassUID and Modality are missing: it is cut short, or no image")
-    if "Rows" not in dataset and uid_name(sop_class).endswith("Image Storage"):
-        raise _Bad(f"it is of the class {uid_name(sop_class)}, and Rows is missing: it is cut short")
+    if uid_name(sop_class).endswith("Image Storage") and (missing := [key for key in ("Modality", "Rows") if not _text(dataset, key)]):
+        raise _Bad(f"it is of the class {uid_name(sop_class)}, and {' and '.join(missing)} missing: it is cut short")
     if "Rows" not in dataset or sop_class in _NOT_SCANS:
         raise NoScan(uid_name(sop_class) if sop_class else f"{its_modality or 'DICOM'} without an image")
     if modality is not None and its_modality != modality:

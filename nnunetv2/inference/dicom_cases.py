@@ -1,7 +1,6 @@
 """Predicting a folder of DICOM series: each becomes an image beside the output, and each mask, if asked for, a DICOM SEG."""
 
 import os
-import sys
 from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunetv2.inference.output_folders import refuse_unwritable
 from nnunetv2.utilities.csv_files import read_csv, write_csv
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message, list_some
 from nnunetv2.utilities.files import is_there
+from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.image_listing import scan_images
 
 COLUMNS = ("case", "mask", "dicom_seg", "series_uid", "study_uid", "modality", "description", "folder", "image")
@@ -40,8 +40,8 @@ class DicomCases:
     def outputs(self) -> list[Path]:
         return [self.output / item.case for item in self.conversion.converted]
 
-    def finish(self, failed: Set[str] = frozenset(), part_id: int = 0, num_parts: int = 1) -> int:
-        """Write the SEGs of this part and series.csv, name the series that could not be read; the exit status.
+    def finish(self, failed: Set[str] = frozenset(), part_id: int = 0, num_parts: int = 1) -> list[str]:
+        """Write the SEGs of this part and series.csv; a message, if some series could not be read or have no SEG.
 
         failed: cases without a new mask.
         """
@@ -54,10 +54,8 @@ class DicomCases:
             except EXPECTED_ERRORS as error:
                 problems.append(in_one_message(error))
         self._write_table()
-        if problems:
-            listed = "\n".join(problems)
-            print(f"error: {len(problems)} DICOM series or file(s) were not segmented, or have no SEG; the others are done.\n{listed}", file=sys.stderr)
-        return int(bool(problems))
+        listed = "\n".join(problems)
+        return [f"{len(problems)} DICOM series or file(s) were not segmented, or have no SEG; the others are done.\n{listed}"] if problems else []
 
     def _mask(self, item: Converted) -> Path:
         return self.output / f"{item.case}{self.ending}"
@@ -74,6 +72,10 @@ class DicomCases:
     def _write_table(self) -> None:
         """A row for each mask that is there; those of other series in the folder stay."""
         path = self.output / TABLE
+        with folder_lock(self.output, "series", "series.csv is written", wait=True):  # the other parts of this prediction write it, too
+            self._write_rows(path)
+
+    def _write_rows(self, path: Path) -> None:
         rows = {row["series_uid"]: row for row in read_csv(path, COLUMNS, only_these=True).rows} if is_there(path) else {}
         for item in self.conversion.converted:
             mask, series = self._mask(item), item.series
@@ -82,7 +84,7 @@ class DicomCases:
                     "case": item.case, "mask": mask.name, "dicom_seg": self._seg_file(item).name if self._seg_file(item).is_file() else "",
                     "series_uid": series.uid, "study_uid": series.study_uid, "modality": series.modality, "description": series.description,
                     "folder": shown(series.files[0].parent.absolute()), "image": shown(item.image.absolute())}
-        write_csv(path, COLUMNS, rows.values())
+        write_csv(path, COLUMNS, sorted(rows.values(), key=lambda row: row["case"]))
 
 
 def dicom_cases(folder: str | os.PathLike, output: str | os.PathLike, dataset_json: dict, model_folder: str | os.PathLike, seg: bool = False,

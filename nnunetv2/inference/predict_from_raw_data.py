@@ -310,7 +310,7 @@ def run_prediction(
     dicom = _refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json", dicom_seg, dicom_images)
     source, target = (input_folder, output_folder) if dicom is None else (dicom.images, dicom.outputs)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
-    failures, status = {}, 0
+    failures, messages = {}, []
     try:
         predictor.predict_from_files(
             source, target, save_probabilities, overwrite, num_processes_preprocessing,
@@ -319,12 +319,16 @@ def run_prediction(
         if verbose:
             for error in failed.failures.values():
                 traceback.print_exception(error)
-        print(f"error: {failed}\nMend or remove what failed, and run the command again with --continue_prediction: finished cases are kept.", file=sys.stderr)
-        failures, status = failed.failures, 1
+        failures = failed.failures
+        messages.append(f"{failed}\nMend or remove what failed, and run the command again with --continue_prediction: finished cases are kept.")
     except KeyboardInterrupt:
         print(f"interrupted; finished cases are in {output_folder}, and --continue_prediction goes on from there", file=sys.stderr)
         return 130
-    return status if dicom is None else max(status, dicom.finish(failures.keys(), part_id, num_parts))
+    if dicom is not None:
+        messages += dicom.finish(failures.keys(), part_id, num_parts)
+    if messages:
+        print("error: " + "\n".join(messages), file=sys.stderr)
+    return int(bool(messages))
 
 
 def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path, dicom_seg: bool, dicom_images: PathLike | None) -> DicomCases | None:
