@@ -36,6 +36,11 @@ def syntax(name: str, uid: str) -> Damage:
     return Damage(name, apply)
 
 
+def _words_for_slope(path: Path, generator: np.random.Generator, canary: Path) -> None:
+    fields("", RescaleSlope="1.234567").apply(path, generator, canary)  # pydicom writes numbers alone
+    path.write_bytes(path.read_bytes().replace(b"1.234567", b"steepish"))
+
+
 SLICE = [
     *CONTENT,
     *(damage for damage in FILE_SYSTEM if damage.name != "a folder in its place"),  # which is a folder with no file in it: a gap
@@ -55,7 +60,7 @@ SLICE = [
     fields("directions of no length", ImageOrientationPatient=[0, 0, 0, 0, 0, 0]),
     fields("no voxel size", PixelSpacing=[0, 1]),
     fields("no slope", RescaleSlope=None),
-    fields("a slope of words", RescaleSlope="steep"),
+    Damage("a slope of words", _words_for_slope),
     fields("an infinite intercept", RescaleIntercept="1e999"),
     fields("no class and modality", SOPClassUID=None, Modality=None),
     fields("no series", SeriesInstanceUID=None),
