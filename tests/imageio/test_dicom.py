@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,33 @@ def as_jpeg_ls(made):
         one.compress(pydicom.uid.JPEGLSLossless, generate_instance_uid=False)
 
 
-@pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls])
+def as_itk_writes(compressor, made):
+    """The frame that ITK's own writer makes of the stored numbers, in place of the plain one."""
+    for one in made:
+        stored = np.frombuffer(one.PixelData, "<u2").reshape(one.Rows, one.Columns)
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetUseCompression(True)
+        writer.SetCompressor(compressor)
+        with tempfile.TemporaryDirectory() as folder:
+            writer.SetFileName(f"{folder}/frame.dcm")
+            writer.Execute(sitk.GetImageFromArray(stored))
+            theirs = pydicom.dcmread(f"{folder}/frame.dcm")
+        one.PixelData, one["PixelData"].VR = theirs.PixelData, "OB"
+        one.file_meta.TransferSyntaxUID = theirs.file_meta.TransferSyntaxUID
+
+
+def as_jpeg_lossless(made):
+    as_itk_writes("JPEG", made)
+    assert made[0].file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+
+
+def as_jpeg_2000(made):
+    as_itk_writes("JPEG2000", made)
+    assert made[0].file_meta.TransferSyntaxUID == pydicom.uid.JPEG2000Lossless
+
+
+@pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls, as_jpeg_lossless, as_jpeg_2000])
 def test_compressed_slices_hold_the_same_values(tmp_path, compress):
     values = hu((6, 16, 18))
     made = slices(values)
@@ -295,7 +322,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path, keep):
     assert not list((tmp_path.parent / "out").glob("*.nii.gz"))
 
 
-@pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls])
+@pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls, as_jpeg_lossless, as_jpeg_2000])
 @pytest.mark.parametrize("keep", [-12, -80])
 def test_a_compressed_file_that_is_cut_short_is_named(tmp_path, compress, keep):
     made = slices(hu((6, 16, 16)))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from nnunetv2.imageio.dicom_conversion import convert_folder
 from nnunetv2.imageio.dicom_files import scan_folder
 from nnunetv2.imageio.dicom_seg import write_segmentation
 from nnunetv2.imageio.dicom_series import stack_of
-from nnunetv2.inference.predict_from_raw_data import run_prediction
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.errors import InputError
 from tests.imageio.made_dicom import PATIENT, hu, save, slices
@@ -145,6 +146,30 @@ def test_what_dicom_cannot_serve_is_refused_before_the_model_is_loaded(model_fol
     assert named in str(caught.value)
 
 
+def test_without_highdicom_a_seg_is_refused_before_anything_is_computed(model_folder, dicom_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
+    with pytest.raises(InputError, match=r'pip install "nnunetv2\[dicom\]"'):
+        predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
+    assert not (tmp_path / "out_images").exists()
+
+
+def test_a_case_that_failed_gets_no_seg_of_an_older_mask(model_folder, dicom_folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("highdicom")
+    predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
+    (tmp_path / "out" / "case0001_seg.dcm").unlink()
+
+    def fails_for_the_first(self, case, run):
+        if case.name == "case0001":
+            raise InputError("case0001 cannot be read. Mend it.")
+        return read(self, case, run)
+
+    read = nnUNetPredictor._read
+    monkeypatch.setattr(nnUNetPredictor, "_read", fails_for_the_first)
+    assert predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True) == 1
+    assert not (tmp_path / "out" / "case0001_seg.dcm").exists() and (tmp_path / "out" / "case0002_seg.dcm").exists()
+    assert capsys.readouterr().err.count("error:") == 1
+
+
 def test_without_a_series_all_reasons_are_named(model_folder, tmp_path):
     folder = tmp_path / "dicom"
     save(slices(hu(), RescaleSlope=None), folder / "a")
@@ -194,6 +219,16 @@ def test_regions_become_segments_that_overlap(tmp_path):
     stack = stack_in(tmp_path)
     write_segmentation(mask, stack, labels, tmp_path / "seg.dcm", "model")
     assert_seg_is(tmp_path / "seg.dcm", mask, stack.planes, labels)
+
+
+def test_labels_need_not_be_consecutive(tmp_path):
+    pytest.importorskip("highdicom")
+    save(slices(hu()), tmp_path)
+    mask = np.zeros((6, 7, 8), np.uint8)
+    mask[1, 2], mask[2, 3] = 3, 7
+    labels, stack = {"background": 0, "duct": 7, "gland": 3, "ignore": 8}, stack_in(tmp_path)
+    write_segmentation(mask, stack, labels, tmp_path / "seg.dcm", "model")
+    assert_seg_is(tmp_path / "seg.dcm", mask, stack.planes, {"duct": 7, "gland": 3})
 
 
 def test_frames_of_one_file_are_referred_to_by_their_number(tmp_path):
