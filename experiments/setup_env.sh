@@ -24,11 +24,11 @@ if [[ ! -e "$stamp" ]]; then
     echo "[environment] installing into $(python -c 'import sys; print(sys.prefix)')"
     if [[ "${1:-}" == "--no-venv" ]] && python -c 'import torch' 2>/dev/null; then
         # A hosted notebook's torch fits its driver: keep it, pin the rest loosely.
-        python -m pip install -q -e "${REPO}[openvino,int8,test]"
+        python -m pip install -q -e "${REPO}[openvino,int8,dicom,test]"
     else
         # torch first and alone, so that no other package draws in another build of it.
         python -m pip install -q -c "$REPO/constraints.txt" torch
-        python -m pip install -q -c "$REPO/constraints.txt" -e "${REPO}[openvino,int8,test,docs,lint]"
+        python -m pip install -q -c "$REPO/constraints.txt" -e "${REPO}[openvino,int8,dicom,test,docs,lint]"
     fi
     touch "$stamp"
 fi

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.fuzz import array_damage, image_damage, json_damage, plans_damage, table_damage
+from experiments.fuzz import array_damage, dicom_damage, image_damage, json_damage, plans_damage, table_damage
 from experiments.fuzz.archive_damage import MODEL_ZIP, SUBMISSION_ZIP
 from experiments.fuzz.damage import Damage
 
@@ -16,6 +16,7 @@ KINDS: dict[str, list[Damage]] = {
     "image.nrrd": image_damage.NRRD,
     "image.mha": image_damage.MHA,
     "image.nii": image_damage.NIFTI,
+    "DICOM slice": dicom_damage.SLICE,
     "json": json_damage.ANY,
     "dataset.json": json_damage.DATASET,
     "raw dataset.json": json_damage.RAW_DATASET,

@@ -2,7 +2,7 @@
 
 from experiments.campaigns.world import MODEL, PLANS, PREPROCESSED, RAW, STAGES, with_value
 from experiments.fuzz.command_kinds import Command, Role, one
-from experiments.fuzz.preparations import phantom, second_prediction, stages, two_runs
+from experiments.fuzz.preparations import dicom, phantom, second_prediction, stages, two_runs
 
 IMAGES_TR, LABELS_TR = Role("image", f"{RAW}/imagesTr/*.nii.gz"), Role("mask", f"{RAW}/labelsTr/*.nii.gz")
 REFERENCE, PREDICTED = Role("mask", "validation/labels/*.nii.gz"), Role("mask", "predictions/validation/*.nii.gz")
@@ -59,6 +59,14 @@ COMMANDS = [
         ["TEAM_results.zip", f"{RAW}/imagesTs"],
         [one("submission zip", "TEAM_results.zip")],
         (),
+    ),
+    Command(
+        "data_prep/from_dicom.py",
+        ["data_prep/from_dicom.py", "--source", "dicom", "--out", "converted", "-np", "1"],
+        [],
+        [Role("DICOM slice", "dicom/*.dcm")],
+        ("converted",),
+        prepare=dicom,
     ),
     Command("data_prep/described_names.py", ["data_prep/described_names.py", "quiz"], ["quiz"], [], ()),
     Command("data_prep/lidc_to_quiz.py", ["data_prep/lidc_to_quiz.py", "--source", "quiz", "--out", "nodules"], ["quiz"], [], ("nodules",)),

@@ -116,6 +116,8 @@ WRONG_FLAGS = [
     WrongFlag("data_prep/check_dataset.py", "", MISSING, 1),
     WrongFlag("data_prep/described_names.py", "", MISSING, 1),
     *_wrong("data_prep/lidc_to_quiz.py", __source=[MISSING, "quiz"], __task="beauty", __seed="-1", __n="0"),
+    *_wrong("data_prep/from_dicom.py", __source=[MISSING, "home"], __processes=["-1", "x"]),
+    WrongFlag("data_prep/from_dicom.py", "--min-slices", "1"),
     *_wrong("data_prep/msd_to_quiz.py", __source=[MISSING, "home"], __seed="x", __n="2"),
     *_wrong("data_prep/make_phantom.py", __preset="huge", __train="-4", __seed="-1"),
     *_wrong("data_prep/make_submission.py", __pred=MISSING, __test="home"),

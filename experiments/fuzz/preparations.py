@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from experiments.campaigns.world import MODEL, PREPROCESSED, RAW
@@ -69,3 +70,27 @@ def stages(root: Path) -> None:
     (root / "work" / "stages.json").write_text(
         '[{"stage": "first", "identity": "x", "done": true, "seconds": 1.0, "command": "mkdir made"}]'
     )
+
+
+def dicom(root: Path) -> None:
+    """A CT series of eight slices, and a report, which is skipped."""
+    from pydicom import uid
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    (root / "dicom").mkdir()
+    for z, plane in enumerate(np.random.default_rng(0).integers(0, 2000, (8, 16, 18)).astype("<u2")):
+        one = Dataset()
+        one.file_meta = FileMetaDataset()
+        one.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        one.SOPClassUID, one.SOPInstanceUID, one.StudyInstanceUID, one.SeriesInstanceUID = uid.CTImageStorage, f"1.2.3.{z}", "1.2", "1.2.3"
+        one.Modality, one.PatientName, one.SeriesDescription, one.InstanceNumber = "CT", "DOE^JANE", "abdomen", z
+        one.SamplesPerPixel, one.PhotometricInterpretation, one.Rows, one.Columns = 1, "MONOCHROME2", *plane.shape
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
+        one.PixelSpacing, one.ImageOrientationPatient, one.ImagePositionPatient = [1, 1], [1, 0, 0, 0, 1, 0], [0, 0, 2 * z]
+        one.RescaleSlope, one.RescaleIntercept, one.PixelData = 1, -1024, plane.tobytes()
+        one.save_as(root / "dicom" / f"IM{z:04d}.dcm", enforce_file_format=True)
+    report = Dataset()
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    report.SOPClassUID, report.SOPInstanceUID, report.Modality = uid.ComprehensiveSRStorage, "1.2.4", "SR"
+    report.save_as(root / "dicom" / "report", enforce_file_format=True)

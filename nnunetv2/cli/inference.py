@@ -17,7 +17,7 @@ def _threads(value: str) -> int:
 
 
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-i", required=True, help="folder of images, each CASE_0000.nii.gz and so on by channel")
+    parser.add_argument("-i", required=True, help="folder of images, each CASE_0000.nii.gz and so on by channel, or (fork) of DICOM series")
     parser.add_argument("-o", required=True, help="folder for masks, and for the class csv files if the model classifies")
     parser.add_argument("-f", nargs="+", type=fold, default=(0, 1, 2, 3, 4), help="folds to ensemble; default: 0 1 2 3 4")
     parser.add_argument("-step_size", type=real_number(0, 1, above=True), default=None, help="tile step as a fraction of the patch; default 0.5")
@@ -36,6 +36,9 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
     parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
+    dicom = parser.add_argument_group("DICOM (fork); needs pip install \"nnunetv2[dicom]\"")
+    dicom.add_argument("--dicom_seg", action="store_true", help="write CASE_seg.dcm, a DICOM segmentation object, beside each mask; -i holds DICOM series")
+    dicom.add_argument("--dicom_images", metavar="FOLDER", default=None, help="where series are kept as images; default: OUTPUT_images beside -o")
     fast = parser.add_argument_group("speed (fork)")
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
                       help="exact: upstream's result; half: the same in reduced precision; fast: coarse ROI, one pass in reduced precision, no TTA")
@@ -63,7 +66,7 @@ def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Name
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
             folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,
-            device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar)
+            device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar, dicom_seg=args.dicom_seg, dicom_images=args.dicom_images)
 
     run(go)
 

@@ -35,6 +35,7 @@ from nnunetv2.inference.case_prediction import CasePredictor
 from nnunetv2.inference.case_result import CaseResult
 from nnunetv2.inference.case_steps import CaseSteps
 from nnunetv2.inference.cases import list_cases
+from nnunetv2.inference.dicom_cases import DicomCases, dicom_cases
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, measurement_of, refuse_other_plans
 from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
@@ -293,8 +294,13 @@ def run_prediction(
     device: torch.device = torch.device("cuda"),
     verbose: bool = False,
     allow_tqdm: bool = True,
+    dicom_seg: bool = False,
+    dicom_images: PathLike | None = None,
 ) -> int:
-    """`nnUNetv2_predict` as a function: the exit status, 1 if cases failed (they are listed), else 0."""
+    """`nnUNetv2_predict` as a function: the exit status, 1 if cases failed (they are listed), else 0.
+
+    An input folder that holds DICOM series and no images is converted into `dicom_images` first; see `dicom_cases`.
+    """
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(available_cores())
     predictor = nnUNetPredictor(
@@ -302,29 +308,42 @@ def run_prediction(
         verbose=verbose, verbose_preprocessing=verbose,
         allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
         roi_model=roi_model)
-    _refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json")
+    dicom = _refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json", dicom_seg, dicom_images)
+    source, target = (input_folder, output_folder) if dicom is None else (dicom.images, dicom.outputs)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
+    failures, messages = {}, []
     try:
         predictor.predict_from_files(
-            input_folder, output_folder, save_probabilities, overwrite, num_processes_preprocessing,
+            source, target, save_probabilities, overwrite, num_processes_preprocessing,
             num_processes_segmentation_export, folder_with_segs_from_prev_stage, num_parts, part_id)
     except CasesFailed as failed:
         if verbose:
             for error in failed.failures.values():
                 traceback.print_exception(error)
-        print(f"error: {failed}\nMend or remove what failed, and run the command again with --continue_prediction: finished cases are kept.", file=sys.stderr)
-        return 1
+        failures = failed.failures
+        messages.append(f"{failed}\nMend or remove what failed, and run the command again with --continue_prediction: finished cases are kept.")
     except KeyboardInterrupt:
         print(f"interrupted; finished cases are in {output_folder}, and --continue_prediction goes on from there", file=sys.stderr)
         return 130
-    return 0
+    if dicom is not None:
+        messages += dicom.finish(failures.keys(), part_id, num_parts)
+    if messages:
+        print("error: " + "\n".join(messages), file=sys.stderr)
+    return int(bool(messages))
 
 
-def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path) -> None:
-    """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only."""
+def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path, dicom_seg: bool, dicom_images: PathLike | None) -> DicomCases | None:
+    """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only.
+
+    Where the folder holds DICOM series they are converted.
+    """
+    dicom = None
     plans = dataset_json.with_name("plans.json")
     if dataset_json.is_file() and plans.is_file():  # otherwise the model's loading says all that is missing
-        ending = load_json(dataset_json, DatasetJson)["file_ending"]
-        refuse_unread_ending(ending, PlansManager(plans).image_reader_writer_class, dataset_json)
-        list_cases(input_folder, output_folder, ending)
+        content = load_json(dataset_json, DatasetJson)
+        refuse_unread_ending(content["file_ending"], PlansManager(plans).image_reader_writer_class, dataset_json)
+        dicom = dicom_cases(input_folder, output_folder, content, dataset_json.parent, dicom_seg, dicom_images)
+        source, target = (input_folder, output_folder) if dicom is None else (dicom.images, dicom.outputs)
+        list_cases(source, target, content["file_ending"])
     refuse_unwritable(output_folder)
+    return dicom

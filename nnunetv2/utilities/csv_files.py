@@ -1,16 +1,16 @@
-"""Tables in CSV files, read so that a damaged one is refused with every bad line named."""
+"""Tables in CSV files, read so that a damaged one is refused with every bad line named, and written whole."""
 
 import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from nnunetv2.utilities.csv_cells import unguarded
+from nnunetv2.utilities.csv_cells import guarded, unguarded
 from nnunetv2.utilities.errors import InputError, list_some
-from nnunetv2.utilities.files import read_text
+from nnunetv2.utilities.files import atomic_write, read_text
 
 MAX_FIELD = 4096  # characters; a case's name or a number is far shorter, and a quote that is never closed swallows the rest of the file
 _SHOWN = 20  # problems of one file
@@ -67,6 +67,14 @@ def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, on
                  for number, record in records for field in record if len(field) > MAX_FIELD]
     refuse(where, problems)
     return Table(header, [dict(zip_longest(header, record, fillvalue="")) for _, record in records[1:]], [number for number, _ in records[1:]])
+
+
+def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a table that `read_csv` reads, whole or not at all."""
+    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(guarded, columns))
+        writer.writerows([guarded(row[column]) for column in columns] for row in rows)
 
 
 def refuse(where: object, problems: Sequence[str]) -> None:

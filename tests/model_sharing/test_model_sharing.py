@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunetv2.model_sharing import archive_checks
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from nnunetv2.utilities import zip_guard
 from nnunetv2.utilities.errors import InputError
 
 NAME = "Dataset903_Shared"
@@ -180,24 +180,24 @@ def test_unknown_compression_is_named(results, tmp_path):
 
 
 def test_a_zip_bomb_is_refused_by_its_ratio(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_checks, "RATIO_FROM", 2**20)
+    monkeypatch.setattr(zip_guard, "RATIO_FROM", 2**20)
     with pytest.raises(InputError, match="would grow from"):
         install_model_from_zip_file(packed(tmp_path / "bomb.zip", (f"{NAME}/{MODEL}/a.json", bytes(2**21))))
 
 
 def test_many_small_members_that_grow_are_refused(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_checks, "RATIO_FROM", 2**20)
+    monkeypatch.setattr(zip_guard, "RATIO_FROM", 2**20)
     with pytest.raises(InputError, match="it would grow from"):
         install_model_from_zip_file(packed(tmp_path / "bomb.zip", *((f"{NAME}/{MODEL}/{i}.json", bytes(2**18)) for i in range(8))))
 
 
 def test_more_than_the_disk_holds_is_refused(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    monkeypatch.setattr(zip_guard.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(InputError, match="free"):
         install_model_from_zip_file(packed(tmp_path / "large.zip", (f"{NAME}/{MODEL}/a.json", "x" * 11)))
 
 
 def test_too_many_members_are_refused(results, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_checks, "MAX_MEMBERS", 1)
+    monkeypatch.setattr(zip_guard, "MAX_MEMBERS", 1)
     with pytest.raises(InputError, match="2 members"):
         install_model_from_zip_file(packed(tmp_path / "many.zip", (f"{NAME}/{MODEL}/a.json", ""), (f"{NAME}/{MODEL}/b.json", "")))

@@ -1,9 +1,9 @@
 """The jobs over HTTP.
 
-    POST   /jobs?name=scan.nii.gz   body: the file, application/octet-stream -> 202 {"id": ...}
+    POST   /jobs?name=scan.nii.gz   body: the file, application/octet-stream -> 202 {"id": ...}; a .zip holds one DICOM series
     GET    /jobs/ID                 status, progress, in the end class, probabilities and volumes
     GET    /jobs/ID/mask            the mask, NIfTI
-    GET    /jobs/ID/image           what was sent
+    GET    /jobs/ID/image           what was sent; of a finished zip the image that was made of it
     DELETE /jobs/ID                 ends and deletes a job
     GET    /health                  model and number of jobs
     GET    /                        a page to drop a file on
@@ -31,12 +31,13 @@ from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.checked_file import stored_voxels
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.serving.jobs import JOB_ID, Job, Jobs, QueueFull, refuse_large, result_of
+from nnunetv2.inference.serving.zipped_dicom import image_of_zip
 from nnunetv2.inference.watch import Progress
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.files import flush_to_disk
 from nnunetv2.utilities.safe_names import name_problem
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".zip")
 MAX_BYTES = 2**30
 MAX_VOXELS = 2**29  # 512 x 512 x 2048
 SECONDS_BETWEEN_CHUNKS = 60  # of an image that is being sent; then the sender counts as gone
@@ -48,6 +49,9 @@ def segment_files(predictor: nnUNetPredictor, max_voxels: int = MAX_VOXELS) -> C
     """The work of a job: read the image, write the mask, tell class and volumes."""
 
     def work(image: Path, mask: Path, progress: Callable[[Progress], None], cancelled: threading.Event) -> dict[str, Any]:
+        if image.suffix == ".zip":
+            packed, image = image, image_made_of(image)
+            image_of_zip(packed, image, "CT" if "CT" in map(str.upper, predictor.dataset_json["channel_names"].values()) else None, max_voxels)
         reader = predictor.plans_manager.image_reader_writer_class()
         try:
             refuse_large(stored_voxels(image), max_voxels)
@@ -135,13 +139,20 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
 
     @app.get("/jobs/{job_id}/image", dependencies=private)
     def image(job_id: str) -> FileResponse:
-        return FileResponse(jobs.image(known(job_id)), media_type="application/octet-stream", filename="image")
+        sent = jobs.image(known(job_id))
+        made = image_made_of(sent)
+        return FileResponse(made if made.is_file() else sent, media_type="application/octet-stream", filename="image")
 
     @app.delete("/jobs/{job_id}", status_code=204, dependencies=private)
     def delete(job_id: str) -> None:
         jobs.remove(known(job_id))
 
     return app
+
+
+def image_made_of(sent: Path) -> Path:
+    """Where the image lies that is made of a zip."""
+    return sent.with_name("series.nii.gz")
 
 
 async def _receive(request: Request, path: Path, max_bytes: int, too_large: HTTPException) -> None:
