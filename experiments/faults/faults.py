@@ -151,8 +151,11 @@ def _worker(signal_number: int) -> Callable[[Trial], list[str]]:
             if not hit:
                 workers = processes_of_group(pid)[1:]
                 if workers and age > 0.15:
-                    hit.append((workers[-1], age))
-                    os.kill(workers[-1], signal_number)
+                    try:
+                        os.kill(workers[-1], signal_number)
+                        hit.append((workers[-1], age))
+                    except ProcessLookupError:  # it ended meanwhile; the next one that shows
+                        pass
             elif signal_number == signal.SIGSTOP and age > hit[0][1] + 1:
                 try:
                     os.kill(hit[0][0], signal.SIGCONT)

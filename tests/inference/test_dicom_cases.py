@@ -135,7 +135,7 @@ def test_parts_share_the_series(model_folder, dicom_folder, tmp_path):
 
 @pytest.mark.parametrize(("change", "options", "named"), [
     ({}, {"dicom_seg": True}, "--dicom_seg needs DICOM series"),
-    ({"channel_names": {"0": "T1", "1": "T2"}}, {}, "takes 2 channels (T1, T2)"), ({"file_ending": ".png"}, {}, "takes .png files")])
+    ({"channel_names": {"0": "T1", "1": "T2"}}, {}, "takes 2 channels (T1, T2)"), ({"file_ending": ".png"}, {}, "'.png' is none that SimpleITKIO reads")])
 def test_what_dicom_cannot_serve_is_refused_before_the_model_is_loaded(model_folder, dicom_folder, image_folder, tmp_path, change, options, named):
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
