@@ -49,7 +49,7 @@ DISTURBED = [
         weight=1.5,
         workers=("-np", "2"),
     ),
-    Stage("train", STAGES["train"], [RAW, PREPROCESSED], "nnUNet_results", ("nnUNet_results",), weight=1.5),
+    Stage("train", STAGES["train"], [RAW, PREPROCESSED], "nnUNet_results", ("nnUNet_results",), weight=0.5),
     Stage(
         "refit",
         STAGES["refit"],
