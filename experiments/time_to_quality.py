@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "work").mkdir(parents=True, exist_ok=True)
     sets = study(args)
     command = f"bash experiments/run_time_to_quality.sh --sets {' '.join(sets)} --recipes {' '.join(args.recipes)} --seeds {' '.join(map(str, args.seeds))}"
-    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}", "commit": code_commit(),
+    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}", "commit": code_commit(), "note": args.note,
                   "environment": environment(args.device), "threads": os.environ.get("OMP_NUM_THREADS", ""), "epochs": args.epochs,
                   "n": max(len(run["points"][0]["cases"]) for each in sets.values() for run in each["runs"]),
                   "recipes": {name: RECIPES[name].title for name in args.recipes}, "sets": sets}, args.out)
@@ -195,6 +195,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=whole_number(1), default=40, help="steps an epoch of recipes at full length (default 40)")
     parser.add_argument("--cases", type=whole_number(2), default=24, help="held-out cases at most (default 24)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--note", default="", help="what else must be known of the run, such as a busy machine; stands in the report")
     parser.add_argument("--upstream", type=Path, default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", REPOSITORY / ".venv-upstream/bin/python")),
                         help="Python of the environment with nnU-Net 2.8.1 (default .venv-upstream)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "time_to_quality")

@@ -74,6 +74,7 @@ def markdown(result: dict) -> str:
                              f"| {row['difference']:+.3f} ({row['difference_ci'][0]:+.3f} to {row['difference_ci'][1]:+.3f}) | {shares} |")
         lines += ["", f"n = {next(row['n'] for row in result['rows'] if row['set'] == name)} cases, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}.", ""]
     machine = result["environment"]
+    lines += [result["note"], ""] if result.get("note") else []
     return "\n".join([*lines, f"{machine.get('GPU') or machine.get('CPU')}; `{result['command']}`; code {result['commit']}.", ""])
 
 
