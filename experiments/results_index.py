@@ -33,6 +33,7 @@ STUDIES = (
     Study("realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
+    Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
