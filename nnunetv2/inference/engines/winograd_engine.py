@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil, prod
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,13 +54,6 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 def _own(tensor: Tensor) -> Tensor:
     """A float32 copy. A mere view would keep the whole checkpoint in memory, which is one mapped file."""
     return tensor.detach().to(torch.float32, copy=True)
-
-
-class Activations(NamedTuple):
-    """(D, H, W, C) float32, or float16 beside int16; none larger than `bound`."""
-
-    values: Tensor
-    bound: float
 
 
 class Workspace:
@@ -169,31 +161,31 @@ class _Layer:
         self.weight = norm.weight.detach().double() if affine else torch.ones(self.channels, dtype=torch.double)
         self.shift = norm.bias.detach().double() if affine else torch.zeros(self.channels, dtype=torch.double)
 
-    def __call__(self, inputs: Sequence[Activations], workspace: Workspace, residual: Activations | None = None,
-                 slope: float | None = None) -> Activations:
-        """Several inputs count as one of all their channels. `residual` is added before the nonlinearity, that of `slope`."""
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace, residual: Tensor | None = None,
+                 slope: float | None = None) -> Tensor:
+        """inputs (D, H, W, C) count as one of all their channels. `residual` is added before the nonlinearity, that of `slope`."""
         library, threads, slope = load_library(), engine_threads(), self.slope if slope is None else slope
-        tensors = [x.values for x in inputs]
-        size = tensors[0].shape[:3]
-        assert sum(x.shape[3] for x in tensors) == self.in_channels
+        size = inputs[0].shape[:3]
+        assert sum(x.shape[3] for x in inputs) == self.in_channels
+        assert all(x.dtype == self.input_dtype and x.is_contiguous() and x.shape[:3] == size for x in inputs)
         if self.normalises and prod(-(-n // s) for n, s in zip(size, self.stride)) == 1:
             raise InputError("The network is given so little that one voxel is left to normalise, which says nothing. Give it a larger window.")
         result = workspace.take(*(-(-n // s) for n, s in zip(size, self.stride)), self.channels, dtype=self.dtype)
         moments = torch.empty(2, self.channels, dtype=torch.double)
-        pointers = (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
-        channels = (ctypes.c_int * len(tensors))(*(x.shape[3] for x in tensors))
-        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.dtype != self.input_dtype, pointers, channels, len(tensors), *size,
-                         _pointer(self.filters), _pointer(self.bias), self.channels, _pointer(result), _pointer(moments),
-                         ctypes.c_float(max(x.bound for x in inputs)), threads)
+        pointers = (ctypes.c_void_p * len(inputs))(*(x.data_ptr() for x in inputs))
+        channels = (ctypes.c_int * len(inputs))(*(x.shape[3] for x in inputs))
+        library.convolve(*self.kernel, *self.stride, self.tile, self.int16, self.dtype != self.input_dtype, pointers, channels, len(inputs), *size,
+                         _pointer(self.filters), _pointer(self.bias), self.channels, _pointer(result), _pointer(moments), threads)
         scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
         if self.normalises:
             mean, variance = moments
             double_scale = self.weight * self.gain * torch.rsqrt(self.gain**2 * variance + self.eps)
             scale, shift = double_scale.float(), (self.shift - mean * double_scale).float()
-        added = None if residual is None else _pointer(residual.values)
-        bound = library.scale_and_activate(self.dtype == torch.float16, _pointer(result), _pointer(scale), _pointer(shift), added,
-                                           ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
-        return Activations(result, bound)
+        assert residual is None or (residual.shape, residual.dtype) == (result.shape, result.dtype)
+        added = None if residual is None else _pointer(residual)
+        library.scale_and_activate(self.dtype == torch.float16, _pointer(result), _pointer(scale), _pointer(shift), added,
+                                   ctypes.c_float(slope), ctypes.c_long(result[..., 0].numel()), self.channels, threads)
+        return result
 
 
 class _Stack:
@@ -201,11 +193,11 @@ class _Stack:
         self.layers = [_Layer(layer, size, int16) for layer in stack.convs]
         self.in_channels, self.input_dtype = self.layers[0].in_channels, self.layers[0].input_dtype
 
-    def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
         x = self.layers[0](inputs, workspace)
         for layer in self.layers[1:]:
             before, x = x, layer([x], workspace)
-            workspace.give(before.values)
+            workspace.give(before)
         return x
 
 
@@ -218,29 +210,27 @@ class _Block:
         self.project = next((_Layer(module, size, int16) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
         self.slope = _slope(block.nonlin)
 
-    def __call__(self, inputs: Sequence[Activations], workspace: Workspace) -> Activations:
+    def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
         x, = inputs
         skip, own = x, []
         if max(self.stride) > 1:
             skip = _average_pool(x, self.stride, workspace)
-            own.append(skip.values)
+            own.append(skip)
         if self.project is not None:
             skip = self.project([skip], workspace)
-            own.append(skip.values)
+            own.append(skip)
         for layer in self.layers[:-1]:
             x = layer([x], workspace)
-            own.append(x.values)
+            own.append(x)
         result = self.layers[-1]([x], workspace, residual=skip, slope=self.slope)
         workspace.give(*own)
         return result
 
 
-def _average_pool(x: Activations, stride: Sequence[int], workspace: Workspace) -> Activations:
-    values = x.values
-    result = workspace.take(*(n // s for n, s in zip(values.shape, stride)), values.shape[3], dtype=values.dtype)
-    load_library().average_pool(values.dtype == torch.float16, _pointer(values), values.shape[3], *values.shape[:3], *stride, _pointer(result),
-                                engine_threads())
-    return Activations(result, x.bound)
+def _average_pool(x: Tensor, stride: Sequence[int], workspace: Workspace) -> Tensor:
+    result = workspace.take(*(n // s for n, s in zip(x.shape, stride)), x.shape[3], dtype=x.dtype)
+    load_library().average_pool(x.dtype == torch.float16, _pointer(x), x.shape[3], *x.shape[:3], *stride, _pointer(result), engine_threads())
+    return result
 
 
 class _Upsampling:
@@ -254,13 +244,11 @@ class _Upsampling:
         library.transform_transposed(int16, _pointer(weight), _pointer(self.weights), *sizes)
         self.bias = torch.zeros(self.channels) if layer.bias is None else _own(layer.bias)
 
-    def __call__(self, x: Activations, workspace: Workspace) -> Activations:
-        values = x.values
-        result = workspace.take(*(n * s for n, s in zip(values.shape, self.stride)), self.channels, dtype=values.dtype)
-        bound = load_library().convolve_transposed(self.int16, _pointer(values), values.shape[3], *values.shape[:3], _pointer(self.weights),
-                                                   _pointer(self.bias), self.channels, *self.stride, _pointer(result), ctypes.c_float(x.bound),
-                                                   engine_threads())
-        return Activations(result, bound)
+    def __call__(self, x: Tensor, workspace: Workspace) -> Tensor:
+        result = workspace.take(*(n * s for n, s in zip(x.shape, self.stride)), self.channels, dtype=x.dtype)
+        load_library().convolve_transposed(self.int16, _pointer(x), x.shape[3], *x.shape[:3], _pointer(self.weights), _pointer(self.bias), self.channels,
+                                           *self.stride, _pointer(result), engine_threads())
+        return result
 
 
 class WinogradUNet:
@@ -290,21 +278,20 @@ class WinogradUNet:
         self.divisor = tuple(prod(axis) for axis in zip(*encoder.strides))
         self.workspaces = Pool(Workspace)
 
-    def _encode(self, image: Tensor, workspace: Workspace, n_stages: int | None = None) -> list[Activations]:
+    def _encode(self, image: Tensor, workspace: Workspace, n_stages: int | None = None) -> list[Tensor]:
         """(C, D, H, W) -> the encoder's features of its first `n_stages` stages, of all by default; finest first."""
-        first = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].input_dtype)
-        x = Activations(first.copy_(image.movedim(0, -1)), float(image.abs().max()))
-        skips: list[Activations] = []
+        x = workspace.take(*image.shape[1:], len(image), dtype=self.stages[0][0].input_dtype).copy_(image.movedim(0, -1))
+        skips: list[Tensor] = []
         for stage in self.stages[:n_stages]:
             for layer in stage:
                 before, x = x, layer([x], workspace)
                 if before is not (skips[-1] if skips else None):
-                    workspace.give(before.values)
+                    workspace.give(before)
             skips.append(x)
         return skips
 
-    def _classify(self, of_classes: Callable[..., Tensor], skips: Sequence[Activations], seg_logits: Tensor, image: Tensor) -> Tensor:
-        features = [skip.values.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
+    def _classify(self, of_classes: Callable[..., Tensor], skips: Sequence[Tensor], seg_logits: Tensor, image: Tensor) -> Tensor:
+        features = [skip.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
         return of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
 
     def classify(self, image: Tensor, seg_logits: Tensor) -> Tensor:
@@ -313,7 +300,7 @@ class WinogradUNet:
         with self.workspaces.borrow(image.shape) as workspace:
             skips = self._encode(image, workspace, self.class_head.n_stages)
             classes = self._classify(self.class_head, skips, seg_logits, image)
-            workspace.give(*(skip.values for skip in skips))
+            workspace.give(*(skip for skip in skips))
         return classes
 
     def __call__(self, image: Tensor, of_classes: Callable[..., Tensor] | None) -> tuple[Tensor, Tensor | None]:
@@ -331,15 +318,15 @@ class WinogradUNet:
         for skip, upsampling, stage in zip(skips[-2::-1], self.upsampling, self.decoder):
             upsampled = upsampling(x, workspace)
             if x is not skips[-1]:
-                workspace.give(x.values)
+                workspace.give(x)
             x = stage([upsampled, skip], workspace)
-            workspace.give(upsampled.values)
-        seg_logits = torch.empty(len(self.seg_bias), *x.values.shape[:3])
-        load_library().segment(x.values.dtype == torch.float16, _pointer(x.values), _pointer(self.seg_weight), _pointer(self.seg_bias), len(self.seg_bias),
-                               ctypes.c_long(seg_logits[0].numel()), x.values.shape[3], _pointer(seg_logits), engine_threads())
-        workspace.give(x.values)
+            workspace.give(upsampled)
+        seg_logits = torch.empty(len(self.seg_bias), *x.shape[:3])
+        load_library().segment(x.dtype == torch.float16, _pointer(x), _pointer(self.seg_weight), _pointer(self.seg_bias), len(self.seg_bias),
+                               ctypes.c_long(seg_logits[0].numel()), x.shape[3], _pointer(seg_logits), engine_threads())
+        workspace.give(x)
         classes = None if of_classes is None else self._classify(of_classes, skips, seg_logits, image)
-        workspace.give(*(skip.values for skip in skips))
+        workspace.give(*(skip for skip in skips))
         return seg_logits, classes
 
 
@@ -376,7 +363,11 @@ class WinogradEngine:
     @torch.no_grad()
     def _check(self, network: nn.Module, input_channels: int, divisor: Sequence[int]) -> None:
         # norms need more voxels than one in the deepest stage; four do, and every voxel more costs a start's time
-        x = torch.randn((1, input_channels, divisor[0], *(2 * d for d in divisor[1:])), generator=torch.Generator().manual_seed(0))
+        size = (input_channels, divisor[0], *(2 * d for d in divisor[1:]))
+        noise, step = torch.randn(size, generator=torch.Generator().manual_seed(0)), torch.zeros(size)
+        step[..., divisor[-1]:] = 3
+        # where noise adds up to little, sums of constant and stepped images add up to much; a little noise, lest norms divide rounding by nothing
+        x = torch.stack([noise, 1 + 0.1 * noise, step + 0.1 * noise])
         expected_logits = finest_and_class(network(x))
         for name, expected in zip(("segmentation", "class"), expected_logits):
             check_expected(expected, name)

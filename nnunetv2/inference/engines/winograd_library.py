@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -85,10 +86,24 @@ def _only_one_compiles(library: Path) -> Iterator[None]:
         yield
 
 
+COMPUTING = ("transform_filters", "convolve", "scale_and_activate", "segment", "average_pool", "transform_transposed", "convolve_transposed")
+NO_MEMORY = 2  # of what those return, as winograd.cpp's enum Problem has it; 0 is none
+
+
 def open_library(library: Path) -> ctypes.CDLL:
+    """The functions, those that compute with a check of what they return: MemoryError, or RuntimeError with what was wrong."""
     functions = ctypes.CDLL(str(library))
     functions.transformed_size.restype = functions.transposed_size.restype = ctypes.c_long
-    functions.scale_and_activate.restype = functions.convolve_transposed.restype = ctypes.c_float
+    functions.problem.restype = ctypes.c_char_p
+
+    def check(result: int, function: Any, arguments: tuple) -> None:
+        if result:
+            reason = f"{function.__name__} in the network's compiled layers: {functions.problem().decode()}"
+            raise MemoryError(reason) if result == NO_MEMORY else RuntimeError(reason)
+
+    for name in COMPUTING:
+        function = getattr(functions, name)
+        function.restype, function.errcheck = ctypes.c_int, check
     return functions
 
 

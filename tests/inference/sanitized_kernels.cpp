@@ -1,0 +1,106 @@
+// Runs every function of winograd.cpp (KERNELS names the file) on random shapes in arrays of exactly their size. Built with
+// -fsanitize=address,undefined it ends at the first access outside of them. Arguments: a seed and the number of rounds.
+
+#include KERNELS
+
+#include <cstdio>
+#include <random>
+
+namespace {
+
+std::mt19937 generator;
+int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+
+std::vector<float> noise(size_t n) {
+    std::vector<float> values(n);
+    std::normal_distribution<float> normal;
+    for (float& value : values) value = normal(generator);
+    return values;
+}
+
+// Activations as they are stored, in 2 or 4 bytes each.
+struct Stored {
+    std::vector<char> bytes;
+    Stored(long n, int int16) : bytes(size_t(n) * stored_bytes(int16)) {
+        if (stored_bytes(int16) == 4) std::memcpy(bytes.data(), noise(n).data(), bytes.size());
+        else for (long i = 0; i < n; i++) bytes[2 * i] = char(between(0, 255)), bytes[2 * i + 1] = char(between(0x30, 0x40));  // about 0.1 to 2 in fp16
+    }
+    void* data() { return bytes.data(); }
+};
+
+void expect(int got, int expected, const char* what) {
+    if (got == expected) return;
+    std::fprintf(stderr, "%s: %d instead of %d: %s\n", what, got, expected, problem());
+    std::exit(1);
+}
+
+struct Way { int kd, kh, kw, sd, sh, sw, tile; };
+const Way WAYS[] = {{1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 2, 1, 2, 1}, {1, 3, 3, 1, 2, 1, 1}, {3, 3, 3, 1, 1, 1, 1}, {3, 3, 3, 2, 2, 2, 1}, {1, 3, 3, 1, 1, 1, 14},
+                    {1, 3, 3, 1, 2, 2, 12}, {3, 3, 3, 1, 1, 1, 22}, {3, 3, 3, 1, 1, 1, 24}, {3, 3, 3, 1, 1, 1, 44}, {3, 3, 3, 1, 2, 2, 22},
+                    {3, 3, 3, 1, 2, 2, 42}, {3, 3, 3, 2, 2, 2, 22}};
+
+void convolution(const Way& way, int int16) {
+    const int d = between(1, 7), h = between(1, 9), w = between(1, 13), out = lanes() * between(1, 5), threads = between(1, 3);
+    const bool image = way.tile == 1 && !int16 && between(0, 1);
+    std::vector<int> channels(image ? 1 : between(1, 2));
+    for (int& n : channels) n = image ? between(1, 3) : lanes() * between(1, 4);
+    const int in = std::accumulate(channels.begin(), channels.end(), 0);
+    const long size = transformed_size(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, way.tile, int16, in, out);
+    if (size == 0) return;  // deep tiles in fp32
+    const std::vector<float> weights = noise(size_t(out) * in * way.kd * way.kh * way.kw), bias = noise(out);
+    std::vector<float> filters(size);
+    expect(transform_filters(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, way.tile, int16, weights.data(), filters.data(), in, out, threads), NONE, "filters");
+    std::vector<Stored> inputs;
+    std::vector<const void*> pointers;
+    for (const int n : channels) inputs.emplace_back(long(d) * h * w * n, int16);
+    for (Stored& input : inputs) pointers.push_back(input.data());
+    const long voxels = long((d + way.sd - 1) / way.sd) * ((h + way.sh - 1) / way.sh) * ((w + way.sw - 1) / way.sw);
+    const int to_half = image && between(0, 1);
+    Stored result(voxels * out, int16 || to_half);
+    std::vector<double> moments(2 * out);
+    const auto run = [&](int tile, int width, int n_out) {
+        return convolve(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, tile, int16, to_half, pointers.data(), channels.data(), int(channels.size()), d, h, width,
+                        filters.data(), bias.data(), n_out, result.data(), moments.data(), threads);
+    };
+    expect(run(way.tile, w, out), NONE, "convolution");
+    expect(run(99, w, out), REFUSED, "an unknown tile");
+    expect(run(way.tile, 0, out), REFUSED, "an empty size");
+    expect(run(way.tile, w, out + 1), REFUSED, "channels that vectors do not divide");
+
+    const std::vector<float> scale = noise(out), shift = noise(out), last = noise(size_t(3) * out), last_bias = noise(3);
+    Stored residual(voxels * out, int16);
+    std::vector<float> logits(3 * voxels);
+    if (!to_half) {
+        expect(scale_and_activate(int16, result.data(), scale.data(), shift.data(), between(0, 1) ? residual.data() : nullptr, .01f, voxels, out, threads), NONE,
+               "scale and activation");
+        expect(segment(int16, result.data(), last.data(), last_bias.data(), 3, voxels, out, logits.data(), threads), NONE, "last layer");
+    }
+}
+
+void transposed_and_pooled(int int16) {
+    const int d = between(1, 5), h = between(1, 5), w = between(1, 15), sd = between(1, 2), sh = between(1, 3), sw = between(1, 2), kernel = sd * sh * sw;
+    const int in = lanes() * between(1, 4), out = lanes() * between(1, 4), threads = between(1, 3);
+    const std::vector<float> weights = noise(size_t(in) * out * kernel), bias = noise(out);
+    std::vector<float> transformed(transposed_size(int16, in, out, kernel));
+    expect(transform_transposed(int16, weights.data(), transformed.data(), in, out, kernel), NONE, "transposed filters");
+    Stored input(long(d) * h * w * in, int16), result(long(d) * h * w * kernel * out, int16), pooled(long(d) * h * w * out, int16);
+    const auto run = [&](int width, int channels) {
+        return convolve_transposed(int16, input.data(), channels, d, h, width, transformed.data(), bias.data(), out, sd, sh, sw, result.data(), threads);
+    };
+    expect(run(w, in), NONE, "transposed convolution");
+    expect(run(w, in + 1), REFUSED, "channels that vectors do not divide");
+    expect(run(1 << 30, in), NO_MEMORY, "a line that memory does not hold");
+    expect(average_pool(int16, result.data(), out, d * sd, h * sh, w * sw, sd, sh, sw, pooled.data(), threads), NONE, "pooling");
+    if (sw > 1) expect(average_pool(int16, result.data(), out, d * sd, h * sh, w * sw - 1, sd, sh, sw, pooled.data(), threads), REFUSED, "an odd size");
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+    generator.seed(std::atoi(arguments[1]));
+    for (int round = 0; round < std::atoi(arguments[2]); round++)
+        for (const int int16 : {0, 1}) {
+            for (const Way& way : WAYS) convolution(way, int16);
+            transposed_and_pooled(int16);
+        }
+}
