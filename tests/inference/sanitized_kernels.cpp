@@ -1,4 +1,4 @@
-// Runs every function of winograd.cpp (KERNELS names the file) on random shapes in arrays of exactly their size. Built with
+// Runs every function of dispatch.cpp (KERNELS names the file) on random shapes in arrays of exactly their size. Built with
 // -fsanitize=address,undefined it ends at the first access outside of them. Arguments: a seed and the number of rounds.
 
 #include KERNELS
@@ -36,10 +36,11 @@ void expect(int got, int expected, const char* what) {
     std::exit(1);
 }
 
-struct Way { int kd, kh, kw, sd, sh, sw, tile; };
-const Way WAYS[] = {{1, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 2, 1, 2, 1}, {1, 3, 3, 1, 2, 1, 1}, {3, 3, 3, 1, 1, 1, 1}, {3, 3, 3, 2, 2, 2, 1}, {1, 3, 3, 1, 1, 1, 14},
-                    {1, 3, 3, 1, 2, 2, 12}, {3, 3, 3, 1, 1, 1, 22}, {3, 3, 3, 1, 1, 1, 24}, {3, 3, 3, 1, 1, 1, 44}, {3, 3, 3, 1, 2, 2, 22},
-                    {3, 3, 3, 1, 2, 2, 42}, {3, 3, 3, 2, 2, 2, 22}};
+struct Way { int kernel[3], stride[3], tile; };
+const Way WAYS[] = {
+    {{1, 1, 1}, {1, 1, 1}, 1},  {{1, 1, 1}, {2, 1, 2}, 1},  {{1, 3, 3}, {1, 2, 1}, 1},  {{3, 3, 3}, {1, 1, 1}, 1},  {{3, 3, 3}, {2, 2, 2}, 1},
+    {{1, 3, 3}, {1, 1, 1}, 14}, {{1, 3, 3}, {1, 2, 2}, 12}, {{3, 3, 3}, {1, 1, 1}, 22}, {{3, 3, 3}, {1, 1, 1}, 24}, {{3, 3, 3}, {1, 1, 1}, 44},
+    {{3, 3, 3}, {1, 2, 2}, 22}, {{3, 3, 3}, {1, 2, 2}, 42}, {{3, 3, 3}, {2, 2, 2}, 22}};
 
 void convolution(const Way& way, int int16) {
     const int d = between(1, 7), h = between(1, 9), w = between(1, 13), out = lanes() * between(1, 5), threads = between(1, 3);
@@ -47,35 +48,40 @@ void convolution(const Way& way, int int16) {
     std::vector<int> channels(image ? 1 : between(1, 2));
     for (int& n : channels) n = image ? between(1, 3) : lanes() * between(1, 4);
     const int in = std::accumulate(channels.begin(), channels.end(), 0);
-    const long size = transformed_size(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, way.tile, int16, in, out);
+    const int to_half = image && between(0, 1);
+    const int(&kernel)[3] = way.kernel, (&stride)[3] = way.stride, tile = way.tile;
+    const Convolution which = {{kernel[0], kernel[1], kernel[2]}, {stride[0], stride[1], stride[2]}, tile, int16, to_half, in, out};
+    const long size = transformed_size(&which);
     if (size == 0) return;  // deep tiles in fp32
-    const std::vector<float> weights = noise(size_t(out) * in * way.kd * way.kh * way.kw), bias = noise(out);
+    const std::vector<float> weights = noise(size_t(out) * in * kernel[0] * kernel[1] * kernel[2]), bias = noise(out);
     std::vector<float> filters(size);
-    expect(transform_filters(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, way.tile, int16, weights.data(), filters.data(), in, out, threads), NONE, "filters");
+    expect(transform_filters(&which, weights.data(), filters.data(), threads), NONE, "filters");
     std::vector<Stored> inputs;
     std::vector<const void*> pointers;
     for (const int n : channels) inputs.emplace_back(long(d) * h * w * n, int16);
     for (Stored& input : inputs) pointers.push_back(input.data());
-    const long voxels = long((d + way.sd - 1) / way.sd) * ((h + way.sh - 1) / way.sh) * ((w + way.sw - 1) / way.sw);
-    const int to_half = image && between(0, 1);
+    const long voxels = long((d + stride[0] - 1) / stride[0]) * ((h + stride[1] - 1) / stride[1]) * ((w + stride[2] - 1) / stride[2]);
     Stored result(voxels * out, int16 || to_half);
     std::vector<double> moments(2 * out);
     const auto run = [&](int tile, int width, int n_out) {
-        return convolve(way.kd, way.kh, way.kw, way.sd, way.sh, way.sw, tile, int16, to_half, pointers.data(), channels.data(), int(channels.size()), d, h, width,
-                        filters.data(), bias.data(), n_out, result.data(), moments.data(), threads);
+        Convolution asked = which;
+        asked.tile = tile, asked.out = n_out;
+        const ConvolutionData data = {pointers.data(), channels.data(), int(channels.size()), {d, h, width}, filters.data(), bias.data(), result.data(), moments.data()};
+        return convolve(&asked, &data, threads);
     };
-    expect(run(way.tile, w, out), NONE, "convolution");
+    expect(run(tile, w, out), NONE, "convolution");
     expect(run(99, w, out), REFUSED, "an unknown tile");
-    expect(run(way.tile, 0, out), REFUSED, "an empty size");
-    expect(run(way.tile, w, out + 1), REFUSED, "channels that vectors do not divide");
+    expect(run(tile, 0, out), REFUSED, "an empty size");
+    expect(run(tile, w, out + 1), REFUSED, "channels that vectors do not divide");
 
     const std::vector<float> scale = noise(out), shift = noise(out), last = noise(size_t(3) * out), last_bias = noise(3);
     Stored residual(voxels * out, int16);
     std::vector<float> logits(3 * voxels);
     if (!to_half) {
-        expect(scale_and_activate(int16, result.data(), scale.data(), shift.data(), between(0, 1) ? residual.data() : nullptr, .01f, voxels, out, threads), NONE,
-               "scale and activation");
-        expect(segment(int16, result.data(), last.data(), last_bias.data(), 3, voxels, out, logits.data(), threads), NONE, "last layer");
+        const Scaling scaling = {int16, out, voxels, result.data(), scale.data(), shift.data(), between(0, 1) ? residual.data() : nullptr, .01f};
+        expect(scale_and_activate(&scaling, threads), NONE, "scale and activation");
+        const Segmentation segmentation = {int16, out, 3, voxels, result.data(), last.data(), last_bias.data(), logits.data()};
+        expect(segment(&segmentation, threads), NONE, "last layer");
     }
 }
 
@@ -83,17 +89,24 @@ void transposed_and_pooled(int int16) {
     const int d = between(1, 5), h = between(1, 5), w = between(1, 15), sd = between(1, 2), sh = between(1, 3), sw = between(1, 2), kernel = sd * sh * sw;
     const int in = lanes() * between(1, 4), out = lanes() * between(1, 4), threads = between(1, 3);
     const std::vector<float> weights = noise(size_t(in) * out * kernel), bias = noise(out);
-    std::vector<float> transformed(transposed_size(int16, in, out, kernel));
-    expect(transform_transposed(int16, weights.data(), transformed.data(), in, out, kernel), NONE, "transposed filters");
+    const Transposition which = {int16, in, out, {sd, sh, sw}};
+    std::vector<float> transformed(transposed_size(&which));
+    expect(transform_transposed(&which, weights.data(), transformed.data()), NONE, "transposed filters");
     Stored input(long(d) * h * w * in, int16), result(long(d) * h * w * kernel * out, int16), pooled(long(d) * h * w * out, int16);
     const auto run = [&](int width, int channels) {
-        return convolve_transposed(int16, input.data(), channels, d, h, width, transformed.data(), bias.data(), out, sd, sh, sw, result.data(), threads);
+        const Transposition asked = {int16, channels, out, {sd, sh, sw}};
+        const TranspositionData data = {{d, h, width}, input.data(), transformed.data(), bias.data(), result.data()};
+        return convolve_transposed(&asked, &data, threads);
+    };
+    const auto pool = [&](int width) {
+        const Pooling pooling = {int16, out, {d * sd, h * sh, width}, {sd, sh, sw}, result.data(), pooled.data()};
+        return average_pool(&pooling, threads);
     };
     expect(run(w, in), NONE, "transposed convolution");
     expect(run(w, in + 1), REFUSED, "channels that vectors do not divide");
     expect(run(1 << 30, in), NO_MEMORY, "a line that memory does not hold");
-    expect(average_pool(int16, result.data(), out, d * sd, h * sh, w * sw, sd, sh, sw, pooled.data(), threads), NONE, "pooling");
-    if (sw > 1) expect(average_pool(int16, result.data(), out, d * sd, h * sh, w * sw - 1, sd, sh, sw, pooled.data(), threads), REFUSED, "an odd size");
+    expect(pool(w * sw), NONE, "pooling");
+    if (sw > 1) expect(pool(w * sw - 1), REFUSED, "an odd size");
 }
 
 }  // namespace

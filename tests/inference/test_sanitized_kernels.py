@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2.inference.engines.winograd_library import SOURCE
+from nnunetv2.inference.engines.winograd.library import SOURCE
 from nnunetv2.utilities.cpu_flags import cpu_flags
 
 MAIN = Path(__file__).with_name("sanitized_kernels.cpp")

@@ -15,9 +15,14 @@ from torch.nn import functional as F
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, finest_and_class
 from nnunetv2.inference import engines
-from nnunetv2.inference.engines import make_engine, winograd_engine, winograd_library
+from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.engines.guard import GuardedEngine
-from nnunetv2.inference.engines.winograd_engine import DEEP, KERNELS, TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd import engine as winograd_engine
+from nnunetv2.inference.engines.winograd import library as winograd_library
+from nnunetv2.inference.engines.winograd import structs
+from nnunetv2.inference.engines.winograd.engine import WinogradEngine, WinogradUNet
+from nnunetv2.inference.engines.winograd.layers import DEEP, KERNELS, TILES, UnsupportedNetwork, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd.structs import Axes, Convolution, ConvolutionData, Pooling, Scaling, Segmentation, Transposition, TranspositionData
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import wide_network as unet
 
@@ -25,7 +30,7 @@ CPU = torch.device("cpu")
 try:
     winograd_library.load_library()
 except RuntimeError as error:
-    pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
+    pytest.skip(f"no compiled layers: {error}", allow_module_level=True)
 UNFOLDED = [(kernel, stride, 1) for kernel in KERNELS for stride in product((1, 2), repeat=3)]
 TILED = [(*key, tile) for key, tiles in TILES.items() for tile in tiles]
 WAYS_OF_INT16 = st.sampled_from(UNFOLDED) | st.sampled_from(TILED)
@@ -55,10 +60,6 @@ def library(request, compiled):
     return winograd_library.open_library(compiled[request.param])
 
 
-def pointer(tensor):
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
 def dtype_of(library, int16):
     """What the library keeps activations in."""
     return STORED[library.stored_bytes(int16)]
@@ -72,14 +73,13 @@ def stored(library, x, int16):
 def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=24, int16=False, to_half=False):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W') float32, mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(library.transformed_size(*kernel, *stride, tile, int16, channels, out))
-    library.transform_filters(*kernel, *stride, tile, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    which = Convolution.of(kernel, stride, tile, int16, (channels, out), to_half)
+    filters, weight = torch.empty(library.transformed_size(which)), weight.contiguous()
+    library.transform_filters(which, weight.data_ptr(), filters.data_ptr(), 2)
     last = [stored(library, x, int16) for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan, dtype=dtype_of(library, int16 or to_half))
     moments = torch.empty(2, out, dtype=torch.double)
-    library.convolve(*kernel, *stride, tile, int16, to_half, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
-                     (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
-                     pointer(result), pointer(moments), 2)
+    library.convolve(which, ConvolutionData.of(last, filters, bias, result, moments), 2)
     return result.float().movedim(-1, 0), moments
 
 
@@ -229,24 +229,52 @@ def test_filters_of_int16_come_with_scales_and_norms():
     """What `transformed_size` says of the layout: a scale a column, and a norm for each block of 32 values of each vector of columns."""
     library = winograd_library.load_library()
     columns, blocks = 64 * 32, 2  # products of a tile of 2x2x2, 32 filters of 48 channels
-    assert library.transformed_size(3, 3, 3, 1, 1, 1, 22, True, 48, 32) == columns * 48 // 2 + columns + columns // library.lanes() * blocks
+    assert library.transformed_size(Convolution.of((3, 3, 3), (1, 1, 1), 22, True, (48, 32))) == columns * 48 // 2 + columns + columns // library.lanes() * blocks
+
+
+def pooling(x, channels, size):
+    return Pooling(False, channels, Axes(*size), Axes(2, 2, 2), x, x)
+
+
+def convolution(kernel=(3, 3, 3), channels=(16, 16), **changed):
+    return Convolution.of(kernel, (1, 1, 1), **{"tile": 1, "int16": False, "channels": channels} | changed)
+
+
+def data(x, channels=16, **changed):
+    """Of one input of a voxel, all in the array at `x`."""
+    inputs, counts = (ctypes.c_void_p * 1)(x), (ctypes.c_int * 1)(channels)
+    arrays = dict.fromkeys(("filters", "bias", "result", "moments"), x)
+    return ConvolutionData(**{"inputs": inputs, "channels": counts, "n_inputs": 1, "size": Axes(1, 1, 1)} | arrays | changed)
 
 
 @pytest.mark.parametrize("call, reason", [
-    (lambda library, x: library.average_pool(False, pointer(x), 16, 3, 3, 3, 2, 2, 2, pointer(x), 1), "do not divide the size"),
-    (lambda library, x: library.average_pool(False, pointer(x), 3, 2, 2, 2, 2, 2, 2, pointer(x), 1), "missing"),
-    (lambda library, x: library.segment(False, pointer(x), pointer(x), None, 1, ctypes.c_long(1), 16, pointer(x), 1), "missing"),
-    (lambda library, x: library.transform_transposed(False, pointer(x), pointer(x), 3, 16, 1), "vectors do not divide"),
-    (lambda library, x: library.transform_filters(5, 5, 5, 1, 1, 1, 1, False, pointer(x), pointer(x), 16, 16, 1), "no code")])
+    (lambda library, x: library.average_pool(pooling(x, 16, (3, 3, 3)), 1), "do not divide the size"),
+    (lambda library, x: library.average_pool(pooling(x, 3, (2, 2, 2)), 1), "missing"),
+    (lambda library, x: library.segment(Segmentation(False, 16, 1, 1, x, x, None, x), 1), "missing"),
+    (lambda library, x: library.scale_and_activate(Scaling(False, 16, 0, x, x, x, None, 1), 1), "missing"),
+    (lambda library, x: library.transform_transposed(Transposition(False, 3, 16, Axes(1, 1, 1)), x, x), "vectors do not divide"),
+    (lambda library, x: library.transform_filters(convolution((5, 5, 5)), x, x, 1), "no code"),
+    (lambda library, x: library.convolve(convolution(), data(x), 0), "missing"),
+    (lambda library, x: library.convolve(convolution(), data(x, size=Axes(1, 0, 1)), 1), "size or stride is none"),
+    (lambda library, x: library.convolve(convolution(), data(x, channels=32), 1), "other channels than the filters"),
+    (lambda library, x: library.convolve(convolution(channels=(3, 16), tile=22), data(x, channels=3), 1), "vectors do not divide"),
+    (lambda library, x: library.convolve(convolution(tile=99), data(x), 1), "no code"),
+    (lambda library, x: library.convolve(convolution(int16=True, to_half=True), data(x), 1), "no code")])
 def test_arguments_that_lead_outside_of_arrays_are_refused(library, call, reason):
+    array = torch.zeros(1024)
     with pytest.raises(RuntimeError, match=reason):
-        call(library, torch.zeros(1024))
+        call(library, array.data_ptr())
+
+
+def test_structs_are_as_large_here_as_where_they_are_compiled(library):
+    assert [library.struct_size(i) for i in range(len(structs.STRUCTS) + 1)] == [*map(ctypes.sizeof, structs.STRUCTS), 0]
 
 
 def test_a_line_that_memory_does_not_hold_is_a_memory_error(library):
-    x = torch.zeros(1024)
+    array = torch.zeros(1024)
+    x = array.data_ptr()
     with pytest.raises(MemoryError, match="convolve_transposed"):
-        library.convolve_transposed(False, pointer(x), 4096, 1, 1, 1 << 30, pointer(x), pointer(x), 16, 1, 1, 1, pointer(x), 1)
+        library.convolve_transposed(Transposition(False, 4096, 16, Axes(1, 1, 1)), TranspositionData(Axes(1, 1, 1 << 30), x, x, x, x), 1)
 
 
 def test_int16_of_nothing_but_zeros_is_the_bias(library):
@@ -258,7 +286,7 @@ def test_int16_of_nothing_but_zeros_is_the_bias(library):
 
 
 def test_an_unknown_kernel_has_no_size(library):
-    assert library.transformed_size(5, 5, 5, 1, 1, 1, 1, False, 16, 16) == library.transformed_size(1, 3, 3, 1, 1, 1, 24, False, 16, 16) == 0
+    assert library.transformed_size(convolution((5, 5, 5))) == library.transformed_size(convolution((1, 3, 3), tile=24)) == 0
 
 
 @pytest.mark.parametrize("size, channels, tile, of_int16", [
@@ -273,17 +301,17 @@ def test_the_fewer_voxels_the_smaller_the_tiles(size, channels, tile, of_int16):
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
 def test_transposed_convolution_and_average_pooling_are_torchs(library, stride, int16):
     x, weight, bias = torch.randn(32, 3, 4, 5).half().float(), torch.randn(32, 16, *stride), torch.randn(16)
-    last, sizes = stored(library, x, int16), (32, 16, weight[0, 0].numel())
-    transformed = torch.empty(library.transposed_size(int16, *sizes))
-    library.transform_transposed(int16, pointer(weight), pointer(transformed), *sizes)
+    last, which = stored(library, x, int16), Transposition(int16, 32, 16, Axes(*stride))
+    transformed = torch.empty(library.transposed_size(which))
+    library.transform_transposed(which, weight.data_ptr(), transformed.data_ptr())
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16, dtype=last.dtype)
-    library.convolve_transposed(int16, pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result), 2)
+    library.convolve_transposed(which, TranspositionData(Axes(3, 4, 5), last.data_ptr(), transformed.data_ptr(), bias.data_ptr(), result.data_ptr()), 2)
     expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
     result_first = result.float().movedim(-1, 0)
     in_fp16 = last.dtype == torch.float16
     torch.testing.assert_close(result_first, expected, rtol=0, atol=2e-2 if in_fp16 else 1e-2 if int16 else 1e-4)
     pooled = torch.empty(3, 4, 5, 16, dtype=last.dtype)
-    library.average_pool(int16, pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
+    library.average_pool(Pooling(int16, 16, Axes(*result.shape[:3]), Axes(*stride), result.data_ptr(), pooled.data_ptr()), 2)
     torch.testing.assert_close(pooled.float().movedim(-1, 0), F.avg_pool3d(result_first[None], stride)[0], rtol=0, atol=5e-3 if in_fp16 else 1e-4)
 
 
@@ -292,7 +320,7 @@ def test_scale_residual_and_leaky_relu_by_hand(library, int16):
     dtype = dtype_of(library, int16)
     x = torch.tensor([1.0, -2.0] * 8, dtype=dtype).repeat(2, 1)  # two voxels of 16 channels
     scale, shift, residual = torch.full((16,), 3.0), torch.full((16,), 1.0), torch.full((2, 16), -1.0, dtype=dtype)
-    library.scale_and_activate(int16, pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
+    library.scale_and_activate(Scaling(int16, 16, 2, x.data_ptr(), scale.data_ptr(), shift.data_ptr(), residual.data_ptr(), 0.5), 2)
     assert x.tolist() == [[3.0, -3.0] * 8] * 2
 
 
@@ -300,7 +328,7 @@ def test_scale_residual_and_leaky_relu_by_hand(library, int16):
 def test_the_last_layer_is_a_matrix_product_of_each_voxel(library, int16):
     x = torch.randint(-8, 8, (5, 3 * 16)).to(dtype_of(library, int16))  # exact in float16, and so are sums in float32
     weights, bias, logits = torch.randint(-8, 8, (3, 48)).float(), torch.tensor([1.0, 2.0, 3.0]), torch.empty(3, 5)
-    library.segment(int16, pointer(x), pointer(weights), pointer(bias), 3, ctypes.c_long(5), 48, pointer(logits), 2)
+    library.segment(Segmentation(int16, 48, 3, 5, x.data_ptr(), weights.data_ptr(), bias.data_ptr(), logits.data_ptr()), 2)
     assert torch.equal(logits, (x.float() @ weights.T + bias).T)
 
 
