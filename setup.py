@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2*", "dynamic_network_architectures*"]),
-    package_data={"nnunetv2.inference.engines": ["*.cpp", "*.h"], "nnunetv2.inference.serving": ["*.html", "*.js"]},
+    package_data={"nnunetv2.inference.engines.winograd": ["kernels/*.cpp", "kernels/*.h"], "nnunetv2.inference.serving": ["*.html", "*.js"]},
     install_requires=[
         "torch>=2.6,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
         "SimpleITK>=2.2.1", "blosc2>=3.0.0", "isal>=1.7", "threadpoolctl", "tqdm", "pydantic>=2.5", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",

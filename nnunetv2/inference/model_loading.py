@@ -16,7 +16,7 @@ from nnunetv2.class_evidence.measure import Measurement
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.inference.coarse_network import GROWTHS_OF_TRAINED, CoarseNetwork
 from nnunetv2.inference.engines import Engine, make_engine
-from nnunetv2.inference.engines.winograd_engine import check_supported
+from nnunetv2.inference.engines.winograd.layers import check_supported
 from nnunetv2.inference.modes import InferenceMode, cpu_has_fast_int8, cpu_has_fast_int16
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.training.nnUNetTrainer.architecture import build_network, trainer_with_own_network

@@ -29,7 +29,8 @@ from nnunetv2.class_evidence.head import EVIDENCE_KEY
 from nnunetv2.class_evidence.measure import Measured
 from nnunetv2.inference.case_classification import describe_case
 from nnunetv2.inference.case_prediction import CLASS_VIEWS
-from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
+from nnunetv2.inference.engines.winograd.engine import WinogradEngine
+from nnunetv2.inference.engines.winograd.layers import UnsupportedNetwork
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views

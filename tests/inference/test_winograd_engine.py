@@ -15,9 +15,14 @@ from torch.nn import functional as F
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet, finest_and_class
 from nnunetv2.inference import engines
-from nnunetv2.inference.engines import make_engine, winograd_engine, winograd_library
+from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.engines.guard import GuardedEngine
-from nnunetv2.inference.engines.winograd_engine import DEEP, KERNELS, TILES, UnsupportedNetwork, WinogradEngine, WinogradUNet, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd import engine as winograd_engine
+from nnunetv2.inference.engines.winograd import library as winograd_library
+from nnunetv2.inference.engines.winograd import structs
+from nnunetv2.inference.engines.winograd.engine import WinogradEngine, WinogradUNet
+from nnunetv2.inference.engines.winograd.layers import DEEP, KERNELS, TILES, UnsupportedNetwork, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd.structs import Axes, Convolution, ConvolutionData, Pooling, Scaling, Segmentation, Transposition, TranspositionData
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import wide_network as unet
 
@@ -25,7 +30,7 @@ CPU = torch.device("cpu")
 try:
     winograd_library.load_library()
 except RuntimeError as error:
-    pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
+    pytest.skip(f"no compiled layers: {error}", allow_module_level=True)
 UNFOLDED = [(kernel, stride, 1) for kernel in KERNELS for stride in product((1, 2), repeat=3)]
 TILED = [(*key, tile) for key, tiles in TILES.items() for tile in tiles]
 WAYS_OF_INT16 = st.sampled_from(UNFOLDED) | st.sampled_from(TILED)
@@ -55,10 +60,6 @@ def library(request, compiled):
     return winograd_library.open_library(compiled[request.param])
 
 
-def pointer(tensor):
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
 def dtype_of(library, int16):
     """What the library keeps activations in."""
     return STORED[library.stored_bytes(int16)]
@@ -69,18 +70,16 @@ def stored(library, x, int16):
     return x.movedim(0, -1).to(dtype_of(library, int16)).contiguous()
 
 
-def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=24, int16=False, bound=None, to_half=False):
+def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=24, int16=False, to_half=False):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W') float32, mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    filters = torch.empty(library.transformed_size(*kernel, *stride, tile, int16, channels, out))
-    library.transform_filters(*kernel, *stride, tile, int16, pointer(weight.contiguous()), pointer(filters), channels, out, 2)
+    which = Convolution.of(kernel, stride, tile, int16, (channels, out), to_half)
+    filters, weight = torch.empty(library.transformed_size(which)), weight.contiguous()
+    library.transform_filters(which, weight.data_ptr(), filters.data_ptr(), 2)
     last = [stored(library, x, int16) for x in inputs]
     result = torch.full((*(-(-n // s) for n, s in zip(inputs[0].shape[1:], stride)), out), torch.nan, dtype=dtype_of(library, int16 or to_half))
     moments = torch.empty(2, out, dtype=torch.double)
-    bound = max(float(x.abs().max()) for x in inputs) if bound is None else bound
-    library.convolve(*kernel, *stride, tile, int16, to_half, (ctypes.c_void_p * len(last))(*(x.data_ptr() for x in last)),
-                     (ctypes.c_int * len(last))(*(len(x) for x in inputs)), len(last), *last[0].shape[:3], pointer(filters), pointer(bias), out,
-                     pointer(result), pointer(moments), ctypes.c_float(bound), 2)
+    library.convolve(which, ConvolutionData.of(last, filters, bias, result, moments), 2)
     return result.float().movedim(-1, 0), moments
 
 
@@ -174,15 +173,108 @@ def test_int16_is_torchs_to_within_its_rounding(library, way, size, channels, ou
 
 
 @pytest.mark.parametrize("tile", [1, 22, 24, 44])
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 def test_int16_does_not_hide_what_is_not_finite(library, tile, value):
-    x = torch.rand(16, 4, 8, 8)
+    x, weight, bias = torch.rand(16, 4, 8, 8), torch.randn(16, 16, 3, 3, 3), torch.zeros(16)
     x[3, 2, 4, 4] = value
-    last, scale, shift = stored(library, x, True), torch.ones(16), torch.zeros(16)
-    bound = library.scale_and_activate(True, pointer(last), pointer(scale), pointer(shift), None, ctypes.c_float(0.01), ctypes.c_long(4 * 8 * 8), 16, 2)
-    assert not torch.tensor(bound).isfinite()
-    result, _ = convolve(library, [x], torch.randn(16, 16, 3, 3, 3), torch.zeros(16), tile=tile, int16=True, bound=bound)
-    assert not result.isfinite().any()
+    result, moments = convolve(library, [x], weight, bias, tile=tile, int16=True)
+    assert not result[~expected_convolution([x], weight, bias).isfinite()].isfinite().any() and not moments[1].isfinite().any()
+    weight[2, 5, 1, 1, 1] = value
+    result, _ = convolve(library, [torch.rand(16, 4, 8, 8)], weight, bias, tile=tile, int16=True)
+    assert not result[2].isfinite().any()
+
+
+IMAGES = {
+    "constant": lambda c, size: torch.ones(c, *size), "near constant": lambda c, size: 1 + 1e-3 * torch.randn(c, *size),
+    "step": lambda c, size: (torch.arange(size[-1]) >= size[-1] // 2).float().expand(c, *size).contiguous(),
+    "checkerboard": lambda c, size: (torch.stack(torch.meshgrid(*map(torch.arange, size), indexing="ij")).sum(0) % 2 * 2 - 1).float().repeat(c, 1, 1, 1),
+    "mixed signs": lambda c, size: torch.cat([torch.ones(c // 2, *size), -torch.ones(c - c // 2, *size)])}
+
+
+def _halves(weight):
+    """The first half of the channels positive, the others negative: sums reach far before they come back."""
+    return torch.cat([weight.abs()[:, : weight.shape[1] // 2], -weight.abs()[:, weight.shape[1] // 2 :]], 1)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("filters", [torch.abs, lambda w: torch.where(torch.rand_like(w) < 0.62, w.abs(), -w.abs()), _halves], ids=["positive", "62 %", "halves"])
+@pytest.mark.parametrize("channels", [32, 128, 416])
+def test_sums_of_int16_that_are_coherent_stay_exact(library, image, filters, channels):
+    torch.manual_seed(channels)
+    x = IMAGES[image](channels, (4, 6, 9))
+    for kernel, stride, tile in [*TILED, UNFOLDED[0], UNFOLDED[-1]]:
+        weight = filters(torch.randn(16, channels, *kernel))
+        expected = expected_convolution([x], weight, torch.zeros(16), stride)
+        result, _ = convolve(library, [x], weight, torch.zeros(16), stride, tile, int16=True)
+        scale = float(F.conv3d(x[None].abs().double(), weight.abs().double(), padding=[k // 2 for k in kernel]).max())
+        assert float((result - expected).abs().max()) < 5e-3 * scale, (kernel, stride, tile)
+
+
+@pytest.mark.parametrize("height", [1e2, 1e4])
+def test_one_hot_voxel_costs_int16_nothing_elsewhere(library, height):
+    """Its own line of tiles aside, which shares its scale."""
+    torch.manual_seed(0)
+    x, bias = torch.randn(32, 6, 16, 20).relu(), torch.zeros(16)
+    hot = x.clone()
+    hot[:, 2, 2, 3] = height
+    for kernel, stride, tile in [*TILED, UNFOLDED[0], UNFOLDED[-1]]:
+        weight = torch.randn(16, 32, *kernel)
+        far = slice(10 // stride[1], None)
+        error = [(convolve(library, [image], weight, bias, stride, tile, int16=True)[0] - expected_convolution([image], weight, bias, stride))[:, :, far].abs().max()
+                 for image in (x, hot)]
+        assert error[1] <= 1.01 * error[0], (kernel, stride, tile)
+
+
+def test_filters_of_int16_come_with_scales_and_norms():
+    """What `transformed_size` says of the layout: a scale a column, and a norm for each block of 32 values of each vector of columns."""
+    library = winograd_library.load_library()
+    columns, blocks = 64 * 32, 2  # products of a tile of 2x2x2, 32 filters of 48 channels
+    assert library.transformed_size(Convolution.of((3, 3, 3), (1, 1, 1), 22, True, (48, 32))) == columns * 48 // 2 + columns + columns // library.lanes() * blocks
+
+
+def pooling(x, channels, size):
+    return Pooling(False, channels, Axes(*size), Axes(2, 2, 2), x, x)
+
+
+def convolution(kernel=(3, 3, 3), channels=(16, 16), **changed):
+    return Convolution.of(kernel, (1, 1, 1), **{"tile": 1, "int16": False, "channels": channels} | changed)
+
+
+def data(x, channels=16, **changed):
+    """Of one input of a voxel, all in the array at `x`."""
+    inputs, counts = (ctypes.c_void_p * 1)(x), (ctypes.c_int * 1)(channels)
+    arrays = dict.fromkeys(("filters", "bias", "result", "moments"), x)
+    return ConvolutionData(**{"inputs": inputs, "channels": counts, "n_inputs": 1, "size": Axes(1, 1, 1)} | arrays | changed)
+
+
+@pytest.mark.parametrize("call, reason", [
+    (lambda library, x: library.average_pool(pooling(x, 16, (3, 3, 3)), 1), "do not divide the size"),
+    (lambda library, x: library.average_pool(pooling(x, 3, (2, 2, 2)), 1), "missing"),
+    (lambda library, x: library.segment(Segmentation(False, 16, 1, 1, x, x, None, x), 1), "missing"),
+    (lambda library, x: library.scale_and_activate(Scaling(False, 16, 0, x, x, x, None, 1), 1), "missing"),
+    (lambda library, x: library.transform_transposed(Transposition(False, 3, 16, Axes(1, 1, 1)), x, x), "vectors do not divide"),
+    (lambda library, x: library.transform_filters(convolution((5, 5, 5)), x, x, 1), "no code"),
+    (lambda library, x: library.convolve(convolution(), data(x), 0), "missing"),
+    (lambda library, x: library.convolve(convolution(), data(x, size=Axes(1, 0, 1)), 1), "size or stride is none"),
+    (lambda library, x: library.convolve(convolution(), data(x, channels=32), 1), "other channels than the filters"),
+    (lambda library, x: library.convolve(convolution(channels=(3, 16), tile=22), data(x, channels=3), 1), "vectors do not divide"),
+    (lambda library, x: library.convolve(convolution(tile=99), data(x), 1), "no code"),
+    (lambda library, x: library.convolve(convolution(int16=True, to_half=True), data(x), 1), "no code")])
+def test_arguments_that_lead_outside_of_arrays_are_refused(library, call, reason):
+    array = torch.zeros(1024)
+    with pytest.raises(RuntimeError, match=reason):
+        call(library, array.data_ptr())
+
+
+def test_structs_are_as_large_here_as_where_they_are_compiled(library):
+    assert [library.struct_size(i) for i in range(len(structs.STRUCTS) + 1)] == [*map(ctypes.sizeof, structs.STRUCTS), 0]
+
+
+def test_a_line_that_memory_does_not_hold_is_a_memory_error(library):
+    array = torch.zeros(1024)
+    x = array.data_ptr()
+    with pytest.raises(MemoryError, match="convolve_transposed"):
+        library.convolve_transposed(Transposition(False, 4096, 16, Axes(1, 1, 1)), TranspositionData(Axes(1, 1, 1 << 30), x, x, x, x), 1)
 
 
 def test_int16_of_nothing_but_zeros_is_the_bias(library):
@@ -194,7 +286,7 @@ def test_int16_of_nothing_but_zeros_is_the_bias(library):
 
 
 def test_an_unknown_kernel_has_no_size(library):
-    assert library.transformed_size(5, 5, 5, 1, 1, 1, 1, False, 16, 16) == library.transformed_size(1, 3, 3, 1, 1, 1, 24, False, 16, 16) == 0
+    assert library.transformed_size(convolution((5, 5, 5))) == library.transformed_size(convolution((1, 3, 3), tile=24)) == 0
 
 
 @pytest.mark.parametrize("size, channels, tile, of_int16", [
@@ -209,19 +301,17 @@ def test_the_fewer_voxels_the_smaller_the_tiles(size, channels, tile, of_int16):
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
 def test_transposed_convolution_and_average_pooling_are_torchs(library, stride, int16):
     x, weight, bias = torch.randn(32, 3, 4, 5).half().float(), torch.randn(32, 16, *stride), torch.randn(16)
-    last, sizes = stored(library, x, int16), (32, 16, weight[0, 0].numel())
-    transformed = torch.empty(library.transposed_size(int16, *sizes))
-    library.transform_transposed(int16, pointer(weight), pointer(transformed), *sizes)
+    last, which = stored(library, x, int16), Transposition(int16, 32, 16, Axes(*stride))
+    transformed = torch.empty(library.transposed_size(which))
+    library.transform_transposed(which, weight.data_ptr(), transformed.data_ptr())
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16, dtype=last.dtype)
-    bound = library.convolve_transposed(int16, pointer(last), 32, 3, 4, 5, pointer(transformed), pointer(bias), 16, *stride, pointer(result),
-                                        ctypes.c_float(float(x.abs().max())), 2)
+    library.convolve_transposed(which, TranspositionData(Axes(3, 4, 5), last.data_ptr(), transformed.data_ptr(), bias.data_ptr(), result.data_ptr()), 2)
     expected = F.conv_transpose3d(x[None], weight, bias, stride)[0]
-    assert torch.tensor(bound).to(last.dtype) == result.abs().max()
     result_first = result.float().movedim(-1, 0)
     in_fp16 = last.dtype == torch.float16
     torch.testing.assert_close(result_first, expected, rtol=0, atol=2e-2 if in_fp16 else 1e-2 if int16 else 1e-4)
     pooled = torch.empty(3, 4, 5, 16, dtype=last.dtype)
-    library.average_pool(int16, pointer(result), 16, *result.shape[:3], *stride, pointer(pooled), 2)
+    library.average_pool(Pooling(int16, 16, Axes(*result.shape[:3]), Axes(*stride), result.data_ptr(), pooled.data_ptr()), 2)
     torch.testing.assert_close(pooled.float().movedim(-1, 0), F.avg_pool3d(result_first[None], stride)[0], rtol=0, atol=5e-3 if in_fp16 else 1e-4)
 
 
@@ -230,15 +320,15 @@ def test_scale_residual_and_leaky_relu_by_hand(library, int16):
     dtype = dtype_of(library, int16)
     x = torch.tensor([1.0, -2.0] * 8, dtype=dtype).repeat(2, 1)  # two voxels of 16 channels
     scale, shift, residual = torch.full((16,), 3.0), torch.full((16,), 1.0), torch.full((2, 16), -1.0, dtype=dtype)
-    bound = library.scale_and_activate(int16, pointer(x), pointer(scale), pointer(shift), pointer(residual), ctypes.c_float(0.5), ctypes.c_long(2), 16, 2)
-    assert x.tolist() == [[3.0, -3.0] * 8] * 2 and bound == 3
+    library.scale_and_activate(Scaling(int16, 16, 2, x.data_ptr(), scale.data_ptr(), shift.data_ptr(), residual.data_ptr(), 0.5), 2)
+    assert x.tolist() == [[3.0, -3.0] * 8] * 2
 
 
 @pytest.mark.parametrize("int16", [False, True])
 def test_the_last_layer_is_a_matrix_product_of_each_voxel(library, int16):
     x = torch.randint(-8, 8, (5, 3 * 16)).to(dtype_of(library, int16))  # exact in float16, and so are sums in float32
     weights, bias, logits = torch.randint(-8, 8, (3, 48)).float(), torch.tensor([1.0, 2.0, 3.0]), torch.empty(3, 5)
-    library.segment(int16, pointer(x), pointer(weights), pointer(bias), 3, ctypes.c_long(5), 48, pointer(logits), 2)
+    library.segment(Segmentation(int16, 48, 3, 5, x.data_ptr(), weights.data_ptr(), bias.data_ptr(), logits.data_ptr()), 2)
     assert torch.equal(logits, (x.float() @ weights.T + bias).T)
 
 
@@ -341,6 +431,8 @@ def test_int16_takes_weights_of_any_magnitude_before_norms(magnitude):
             module.eps = 1e-30
         if isinstance(module, nn.Conv3d) and module is not network.decoder.seg_layers[-1]:
             module.weight.mul_(magnitude)
+            if module.bias is not None:
+                module.bias.mul_(magnitude)  # lest torch itself loses the results beside it
     int16 = WinogradEngine(lambda: network, 1, (2, 4, 4), (8, 32, 32), int16=True)
     expected = network(x)[0]
     assert (int16(x)[0] - expected).abs().max() < 0.03 * expected.abs().max()

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from nnunetv2.inference.engines import make_engine, winograd_library
+from nnunetv2.inference.engines import make_engine
+from nnunetv2.inference.engines.winograd import library as winograd_library
 from nnunetv2.utilities.private_cache import private_cache_folder
 from tests.inference.tiny_model import wide_network
 
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 try:
     winograd_library.load_library()
 except RuntimeError as error:
-    pytest.skip(f"winograd.cpp: {error}", allow_module_level=True)
+    pytest.skip(f"no compiled layers: {error}", allow_module_level=True)
 
 
 def _forget_library():
@@ -68,6 +69,24 @@ def test_the_library_is_compiled_once(compiler, fresh_cache):
         _forget_library()
     library, = fresh_cache.glob("*.so")
     assert library.name.startswith("winograd_") and runs() == 1
+
+
+def test_an_edit_of_any_kernel_file_gives_another_library(compiler, fresh_cache, monkeypatch, tmp_path):
+    compiler()
+    shutil.copytree(winograd_library.KERNELS, tmp_path / "kernels")
+    monkeypatch.setattr(winograd_library, "KERNELS", tmp_path / "kernels")
+    files, names = sorted((tmp_path / "kernels").iterdir()), {winograd_library.library_file().name}
+    for file in files:
+        file.write_text(file.read_text() + "// edited\n")
+        winograd_library.library_file.cache_clear()
+        names.add(winograd_library.library_file().name)
+    assert len(names) == len(files) + 1 and {file.suffix for file in files} == {".h", ".cpp"}
+
+
+def test_kernel_files_include_nothing_but_one_another_and_the_system():
+    included = [line.split('"')[1] for text in winograd_library.sources()[1::2] for line in text.splitlines() if line.startswith('#include "')]
+    headers = {name for name in winograd_library.sources()[::2] if name.endswith(".h")}
+    assert set(included) == headers, "every header is used, and each is in the hash"
 
 
 @pytest.mark.parametrize("suffix, damaged", [

@@ -76,7 +76,8 @@ def make_engine(
     passed_over: dict[str, str] = {}
     half_in_winograd = wish == "winograd" or cpu_has_fast_int16() and not cpu_has_fast_bf16()
     if device.type == "cpu" and wish in ("auto", "winograd") and (precision == "fp32" or half_in_winograd):
-        from nnunetv2.inference.engines.winograd_engine import UnsupportedNetwork, WinogradEngine
+        from nnunetv2.inference.engines.winograd.engine import WinogradEngine
+        from nnunetv2.inference.engines.winograd.layers import UnsupportedNetwork
 
         try:
             engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half", identity=identity)

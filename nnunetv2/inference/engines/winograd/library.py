@@ -1,4 +1,4 @@
-"""Compiles and loads winograd.cpp: once for a CPU and a compiler, then it is found again."""
+"""Compiles and loads the layers in kernels/: once for a CPU and a compiler, then it is found again."""
 
 import ctypes
 import errno
@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ctypes import POINTER, c_int, c_long, c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from nnunetv2.inference.engines.winograd.structs import Convolution, ConvolutionData, Pooling, Scaling, Segmentation, Transposition, TranspositionData
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from nnunetv2.utilities.digests import are_intact, digests
 from nnunetv2.utilities.leftovers import temporary_folder
@@ -24,7 +27,8 @@ from nnunetv2.utilities.private_cache import is_private, private_cache_folder
 with suppress(ImportError):  # not on Windows, where nothing is compiled
     import fcntl
 
-SOURCE = Path(__file__).with_name("winograd.cpp")
+KERNELS = Path(__file__).with_name("kernels")
+SOURCE = KERNELS / "dispatch.cpp"  # the one that is compiled; it includes the others
 # OpenMP's own library is not linked: torch has loaded one, and two of them would fight for the cores
 COMPILE = ("-std=c++17", "-fPIC", "-fopenmp", "-Wno-psabi", "-c")
 OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit integers a few per cent slower
@@ -85,15 +89,39 @@ def _only_one_compiles(library: Path) -> Iterator[None]:
         yield
 
 
+# What the functions take beside structs: pointers to floats, and at last the number of threads.
+COMPUTING: dict[str, tuple[Any, ...]] = {
+    "transform_filters": (POINTER(Convolution), c_void_p, c_void_p, c_int), "convolve": (POINTER(Convolution), POINTER(ConvolutionData), c_int),
+    "scale_and_activate": (POINTER(Scaling), c_int), "segment": (POINTER(Segmentation), c_int), "average_pool": (POINTER(Pooling), c_int),
+    "transform_transposed": (POINTER(Transposition), c_void_p, c_void_p), "convolve_transposed": (POINTER(Transposition), POINTER(TranspositionData), c_int)}
+NO_MEMORY = 2  # of what those return, as arguments.h's enum Problem has it; 0 is none
+
+
 def open_library(library: Path) -> ctypes.CDLL:
+    """The functions, those that compute with a check of what they return: MemoryError, or RuntimeError with what was wrong."""
     functions = ctypes.CDLL(str(library))
-    functions.transformed_size.restype = functions.transposed_size.restype = ctypes.c_long
-    functions.scale_and_activate.restype = functions.convolve_transposed.restype = ctypes.c_float
+    functions.transformed_size.argtypes, functions.transposed_size.argtypes = (POINTER(Convolution),), (POINTER(Transposition),)
+    functions.transformed_size.restype = functions.transposed_size.restype = c_long
+    functions.problem.restype = ctypes.c_char_p
+
+    def check(result: int, function: Any, arguments: tuple) -> None:
+        if result:
+            reason = f"{function.__name__} in the network's compiled layers: {functions.problem().decode()}"
+            raise MemoryError(reason) if result == NO_MEMORY else RuntimeError(reason)
+
+    for name, types in COMPUTING.items():
+        function = getattr(functions, name)
+        function.argtypes, function.restype, function.errcheck = types, c_int, check
     return functions
 
 
 def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def sources() -> list[str]:
+    """Name and text of every file that is compiled: an edit of any gives another library."""
+    return [part for file in sorted(KERNELS.iterdir()) if file.suffix in (".cpp", ".h") for part in (file.name, file.read_text(encoding="utf-8"))]
 
 
 @lru_cache
@@ -103,7 +131,7 @@ def library_file() -> Path:
     if platform.system() != "Linux" or compiler is None:
         raise RuntimeError("its layers are compiled on Linux, with the C++ compiler g++ or the one that CXX names, which is not there")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256("\0".join([SOURCE.read_text(encoding="utf-8"), *COMPILE, OPTIMISE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([*sources(), *COMPILE, OPTIMISE, version, *sorted(cpu_flags()), torch.__version__]).encode()).hexdigest()[:16]
     return private_cache_folder() / f"winograd_{key}.so"
 
 
