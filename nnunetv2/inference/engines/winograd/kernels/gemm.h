@@ -108,6 +108,11 @@ void multiply(const typename Number::Word* a, const typename Number::Word* b, fl
     }
 }
 
+// The rows that make a product's twelves full: zeros instead of what was there before, of which no bound is known.
+template <class Word> void clear_rows_after(Word* left, long rows, long depth) {
+    std::fill_n(left + rows * depth, ((rows + ROWS - 1) / ROWS * ROWS - rows) * depth, Word{});
+}
+
 // Where column `column` of row `row` of a depth x n matrix lies among its panels.
 long in_panels(int row, int column, int depth, int n) {
     const int width = panel(n) * LANES;

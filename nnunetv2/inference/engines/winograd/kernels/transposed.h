@@ -91,6 +91,7 @@ template <class Number> struct Transposed {
             std::unique_ptr<Work> work;
             try {
                 work = std::make_unique<Work>(rows, depth, out, layout.blocks);
+                clear_rows_after(work->left, size.w, depth);
             } catch (...) {
                 failure.note();
             }

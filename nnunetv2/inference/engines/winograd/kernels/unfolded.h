@@ -131,6 +131,7 @@ struct Unfolded {
             for (long first = 0; first < voxels; first += chunk) try {
                 if (!work) continue;  // a thread that has no memory has to come here with the others
                 const int rows = int(std::min<long>(chunk, voxels - first));
+                clear_rows_after(work->left, rows, depth);
                 if constexpr (Number::INTEGERS) work->norms.start();
                 for (int row = 0; row < rows; row++) {
                     const long voxel = first + row;

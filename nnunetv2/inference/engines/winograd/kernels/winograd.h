@@ -146,65 +146,54 @@ struct Winograd {
         return point;
     }
 
-    // Where one vector of channels of a tile goes. `bias` and `sums` are those of these channels; `result` is the tile's first voxel of them, of `inside`
-    // that lie in it.
-    template <class Out> struct Target {
-        vec bias;
-        float* sums;
-        Out* result;
-        int channels, channel;  // of all channels the first
-        Size size, inside;
-        Moments& moments;
-    };
-
-    // What point POINT adds to plane PLANE of a tile. An output's first point brings the bias; until its last one it is among the tile's `sums`, which then
-    // puts it into `result`, as far as it lies inside, and makes it known to `moments`.
-    template <int POINT, int PLANE, class Out> static void add_output(const vec (&tile)[H::IN][W::IN], const Target<Out>& target) {
+    // What point POINT adds to one vector of channels of plane PLANE of a tile. An output's first point brings the bias; until its last one it is
+    // among the tile's `sums`, which then puts it into `result` (the tile's first voxel), as far as it lies inside, and makes it known to `moments`.
+    template <int POINT, int PLANE, class Out> static void add_output(const vec (&tile)[H::IN][W::IN], vec bias, float* sums, Out* result, int channels,
+                                                                      Size size, Size inside, Moments& moments, int channel) {
         if constexpr (D::OUTPUT[PLANE][POINT] != 0) {
-            if (PLANE >= target.inside.d) return;
-            const int channels = target.channels, width = target.size.w;
+            if (PLANE >= inside.d) return;
             const auto sum = [&](int h, int w) {
-                const vec before = first_point(PLANE) == POINT ? target.bias : load(target.sums + ((PLANE * MH + h) * MW + w) * channels);
+                const vec before = first_point(PLANE) == POINT ? bias : load(sums + ((PLANE * MH + h) * MW + w) * channels);
                 return before + D::OUTPUT[PLANE][POINT] * tile[h][w];
             };
             if constexpr (last_point(PLANE) != POINT) {
-                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) store(target.sums + ((PLANE * MH + h) * MW + w) * channels, sum(h, w));
+                for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) store(sums + ((PLANE * MH + h) * MW + w) * channels, sum(h, w));
             } else {
-                Out* const plane = target.result + long(PLANE) * target.size.h * width * channels;
+                Out* const plane = result + long(PLANE) * size.h * size.w * channels;
                 vec values[MH * MW] = {};
                 int n = 0;
-                const auto put = [&](int h, int w) { store(plane + (long(h) * width + w) * channels, values[n++] = sum(h, w)); };
-                if (target.inside.h == MH && target.inside.w == MW) {
+                const auto put = [&](int h, int w) { store(plane + (long(h) * size.w + w) * channels, values[n++] = sum(h, w)); };
+                if (inside.h == MH && inside.w == MW) {
                     for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) {
-                        __builtin_prefetch(plane + (long(h) * width + w + MW) * channels, 1, 2);  // the tile beside this one comes next
+                        __builtin_prefetch(plane + (long(h) * size.w + w + MW) * channels, 1, 2);  // the tile beside this one comes next
                         put(h, w);
                     }
                 } else
-                    for (int h = 0; h < target.inside.h; h++) for (int w = 0; w < target.inside.w; w++) put(h, w);
-                target.moments.add(target.channel, values, n);
+                    for (int h = 0; h < inside.h; h++) for (int w = 0; w < inside.w; w++) put(h, w);
+                moments.add(channel, values, n);
             }
         }
     }
 
-    // One vector of channels of a tile's products at POINT, `stride` apart. Integers: `scales` of the columns, `scale` of the tile make numbers of them.
     template <class Number, int POINT>
-    static void transform_output(const float* from, long stride, const float* scales, float scale, const Target<typename Number::Out>& target) {
+    static void transform_output(const float* from, long stride, const float* scales, float scale, vec bias, float* sums, typename Number::Out* result,
+                                 int channels, Size size, Size inside, Moments& moments, int channel) {
         vec tile[H::IN][W::IN];
         for (int h = 0; h < H::IN; h++) {
             for (int w = 0; w < W::IN; w++) {
                 tile[h][w] = load(from + (h * W::IN + w) * stride);
-                if constexpr (Number::INTEGERS) tile[h][w] *= load(scales + (h * W::IN + w) * target.channels);
+                if constexpr (Number::INTEGERS) tile[h][w] *= load(scales + (h * W::IN + w) * channels);
             }
             W::output(tile[h], 1);
         }
         for (int w = 0; w < MW; w++) H::output(&tile[0][w], W::IN);
         if constexpr (Number::INTEGERS)
             for (int h = 0; h < MH; h++) for (int w = 0; w < MW; w++) tile[h][w] *= scale;
-        add_output<POINT, 0>(tile, target);
-        if constexpr (MD > 1) add_output<POINT, 1>(tile, target);
+        add_output<POINT, 0>(tile, bias, sums, result, channels, size, inside, moments, channel);
+        if constexpr (MD > 1) add_output<POINT, 1>(tile, bias, sums, result, channels, size, inside, moments, channel);
         if constexpr (MD > 2) {
-            add_output<POINT, 2>(tile, target);
-            add_output<POINT, 3>(tile, target);
+            add_output<POINT, 2>(tile, bias, sums, result, channels, size, inside, moments, channel);
+            add_output<POINT, 3>(tile, bias, sums, result, channels, size, inside, moments, channel);
         }
     }
 
@@ -301,9 +290,9 @@ struct Winograd {
             const Size at = corner(row), inside = {std::min(MD, grid.d - at.d), std::min(MH, grid.h - at.h), std::min(MW, grid.w - at.w)};
             auto* const to = static_cast<typename Number::Out*>(layer.result) + ((long(at.d) * grid.h + at.h) * grid.w + at.w) * out;
             for (int c = 0; c < out; c += LANES)
-                transform_output<Number, POINT>(
-                    work.products + long(row) * out + c, work.to_point, filters.scales.data() + POINT * IN_PLANE * out + c, work.row_scales[row],
-                    {load(layer.bias + c), work.sums + long(row) * MD * MH * MW * out + c, to + c, out, c, grid, inside, work.moments});
+                transform_output<Number, POINT>(work.products + long(row) * out + c, work.to_point, filters.scales.data() + POINT * IN_PLANE * out + c,
+                                                work.row_scales[row], load(layer.bias + c), work.sums + long(row) * MD * MH * MW * out + c, to + c, out, grid,
+                                                inside, work.moments, c);
             for (int plane = 0; plane < inside.d; plane++) work.moments.count += last_point(plane) == POINT ? long(inside.h) * inside.w : 0;
         }
     }
@@ -335,6 +324,7 @@ struct Winograd {
             for (long first = 0; first < n_tiles; first += chunk) try {
                 if (!work) continue;  // a thread that has no memory has to come here with the others
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
+                for (int point = 0; point < IN_PLANE; point++) clear_rows_after(work->left + point * work->from_point, rows, depth);
                 (run_point<Number, POINT>(layer, tiles, first, rows, filters, *work), ...);
                 work->moments.finish(&chunks[first / chunk * 3 * out]);
             } catch (...) {
