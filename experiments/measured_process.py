@@ -22,7 +22,8 @@ from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
 from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
 
 SAMPLE_SECONDS = 0.25  # between looks at memory
-LOOKING_SHARE = 0.02  # of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process
+# of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process
+LOOKING_SHARE = 0.02
 
 
 def tree_memory(root: int) -> int:
@@ -33,7 +34,9 @@ def tree_memory(root: int) -> int:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+                )
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
     family = {root}
@@ -53,19 +56,30 @@ def gpu_memory() -> int:
     """Bytes in use on the first GPU, by everything on it; 0 without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return 0
-    out = subprocess.run(["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True,
-                         text=True, check=True).stdout
+    out = subprocess.run(
+        ["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return int(out) * 2**20
 
 
-def measure(command: Sequence[str], log: Path, cores: int, environ: Mapping[str, str] | None = None) -> dict[str, int | float]:
+def measure(
+    command: Sequence[str], log: Path, cores: int, environ: Mapping[str, str] | None = None
+) -> dict[str, int | float]:
     """`status`, `seconds`, `peak_memory` and `peak_gpu_memory` (bytes) of one process on so many of the usable cores; its output goes to `log`."""
     usable = sorted(os.sched_getaffinity(0))[:cores] if hasattr(os, "sched_setaffinity") else []
     idle, peak, gpu_peak = gpu_memory(), 0, 0
     start = time.perf_counter()
     with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environ,
-                                   preexec_fn=lambda: os.sched_setaffinity(0, usable) if usable else None)
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            preexec_fn=lambda: os.sched_setaffinity(0, usable) if usable else None,
+        )
         next_look = start
         try:
             while process.poll() is None:
@@ -82,14 +96,23 @@ def measure(command: Sequence[str], log: Path, cores: int, environ: Mapping[str,
             process.terminate()  # an interrupt leaves nothing running behind
             process.wait()
             raise
-    return {"status": process.returncode, "seconds": round(time.perf_counter() - start, 2), "peak_memory": peak, "peak_gpu_memory": gpu_peak}
+    return {
+        "status": process.returncode,
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory": peak,
+        "peak_gpu_memory": gpu_peak,
+    }
 
 
 @script
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the .json with the figures; the command's output goes beside it")
-    parser.add_argument("--cores", type=whole_number(1), default=available_cores(), help="that the command may use (default: all)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the .json with the figures; the command's output goes beside it"
+    )
+    parser.add_argument(
+        "--cores", type=whole_number(1), default=available_cores(), help="that the command may use (default: all)"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
     args = parser.parse_args(arguments)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
@@ -104,7 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     save_json(begun | measured, args.out)
     if measured["status"]:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        print(f"error: {' '.join(command)}\nended with status {measured['status']}; the last lines of {log}:\n{last}", file=sys.stderr)
+        print(
+            f"error: {' '.join(command)}\nended with status {measured['status']}; the last lines of {log}:\n{last}",
+            file=sys.stderr,
+        )
     return measured["status"]
 
 

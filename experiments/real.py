@@ -20,77 +20,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE
-from evaluation.files import write_json
-from experiments.real_compare import compare_masks, compare_preprocessed, compare_structures, ranked, score_case, summarise
+from evaluation.files import write_json, write_text
+from experiments.real_compare import (
+    compare_masks,
+    ranked,
+    score_case,
+    summarise,
+)
 from experiments.real_report import draw, markdown
-from experiments.real_sides import COMPARED, CONFIGURATION, DATASET_ID, PLANNED, Budget, Side
+from experiments.real_sides import CONFIGURATION, PLANNED, Budget, Side
 from experiments.record_run import code_commit, environment
 from experiments.stage import content_key
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import real_number, script, whole_number
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, OldDatasetJson, Plans, Splits
-from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
+from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans, Splits
+from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.folder_lock import folder_lock
 
 EPOCHS, ITERATIONS, VAL_ITERATIONS = 20, 50, 4  # at --budget 1
-SMALL_BATCH = 4
-TASK = "Task04_Hippocampus"
 STAGES = ("convert", "fingerprint", "plan", "preprocess")
-
-
-def lay_out(source: Path, folder: Path, n: int | None) -> Path:
-    """The set as both converters want it: named by its task, with a folder of test images. n: the first so many cases."""
-    task = folder / TASK
-    content = load_json(source / "dataset.json", OldDatasetJson)
-    cases = sorted(path.name for path in (source / "imagesTr").glob("*.nii.gz"))[:n]
-    if not cases:
-        raise InputError(f"{source / 'imagesTr'} holds no .nii.gz. Name the folder of the Decathlon's set with --source.")
-    shutil.rmtree(task, ignore_errors=True)
-    for name in ("imagesTr", "labelsTr", "imagesTs"):
-        (task / name).mkdir(parents=True)
-    for case in cases:
-        for name in ("imagesTr", "labelsTr"):
-            (task / name / case).symlink_to((source / name / case).resolve())
-    listed = [{"image": f"./imagesTr/{case}", "label": f"./labelsTr/{case}"} for case in cases]
-    save_json(content | {"numTraining": len(cases), "training": listed}, task / "dataset.json")
-    return task
-
-
-def prepare(side: Side, task: Path, source_key: str) -> None:
-    """Conversion, fingerprint and plan by the program itself."""
-    np_flag = ["-np", str(side.threads)]
-    if (side.measured("convert") or {}).get("seconds") is None:
-        shutil.rmtree(side.raw, ignore_errors=True)  # neither converter goes on with a half-written set
-    side.stage("convert", side.command("convert_MSD_dataset", "-i", str(task), *np_flag), [side.raw], [source_key])
-    side.stage("fingerprint", side.command("extract_fingerprint", "-d", DATASET_ID, *np_flag), [side.preprocessed / "dataset_fingerprint.json"])
-    side.stage("plan", side.command("plan_experiment", "-d", DATASET_ID), [side.preprocessed / f"{PLANNED}.json"])
-
-
-def write_compared_plans(planned: dict[str, Any], network: str, sides: tuple[Side, ...]) -> dict[str, Any]:
-    """The plans that both train with, written for both where they are not there yet; returns them."""
-    plans = planned | {"plans_name": COMPARED}
-    if network == "small":
-        configuration = plans["configurations"][CONFIGURATION]
-        configuration["batch_size"] = SMALL_BATCH
-        arguments = configuration["architecture"]["arch_kwargs"]
-        arguments["features_per_stage"] = [features // 2 for features in arguments["features_per_stage"]]
-    for side in sides:
-        file = side.preprocessed / f"{COMPARED}.json"
-        if not is_there(file) or load_json(file, Plans) != plans:
-            save_json(plans, file)
-    return plans
-
-
-def preprocess(side: Side) -> None:
-    key = content_key([side.preprocessed / f"{COMPARED}.json"])
-    command = side.command("preprocess", "-d", DATASET_ID, "-plans_name", COMPARED, "-c", CONFIGURATION, "-np", str(side.threads))
-    side.stage("preprocess", command, [data_folder(side)], [key])
-
-
-def data_folder(side: Side) -> Path:
-    plans = load_json(side.preprocessed / f"{COMPARED}.json", Plans)
-    return side.preprocessed / plans["configurations"][CONFIGURATION]["data_identifier"]
 
 
 def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> Path:
@@ -114,43 +63,76 @@ def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path) ->
     for model in sides:
         for side in sides:
             name = f"predict_{fold}" if side is model else f"predict_{fold}_other"
-            side.stage(name, side.prediction(images, fold, model), [side.predictions(fold, model)], [content_key([model.checkpoint(fold)])])
+            side.stage(
+                name,
+                side.prediction(images, fold, model),
+                [side.predictions(fold, model)],
+                [content_key([model.checkpoint(fold)])],
+            )
     ours, upstream = sides
-    labels = {name.lower(): int(value) for name, value in load_json(ours.raw / "dataset.json", DatasetJson)["labels"].items() if int(value)}
+    labels = {
+        name.lower(): int(value)
+        for name, value in load_json(ours.raw / "dataset.json", DatasetJson)["labels"].items()
+        if int(value)
+    }
     rows = []
     for case in tqdm(held_out, desc=f"Scoring fold {fold}", unit="case", disable=None):
         found = {side.name: side.predictions(fold, side) / f"{case}.nii.gz" for side in sides}
-        rows.append({"case": case, "fold": fold, "labels": score_case(ours.raw / "labelsTr" / f"{case}.nii.gz", found, labels)})
-    exchange = {model.name: compare_masks(ours.predictions(fold, model), upstream.predictions(fold, model), labels) for model in sides}
+        rows.append(
+            {"case": case, "fold": fold, "labels": score_case(ours.raw / "labelsTr" / f"{case}.nii.gz", found, labels)}
+        )
+    exchange = {
+        model.name: compare_masks(ours.predictions(fold, model), upstream.predictions(fold, model), labels)
+        for model in sides
+    }
     return {"cases": rows, "exchange": exchange, "splits_equal": splits[0] == splits[1]}
 
 
-def compare_preparation(ours: Side, upstream: Side) -> dict[str, Any]:
-    """What both made before any training, field by field and voxel by voxel."""
-    def both(name: str, shape: type) -> dict[str, Any]:
-        return compare_structures(*(load_json(side.preprocessed / name, shape) for side in (ours, upstream)))
-
-    raw = [load_json(side.raw / "dataset.json", DatasetJson) for side in (ours, upstream)]
-    cases = sorted(path.name.removesuffix(".pkl") for path in data_folder(ours).glob("*.pkl"))
-    return {"dataset": compare_structures(*raw), "fingerprint": both("dataset_fingerprint.json", AnyObject), "plans": both(f"{PLANNED}.json", Plans),
-            "preprocessed": compare_preprocessed(data_folder(ours), data_folder(upstream), tqdm(cases, desc="Comparing arrays", unit="case", disable=None))}
-
-
-def collect(args: argparse.Namespace, sides: tuple[Side, Side], plans: dict[str, Any], budget: Budget, folds: list[dict[str, Any]]) -> dict[str, Any]:
+def collect(
+    args: argparse.Namespace,
+    sides: tuple[Side, Side],
+    plans: dict[str, Any],
+    budget: Budget,
+    folds: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Everything that the .json holds."""
     cases = [row for fold in folds for row in fold["cases"]]
     configuration = plans["configurations"][CONFIGURATION]
-    names = [*STAGES, *(f"{stage}_{fold}{end}" for fold in args.folds for stage, end in (("train", ""), ("predict", ""), ("predict", "_other")))]
+    names = [
+        *STAGES,
+        *(
+            f"{stage}_{fold}{end}"
+            for fold in args.folds
+            for stage, end in (("train", ""), ("predict", ""), ("predict", "_other"))
+        ),
+    ]
     return {
-        "synthetic": False, "source": f"Task 04 Hippocampus (T1 MR), {DECATHLON}; images: Vanderbilt University Medical Center", "licence": "CC BY-SA 4.0",
-        "command": shlex.join(["bash", "experiments/run_real.sh", *args.given]), "commit": code_commit(), "environment": environment(args.device),
-        "n": len(cases), "folds": args.folds, "device": args.device, "threads": args.threads, "quiet_machine": args.quiet_machine, "network": args.network,
-        "budget": vars(budget) | {"batch_size": configuration["batch_size"], "patch_size": configuration["patch_size"],
-                                  "features_per_stage": configuration["architecture"]["arch_kwargs"]["features_per_stage"]},
+        "synthetic": False,
+        "source": f"Task 04 Hippocampus (T1 MR), {DECATHLON}; images: Vanderbilt University Medical Center",
+        "licence": "CC BY-SA 4.0",
+        "command": shlex.join(["bash", "experiments/run_real.sh", *args.given]),
+        "commit": code_commit(),
+        "environment": environment(args.device),
+        "n": len(cases),
+        "folds": args.folds,
+        "device": args.device,
+        "threads": args.threads,
+        "quiet_machine": args.quiet_machine,
+        "network": args.network,
+        "budget": vars(budget)
+        | {
+            "batch_size": configuration["batch_size"],
+            "patch_size": configuration["patch_size"],
+            "features_per_stage": configuration["architecture"]["arch_kwargs"]["features_per_stage"],
+        },
         "preparation": compare_preparation(*sides) | {"splits_equal": all(fold["splits_equal"] for fold in folds)},
-        "stages": {name: {side.name: kept(side.measured(name), args.quiet_machine) for side in sides} for name in names},
-        "scores": summarise([row["labels"] for row in cases], budget.seed), "exchange": [fold["exchange"] for fold in folds],
-        "drawn": {which: cases[index]["case"] for which, index in ranked(cases).items()}, "cases": cases,
+        "stages": {
+            name: {side.name: kept(side.measured(name), args.quiet_machine) for side in sides} for name in names
+        },
+        "scores": summarise([row["labels"] for row in cases], budget.seed),
+        "exchange": [fold["exchange"] for fold in folds],
+        "drawn": {which: cases[index]["case"] for which, index in ranked(cases).items()},
+        "cases": cases,
     }
 
 
@@ -159,22 +141,32 @@ def kept(measured: dict[str, Any] | None, quiet: bool) -> dict[str, Any] | None:
     if measured is None:
         return None
     seconds = measured["seconds"] if quiet and measured["starts"] == 1 else None
-    return {"seconds": seconds, "gib": round(measured["peak_memory"] / 2**30, 2), "gpu_gib": round(measured["peak_gpu_memory"] / 2**30, 2)}
+    return {
+        "seconds": seconds,
+        "gib": round(measured["peak_memory"] / 2**30, 2),
+        "gpu_gib": round(measured["peak_gpu_memory"] / 2**30, 2),
+    }
 
 
 @script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(sys.argv[1:] if arguments is None else arguments)
     if not (args.source / "dataset.json").is_file():
-        print(f"{args.source} holds no dataset.json, so the REAL scans are left out. Give the folder of the Decathlon's Task 04 with --source.")
+        print(
+            f"{args.source} holds no dataset.json, so the REAL scans are left out. Give the folder of the Decathlon's Task 04 with --source."
+        )
         return 0
     if not args.upstream.is_file():
-        raise InputError(f"{args.upstream} does not exist. Build upstream's environment (bash experiments/run_conformance.sh --environment), or name its "
-                         "python with --upstream.")
+        raise InputError(
+            f"{args.upstream} does not exist. Build upstream's environment (bash experiments/run_conformance.sh --environment), or name its "
+            "python with --upstream."
+        )
     work = (args.out / "work").resolve()
     work.mkdir(parents=True, exist_ok=True)
-    sides = (Side("ours", Path(sys.executable), work / "ours", args.threads, args.device, args.workers),
-             Side("upstream", args.upstream.absolute(), work / "upstream", args.threads, args.device, args.workers))
+    sides = (
+        Side("ours", Path(sys.executable), work / "ours", args.threads, args.device, args.workers),
+        Side("upstream", args.upstream.absolute(), work / "upstream", args.threads, args.device, args.workers),
+    )
     with folder_lock(work, "real", "a comparison runs"):
         task = lay_out(args.source, work, args.cases)
         source_key = content_key([task])
@@ -186,29 +178,59 @@ def main(arguments: list[str] | None = None) -> int:
         budget = Budget(max(1, round(EPOCHS * args.budget)), ITERATIONS, VAL_ITERATIONS, args.seed)
         folds = [run_fold(fold, sides, budget, work) for fold in args.folds]
         result = collect(args, sides, plans, budget, folds)
-        write_json(result, args.out.with_name(f"{args.out.name}.json"))
-        with atomic_write(args.out.with_name(f"{args.out.name}.md")) as temporary:
-            temporary.write_text(markdown(result), encoding="utf-8")
+        file = args.out.with_name(f"{args.out.name}.json")
+        write_json(result, file)
+        text = markdown(load_json(file, AnyObject))  # as a later reader of the file would write it
+        write_text(text, file.with_suffix(".md"))
         draw(result, sides, args.out)
-    print(markdown(result))
+    print(text)
     return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--upstream", type=Path, default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", ".venv-upstream/bin/python")),
-                        help="python of the environment that holds upstream (default: $NNUNET_UPSTREAM_PYTHON or .venv-upstream)")
-    parser.add_argument("--source", type=Path, default=SOURCE, help="the Decathlon's folder (default ../shared/hippocampus)")
-    parser.add_argument("--out", type=Path, default=Path("results/real"), help="path of the .json, .md and .png without ending; work goes below it")
-    parser.add_argument("--folds", type=whole_number(0, 4), nargs="+", default=[0], help="of upstream's five (default 0)")
-    parser.add_argument("--budget", type=real_number(0, above=True), default=1.0, help=f"times {EPOCHS} epochs of {ITERATIONS} iterations (default 1)")
-    parser.add_argument("--network", choices=("small", "planned"), default="small", help="upstream's plans with half the features, or as planned")
+    parser.add_argument(
+        "--upstream",
+        type=Path,
+        default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", ".venv-upstream/bin/python")),
+        help="python of the environment that holds upstream (default: $NNUNET_UPSTREAM_PYTHON or .venv-upstream)",
+    )
+    parser.add_argument(
+        "--source", type=Path, default=SOURCE, help="the Decathlon's folder (default ../shared/hippocampus)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/real"),
+        help="path of the .json, .md and .png without ending; work goes below it",
+    )
+    parser.add_argument(
+        "--folds", type=whole_number(0, 4), nargs="+", default=[0], help="of upstream's five (default 0)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=real_number(0, above=True),
+        default=1.0,
+        help=f"times {EPOCHS} epochs of {ITERATIONS} iterations (default 1)",
+    )
+    parser.add_argument(
+        "--network",
+        choices=("small", "planned"),
+        default="small",
+        help="upstream's plans with half the features, or as planned",
+    )
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     parser.add_argument("--cases", type=whole_number(10), help="the first so many alone, to try it")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=whole_number(1), default=available_cores(), help="cores of each process (default: all)")
-    parser.add_argument("--workers", type=whole_number(0), help="processes that prepare batches (default: none on a CPU, 8 on a GPU)")
-    parser.add_argument("--quiet_machine", action="store_true", help="nothing else runs: seconds count, and go into the table")
+    parser.add_argument(
+        "--threads", type=whole_number(1), default=available_cores(), help="cores of each process (default: all)"
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(0), help="processes that prepare batches (default: none on a CPU, 8 on a GPU)"
+    )
+    parser.add_argument(
+        "--quiet_machine", action="store_true", help="nothing else runs: seconds count, and go into the table"
+    )
     args = parser.parse_args(arguments)
     args.given, args.folds = arguments, sorted(set(args.folds))
     if args.workers is None:

@@ -60,14 +60,22 @@ def compare_preprocessed(ours: Path, upstream: Path, cases: Iterable[str]) -> di
         largest = max(largest, float(np.abs(data[:] - other[:]).max()))
         labels_differ += int((seg[:] != other_seg[:]).sum())
         voxels += int(np.prod(data.shape))
-    return {"cases": n, "voxels": voxels, "largest_difference": largest, "label_voxels_differ": labels_differ, "other_shape": unlike}
+    return {
+        "cases": n,
+        "voxels": voxels,
+        "largest_difference": largest,
+        "label_voxels_differ": labels_differ,
+        "other_shape": unlike,
+    }
 
 
 def compare_masks(ours: Path, upstream: Path, labels: Mapping[str, int]) -> dict[str, Any]:
     """Masks of one model by both programs: share of voxels that differ, cases with any, lowest DSC of each label of one with the other's."""
     a, b = masks_in(ours), masks_in(upstream)
     if a.keys() != b.keys() or not a:
-        raise InputError(f"{ours} and {upstream} must hold the same masks; only in one: {name_some(sorted(a.keys() ^ b.keys()))}. Predict again.")
+        raise InputError(
+            f"{ours} and {upstream} must hold the same masks; only in one: {name_some(sorted(a.keys() ^ b.keys()))}. Predict again."
+        )
     differ, voxels, cases = 0, 0, 0
     lowest = dict.fromkeys(labels, 1.0)
     for name in a:
@@ -77,10 +85,19 @@ def compare_masks(ours: Path, upstream: Path, labels: Mapping[str, int]) -> dict
         for label, value in labels.items():
             found = dice(first == value, second == value)
             lowest[label] = min(lowest[label], 1.0 if found is None else found)
-    return {"cases": len(a), "voxels": voxels, "voxels_differ": differ, "share": differ / voxels, "cases_with_any": cases, "lowest_dsc": lowest}
+    return {
+        "cases": len(a),
+        "voxels": voxels,
+        "voxels_differ": differ,
+        "share": differ / voxels,
+        "cases_with_any": cases,
+        "lowest_dsc": lowest,
+    }
 
 
-def score_case(reference: Path, predictions: Mapping[str, Path], labels: Mapping[str, int]) -> dict[str, dict[str, dict[str, float]]]:
+def score_case(
+    reference: Path, predictions: Mapping[str, Path], labels: Mapping[str, int]
+) -> dict[str, dict[str, dict[str, float]]]:
     """{label: {program: {dsc, hd95_mm}}} of one case; undefined values are NaN."""
     values = sorted({0, *labels.values()})
     rows: dict[str, dict[str, dict[str, float]]] = {label: {} for label in labels}
@@ -100,15 +117,26 @@ def summarise(rows: Sequence[dict[str, dict[str, dict[str, float]]]], seed: int)
     for label in [*labels, "all labels"]:
         summary[label] = {}
         for metric, margin in MARGINS.items():
-            values = {program: np.array([np.mean([row[one][program][metric] for one in (labels if label == "all labels" else [label])]) for row in rows])
-                      for program in ("ours", "upstream")}
+            values = {
+                program: np.array(
+                    [
+                        np.mean([row[one][program][metric] for one in (labels if label == "all labels" else [label])])
+                        for row in rows
+                    ]
+                )
+                for program in ("ours", "upstream")
+            }
             summary[label][metric] = {program: estimate(found, counts) for program, found in values.items()} | {
-                "difference": compare_means(values["upstream"], values["ours"], margin, RESAMPLES, seed)}
+                "difference": compare_means(values["upstream"], values["ours"], margin, RESAMPLES, seed)
+            }
     return summary
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Index of the best, median and worst case by the mean DSC over labels and programs."""
-    means = [np.mean([row["labels"][label][program]["dsc"] for label in row["labels"] for program in ("ours", "upstream")]) for row in rows]
+    means = [
+        np.mean([row["labels"][label][program]["dsc"] for label in row["labels"] for program in ("ours", "upstream")])
+        for row in rows
+    ]
     order = np.argsort(means, kind="stable")
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}

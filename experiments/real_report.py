@@ -1,6 +1,6 @@
 """The table and the picture of experiments/real.py, and the block of the manual that is made from its .json.
 
-    python -m experiments.real_report results/real      write the .md anew from the .json; seconds
+python -m experiments.real_report results/real      write the .md anew from the .json; seconds
 """
 
 import sys
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from evaluation.figure_style import METADATA, ORANGE, SKY, STYLE, stamp
+from evaluation.files import write_text
 from evaluation.overlays import CaseImages, window_of
 from nnunetv2.utilities.data_description import description_of
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
@@ -37,23 +38,37 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def caveat(result: dict[str, Any]) -> str:
-    quiet = "" if result["quiet_machine"] else " Other work ran on the machine, so no times are given; memory does not depend on that."
+    quiet = (
+        ""
+        if result["quiet_machine"]
+        else " Other work ran on the machine, so no times are given; memory does not depend on that."
+    )
     return (
         "The training is short: figures compare the programs, and are not what nnU-Net reaches on this set (a mean DSC of about 0.89 after 1000 epochs). "
-        "Intervals draw cases; they do not hold the chance of another seed, of which there is one: both programs draw other weights and batches from it." + quiet
+        "Intervals draw cases; they do not hold the chance of another seed, of which there is one: both programs draw other weights and batches from it."
+        + quiet
     )
 
 
 def score_table(result: dict[str, Any]) -> list[str]:
-    lines = ["| label | metric | nnU-Net 2.8.1 | here | here - nnU-Net (95 % interval) | verdict |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| label | metric | nnU-Net 2.8.1 | here | here - nnU-Net (95 % interval) | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
     for label, metrics in result["scores"].items():
         for metric, row in metrics.items():
             digits, difference = (3 if metric == "dsc" else 2), row["difference"]
-            values = [f"{row[side]['mean']:.{digits}f} ({row[side]['ci_low']:.{digits}f} to {row[side]['ci_high']:.{digits}f})"
-                      if row[side]["n"] else "-" for side in ("upstream", "ours")]
+            values = [
+                f"{row[side]['mean']:.{digits}f} ({row[side]['ci_low']:.{digits}f} to {row[side]['ci_high']:.{digits}f})"
+                if row[side]["n"]
+                else "-"
+                for side in ("upstream", "ours")
+            ]
             gap = f"{difference['difference']:+.{digits}f} ({difference['ci_low']:+.{digits}f} to {difference['ci_high']:+.{digits}f}), n = {difference['n']}"
             verdict = difference["verdict"].replace("B is", "here is")
-            lines.append(f"| {label} | {METRIC_NAMES[metric]} | {values[0]} | {values[1]} | {gap if difference['n'] else '-'} | {verdict} |")
+            lines.append(
+                f"| {label} | {METRIC_NAMES[metric]} | {values[0]} | {values[1]} | {gap if difference['n'] else '-'} | {verdict} |"
+            )
     return lines
 
 
@@ -61,25 +76,36 @@ def agreement_table(result: dict[str, Any]) -> list[str]:
     """What both made before training, and of the same model."""
     preparation = result["preparation"]
     lines = ["| compared | nnU-Net 2.8.1 and here |", "|---|---|"]
-    for name, what in (("dataset", "dataset.json after conversion"), ("fingerprint", "fingerprint"), ("plans", "plans as planned")):
+    for name, what in (
+        ("dataset", "dataset.json after conversion"),
+        ("fingerprint", "fingerprint"),
+        ("plans", "plans as planned"),
+    ):
         row = preparation[name]
         differ = f"; differ: {', '.join(row['differ'][:8])}" if row["differ"] else ""
-        lines.append(f"| {what} | {row['equal']} of {row['fields']} fields equal, largest relative difference {row['largest_relative']:.2g}{differ} |")
+        lines.append(
+            f"| {what} | {row['equal']} of {row['fields']} fields equal, largest relative difference {row['largest_relative']:.2g}{differ} |"
+        )
     lines.append(f"| folds | {'equal' if preparation['splits_equal'] else 'DIFFERENT'} |")
     arrays = preparation["preprocessed"]
     shapes = f"; {len(arrays['other_shape'])} cases of another shape" if arrays["other_shape"] else ""
-    lines.append(f"| preprocessed arrays, {arrays['cases']} cases | largest difference of a voxel {arrays['largest_difference']:.2g} standard deviations, "
-                 f"{arrays['label_voxels_differ']} label voxels differ{shapes} |")
+    lines.append(
+        f"| preprocessed arrays, {arrays['cases']} cases | largest difference of a voxel {arrays['largest_difference']:.2g} standard deviations, "
+        f"{arrays['label_voxels_differ']} label voxels differ{shapes} |"
+    )
     for fold, exchange in zip(result["folds"], result["exchange"]):
         for model, row in exchange.items():
             lowest = ", ".join(f"{label} {value:.4f}" for label, value in row["lowest_dsc"].items())
-            lines.append(f"| masks of the same model ({'trained here' if model == 'ours' else 'trained by nnU-Net'}, fold {fold}), {row['cases']} cases | "
-                         f"{row['voxels_differ']} of {row['voxels']} voxels differ ({100 * row['share']:.2g} %), in {row['cases_with_any']} cases; lowest DSC {lowest} |")
+            lines.append(
+                f"| masks of the same model ({'trained here' if model == 'ours' else 'trained by nnU-Net'}, fold {fold}), {row['cases']} cases | "
+                f"{row['voxels_differ']} of {row['voxels']} voxels differ ({100 * row['share']:.2g} %), in {row['cases_with_any']} cases; lowest DSC {lowest} |"
+            )
     return lines
 
 
 def stage_table(result: dict[str, Any]) -> list[str]:
     """Whole processes, from start to the last file."""
+
     def cell(row: dict[str, Any] | None, key: str) -> str:
         return "-" if row is None or row[key] is None else f"{row[key]:.{1 if key == 'seconds' else 2}f}"
 
@@ -95,22 +121,55 @@ def stage_table(result: dict[str, Any]) -> list[str]:
 
 def markdown(result: dict[str, Any]) -> str:
     machine = result["environment"]
-    lines = ["# REAL scans: nnU-Net 2.8.1 and this repository", "", headline(result), "", caveat(result), "",
-             f"`{result['command']}`; {', '.join(f'{name} {value}' for name, value in machine.items())}; code {result['commit']}.", "",
-             "## Scores on held-out cases", "", *score_table(result), "", "## The same before training, and with the same model", "", *agreement_table(result), "",
-             "## Every stage as a whole process", "", "`predict K other`: with the other program's model.", "", *stage_table(result), "",
-             f"![Best, median and worst case](real.png)\n\nCases {', '.join(f'{which} {case}' for which, case in result['drawn'].items())}, by the mean DSC of both. "
-             f"The images and masks in the picture are the Decathlon's, changed as drawn; the picture is under {result['licence']} too."]
+    lines = [
+        "# REAL scans: nnU-Net 2.8.1 and this repository",
+        "",
+        headline(result),
+        "",
+        caveat(result),
+        "",
+        f"`{result['command']}`; {', '.join(f'{name} {value}' for name, value in machine.items())}; code {result['commit']}.",
+        "",
+        "## Scores on held-out cases",
+        "",
+        *score_table(result),
+        "",
+        "## The same before training, and with the same model",
+        "",
+        *agreement_table(result),
+        "",
+        "## Every stage as a whole process",
+        "",
+        "`predict K other`: with the other program's model.",
+        "",
+        *stage_table(result),
+        "",
+        f"![Best, median and worst case](real.png)\n\nCases {', '.join(f'{which} {case}' for which, case in result['drawn'].items())}, by the mean DSC of both. "
+        f"The images and masks in the picture are the Decathlon's, changed as drawn; the picture is under {result['licence']} too.",
+    ]
     return "\n".join([*lines, ""])
 
 
 def summary(result: dict[str, Any]) -> str:
     """For the manual: scores, and how far both agree."""
-    return "\n".join([headline(result), "", *score_table(result), "", *agreement_table(result), "", caveat(result), "",
-                      f"Command: `{result['command']}`; code {result['commit']}. All tables and three cases: `results/real.md`."])
+    return "\n".join(
+        [
+            headline(result),
+            "",
+            *score_table(result),
+            "",
+            *agreement_table(result),
+            "",
+            caveat(result),
+            "",
+            f"Command: `{result['command']}`; code {result['commit']}. All tables and three cases: `results/real.md`.",
+        ]
+    )
 
 
-def _panel(ax: Axes, image: np.ndarray, mask: np.ndarray | None, aspect: float, window: tuple[float, float], title: str) -> None:
+def _panel(
+    ax: Axes, image: np.ndarray, mask: np.ndarray | None, aspect: float, window: tuple[float, float], title: str
+) -> None:
     ax.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], aspect=aspect, interpolation="nearest")
     if mask is not None:
         coloured = np.zeros((*mask.shape, 4))
@@ -135,9 +194,15 @@ def draw(result: dict[str, Any], sides: "tuple[Side, Side]", out: Path) -> None:
             first, second = (CaseImages.read(case, image, truth, files[side.name]) for side in (upstream, ours))
             x = first.centre(description)[2]
             aspect, window = first.spacing[0] / first.spacing[1], window_of(first.image, description)
-            scores = {side: np.mean([label[side]["dsc"] for label in row["labels"].values()]) for side in ("upstream", "ours")}
-            panels = ((None, f"{which}: {case.removeprefix('hippocampus_')}"), (first.reference, "truth"), (first.prediction, f"nnU-Net, DSC {scores['upstream']:.2f}"),
-                      (second.prediction, f"here, DSC {scores['ours']:.2f}"))
+            scores = {
+                side: np.mean([label[side]["dsc"] for label in row["labels"].values()]) for side in ("upstream", "ours")
+            }
+            panels = (
+                (None, f"{which}: {case.removeprefix('hippocampus_')}"),
+                (first.reference, "truth"),
+                (first.prediction, f"nnU-Net, DSC {scores['upstream']:.2f}"),
+                (second.prediction, f"here, DSC {scores['ours']:.2f}"),
+            )
             for ax, (mask, title) in zip(line, panels):
                 _panel(ax, first.image[::-1, :, x], None if mask is None else mask[::-1, :, x], aspect, window, title)
         stamp(figure, f"REAL MR, Decathlon Task 04, {result['licence']}; blue and orange: the two labels")
@@ -148,8 +213,9 @@ def draw(result: dict[str, Any], sides: "tuple[Side, Side]", out: Path) -> None:
 
 def main(paths: list[str]) -> None:
     for path in map(Path, paths):
-        with atomic_write(path.with_name(f"{path.name}.md")) as temporary:
-            temporary.write_text(markdown(load_json(path.with_name(f"{path.name}.json"), AnyObject)), encoding="utf-8")
+        write_text(
+            markdown(load_json(path.with_name(f"{path.name}.json"), AnyObject)), path.with_name(f"{path.name}.md")
+        )
 
 
 if __name__ == "__main__":

@@ -71,16 +71,43 @@ class Side:
         return self.command("train", *arguments, "--no_val", "--c")
 
     def prediction(self, images: Path, fold: int, of: "Side") -> list[str]:
-        return self.command("predict_from_modelfolder", "-i", str(images), "-o", str(self.predictions(fold, of)), "-m", str(of.model), "-f", str(fold),
-                            "-device", self.device, "--disable_progress_bar", "-npp", "1", "-nps", "1")
+        return self.command(
+            "predict_from_modelfolder",
+            "-i",
+            str(images),
+            "-o",
+            str(self.predictions(fold, of)),
+            "-m",
+            str(of.model),
+            "-f",
+            str(fold),
+            "-device",
+            self.device,
+            "--disable_progress_bar",
+            "-npp",
+            "1",
+            "-nps",
+            "1",
+        )
 
     def stage(self, name: str, command: Sequence[str], outputs: Sequence[Path], keys: Sequence[str] = ()) -> None:
         """Run a stage, measured, unless it is done (experiments/stage.py); CommandFailed where it fails."""
         file = self._file(name)
-        measured = [sys.executable, str(EXPERIMENTS / "measured_process.py"), "--out", str(file), "--cores", str(self.threads), "--", *command]
+        measured = [
+            sys.executable,
+            str(EXPERIMENTS / "measured_process.py"),
+            "--out",
+            str(file),
+            "--cores",
+            str(self.threads),
+            "--",
+            *command,
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
         if run_stage(self.folder, name, [*outputs, file], measured, list(keys)):
-            raise CommandFailed(f"{self.name}: stage {name} failed; its output is in {file.with_suffix('.log')}. Given again, the command goes on there.")
+            raise CommandFailed(
+                f"{self.name}: stage {name} failed; its output is in {file.with_suffix('.log')}. Given again, the command goes on there."
+            )
 
     def measured(self, name: str) -> dict[str, Any] | None:
         """seconds, peak_memory, peak_gpu_memory (bytes), starts of a stage; None where it has not run."""
@@ -95,5 +122,10 @@ class Side:
 
     def _environment(self) -> list[str]:
         folders = {name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        threads = {"OMP_NUM_THREADS": self.threads, "MKL_NUM_THREADS": self.threads, "nnUNet_def_n_proc": self.threads, "nnUNet_n_proc_DA": self.workers}
+        threads = {
+            "OMP_NUM_THREADS": self.threads,
+            "MKL_NUM_THREADS": self.threads,
+            "nnUNet_def_n_proc": self.threads,
+            "nnUNet_n_proc_DA": self.workers,
+        }
         return ["env", *(f"{name}={value}" for name, value in (folders | threads | {"nnUNet_compile": "f"}).items())]

@@ -28,8 +28,14 @@ def main() -> None:
     args = parser.parse_args()
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(args.seed)
-    trainer = get_trainer_from_args(args.dataset, args.configuration, args.fold, "nnUNetTrainer", args.p, device=torch.device(args.device))
-    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = args.epochs, args.iterations, args.val_iterations
+    trainer = get_trainer_from_args(
+        args.dataset, args.configuration, args.fold, "nnUNetTrainer", args.p, device=torch.device(args.device)
+    )
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
+        args.epochs,
+        args.iterations,
+        args.val_iterations,
+    )
     trainer.save_every = max(1, min(trainer.save_every, args.epochs // 4))
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
     trainer.run_training()
