@@ -21,12 +21,8 @@ from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE
 from evaluation.files import write_json, write_text
-from experiments.real_compare import (
-    compare_masks,
-    ranked,
-    score_case,
-    summarise,
-)
+from experiments.real_compare import compare_masks, ranked, score_case, summarise
+from experiments.real_preparation import compare_preparation, lay_out, prepare, preprocess, write_compared_plans
 from experiments.real_report import draw, markdown
 from experiments.real_sides import CONFIGURATION, PLANNED, Budget, Side
 from experiments.record_run import code_commit, environment
