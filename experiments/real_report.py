@@ -3,7 +3,8 @@
 python -m experiments.real_report results/real      write the .md anew from the .json; seconds
 """
 
-import sys
+import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from evaluation.figure_style import METADATA, ORANGE, SKY, STYLE, stamp
 from evaluation.files import write_text
-from evaluation.overlays import CaseImages, window_of
+from evaluation.overlays import CaseImages, draw_overlay, window_of
+from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.data_description import description_of
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
@@ -211,12 +214,33 @@ def draw(result: dict[str, Any], sides: "tuple[Side, Side]", out: Path) -> None:
         plt.close(figure)
 
 
-def main(paths: list[str]) -> None:
-    for path in map(Path, paths):
-        write_text(
-            markdown(load_json(path.with_name(f"{path.name}.json"), AnyObject)), path.with_name(f"{path.name}.md")
-        )
+def draw_for_manual(result: dict[str, Any], out: Path, picture: Path) -> None:
+    """The median case as the gallery's overlays show it: image, truth and this repository's mask; `out` is where its run keeps `work`."""
+    case = result["drawn"]["median"]
+    fold = next(row["fold"] for row in result["cases"] if row["case"] == case)
+    raw = out / "work/ours/nnUNet_raw/Dataset004_Hippocampus"
+    prediction = out / f"work/ours/predictions/fold_{fold}_model_ours/{case}.nii.gz"
+    images = CaseImages.read(case, raw / f"imagesTr/{case}_0000.nii.gz", raw / f"labelsTr/{case}.nii.gz", prediction)
+    description = description_of(load_json(raw / "dataset.json", DatasetJson), raw / "dataset.json")
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "overlay"
+        draw_overlay(images, drawn, case, f"REAL MR, Decathlon Task 04, {result['licence']}", description)
+        with Image.open(drawn.with_suffix(".png")) as full, atomic_write(picture) as temporary:
+            small = full.convert("RGB").resize((full.width // 2, full.height // 2), Image.Resampling.LANCZOS)
+            small.save(temporary, format="png", optimize=True)
+
+
+@script
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path, help="of the .json, without ending")
+    parser.add_argument("--picture", type=Path, help="also draw the median case there, a .png")
+    args = parser.parse_args(arguments)
+    result = load_json(args.path.with_name(f"{args.path.name}.json"), AnyObject)
+    write_text(markdown(result), args.path.with_name(f"{args.path.name}.md"))
+    if args.picture:
+        draw_for_manual(result, args.path, args.picture)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
