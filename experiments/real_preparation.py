@@ -7,14 +7,13 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.real_compare import compare_preprocessed, compare_structures
-from experiments.real_sides import COMPARED, CONFIGURATION, DATASET_ID, PLANNED, Side
+from experiments.real_sides import COMPARED, CONFIGURATION, DATASET_ID, PLANNED, TASK, Side
 from experiments.stage import content_key
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, OldDatasetJson, Plans
 from nnunetv2.utilities.files import is_there, load_json, save_json
 
 SMALL_BATCH = 4
-TASK = "Task04_Hippocampus"
 
 
 def lay_out(source: Path, folder: Path, n: int | None) -> Path:

@@ -6,7 +6,7 @@ python -m experiments.real_report results/real      write the .md anew from the 
 import argparse
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -14,16 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from data_prep.msd_to_quiz import describe
 from evaluation.figure_style import METADATA, ORANGE, SKY, STYLE, stamp
 from evaluation.files import write_text
 from evaluation.overlays import CaseImages, draw_overlay, window_of
+from experiments.real_sides import DATASET, TASK, Side
 from nnunetv2.utilities.commands import script
-from nnunetv2.utilities.data_description import description_of
-from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
+from nnunetv2.utilities.data_description import DataDescription
+from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
-
-if TYPE_CHECKING:
-    from experiments.real_sides import Side
 
 METRIC_NAMES = {"dsc": "DSC", "hd95_mm": "HD95, mm"}
 COLOURS = (SKY, ORANGE)  # of labels 1 and 2
@@ -183,10 +182,10 @@ def _panel(
     ax.set_axis_off()
 
 
-def draw(result: dict[str, Any], sides: "tuple[Side, Side]", out: Path) -> None:
+def draw(result: dict[str, Any], sides: tuple[Side, Side], out: Path) -> None:
     """Best, median and worst case: the sagittal slice through the truth's centre, and on it truth and both predictions."""
     ours, upstream = sides
-    description = description_of(load_json(ours.raw / "dataset.json", DatasetJson), ours.raw / "dataset.json")
+    description = DataDescription(describe(out / "work" / TASK))
     rows = {row["case"]: row for row in result["cases"]}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(3, 4, figsize=(6.3, 6.6))
@@ -218,10 +217,10 @@ def draw_for_manual(result: dict[str, Any], out: Path, picture: Path) -> None:
     """The median case as the gallery's overlays show it: image, truth and this repository's mask; `out` is where its run keeps `work`."""
     case = result["drawn"]["median"]
     fold = next(row["fold"] for row in result["cases"] if row["case"] == case)
-    raw = out / "work/ours/nnUNet_raw/Dataset004_Hippocampus"
+    raw = out / "work/ours/nnUNet_raw" / DATASET
     prediction = out / f"work/ours/predictions/fold_{fold}_model_ours/{case}.nii.gz"
     images = CaseImages.read(case, raw / f"imagesTr/{case}_0000.nii.gz", raw / f"labelsTr/{case}.nii.gz", prediction)
-    description = description_of(load_json(raw / "dataset.json", DatasetJson), raw / "dataset.json")
+    description = DataDescription(describe(out / "work" / TASK))
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "overlay"
         draw_overlay(images, drawn, case, f"REAL MR, Decathlon Task 04, {result['licence']}", description)

@@ -11,7 +11,7 @@ from experiments.stage import run_stage
 from nnunetv2.utilities.errors import CommandFailed
 from nnunetv2.utilities.files import is_there, load_json
 
-DATASET_ID, DATASET = "4", "Dataset004_Hippocampus"
+TASK, DATASET_ID, DATASET = "Task04_Hippocampus", "4", "Dataset004_Hippocampus"
 CONFIGURATION = "3d_fullres"
 PLANNED, COMPARED = "nnUNetPlans", "nnUNetPlansCompared"  # as the planner names them, and those that both train with
 EXPERIMENTS = Path(__file__).resolve().parent
