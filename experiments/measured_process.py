@@ -9,6 +9,7 @@ to `starts`; seconds are then those of its last start.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun = {"command": command, "cores": args.cores, "starts": starts}
     save_json(begun, args.out)
     log = args.out.with_suffix(".log")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the command is ended too
     measured = measure(command, log, args.cores)
     save_json(begun | measured, args.out)
     if measured["status"]:

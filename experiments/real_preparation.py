@@ -39,9 +39,17 @@ def lay_out(source: Path, folder: Path, n: int | None) -> Path:
 def prepare(side: Side, task: Path, source_key: str) -> None:
     """Conversion, fingerprint and plan by the program itself."""
     np_flag = ["-np", str(side.threads)]
-    if (side.measured("convert") or {}).get("seconds") is None:
-        shutil.rmtree(side.raw, ignore_errors=True)  # neither converter goes on with a half-written set
-    side.stage("convert", side.command("convert_MSD_dataset", "-i", str(task), *np_flag), [side.raw], [source_key])
+    # neither converter takes a number that is in use, be it by a half-written set
+    folders = [str(side.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")]
+    anew = [
+        "bash",
+        "-c",
+        f'rm -rf -- "${{@:1:{len(folders)}}}" && exec "${{@:{len(folders) + 1}}}"',
+        "convert",
+        *folders,
+    ]
+    convert = side.command("convert_MSD_dataset", "-i", str(task), *np_flag)
+    side.stage("convert", [*anew, *convert], [side.raw], [source_key])
     side.stage(
         "fingerprint",
         side.command("extract_fingerprint", "-d", DATASET_ID, *np_flag),

@@ -65,10 +65,11 @@ class Side:
         return [*self._environment(), *self._interpreter(), str(self.python.parent / f"nnUNetv2_{command}"), *arguments]
 
     def training(self, fold: int, budget: Budget) -> list[str]:
-        arguments = [DATASET_ID, CONFIGURATION, str(fold), "-p", COMPARED, "-device", self.device, *budget.flags()]
+        flags = [DATASET_ID, CONFIGURATION, str(fold), "-p", COMPARED, "-device", self.device, *budget.flags()]
+        workers = f"nnUNet_n_proc_DA={self.workers}"  # for the training alone: upstream's planner takes it for a number of threads, above 0
         if self.name == "upstream":
-            return [*self._environment(), *self._interpreter(), str(EXPERIMENTS / "upstream_train.py"), *arguments]
-        return self.command("train", *arguments, "--no_val", "--c")
+            return [*self._environment(), workers, *self._interpreter(), str(EXPERIMENTS / "upstream_train.py"), *flags]
+        return [*self._environment(), workers, str(self.python.parent / "nnUNetv2_train"), *flags, "--no_val", "--c"]
 
     def prediction(self, images: Path, fold: int, of: "Side") -> list[str]:
         return self.command(
@@ -122,10 +123,5 @@ class Side:
 
     def _environment(self) -> list[str]:
         folders = {name: str(self.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        threads = {
-            "OMP_NUM_THREADS": self.threads,
-            "MKL_NUM_THREADS": self.threads,
-            "nnUNet_def_n_proc": self.threads,
-            "nnUNet_n_proc_DA": self.workers,
-        }
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), self.threads)
         return ["env", *(f"{name}={value}" for name, value in (folders | threads | {"nnUNet_compile": "f"}).items())]

@@ -22,7 +22,7 @@ def measured(out, code):
 
 
 def test_seconds_and_memory_of_a_process_and_its_child(tmp_path):
-    child = "import time; held = bytearray(80 * 2**20); time.sleep(1.2)"
+    child = "import time; held = b'x' * (80 * 2**20); time.sleep(1.2)"
     found = measure(
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"],
         tmp_path / "log",
