@@ -67,10 +67,11 @@ def gpu_memory() -> int:
 
 
 def measure(
-    command: Sequence[str], log: Path, cores: int, environ: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path, cores: int, environ: Mapping[str, str] | None = None, skip: int = 0
 ) -> dict[str, int | float]:
-    """`status`, `seconds`, `peak_memory` and `peak_gpu_memory` (bytes) of one process on so many of the usable cores; its output goes to `log`."""
-    usable = sorted(os.sched_getaffinity(0))[:cores] if hasattr(os, "sched_setaffinity") else []
+    """`status`, `seconds`, `peak_memory` and `peak_gpu_memory` (bytes) of one process on `cores` of the usable cores, behind the first `skip`."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    usable = (usable[skip:] or usable)[:cores]
     idle, peak, gpu_peak = gpu_memory(), 0, 0
     start = time.perf_counter()
     with open(log, "w", encoding="utf-8") as output:
@@ -114,6 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--cores", type=whole_number(1), default=available_cores(), help="that the command may use (default: all)"
     )
+    parser.add_argument(
+        "--skip_cores", type=whole_number(0), default=0, help="leave so many to a process that runs beside"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND ...")
     args = parser.parse_args(arguments)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
@@ -125,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     save_json(begun, args.out)
     log = args.out.with_suffix(".log")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the command is ended too
-    measured = measure(command, log, args.cores)
+    measured = measure(command, log, args.cores, skip=args.skip_cores)
     save_json(begun | measured, args.out)
     if measured["status"]:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])

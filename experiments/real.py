@@ -3,8 +3,8 @@
     python experiments/real.py --upstream .venv-upstream/bin/python --folds 0 --budget 1
 
 Both convert, take the fingerprint, plan, preprocess, train and predict, each in folders of its own and as whole processes; each predicts
-with the other's model too. Both train with upstream's plans: `small` halves the features and sets the batch, for a CPU; `planned` leaves
-them as they are. Stages that are done are kept in OUT/work.
+with the other's model too. Both train with upstream's plans: `small` and `tiny` have fewer features and a smaller batch, for a CPU;
+`planned` leaves them as they are. Stages that are done are kept in OUT/work.
 """
 
 import argparse
@@ -21,8 +21,16 @@ from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE
 from evaluation.files import write_json, write_text
+from experiments.fold_jobs import in_parallel
 from experiments.real_compare import compare_masks, ranked, score_case, summarise
-from experiments.real_preparation import compare_preparation, lay_out, prepare, preprocess, write_compared_plans
+from experiments.real_preparation import (
+    NETWORKS,
+    compare_preparation,
+    lay_out,
+    prepare,
+    preprocess,
+    write_compared_plans,
+)
 from experiments.real_report import draw, markdown
 from experiments.real_sides import CONFIGURATION, PLANNED, Budget, Side
 from experiments.record_run import code_commit, environment
@@ -49,10 +57,14 @@ def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> 
     return images
 
 
-def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path) -> dict[str, Any]:
-    """Trainings one after the other, then both programs with both models; the masks' agreement and the cases' scores."""
-    for side in sides:
-        side.stage(f"train_{fold}", side.training(fold, budget), [side.model / f"fold_{fold}"])
+def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at_once: int) -> dict[str, Any]:
+    """Trainings, then both programs with both models; the masks' agreement and the cases' scores. at_once: trainings that run side by side."""
+
+    def train(place: int, side: Side) -> None:
+        skip = place * side.threads if at_once > 1 else 0
+        side.stage(f"train_{fold}", side.training(fold, budget), [side.model / f"fold_{fold}"], skip_cores=skip)
+
+    in_parallel(at_once, train, enumerate(sides))
     splits = [load_json(side.preprocessed / "splits_final.json", Splits) for side in sides]
     held_out = sorted(splits[0][fold]["val"])
     images = validation_images(sides[0], fold, held_out, work)
@@ -114,6 +126,7 @@ def collect(
         "device": args.device,
         "threads": args.threads,
         "quiet_machine": args.quiet_machine,
+        "side_by_side": args.side_by_side,
         "network": args.network,
         "budget": vars(budget)
         | {
@@ -172,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         for side in sides:
             preprocess(side)
         budget = Budget(max(1, round(EPOCHS * args.budget)), ITERATIONS, VAL_ITERATIONS, args.seed)
-        folds = [run_fold(fold, sides, budget, work) for fold in args.folds]
+        folds = [run_fold(fold, sides, budget, work, 2 if args.side_by_side else 1) for fold in args.folds]
         result = collect(args, sides, plans, budget, folds)
         file = args.out.with_name(f"{args.out.name}.json")
         write_json(result, file)
@@ -211,9 +224,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--network",
-        choices=("small", "planned"),
+        choices=(*NETWORKS, "planned"),
         default="small",
-        help="upstream's plans with half the features, or as planned",
+        help="upstream's plans with half the features and batch 4, a quarter and batch 2 (tiny), or as planned",
     )
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     parser.add_argument("--cases", type=whole_number(10), help="the first so many alone, to try it")
@@ -227,7 +240,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quiet_machine", action="store_true", help="nothing else runs: seconds count, and go into the table"
     )
+    parser.add_argument(
+        "--side_by_side",
+        action="store_true",
+        help="both trainings at the same time, for a machine that is busy anyway; gives no times",
+    )
     args = parser.parse_args(arguments)
+    if args.quiet_machine and args.side_by_side:
+        parser.error("--side_by_side gives no times; leave --quiet_machine out")
     args.given, args.folds = arguments, sorted(set(args.folds))
     if args.workers is None:
         args.workers = 0 if args.device == "cpu" else 8

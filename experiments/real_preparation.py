@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 from experiments.real_compare import compare_preprocessed, compare_structures
 from experiments.real_sides import COMPARED, CONFIGURATION, DATASET_ID, PLANNED, TASK, Side
-from experiments.stage import content_key
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, OldDatasetJson, Plans
 from nnunetv2.utilities.files import is_there, load_json, save_json
+from nnunetv2.utilities.manifest import value_hash
 
-SMALL_BATCH = 4
+NETWORKS = {"tiny": (4, 2), "small": (2, 4)}  # what the features are divided by, and the batch; `planned` is neither
 
 
 def lay_out(source: Path, folder: Path, n: int | None) -> Path:
@@ -61,11 +61,12 @@ def prepare(side: Side, task: Path, source_key: str) -> None:
 def write_compared_plans(planned: dict[str, Any], network: str, sides: tuple[Side, ...]) -> dict[str, Any]:
     """The plans that both train with, written for both where they are not there yet; returns them."""
     plans = planned | {"plans_name": COMPARED}
-    if network == "small":
+    if network != "planned":
+        divisor, batch = NETWORKS[network]
         configuration = plans["configurations"][CONFIGURATION]
-        configuration["batch_size"] = SMALL_BATCH
+        configuration["batch_size"] = batch
         arguments = configuration["architecture"]["arch_kwargs"]
-        arguments["features_per_stage"] = [features // 2 for features in arguments["features_per_stage"]]
+        arguments["features_per_stage"] = [features // divisor for features in arguments["features_per_stage"]]
     for side in sides:
         file = side.preprocessed / f"{COMPARED}.json"
         if not is_there(file) or load_json(file, Plans) != plans:
@@ -74,11 +75,15 @@ def write_compared_plans(planned: dict[str, Any], network: str, sides: tuple[Sid
 
 
 def preprocess(side: Side) -> None:
-    key = content_key([side.preprocessed / f"{COMPARED}.json"])
+    """Arrays, which do not depend on the network that the plans hold."""
+    plans = load_json(side.preprocessed / f"{COMPARED}.json", Plans)
+    plans["configurations"] = {
+        CONFIGURATION: plans["configurations"][CONFIGURATION] | {"architecture": None, "batch_size": None}
+    }
     command = side.command(
         "preprocess", "-d", DATASET_ID, "-plans_name", COMPARED, "-c", CONFIGURATION, "-np", str(side.threads)
     )
-    side.stage("preprocess", command, [data_folder(side)], [key])
+    side.stage("preprocess", command, [data_folder(side)], [value_hash(plans)])
 
 
 def data_folder(side: Side) -> Path:

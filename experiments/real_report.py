@@ -35,7 +35,7 @@ def headline(result: dict[str, Any]) -> str:
         f"REAL data: {result['source']}; {result['licence']}. n = {result['n']} held-out cases of fold {', '.join(map(str, result['folds']))}. "
         f"Both programs trained with the same plans (network: {result['network']}, patch {'x'.join(map(str, budget['patch_size']))}, batch "
         f"{budget['batch_size']}, features {', '.join(map(str, budget['features_per_stage']))}) for {budget['epochs'] * budget['iterations']} iterations, "
-        f"one after the other, {result['threads']} thread{'s' if result['threads'] > 1 else ''} each, device {result['device']}, seed {budget['seed']}."
+        f"{'side by side' if result['side_by_side'] else 'one after the other'}, {result['threads']} thread{'s' if result['threads'] > 1 else ''} each, device {result['device']}, seed {budget['seed']}."
     )
 
 

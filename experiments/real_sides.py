@@ -91,7 +91,9 @@ class Side:
             "1",
         )
 
-    def stage(self, name: str, command: Sequence[str], outputs: Sequence[Path], keys: Sequence[str] = ()) -> None:
+    def stage(
+        self, name: str, command: Sequence[str], outputs: Sequence[Path], keys: Sequence[str] = (), skip_cores: int = 0
+    ) -> None:
         """Run a stage, measured, unless it is done (experiments/stage.py); CommandFailed where it fails."""
         file = self._file(name)
         measured = [
@@ -101,6 +103,7 @@ class Side:
             str(file),
             "--cores",
             str(self.threads),
+            *(["--skip_cores", str(skip_cores)] if skip_cores else []),
             "--",
             *command,
         ]

@@ -152,26 +152,29 @@ def study(name: str, args: argparse.Namespace, work: Path, labels: dict[str, int
     scan = Scan.read(args.folder / f"{name}.nii.gz")
     groups = tuple(group for group in args.groups if group != "axes" or name in args.axes_of)
     variants = write_variants(scan, groups, work / "images" / name)
-    readers = {OWN: args.model}
+    others = [variant for variant in variants if variant.group != "axes"]
+    axes = [variant for variant in variants if variant.group in ("scan", "axes")]
+    parts = [("", OWN, args.model, others, args.modes)]
     if "axes" in groups:
-        readers[TURNING] = model_with_reader(args.model, args.fold, TURNING, work / "model_that_turns")
+        turning = model_with_reader(args.model, args.fold, TURNING, work / "model_that_turns")
+        parts += [
+            ("_axes", OWN, args.model, axes, args.axes_modes),
+            ("_turned", TURNING, turning, axes, args.axes_modes),
+        ]
     rows, masks = [], {}
-    for reader, model in readers.items():
-        of_reader = [variant for variant in variants if reader == OWN or variant.group in ("scan", "axes")]
-        images = (
-            work / "images" / name
-            if reader == OWN
-            else linked(work / "images" / name, [variant.case for variant in of_reader], work / "turned" / name)
+    for suffix, reader, model, chosen, modes in parts:
+        images = linked(
+            work / "images" / name, [variant.case for variant in chosen], work / f"images{suffix or '_others'}" / name
         )
-        for mode in args.modes:
-            out = work / "predictions" / f"{name}_{mode}{'' if reader == OWN else '_turned'}"
+        for mode in modes:
+            out = work / "predictions" / f"{name}_{mode}{suffix}"
             predict(out.name, images, out, model, mode, args)
             rows += [
                 {"mode": mode, "reader": reader} | row
-                for row in compare(of_reader, scan, out, labels)
+                for row in compare(chosen, scan, out, labels)
                 if row["variant"] != AS_IS
             ]
-            if reader == OWN:
+            if not suffix:
                 masks[mode] = out
     result = {
         "scan": name,
@@ -179,7 +182,7 @@ def study(name: str, args: argparse.Namespace, work: Path, labels: dict[str, int
         "spacing_mm": [round(float(value), 4) for value in scan.spacing],
         "variants": rows,
     }
-    return result | ({"modes": between_modes(masks, variants, labels)} if "exact" in masks else {})
+    return result | ({"modes": between_modes(masks, others, labels)} if "exact" in masks else {})
 
 
 def linked(images: Path, cases: list[str], folder: Path) -> Path:
@@ -240,14 +243,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--scans",
         nargs="+",
-        default=["ts_sm_0000", "ts_dicom_0000", "example_ct", "example_ct_dicom_converted"],
-        help="files in --folder, without .nii.gz; two small cuts and two whole scans by default",
+        default=["ts_dicom_0000", "ts_sm_0000"],
+        help="files in --folder, without .nii.gz (default: a cut of each of the two patients)",
     )
     parser.add_argument(
         "--axes_of",
         nargs="*",
-        default=["ts_sm_0000", "ts_dicom_0000"],
+        default=["ts_dicom_0000"],
         help="scans whose axes are turned 48 ways; small ones, for time's sake",
+    )
+    parser.add_argument(
+        "--axes_modes",
+        nargs="+",
+        choices=list(MODES),
+        default=["exact", "fast"],
+        help="in which axes are turned, with either reader",
     )
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))

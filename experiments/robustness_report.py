@@ -26,7 +26,7 @@ def headline(result: dict[str, Any]) -> str:
         else f"It was trained on {result['model']['dataset']}"
     )
     return (
-        f"REAL data: {result['source']}; {result['licence']}. {result['n']} scans, two of them cuts of the others. Model of {result['model']['dataset']} with "
+        f"REAL data: {result['source']}; {result['licence']}. {result['n']} scans. Model of {result['model']['dataset']} with "
         f"the labels {', '.join(result['model']['labels'])}. {trained}; the scans have no truth for it. So masks are compared with themselves, and say nothing "
         "about accuracy."
     )

@@ -20,7 +20,7 @@ from experiments.real_compare import (
     score_case,
     summarise,
 )
-from experiments.real_preparation import SMALL_BATCH, lay_out, write_compared_plans
+from experiments.real_preparation import lay_out, write_compared_plans
 from experiments.real_report import markdown
 from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, Budget, Side
 from nnunetv2.preprocessing.case_store import save_case
@@ -162,12 +162,15 @@ def test_a_stage_is_measured_once_and_a_failed_one_names_its_log(tmp_path):
 def test_small_plans_halve_the_features_and_planned_ones_stay(tmp_path):
     sides = (side("ours", tmp_path), side("upstream", tmp_path))
     small = write_compared_plans(plans(), "small", sides)
-    assert small["configurations"]["3d_fullres"]["batch_size"] == SMALL_BATCH
+    assert small["configurations"]["3d_fullres"]["batch_size"] == 4
     assert small["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32]
     assert [json.loads((one.preprocessed / f"{COMPARED}.json").read_text()) for one in sides] == [
         small,
         small,
     ] and small["plans_name"] == COMPARED
+    assert write_compared_plans(plans(), "tiny", ())["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"][
+        "features_per_stage"
+    ] == [8, 16]
     assert write_compared_plans(plans(), "planned", ()) == plans() | {"plans_name": COMPARED}
 
 
@@ -261,6 +264,7 @@ def small_result():
         "threads": 1,
         "device": "cpu",
         "quiet_machine": False,
+        "side_by_side": False,
         "command": "x",
         "environment": {"CPU": "y"},
         "commit": "z",

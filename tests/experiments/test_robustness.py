@@ -92,6 +92,9 @@ def test_a_study_of_a_small_scan_from_files_to_picture(model_folder, tmp_path):
         "--modes",
         "exact",
         "fast",
+        "--axes_modes",
+        "exact",
+        "fast",
     ]
     out = tmp_path / "study"
     assert status_of(robustness.main, [*given, "--model", str(model_folder), "--out", str(out)]) == 0
