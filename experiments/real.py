@@ -57,8 +57,10 @@ def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> 
     return images
 
 
-def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at_once: int) -> dict[str, Any]:
-    """Trainings, then both programs with both models; the masks' agreement and the cases' scores. at_once: trainings that run side by side."""
+def run_fold(
+    fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at_once: int, most: int | None
+) -> dict[str, Any]:
+    """Trainings, then both programs with both models; the masks' agreement and the cases' scores. at_once: trainings that run side by side. most: cases to score, the first in order."""
 
     def train(place: int, side: Side) -> None:
         skip = place * side.threads if at_once > 1 else 0
@@ -66,7 +68,7 @@ def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at
 
     in_parallel(at_once, train, enumerate(sides))
     splits = [load_json(side.preprocessed / "splits_final.json", Splits) for side in sides]
-    held_out = sorted(splits[0][fold]["val"])
+    held_out = sorted(splits[0][fold]["val"])[:most]
     images = validation_images(sides[0], fold, held_out, work)
     for model in sides:
         for side in sides:
@@ -75,7 +77,7 @@ def run_fold(fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at
                 name,
                 side.prediction(images, fold, model),
                 [side.predictions(fold, model)],
-                [content_key([model.checkpoint(fold)])],
+                [content_key([model.checkpoint(fold), images])],
             )
     ours, upstream = sides
     labels = {
@@ -185,7 +187,9 @@ def main(arguments: list[str] | None = None) -> int:
         for side in sides:
             preprocess(side)
         budget = Budget(max(1, round(EPOCHS * args.budget)), ITERATIONS, VAL_ITERATIONS, args.seed)
-        folds = [run_fold(fold, sides, budget, work, 2 if args.side_by_side else 1) for fold in args.folds]
+        folds = [
+            run_fold(fold, sides, budget, work, 2 if args.side_by_side else 1, args.held_out) for fold in args.folds
+        ]
         result = collect(args, sides, plans, budget, folds)
         file = args.out.with_name(f"{args.out.name}.json")
         write_json(result, file)
@@ -230,6 +234,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     parser.add_argument("--cases", type=whole_number(10), help="the first so many alone, to try it")
+    parser.add_argument(
+        "--held_out", type=whole_number(6), help="score the first so many held-out cases of a fold (default: all)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--threads", type=whole_number(1), default=available_cores(), help="cores of each process (default: all)"
