@@ -60,25 +60,35 @@ def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> 
 def run_fold(
     fold: int, sides: tuple[Side, Side], budget: Budget, work: Path, at_once: int, most: int | None
 ) -> dict[str, Any]:
-    """Trainings, then both programs with both models; the masks' agreement and the cases' scores. at_once: trainings that run side by side. most: cases to score, the first in order."""
+    """Trainings, then both programs with both models; the masks' agreement and the cases' scores.
+
+    at_once: processes side by side, one of each program. most: cases to predict and score, the first in order; None: all that are held out.
+    """
+
+    def cores_of_others(place: int, side: Side) -> int:
+        return place * side.threads if at_once > 1 else 0
 
     def train(place: int, side: Side) -> None:
-        skip = place * side.threads if at_once > 1 else 0
+        skip = cores_of_others(place, side)
         side.stage(f"train_{fold}", side.training(fold, budget), [side.model / f"fold_{fold}"], skip_cores=skip)
+
+    def predict(place: int, side: Side, model: Side) -> None:
+        name = f"predict_{fold}" if side is model else f"predict_{fold}_other"
+        keys = [content_key([model.checkpoint(fold), images])]
+        side.stage(
+            name,
+            side.prediction(images, fold, model),
+            [side.predictions(fold, model)],
+            keys,
+            cores_of_others(place, side),
+        )
 
     in_parallel(at_once, train, enumerate(sides))
     splits = [load_json(side.preprocessed / "splits_final.json", Splits) for side in sides]
     held_out = sorted(splits[0][fold]["val"])[:most]
     images = validation_images(sides[0], fold, held_out, work)
     for model in sides:
-        for side in sides:
-            name = f"predict_{fold}" if side is model else f"predict_{fold}_other"
-            side.stage(
-                name,
-                side.prediction(images, fold, model),
-                [side.predictions(fold, model)],
-                [content_key([model.checkpoint(fold), images])],
-            )
+        in_parallel(at_once, predict, [(place, side, model) for place, side in enumerate(sides)])
     ours, upstream = sides
     labels = {
         name.lower(): int(value)
@@ -88,9 +98,8 @@ def run_fold(
     rows = []
     for case in tqdm(held_out, desc=f"Scoring fold {fold}", unit="case", disable=None):
         found = {side.name: side.predictions(fold, side) / f"{case}.nii.gz" for side in sides}
-        rows.append(
-            {"case": case, "fold": fold, "labels": score_case(ours.raw / "labelsTr" / f"{case}.nii.gz", found, labels)}
-        )
+        scores = score_case(ours.raw / "labelsTr" / f"{case}.nii.gz", found, labels)
+        rows.append({"case": case, "fold": fold, "labels": scores})
     exchange = {
         model.name: compare_masks(ours.predictions(fold, model), upstream.predictions(fold, model), labels)
         for model in sides
@@ -250,7 +259,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--side_by_side",
         action="store_true",
-        help="both trainings at the same time, for a machine that is busy anyway; gives no times",
+        help="both programs at the same time, for a machine that is busy anyway; gives no times",
     )
     args = parser.parse_args(arguments)
     if args.quiet_machine and args.side_by_side:
