@@ -161,7 +161,7 @@ def study(name: str, args: argparse.Namespace, work: Path, labels: dict[str, int
             ("_axes", OWN, args.model, axes, args.axes_modes),
             ("_turned", TURNING, turning, axes, args.axes_modes),
         ]
-    rows, masks = [], {}
+    rows, masks, computed_in = [], {}, {}
     for suffix, reader, model, chosen, modes in parts:
         images = linked(
             work / "images" / name, [variant.case for variant in chosen], work / f"images{suffix or '_others'}" / name
@@ -176,11 +176,13 @@ def study(name: str, args: argparse.Namespace, work: Path, labels: dict[str, int
             ]
             if not suffix:
                 masks[mode] = out
+                computed_in[mode] = load_json(out / "prediction_times.json", AnyObject)["computed_in"]
     result = {
         "scan": name,
         "shape": list(scan.array.shape),
         "spacing_mm": [round(float(value), 4) for value in scan.spacing],
         "variants": rows,
+        "computed_in": computed_in,
     }
     return result | ({"modes": between_modes(masks, others, labels)} if "exact" in masks else {})
 

@@ -26,7 +26,7 @@ def headline(result: dict[str, Any]) -> str:
         else f"It was trained on {result['model']['dataset']}"
     )
     return (
-        f"REAL data: {result['source']}; {result['licence']}. {result['n']} scans. Model of {result['model']['dataset']} with "
+        f"REAL data, of {result['source']}; {result['licence']}. {result['n']} scan{'s' if result['n'] > 1 else ''}. Model of {result['model']['dataset']} with "
         f"the labels {', '.join(result['model']['labels'])}. {trained}; the scans have no truth for it. So masks are compared with themselves, and say nothing "
         "about accuracy."
     )
@@ -91,11 +91,19 @@ def mode_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def computed(result: dict[str, Any]) -> str:
+    """In what each mode ran here: on some CPUs `half` has nothing faster than fp32, and is `exact` then."""
+    found = dict.fromkeys(f"`{mode}` {what}" for scan in result["scans"] for mode, what in scan["computed_in"].items())
+    return f"Computed in: {', '.join(found)}."
+
+
 def summary(result: dict[str, Any]) -> str:
     """For the manual."""
     return "\n".join(
         [
             headline(result),
+            "",
+            computed(result),
             "",
             "Each mode beside `exact`. *Labels missed*: `exact` finds more than 1 ml, the mode nothing, in any variant.",
             "",

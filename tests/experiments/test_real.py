@@ -241,6 +241,13 @@ def test_times_are_in_the_table_of_a_quiet_machine_alone():
     assert "| train 0 | 5.0 | 4.0 | 2.00 | 1.00 |" in quiet and "no times" not in quiet
 
 
+def test_a_budget_in_which_neither_learns_is_said_to_compare_nothing():
+    result = small_result()
+    assert "compare nothing" not in markdown(result)
+    nothing = rows([0.0, 0.01], [0.0, 0.0])
+    assert "compare nothing" in markdown(result | {"scores": summarise([case["labels"] for case in nothing], 0)})
+
+
 def small_result():
     """What a run of two cases would write."""
     cases = rows([0.8, 0.9], [0.7, 0.8])
