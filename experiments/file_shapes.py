@@ -70,3 +70,12 @@ class SpeedRuns(SpeedTable):
 
     runs: list[_Run]
     seconds_a_tile: Finite | None = None
+
+
+class Measured(FileShape):
+    """What experiments/measured_process.py keeps of a command; without seconds while it runs, or where it was killed."""
+
+    starts: Annotated[int, Field(ge=1)]
+    seconds: Seconds | None = None
+    peak_memory: Annotated[int, Field(ge=0)] | None = None
+    peak_gpu_memory: Annotated[int, Field(ge=0)] | None = None

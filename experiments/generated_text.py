@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from experiments import real_report, robustness_report
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject
@@ -163,6 +164,16 @@ def choices() -> str:
     )
 
 
+def real_scans() -> str:
+    """Upstream and this repository on the same REAL scans."""
+    return real_report.summary(load_json(RESULTS / "real.json", AnyObject))
+
+
+def robust() -> str:
+    """What changes masks of REAL CTs that should not."""
+    return robustness_report.summary(load_json(RESULTS / "robustness.json", AnyObject))
+
+
 def difference(figure: dict | None, differs: bool) -> str:
     """The second run's figure of a row of evaluation/comparison.py, with the interval of its difference to the first."""
     if not figure or not figure["n"]:
@@ -191,6 +202,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "studies": index_table,
     "ablation": ablation,
     "choices": choices,
+    "real": real_scans,
+    "robustness": robust,
     "cost_40_epochs": partial(cost_of_modes, "accuracy"),
     "cost_12_epochs": partial(cost_of_modes, "accuracy_int16"),
     "cost_gpu": partial(cost_of_modes, "speed_cuda"),

@@ -30,13 +30,14 @@ STUDIES = (
         "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
     ),
     Study("abdomen_cuda", "How long does a CT of 512 x 512 x 200 voxels take on a GPU?"),
-    Study("realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
+    Study("robustness", "What do mode, axes, voxel size, field of view and intensities do to masks of REAL CTs?"),
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
+    Study("history/realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
     Study("history/rounds", "How long does each mode take on small cases? (engine before 16-bit tiles of 4 planes)"),
 )
 

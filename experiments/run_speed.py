@@ -10,20 +10,20 @@ import argparse
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import is_synthetic  # noqa: E402
 from evaluation.subtype_tables import read_truth  # noqa: E402
 from experiments.file_shapes import PredictionTimes, SpeedRuns  # noqa: E402
+from experiments.measured_process import measure  # noqa: E402
 from experiments.record_run import code_commit, environment  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
+from nnunetv2.configuration import available_cores  # noqa: E402
 from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
 from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
@@ -55,8 +55,6 @@ NEED_INT8 = ("exact, int8",)  # a quantised model
 ON_A_CPU = ("half", "exact, torch", "exact, OpenVINO", "exact, half precision", "exact, int8")  # on a GPU `exact` is in torch and in fp16, as upstream is
 ON_A_GPU = ("exact, fp32",)
 NEED_ROI_MODEL = ("fast, ROI model",)
-SAMPLE_SECONDS = 0.25  # between looks at memory
-LOOKING_SHARE = 0.02  # of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process
 
 
 def is_upstream(row: str) -> bool:
@@ -71,67 +69,20 @@ def command(row: str, args: argparse.Namespace, images: Path, out: Path) -> list
             "--disable_progress_bar", *ROWS[row], *([str(args.roi_model)] if row in NEED_ROI_MODEL else [])]
 
 
-def tree_memory(root: int) -> int:
-    """Bytes held by a process and its descendants; a page that k of them share counts 1/k in each (Linux's PSS)."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it ended meanwhile
-    family = {root}
-    while new := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= new
-    total = 0
-    for pid in family:
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        total += sum(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total
-
-
-def gpu_memory() -> int:
-    """Bytes in use on the first GPU, by everything on it; 0 without nvidia-smi."""
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    out = subprocess.run(["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True,
-                         text=True, check=True).stdout
-    return int(out) * 2**20
-
-
 def run_once(row: str, args: argparse.Namespace, images: Path, out: Path) -> dict:
     """One process: seconds, peak memory, our own time split. Its masks stay in `out`."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    cores = sorted(os.sched_getaffinity(0))[: args.threads]
-    environ = os.environ | {"OMP_NUM_THREADS": str(len(cores)), "nnUNet_def_n_proc": str(len(cores))}
+    cores = min(args.threads, available_cores())
+    environ = os.environ | {"OMP_NUM_THREADS": str(cores), "nnUNet_def_n_proc": str(cores)}
     log = out.with_suffix(".log")
-    idle, peak, gpu_peak = gpu_memory(), 0, 0
-    start = time.perf_counter()
-    with open(log, "w", encoding="utf-8") as output:
-        process = subprocess.Popen(command(row, args, images, out), stdout=output, stderr=subprocess.STDOUT, env=environ,
-                                   preexec_fn=lambda: os.sched_setaffinity(0, cores))
-        next_look = start
-        while process.poll() is None:
-            look = time.perf_counter()
-            if look >= next_look:
-                peak = max(peak, tree_memory(process.pid))
-                next_look = look + (time.perf_counter() - look) / LOOKING_SHARE
-            gpu_peak = max(gpu_peak, gpu_memory() - idle)
-            try:
-                process.wait(SAMPLE_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        sys.exit(f"error: row {row!r} ended with status {process.returncode}; the last lines of {log}:\n"
+    measured = measure(command(row, args, images, out), log, cores, environ)
+    if measured.pop("status"):
+        sys.exit(f"error: row {row!r} ended with an error; the last lines of {log}:\n"
                  + "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:]))
     times = out / "prediction_times.json"
     n_cases = len({file.name.rsplit("_", 1)[0] for file in images.iterdir()})
-    return {"row": row, "seconds": round(seconds, 2), "cases": n_cases, "peak_memory": peak, "peak_gpu_memory": gpu_peak,
+    return {"row": row, "cases": n_cases, **measured,
             "times": load_json(times, PredictionTimes) if is_there(times) else None}
 
 

@@ -15,6 +15,8 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *
 HANDED_ON = {  # programs that shell scripts hand options on to
     "run_speed": ("experiments/run_speed.py", "experiments/run_speed.sh"),
     "tests.conformance.run": ("tests/conformance/run.py",),
+    "experiments/real.py": ("experiments/real.py",),
+    "experiments/robustness.py": ("experiments/robustness.py",),
 }
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content
 INLINE = re.compile(r"`((?:bash|python) [^`\n]+|nnUNetv2_\w+ [^`\n]+)`")

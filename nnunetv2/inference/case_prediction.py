@@ -17,7 +17,8 @@ from nnunetv2.inference.coarse_network import (
 )
 from nnunetv2.inference.coarse_roi import Box, RoiReport, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.modes import InferenceMode
+from nnunetv2.inference.last_look import EXPECTED_ML, probability_sums, with_channels_of
+from nnunetv2.inference.modes import MODES, InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -41,6 +42,7 @@ class CasePrediction:
     class_probabilities: np.ndarray | None
     roi: RoiReport | None = None
     lesion_found: bool | None = None  # None where nobody looked: without evidence blocks
+    looked_again_for: tuple[str, ...] = ()  # labels that roi "coarse" found nowhere but expected some of: windows and all views looked for them
 
     def full_logits(self, has_regions: bool) -> Tensor:
         """(S, *shape): certain background outside the box."""
@@ -94,6 +96,9 @@ class CasePredictor:
             prediction = self._predict([engine.in_full_precision() for engine in self.engines], data, on_window)
         if prediction.roi is not None and (note := prediction.roi.in_words()):
             warnings.warn(f"{name}: {note}.", stacklevel=2)
+        if prediction.looked_again_for:
+            warnings.warn(f"{name}: {', '.join(prediction.looked_again_for)} nearly found by the single pass; windows and mirrored views looked once more, "
+                          "which takes longer.", stacklevel=2)
         return self._decided(prediction, data, properties)
 
     def _decided(self, prediction: CasePrediction, data: Tensor, properties: Mapping[str, Any] | None) -> CasePrediction:
@@ -114,15 +119,18 @@ class CasePredictor:
         shape = tuple(data.shape[1:])
         nothing_to_crop = np.prod(shape) <= np.prod(self.geometry.patch_size)
         if self.mode.roi == "none" or nothing_to_crop:
-            return self._put_together([(self._predict_volume(engines, data, on_window), tuple(slice(0, n) for n in shape))], shape)
+            parts = [(self._predict_volume(engines, data, on_window), tuple(slice(0, n) for n in shape))]
+            whole = self._put_together(parts, shape)
+            return whole if self.mode.roi == "none" else self._with_nearly_found(whole, engines, data, {}, on_window)
         coarse_network = self.coarse_network or same_network_on_a_coarser_grid(engines[0], self.geometry, self.label_manager)
         searched_for: set[int] = set()
+        sums: dict[int, float] = {}  # of probability outside the boxes, where somebody looked
 
         def look_for_labels_in_no_box(parts: Sequence[Part]) -> np.ndarray | None:
             searched_for.update(set(channel_names(self.label_manager)) - self._channels_found(parts))
             if not searched_for:
                 return None
-            return look_for_channels(engines[0], data, self.geometry, self.label_manager, searched_for, [box for _, box in parts], on_window)
+            return look_for_channels(engines[0], data, self.geometry, self.label_manager, searched_for, [box for _, box in parts], on_window, sums)
 
         segmented = predict_in_roi(
             coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress, on_window),
@@ -140,7 +148,27 @@ class CasePredictor:
         found_elsewhere = searched_for & self._channels_found(segmented.parts) if searched_for else set()
         report = RoiReport(tuple(box for _, box in segmented.parts), shape, segmented.whole_because,
                            tuple(names[channel] for channel in sorted(searched_for)), tuple(names[channel] for channel in sorted(found_elsewhere)))
-        return replace(self._put_together(segmented.parts, shape), roi=report)
+        return self._with_nearly_found(replace(self._put_together(segmented.parts, shape), roi=report), engines, data, sums, on_window)
+
+    def _with_nearly_found(self, prediction: CasePrediction, engines: Sequence[Engine], data: Tensor, sums: Mapping[int, float],
+                           on_window: OnWindow | None) -> CasePrediction:
+        """Labels that `prediction` lacks, from the look of `exact`, if its single passes expect EXPECTED_ML of them; sums: outside its box."""
+        names = channel_names(self.label_manager)
+        missing = set(names) - channels_found(prediction.logits, self.label_manager)
+        inside = probability_sums(prediction.logits, missing, self.label_manager)
+        millilitre = float(np.prod(self.geometry.spacing)) / 1000
+        nearly = {channel for channel in missing if (inside[channel] + sums.get(channel, 0.0)) * millilitre >= EXPECTED_ML}
+        if not nearly:
+            return prediction
+        exact = CasePredictor(engines, self.geometry, replace(MODES["exact"], tile_step_size=self.mode.tile_step_size), self.label_manager,
+                              self.lesion_channels, self.device, self.gaussian, self.progress)
+        logits, probabilities = exact._predict_volume(engines, data, on_window)
+        found = nearly & channels_found(logits, self.label_manager)
+        decides = self.lesion_channels is not None and not found.isdisjoint(self.lesion_channels)
+        return replace(
+            prediction, box=tuple(slice(0, n) for n in prediction.shape), looked_again_for=tuple(names[channel] for channel in sorted(nearly)),
+            logits=with_channels_of(prediction.full_logits(self.label_manager.has_regions), logits, found, self.label_manager),
+            class_probabilities=probabilities if decides else prediction.class_probabilities)
 
     def _channels_found(self, parts: Sequence[Part]) -> set[int]:
         return set().union(*(channels_found(logits, self.label_manager) for (logits, _), _ in parts))

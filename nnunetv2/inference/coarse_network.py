@@ -10,6 +10,7 @@ from torch import Tensor
 from nnunetv2.inference.case_classification import VIEWS_AS_IS, fits_whole
 from nnunetv2.inference.coarse_roi import Box, coarse_factors
 from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.last_look import probability_sums
 from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import even_tile, pad_centred, predict_windows, whole_volume_tile, window_slicers
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -75,8 +76,10 @@ class CoarseNetwork:
 
 @torch.no_grad()
 def look_for_channels(engine: Engine, data: Tensor, geometry: NetworkGeometry, label_manager: LabelManager, channels: Collection[int],
-                      known: Sequence[Box], on_window: Callable[[int, int], None] | None = None) -> np.ndarray:
+                      known: Sequence[Box], on_window: Callable[[int, int], None] | None = None, sums: dict[int, float] | None = None) -> np.ndarray:
     """Where in `data` (C, D, H, W), outside the boxes `known`, one pass finds `channels`: boolean (D, H, W).
+
+    sums: gets added what each channel's probability sums up to there; voxels in several windows count in each.
 
     At the network's own resolution, unmirrored, in windows with as little overlap as the volume allows; windows inside a known box are
     left out. Memory holds one window of logits, however many channels there are.
@@ -93,6 +96,9 @@ def look_for_channels(engine: Engine, data: Tensor, geometry: NetworkGeometry, l
     slicers = [slicer for slicer in window_slicers(padded.shape[1:], tile, COARSE_STEP) if unknown[slicer[1:]].any()]
     for done, slicer in enumerate(slicers, start=1):
         logits = engine(padded[slicer][None], classify=False)[0][0].cpu()
+        if sums is not None:
+            for channel, value in probability_sums(logits, channels, label_manager, torch.from_numpy(unknown[slicer[1:]])).items():
+                sums[channel] = sums.get(channel, 0.0) + value
         if label_manager.has_regions:
             for channel in channels:
                 found[slicer[1:]] |= (logits[channel] > 0).numpy()

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
-from experiments.run_speed import command, link_cases, parse_arguments, planned_runs, tree_memory
+from experiments.measured_process import tree_memory
+from experiments.run_speed import command, link_cases, parse_arguments, planned_runs
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise, write_table
 from experiments.upstream_tiles import upstream_tiles
