@@ -200,7 +200,7 @@ def draw(result: dict[str, Any], sides: tuple[Side, Side], out: Path) -> None:
     description = DataDescription(describe(out / "work" / TASK))
     rows = {row["case"]: row for row in result["cases"]}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(3, 4, figsize=(6.3, 6.6))
+        figure, axes = plt.subplots(3, 4, figsize=(6.3, 4.4))
         for line, (which, case) in zip(axes, result["drawn"].items()):
             row = rows[case]
             files = {side.name: side.predictions(row["fold"], side) / f"{case}.nii.gz" for side in sides}
