@@ -73,11 +73,14 @@ def score_table(result: dict[str, Any]) -> list[str]:
                 else "-"
                 for side in ("upstream", "ours")
             ]
-            gap = f"{difference['difference']:+.{digits}f} ({difference['ci_low']:+.{digits}f} to {difference['ci_high']:+.{digits}f}), n = {difference['n']}"
+            gap = "-"  # undefined where a mask is empty in every case
+            if difference["n"]:
+                span = f"{difference['ci_low']:+.{digits}f} to {difference['ci_high']:+.{digits}f}"
+                gap = f"{difference['difference']:+.{digits}f} ({span}), n = {difference['n']}"
             verdict = difference["verdict"].replace("B is", "here is")
-            lines.append(
-                f"| {label} | {METRIC_NAMES[metric]} | {values[0]} | {values[1]} | {gap if difference['n'] else '-'} | {verdict} |"
-            )
+            if all((metrics["dsc"][side]["mean"] or 0.0) < FOUND_NOTHING for side in ("upstream", "ours")):
+                verdict = "neither finds it"
+            lines.append(f"| {label} | {METRIC_NAMES[metric]} | {values[0]} | {values[1]} | {gap} | {verdict} |")
     return lines
 
 
@@ -104,10 +107,12 @@ def agreement_table(result: dict[str, Any]) -> list[str]:
     )
     for fold, exchange in zip(result["folds"], result["exchange"]):
         for model, row in exchange.items():
+            found = (result["scores"]["all labels"]["dsc"][model]["mean"] or 0.0) >= FOUND_NOTHING
+            weight = "" if found else "; this model finds nothing, so agreement is no evidence"
             lowest = ", ".join(f"{label} {value:.4f}" for label, value in row["lowest_dsc"].items())
             lines.append(
                 f"| masks of the same model ({'trained here' if model == 'ours' else 'trained by nnU-Net'}, fold {fold}), {row['cases']} cases | "
-                f"{row['voxels_differ']} of {row['voxels']} voxels differ ({100 * row['share']:.2g} %), in {row['cases_with_any']} cases; lowest DSC {lowest} |"
+                f"{row['voxels_differ']} of {row['voxels']} voxels differ ({100 * row['share']:.2g} %), in {row['cases_with_any']} cases; lowest DSC {lowest}{weight} |"
             )
     return lines
 
@@ -195,7 +200,7 @@ def draw(result: dict[str, Any], sides: tuple[Side, Side], out: Path) -> None:
     description = DataDescription(describe(out / "work" / TASK))
     rows = {row["case"]: row for row in result["cases"]}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(3, 4, figsize=(6.3, 6.6))
+        figure, axes = plt.subplots(3, 4, figsize=(6.3, 4.4))
         for line, (which, case) in zip(axes, result["drawn"].items()):
             row = rows[case]
             files = {side.name: side.predictions(row["fold"], side) / f"{case}.nii.gz" for side in sides}

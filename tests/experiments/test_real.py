@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from evaluation.files import write_json
 from experiments import real
 from experiments.real import kept
 from experiments.real_compare import (
@@ -25,7 +26,7 @@ from experiments.real_report import markdown
 from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, Budget, Side
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.utilities.errors import CommandFailed
-from nnunetv2.utilities.files import save_json
+from nnunetv2.utilities.files import load_json, save_json
 from tests.evaluation.small_run import status_of
 
 LABELS = {"anterior": 1, "posterior": 2}
@@ -241,11 +242,15 @@ def test_times_are_in_the_table_of_a_quiet_machine_alone():
     assert "| train 0 | 5.0 | 4.0 | 2.00 | 1.00 |" in quiet and "no times" not in quiet
 
 
-def test_a_budget_in_which_neither_learns_is_said_to_compare_nothing():
+def test_a_budget_in_which_neither_learns_is_said_to_compare_nothing(tmp_path):
     result = small_result()
     assert "compare nothing" not in markdown(result)
-    nothing = rows([0.0, 0.01], [0.0, 0.0])
-    assert "compare nothing" in markdown(result | {"scores": summarise([case["labels"] for case in nothing], 0)})
+    nothing = [case["labels"] for case in rows([0.0, 0.01], [0.0, 0.0])]
+    for label in LABELS:
+        for case in nothing:
+            case[label]["ours"]["hd95_mm"] = float("nan")  # of an empty mask
+    write_json(result | {"scores": summarise(nothing, 0)}, tmp_path / "r.json")
+    assert "compare nothing" in (text := markdown(load_json(tmp_path / "r.json"))) and "| anterior | HD95, mm | 2.00 (2.00 to 2.00) | - | - |" in text
 
 
 def small_result():
