@@ -35,6 +35,8 @@ STUDIES = (
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
+    Study("fuzz", "Is every damaged input met with one clear message, and is nothing lost?"),
+    Study("faults", "Do kills, full disks and other mishaps leave every result as it would have been?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
@@ -47,6 +49,8 @@ def cases_of(result: dict) -> str:
     """What the figures of a result rest on: cases, or comparisons."""
     if "total" in result:
         return f"{result['total']} comparisons"
+    if "records" in result:
+        return f"{result['runs']} runs"
     if "runs" in result:
         n = {row["cases_a_run"] for row in result["rows"].values()}
         few, many = min(n), max(n)

@@ -1,11 +1,10 @@
 """A campaign's .json and .md out of its records; each holds `good` and, where it is not, `problems`."""
 
-import os
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.record_run import code_commit, environment
 from nnunetv2.utilities.files import atomic_write, save_json
 
 _CELL = 300  # characters of a table's cell
@@ -14,13 +13,14 @@ _CELL = 300  # characters of a table's cell
 def write_report(out: Path, command: str, figures: dict, records: list[dict], seconds: float, text: str) -> None:
     """out.json: how it was made, `figures`, every record. out.md: `text`."""
     content = {
+        "synthetic": True,
         "command": command,
+        "commit": code_commit(),
+        "environment": environment("cpu"),
         **figures,
         "runs": len(records),
         "good": sum(record["good"] for record in records),
         "seconds": round(seconds),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
         "records": records,
     }
     save_json(content, out.with_suffix(".json"))
