@@ -107,7 +107,7 @@ def check_table(content: bytes, masks: set[str], description: DataDescription = 
     try:
         table = parse_csv(content.decode("utf-8"), file, columns, only_these=True)
     except UnicodeDecodeError as error:
-        return [f"{file}: not UTF-8 text ({error})"]
+        return [f"{file}: not UTF-8 text ({error}); save it as UTF-8"]
     except InputError as error:
         return [str(error)]
     if table.columns != columns:  # the grader's reader may go by place

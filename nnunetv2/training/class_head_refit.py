@@ -255,13 +255,20 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
     measurement = model.measurement() if model.evidence_blocks else None
     rows, measured = [], []
+    damaged: list[str] = []  # from the first on the others are only looked at
     for case in tqdm(cases, desc="class evidence"):
         image, properties = read_image(folder, case)
+        if damaged or not np.isfinite(image).all():
+            damaged += [] if np.isfinite(image).all() else [case]
+            continue
         data = torch.from_numpy(image)  # (C, D, H, W)
         logits, features = describe_case(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,
                                          batch_size=model.configuration_manager.batch_size)
         rows.append(features)
         measured.append(None if measurement is None else measurement(image, logits.argmax(0).numpy(), properties, model.evidence_blocks))
+    if damaged:
+        raise InputError(f"{folder}: the preprocessed images of {len(damaged)} case(s) hold NaN or infinite values: {', '.join(damaged)}. "
+                         "Delete their files and run nnUNetv2_preprocess again.")
     features = torch.stack(rows)
     broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
     if broken:
