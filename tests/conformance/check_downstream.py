@@ -10,7 +10,7 @@ import numpy as np
 from tests.conformance.bench import Bench, Row, agreeing, equal, within
 from tests.conformance.datasets import planned, tiny_model
 from tests.conformance.downstream import programs, trainers, training
-from tests.conformance.models import predictions, trained_models
+from tests.conformance.models import trained_models
 
 LOSS_BOUND = 1e-4  # relative, after four steps
 LOGIT_BOUND = 1e-3
@@ -61,12 +61,11 @@ def check_programs_on_data(bench: Bench) -> Iterator[Row]:
     yield equal("program that reads plans: every value", ours, theirs)
     planned(bench, 311, lambda: folder)  # both sides hold the fingerprint
     yield equal("planner of one's own: patch, batch, network", *both(bench, "own_planner", dataset=folder.name))
-    predicted = predictions(bench, "upstream", trained_models(bench)["upstream"])
-    truth = bench.folder / "truth_of_predicted"
+    predicted, truth = Path(trained_models(bench)["upstream"]) / "fold_0" / "validation", bench.folder / "truth_of_predicted"
     truth.mkdir(exist_ok=True)
-    for file in Path(predicted["upstream"]).glob("case_*.nii.gz"):
+    for file in predicted.glob("case_*.nii.gz"):
         (truth / file.name).write_bytes((folder / "labelsTr" / file.name).read_bytes())
-    ours, theirs = both(bench, "metrics_of_folders", truth=str(truth), predicted=str(predicted["upstream"]))
+    ours, theirs = both(bench, "metrics_of_folders", truth=str(truth), predicted=str(predicted))
     yield equal("program that scores folders", ours, theirs)
     cases = sorted(file.name.removesuffix(".nii.gz") for file in (folder / "labelsTr").iterdir())[:2]
     results = []

@@ -229,7 +229,7 @@ def ignored_split(m):
 
     def datasets(self):
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(type(self), "do_split", lambda self: (["case_000", "case_001"], ["case_003"]))
+            inner.setattr(type(self), "do_split", lambda self: (["case_000"], ["case_001"]))
             return original(self)
 
     m.setattr(nnUNetTrainer, "get_tr_and_val_datasets", datasets)

@@ -22,7 +22,9 @@ def serve() -> None:
     os.dup2(2, 1)  # upstream prints freely; keep it out of the protocol
     sys.path.append(str(Path(__file__).parent))
     multiprocessing.Pool = ThreadPool
-    multiprocessing.get_context = lambda method=None: SimpleNamespace(Pool=ThreadPool)
+    spawn = multiprocessing.get_context("spawn")
+    parts = {name: getattr(spawn, name) for name in ("Process", "Queue", "Event", "Manager")}  # where upstream starts a process by itself, it gets one
+    multiprocessing.get_context = lambda method=None: SimpleNamespace(Pool=ThreadPool, **parts)
     import exchange
 
     for line in sys.stdin:

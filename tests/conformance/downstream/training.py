@@ -48,7 +48,7 @@ def train(trainer, plans, dataset_json, configuration, weights=None):
     """{calls, settings, outcome} of a training from the weights in file `weights`, which is written first when it is not there."""
     torch.manual_seed(0)
     calls, transforms = [], []
-    made = traced(getattr(trainers, trainer), calls, transforms)({**plans}, configuration, 0, dataset_json, device=torch.device("cpu"))
+    made = traced(getattr(trainers, trainer), calls, transforms)({**plans, "continue_training": False}, configuration, 0, dataset_json, device=torch.device("cpu"))
     made.initialize()
     if weights is not None and os.path.isfile(weights):
         made.network.load_state_dict(torch.load(weights, weights_only=True))
