@@ -26,8 +26,11 @@ def check_custom_trainers(bench: Bench) -> Iterator[Row]:
         with bench.environment():
             ours = training.train(name, json.loads(json.dumps(plans)), dataset_json, "tiny", str(start))
         # loaders that ask for no split: here the record of the training still asks, once
-        calls = ours["calls"] if "do_split" in theirs["calls"] else [call for call in ours["calls"] if call != "do_split"]
-        yield equal(f"{name}: hooks called, in order", calls, theirs["calls"], note=f"{len(theirs['calls'])} calls")
+        passed_over = {"do_split"} - set(theirs["calls"])
+        if not theirs["outcome"]:  # both sides draw batches of their own, and these decide whether an epoch is the best so far
+            passed_over.add("save_checkpoint checkpoint_best.pth")
+        calls, expected = ([call for call in side["calls"] if call not in passed_over] for side in (ours, theirs))
+        yield equal(f"{name}: hooks called, in order", calls, expected, note=f"{len(theirs['calls'])} calls")
         yield equal(f"{name}: network, optimiser, rates, transforms, batches, cases, checkpoints", ours["settings"], theirs["settings"])
         for key, value in theirs["outcome"].items():
             yield within(f"{name}: {key} after training", np.array(ours["outcome"][key]), np.array(value), LOSS_BOUND, relative=True)

@@ -57,7 +57,7 @@ def own_network(model, image):
     checkpoint = torch.load(Path(model) / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     network.load_state_dict(checkpoint["network_weights"])
     predictor = nnUNetPredictor(use_mirroring=True, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
-    predictor.manual_initialization(network, plans, configuration, None, loaded.dataset_json, "nnUNetTrainer", (0, 1))
+    predictor.manual_initialization(network, plans, configuration, [checkpoint["network_weights"]], loaded.dataset_json, "nnUNetTrainer", (0, 1))
     data, properties = SimpleITKIO().read_images([image])
     return {"mask": np.asarray(predictor.predict_single_npy_array(data, properties, None, None, False))}
 
