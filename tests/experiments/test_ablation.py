@@ -110,7 +110,7 @@ def test_a_fold_that_was_killed_goes_on_with_its_checkpoints(setup, monkeypatch)
     chosen = next(variant for variant in VARIANTS if variant.name == "chosen")
     checkpoint = Ablation(args).model(chosen) / "fold_1" / "checkpoint_latest.pth"
 
-    def killed(command, check):
+    def killed(command, **options):
         checkpoint.parent.mkdir(parents=True)
         checkpoint.touch()
         raise KeyboardInterrupt
