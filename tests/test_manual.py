@@ -14,6 +14,9 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("[a-z]*/README.md")])
 HANDED_ON = {  # programs that shell scripts hand options on to
     "run_speed": ("experiments/run_speed.py", "experiments/run_speed.sh"),
+    "experiments/driver.sh": ("experiments/options.py",),
+    "experiments.time_to_quality": ("experiments/time_to_quality.py",),
+    "experiments.lidc": ("experiments/lidc.py",),
     "tests.conformance.run": ("tests/conformance/run.py",),
     "experiments/real.py": ("experiments/real.py",),
     "experiments/robustness.py": ("experiments/robustness.py",),
