@@ -199,7 +199,8 @@ def find_model(folder: Path, folds: Sequence[int | str] | None, checkpoint_name:
     plans_manager, dataset_json = PlansManager(folder / "plans.json"), load_json(folder / "dataset.json", DatasetJson)
     configuration_manager = plans_manager.get_configuration(header["init_args"]["configuration"])
     plain_ending(dataset_json["file_ending"], folder / "dataset.json")
-    refuse_unread_ending(dataset_json["file_ending"], plans_manager.image_reader_writer_class, folder / "dataset.json")
+    if "image_reader_writer" in plans_manager.plans:  # preprocessed cases need no reader
+        refuse_unread_ending(dataset_json["file_ending"], plans_manager.image_reader_writer_class, folder / "dataset.json")
     check_schemes(configuration_manager.configuration, plans_manager.source)
     n_outputs = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     check_patch_size(configuration_manager.patch_size, 1, finest_channels(configuration_manager.network_arch_init_kwargs, n_outputs), plans_manager.source)
