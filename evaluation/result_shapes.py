@@ -173,6 +173,7 @@ class _LeftOut(FileShape):
     macro_f1: Number
     p: Number
     chance_95: list[Number]
+    evidence_found: bool
     cases: Natural
 
 

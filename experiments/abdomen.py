@@ -3,15 +3,14 @@
     python -m experiments.abdomen --iterations 480     # options: experiments/options.py
 """
 
-import os
 import sys
 from math import ceil
 from pathlib import Path
 
 from experiments.accuracy import DATASET, trained_model
-from experiments.main_job import call
+from experiments.fold_jobs import run_command
 from experiments.options import SEEDS, parse
-from experiments.pipeline import Pipeline, Stage
+from experiments.pipeline import Pipeline, Stage, enter
 from experiments.preparation import CONFIGURATION, PLANS, TRAINER
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import Plans
@@ -30,9 +29,9 @@ def write_plans(source: Path, target: Path) -> None:
 
 
 def train(pipeline: Pipeline, at: dict[str, Path], configuration: str, start: Path, iterations: int, device: str) -> None:
-    fold = at["results"] / TORSOS / f"{TRAINER}__{PLANS}__{configuration}" / "fold_0"
+    fold = at["nnUNet_results"] / TORSOS / f"{TRAINER}__{PLANS}__{configuration}" / "fold_0"
     pipeline.run(Stage(f"preprocess_{configuration}", ["nnUNetv2_preprocess", "-d", "778", "-plans_name", PLANS, "-c", configuration],
-                       [at["preprocessed"] / TORSOS / f"nnUNetPlans_{configuration}"]))
+                       [at["nnUNet_preprocessed"] / TORSOS / f"nnUNetPlans_{configuration}"]))
     pipeline.run(Stage(f"train_{configuration}", ["python", "-m", "experiments.train_from", fold, start, "778", configuration, "0", "-p", PLANS, "-device", device,
                                                   "--epochs", str(EPOCHS), "--iterations", str(ceil(iterations / EPOCHS)), "--val_iterations", "4", "--no_val"], [fold]))
     if device == "cpu":
@@ -45,28 +44,27 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse("abdomen", arguments)
     main_model, out = trained_model(args.run), args.out.absolute()
     pipeline = Pipeline(out / "work")
-    at = {kind: pipeline.work / f"nnUNet_{kind}" for kind in ("raw", "preprocessed", "results")}
-    os.environ.update({f"nnUNet_{kind}": str(folder) for kind, folder in at.items()})
-    torsos, planned = pipeline.work / "torsos", at["preprocessed"] / TORSOS
+    at = enter(pipeline.work)
+    torsos, planned = pipeline.work / "torsos", at["nnUNet_preprocessed"] / TORSOS
     for stage in (
         Stage("data", ["python", "data_prep/make_phantom.py", torsos, "--preset", "torso", "--seed", str(SEEDS["abdomen_training"])], [torsos]),
-        Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", torsos, "--out", at["raw"], "--dataset", TORSOS], [at["raw"] / TORSOS]),
+        Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", torsos, "--out", at["nnUNet_raw"], "--dataset", TORSOS], [at["nnUNet_raw"] / TORSOS]),
         Stage("plan", ["nnUNetv2_plan_and_preprocess", "-d", "778", "-pl", "nnUNetPlannerResEncM", "-overwrite_plans_name", "own_plans", "--no_pp"],
               [planned / "dataset.json"]),
     ):
         pipeline.run(stage)
     write_plans(args.run.absolute() / "work" / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json", planned / f"{PLANS}.json")
-    models = at["results"] / TORSOS / f"{TRAINER}__{PLANS}__"
+    models = at["nnUNet_results"] / TORSOS / f"{TRAINER}__{PLANS}__"
     model = main_model if args.keep_model else Path(f"{models}{CONFIGURATION}")
     for configuration in (COARSE,) if args.keep_model else (COARSE, CONFIGURATION):
         train(pipeline, at, configuration, main_model / "fold_0" / "checkpoint_final.pth", args.iterations, args.device)
     cases = pipeline.work / "abdomen"
-    call(["python", "experiments/draw_cases.py", cases, "--preset", "abdomen", "--seed", str(SEEDS["abdomen"]), "--n", "1"])
+    run_command(["python", "experiments/draw_cases.py", cases, "--preset", "abdomen", "--seed", str(SEEDS["abdomen"]), "--n", "1"])
     if args.device == "cpu":  # there upstream with TTA would take hours
         rows = ["--rows", "fast, ROI model", "fast", "upstream, no TTA", "--tta_from", args.seconds_from]
     else:
         rows = ["--rows", "fast, ROI model", "fast", "exact", "upstream", "upstream, no TTA"]
-    call(["bash", "experiments/run_speed.sh", "--model", model, "--roi_model", f"{models}{COARSE}", "--images", cases / "images", "--labels", cases / "labels",
+    run_command(["bash", "experiments/run_speed.sh", "--model", model, "--roi_model", f"{models}{COARSE}", "--images", cases / "images", "--labels", cases / "labels",
           "--truth", cases / "subtypes.csv", "--synthetic", "--cases", "1", "--rounds", "1", "--device", args.device, "--reference_cases", "1",
           "--reference_rounds", "1", "--out", out, *rows, *args.rest])
 

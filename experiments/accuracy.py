@@ -3,12 +3,12 @@
     python -m experiments.accuracy --n 36     # options: experiments/options.py
 """
 
-import os
 import sys
 from pathlib import Path
 
-from experiments.main_job import call
+from experiments.fold_jobs import run_command
 from experiments.options import parse
+from experiments.pipeline import enter
 from experiments.preparation import CONFIGURATION, PLANS, TRAINER
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.errors import InputError
@@ -34,13 +34,13 @@ def newer(file: Path, than: Path) -> bool:
 def main(arguments: list[str] | None = None) -> None:
     args = parse("accuracy", arguments)
     model = trained_model(args.run)
-    os.environ.update({f"nnUNet_{kind}": str(args.run.absolute() / "work" / f"nnUNet_{kind}") for kind in ("raw", "preprocessed", "results")})
+    enter(args.run.absolute() / "work")
     cases = args.out / "work"
-    call(["python", "experiments/draw_cases.py", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n)])
+    run_command(["python", "experiments/draw_cases.py", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n)])
     fold = model / "fold_0"
     if not newer(fold / "quantization.json", fold / "checkpoint_final.pth"):
-        call(["nnUNetv2_quantize", "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", TRAINER, "-p", PLANS])
-    call(["bash", "experiments/run_speed.sh", "--model", model, "--images", cases / "images", "--labels", cases / "labels", "--truth", cases / "subtypes.csv",
+        run_command(["nnUNetv2_quantize", "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", TRAINER, "-p", PLANS])
+    run_command(["bash", "experiments/run_speed.sh", "--model", model, "--images", cases / "images", "--labels", cases / "labels", "--truth", cases / "subtypes.csv",
           "--synthetic", "--cases", str(args.n), "--reference_cases", str(args.n), "--rounds", "1", "--reference_rounds", "1", "--lever_rounds", "1",
           "--out", args.out, "--rows", *ROWS, *args.rest])
 

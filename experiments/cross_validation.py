@@ -4,14 +4,12 @@
 """
 
 import argparse
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.main_job import call
-from experiments.options import PRESETS, parse, user_name
+from experiments.fold_jobs import run_command
+from experiments.options import PRESETS, parse, run_name
 from experiments.pipeline import Pipeline, Stage
 from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
 from nnunetv2.utilities.commands import script
@@ -37,16 +35,19 @@ def train_on_gpus(at: Prepared, args: argparse.Namespace, length: list[str]) -> 
     print(f"[cv] training on GPUs {' '.join(args.gpus)}; follow with: tail -f {logs}/fold_*.log", flush=True)
     cards = list(args.gpus)
 
-    def one(fold: int) -> int:
+    def fails(fold: int) -> bool:
         card = cards.pop()
         command = [sys.executable, "-m", "experiments.cross_validation", "--fold", str(fold), *_again(args, at)]
         try:
-            return _logged(command, logs / f"fold_{fold}.log", {"CUDA_VISIBLE_DEVICES": card})
+            run_command(command, logs / f"fold_{fold}.log", len(args.gpus), {"CUDA_VISIBLE_DEVICES": card})
+            return False
+        except CommandFailed:
+            return True
         finally:
             cards.append(card)
 
     with ThreadPoolExecutor(len(cards)) as pool:
-        failed = [str(fold) for fold, status in zip(FOLDS, pool.map(one, FOLDS)) if status]
+        failed = [str(fold) for fold, failed in zip(FOLDS, pool.map(fails, FOLDS)) if failed]
     if failed:
         raise CommandFailed(f"fold {', '.join(failed)} failed, see {logs}; rerun to go on")
 
@@ -58,38 +59,30 @@ def _again(args: argparse.Namespace, at: Prepared) -> list[str]:
     return [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
 
 
-def _logged(command: list[str], log: Path, variables: dict[str, str]) -> int:
-    with open(log, "a", encoding="utf-8") as output:
-        return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | variables).returncode
-
-
 def score(at: Prepared, masks: Path, reference: Path, tables: Path, out: Path) -> None:
-    call(["python", "evaluation/compute_metrics.py", "--pred", masks, "--ref", reference, *at.described, *at.classes(tables), "--out", out, *at.synthetic_flag])
+    run_command(["python", "evaluation/compute_metrics.py", "--pred", masks, "--ref", reference, *at.described, *at.classes(tables), "--out", out, *at.synthetic_flag])
 
 
 def beside_radiomics(at: Prepared, masks: Path, reference: Path, test: Path | None, ensemble: Path) -> None:
     """The baseline, and whether the mean of both is worth using: out-of-fold evidence alone decides, and you."""
     radiomics, both = at.out / "radiomics", at.out / "with_radiomics"
     fresh = [] if test is None else ["--predict_images", test, "--predict_masks", ensemble]
-    call(["python", "evaluation/radiomics_baseline.py", "--images", at.raw / "imagesTr", "--masks", masks, "--truth", at.raw / at.table, *at.described,
+    run_command(["python", "evaluation/radiomics_baseline.py", "--images", at.raw / "imagesTr", "--masks", masks, "--truth", at.raw / at.table, *at.described,
           "--splits", at.raw / "splits_final.json", "--folds", *map(str, FOLDS), *fresh, "--out", radiomics])
     score(at, masks, reference, radiomics, radiomics)
     average = ["python", "experiments/out_of_fold.py", "average"]
-    call([*average, masks, radiomics, "--out", both, "--task", at.task])
+    run_command([*average, masks, radiomics, "--out", both, "--task", at.task])
     if test is not None:
-        call([*average, ensemble, radiomics / "test", "--out", both / "test", "--task", at.task])
+        run_command([*average, ensemble, radiomics / "test", "--out", both / "test", "--task", at.task])
     score(at, masks, reference, both, both)
-    call(["python", "evaluation/compare_runs.py", at.out, both, "--out", both / "comparison.json"])
+    run_command(["python", "evaluation/compare_runs.py", at.out, both, "--out", both / "comparison.json"])
 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
     args = parse("cross_validation", arguments)
     pipeline, at = prepare(args, alone=args.fold is None)  # folds may be trained by several runs at once
-    name, preset = args.name or ("SYNTHETIC" if at.synthetic else user_name()), PRESETS["cross_validation"].length(args, at.synthetic)
-    length = ["--hours", str(args.hours)] if args.hours else ["--epochs", str(preset.epochs), "--iterations", str(preset.iterations), "--val_iterations",
-                                                             str(preset.val_iterations)]
-    length += ["--seed", str(args.seed)]
+    length = [*PRESETS["cross_validation"].flags(args, at.synthetic), "--seed", str(args.seed)]
     if args.fold is not None:
         train_fold(pipeline, at, args.fold, length)
         print(f"[cv] fold {args.fold} done; run without --fold for what needs all of {', '.join(map(str, FOLDS))}")
@@ -101,10 +94,10 @@ def main(arguments: list[str] | None = None) -> None:
             train_fold(pipeline, at, fold, length)
 
     masks, reference, ensemble = at.out / "predictions" / "out_of_fold", at.work / "out_of_fold_reference", at.out / "predictions" / "test"
-    call(["python", "experiments/out_of_fold.py", "gather", "--model", at.model, "--folds", *map(str, FOLDS), "--splits", at.raw / "splits_final.json",
+    run_command(["python", "experiments/out_of_fold.py", "gather", "--model", at.model, "--folds", *map(str, FOLDS), "--splits", at.raw / "splits_final.json",
           "--labels", at.raw / "labelsTr", "--out", masks, "--reference", reference, "--task", at.task or "subtype"])
     score(at, masks, reference, masks, at.out)
-    test = at.raw / "imagesTs" if (at.raw / "imagesTs").is_dir() else None
+    test = at.test_images
     if test is not None:
         checkpoints = [at.model / f"fold_{fold}" / "checkpoint_final.pth" for fold in FOLDS]
         pipeline.run(Stage("predict_test", ["nnUNetv2_predict", "-i", test, "-o", ensemble, "-d", "777", "-c", CONFIGURATION, "-f", *map(str, FOLDS), "-tr", TRAINER,
@@ -115,7 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     if test is None:
         print(f"[cv] done: {at.out / 'metrics.json'} (out of fold); the data have no test images")
         return
-    call(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
+    name = run_name(args, at.synthetic)
+    run_command(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
     print(f"[cv] done: {at.out / 'metrics.json'} (out of fold), {at.out / f'{name}_results.zip'} (ensemble of folds {', '.join(map(str, FOLDS))})")
 
 

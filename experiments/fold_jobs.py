@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,23 +43,24 @@ def in_parallel(jobs: int, function: Callable[..., None], arguments: Iterable[tu
             raise
 
 
-def run_command(command: list[str], log: Path | None, jobs: int, variables: dict[str, str] | None = None) -> None:
+def run_command(command: Sequence[str | os.PathLike], log: Path | None = None, jobs: int = 1, variables: dict[str, str] | None = None) -> None:
     """Run a command to its end. With a log, one of `jobs` at a time: it gets its share of the cores and appends its output there.
 
     variables: of the environment, besides this process's own.
 
     Raises CommandFailed, with the log's last lines if there is one, when the command fails.
     """
+    text = " ".join(map(str, command))
     if log is None:
         try:
             subprocess.run(command, check=True, env=None if variables is None else os.environ | variables)
         except subprocess.CalledProcessError as error:
-            raise CommandFailed(f"{' '.join(command)}\nended with {error.returncode}; its own message is above.") from error
+            raise CommandFailed(f"{text}\nended with {error.returncode}; its own message is above.") from error
         return
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": threads} | (variables or {})).returncode
     if code:
-        raise CommandFailed(f"{' '.join(command)}\nended with {code}; the last lines of {log}:\n"
+        raise CommandFailed(f"{text}\nended with {code}; the last lines of {log}:\n"
                             + "\n".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-15:]))

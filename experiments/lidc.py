@@ -9,7 +9,6 @@ masks, the network's own head (what the class rested on before evidence blocks),
 
 import argparse
 import json
-import os
 import random
 import shutil
 import time
@@ -27,6 +26,7 @@ from evaluation.bootstrap import interval, resample_counts
 from evaluation.lesion_features import lesion_features
 from evaluation.radiomics_baseline import make_model
 from experiments.fold_jobs import run_command
+from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment
 from experiments.small_plans import SMALL, write_small_plans
 from nnunetv2 import paths
@@ -253,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     start = time.time()
     (args.out / "work").mkdir(parents=True, exist_ok=True)
-    os.environ.update({f"nnUNet_{kind}": str(args.out.absolute() / "work" / f"nnUNet_{kind}") for kind in ("raw", "preprocessed", "results")})
+    enter(args.out.absolute() / "work")
     nodules = read_nodules(args.lidc, TASKS["malignancy"])
     patient_of = {nodule.name: nodule.patient for nodule in nodules}
     prepare(args.lidc, nodules, args)

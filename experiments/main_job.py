@@ -3,17 +3,16 @@
     python -m experiments.main_job --data data --name MYTEAM     # options: experiments/options.py
 """
 
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from experiments.options import PRESETS, parse, user_name
+from experiments.fold_jobs import run_command
+from experiments.options import PRESETS, parse, run_name
 from experiments.pipeline import Pipeline, Stage
 from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
 from nnunetv2.utilities.commands import script
-from nnunetv2.utilities.errors import CommandFailed
 
 
 def train(pipeline: Pipeline, at: Prepared, length: list[str]) -> None:
@@ -46,31 +45,22 @@ def hand_over(pipeline: Pipeline, at: Prepared, name: str, mode: str, test: Path
         pipeline.run(Stage("submission", ["python", "data_prep/make_submission.py", *at.described, "--pred", at.out / "predictions" / "test", "--test", test, "--name",
                                           name, "--out", at.out], [at.out / f"{name}_results.zip"]))
     record = ["python", "experiments/record_run.py", "--out", str(at.out)]
-    call([*record, "--raw", str(at.raw), "--name", name, "--device", at.device, "--mode", mode, "--plans", str(at.preprocessed / f"{PLANS}.json"), "--configuration",
+    run_command([*record, "--raw", str(at.raw), "--name", name, "--device", at.device, "--mode", mode, "--plans", str(at.preprocessed / f"{PLANS}.json"), "--configuration",
           CONFIGURATION, "--fold", str(at.model / "fold_0"), *at.synthetic_flag])
     if subprocess.run(["bash", "report/build.sh", "--check"]).returncode == 0:
         pipeline.run(Stage("report", ["bash", "report/build.sh", "--results", at.out, "--name", name], [at.out / f"{name}_results.pdf"]))
     else:
         print("[report] left out: install the packages above and give the command again; everything else is done", flush=True)
-    call([*record, "--summary"])
-
-
-def call(command: list[str | os.PathLike]) -> None:
-    """A command that is cheap enough to run each time."""
-    if status := subprocess.run([str(part) for part in command]).returncode:
-        raise CommandFailed(f"{' '.join(map(str, command))}\nended with {status}; its own message is above.")
+    run_command([*record, "--summary"])
 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
     args, start = parse("main_job", arguments), time.monotonic()
     pipeline, at = prepare(args)
-    name, mode = args.name or ("SYNTHETIC" if at.synthetic else user_name()), "fast" if args.fast else "exact"
-    length = PRESETS["main_job"].length(args, at.synthetic)
-    train(pipeline, at, ["--hours", str(args.hours)] if args.hours else
-          ["--epochs", str(length.epochs), "--iterations", str(length.iterations), "--val_iterations", str(length.val_iterations)])
-    call(["python", "data_prep/split_view.py", "--raw", at.raw, "--out", at.work / "validation"])
-    test = at.raw / "imagesTs" if (at.raw / "imagesTs").is_dir() else None
+    name, mode, test = run_name(args, at.synthetic), "fast" if args.fast else "exact", at.test_images
+    train(pipeline, at, PRESETS["main_job"].flags(args, at.synthetic))
+    run_command(["python", "data_prep/split_view.py", "--raw", at.raw, "--out", at.work / "validation"])
     masks = predict(pipeline, at, "validation", at.work / "validation" / "images", mode)
     if test is not None:
         predict(pipeline, at, "test", test, mode)

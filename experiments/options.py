@@ -28,6 +28,10 @@ class Length:
     iterations: int
     val_iterations: int
 
+    def flags(self) -> list[str]:
+        """Of nnUNetv2_train."""
+        return [text for name, value in vars(self).items() for text in (f"--{name}", str(value))]
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -36,6 +40,10 @@ class Preset:
     synthetic: Length
     real: Length = Length(100, 250, 50)
     jobs: int = 1  # trainings at a time on made-up cases
+
+    def flags(self, args: argparse.Namespace, synthetic: bool) -> list[str]:
+        """Of nnUNetv2_train: the hours that are given, else the length."""
+        return ["--hours", str(args.hours)] if args.hours else self.length(args, synthetic).flags()
 
     def length(self, args: argparse.Namespace, synthetic: bool) -> Length:
         preset = self.synthetic if synthetic else self.real
@@ -88,16 +96,31 @@ def user_name() -> str:
         return "MYTEAM"
 
 
-def _common(description: str, out: str) -> Parser:
+def run_name(args: argparse.Namespace, synthetic: bool) -> str:
+    return args.name or ("SYNTHETIC" if synthetic else user_name())
+
+
+def _any(description: str, out: str, what: str = "folder of the results") -> Parser:
     parser = Parser(description=description)
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"{what} (default {out})")
+    parser.add_argument("--no-venv", action="store_true", help="use the environment that is active (Colab, Kaggle, conda)")
+    return parser
+
+
+def _staged(description: str, out: str) -> Parser:
+    """Of what begins with the data."""
+    parser = _any(description, out)
+    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="default: a GPU if there is one")
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="do this stage and all after it again")
+    return parser
+
+
+def _common(description: str, out: str) -> Parser:
+    parser = _staged(description, out)
     parser.add_argument("--data", type=Path, help="folder in the quiz's layout, or with a dataset_description.json (default: data/ if it is there, else synthetic CTs)")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder of the results (default {out})")
     parser.add_argument("--epochs", type=whole_number(1))
     parser.add_argument("--iterations", type=whole_number(1), help="per epoch")
     parser.add_argument("--val_iterations", type=whole_number(1), help="per epoch")
-    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="default: a GPU if there is one")
-    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="do this stage and all after it again")
-    parser.add_argument("--no-venv", action="store_true", help="use the environment that is active (Colab, Kaggle, conda)")
     return parser
 
 
@@ -147,14 +170,10 @@ def training_choices() -> Parser:
 
 
 def train_quiz_size() -> Parser:
-    parser = Parser(description=TRAIN_QUIZ_SIZE)
-    parser.add_argument("--out", type=Path, default=Path("results/quiz_size"), help="folder of the results (default results/quiz_size)")
+    parser = _staged(TRAIN_QUIZ_SIZE, "results/quiz_size")
     parser.add_argument("--train", type=whole_number(8), default=63, help="training cases (default 63)")
     parser.add_argument("--validation", type=whole_number(0), default=12, help="validation cases (default 12)")
-    parser.add_argument("--device", choices=("cuda", "cpu", "mps"), help="default: a GPU if there is one")
     parser.add_argument("--iterations", type=_four_numbers, metavar="COARSE,MIDDLE,CROPS,FULL", help="in all (default 350,900,120,12, on a GPU 0,0,0,1000)")
-    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="do this stage and all after it again")
-    parser.add_argument("--no-venv", action="store_true", help="use the environment that is active (Colab, Kaggle, conda)")
     return parser
 
 
@@ -166,10 +185,8 @@ def _four_numbers(text: str) -> tuple[int, ...]:
 
 def _measured(description: str, out: str) -> Parser:
     """Of a measurement on a finished model; what is not listed goes to run_speed.py."""
-    parser = Parser(description=description)
+    parser = _any(description, out, "folder of the work; the table is OUT.json and OUT.md")
     parser.add_argument("--run", type=Path, default=Path("results/fold0"), help="a finished run on synthetic data (default results/fold0)")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder of the work; the table is OUT.json and OUT.md (default {out})")
-    parser.add_argument("--no-venv", action="store_true", help="use the environment that is active (Colab, Kaggle, conda)")
     return parser
 
 

@@ -9,7 +9,6 @@ of the same cases into REFERENCE, so that OUT can be scored. average: mean of th
 """
 
 import argparse
-import csv
 import shutil
 import sys
 from pathlib import Path
@@ -17,11 +16,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.csv_cells import guarded
-from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
+from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_rows
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import Splits
-from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.safe_names import plain_name, plain_names
 
 TASK = "subtype"  # the quiz's; others with --task
@@ -102,8 +100,7 @@ def write_tables(folder: Path, classes: list[str], table: Table, task: str = TAS
     probabilities += [[name, *(f"{p:.6f}" for p in row)] for name, row in sorted(table.items())]
     results = [["Names", task.capitalize()]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
     for path, rows in zip(tables_of(folder, task), (probabilities, results)):
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in rows)
+        write_rows(path, rows)
 
 
 @script

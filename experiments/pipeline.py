@@ -6,7 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.stage import StageLog, input_keys, run_stage
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.folder_lock import lock_descriptor
+
+
+def nnunet_folders(work: Path) -> dict[str, Path]:
+    """nnU-Net's variables, with folders below `work`."""
+    return {f"nnUNet_{kind}": work / f"nnUNet_{kind}" for kind in ("raw", "preprocessed", "results")}
+
+
+def enter(work: Path) -> dict[str, Path]:
+    """Let this process and its commands work in `nnunet_folders(work)`, which are returned."""
+    folders = nnunet_folders(work)
+    os.environ.update({name: str(folder) for name, folder in folders.items()})
+    return folders
+
+
+def model_of(run: Path, fold: str = "0") -> Path:
+    """The model folder of a finished run; InputError where there is none, or several."""
+    found = sorted((nnunet_folders(run / "work")["nnUNet_results"]).glob(f"Dataset*/*__3d_fullres/fold_{fold}/checkpoint_final.pth"))
+    if len(found) != 1:
+        raise InputError(f"{run} holds {len(found)} models of 3d_fullres with fold {fold}; finish train_quiz_size.sh or run_fold0.sh, or name one with --model")
+    return found[0].parents[1]
 
 
 @dataclass(frozen=True)

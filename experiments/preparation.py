@@ -1,13 +1,12 @@
 """The beginning of most experiments: data, conversion, planning and preprocessing, each skipped when done."""
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.convert_quiz import table_name
 from experiments.options import SEEDS
-from experiments.pipeline import Pipeline, Stage
+from experiments.pipeline import Pipeline, Stage, enter
 from nnunetv2.utilities.data_description import read_description
 
 PLANS, CONFIGURATION, TRAINER = "nnUNetResEncUNetMPlans", "3d_fullres", "nnUNetTrainer"
@@ -33,6 +32,11 @@ class Prepared:
         return self.results / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
 
     @property
+    def test_images(self) -> Path | None:
+        """Folder of the test images; None for data without."""
+        return self.raw / "imagesTs" if (self.raw / "imagesTs").is_dir() else None
+
+    @property
     def synthetic_flag(self) -> list[str]:
         return ["--synthetic"] if self.synthetic else []
 
@@ -51,8 +55,7 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
     out = args.out.absolute()
     pipeline = Pipeline(out / "work", alone)
     work = pipeline.work
-    folders = {kind: work / f"nnUNet_{kind}" for kind in ("raw", "preprocessed", "results")}
-    os.environ.update({f"nnUNet_{kind}": str(folder) for kind, folder in folders.items()})
+    folders = enter(work)
     if args.from_stage:
         pipeline.forget_from(args.from_stage)
 
@@ -71,9 +74,9 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
         print(banner, flush=True)
 
     memory = str(args.gpu_memory) if getattr(args, "gpu_memory", None) else SMALL_MEMORY if made_up else None
-    prepared = Prepared(out, work, *(folders[kind] / description.dataset for kind in ("raw", "preprocessed", "results")), description.task or "",
+    prepared = Prepared(out, work, *(folder / description.dataset for folder in folders.values()), description.task or "",
                         table_name(description) or "", synthetic, args.device or best_device())
-    pipeline.run(Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", data, "--out", folders["raw"]], [prepared.raw], [data]))
+    pipeline.run(Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", data, "--out", folders["nnUNet_raw"]], [prepared.raw], [data]))
     pipeline.run(Stage("plan", ["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--verify_dataset_integrity", "--clean", "--no_pp",
                                 *(["-gpu_memory_target", memory] if memory else [])], [prepared.preprocessed], [prepared.raw]))
     pipeline.run(Stage("preprocess", ["nnUNetv2_preprocess", "-d", "777", "-plans_name", PLANS, "-c", CONFIGURATION],

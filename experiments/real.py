@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE
+from data_prep.split_view import link_or_copy
 from evaluation.files import write_json, write_text
 from experiments.fold_jobs import in_parallel
 from experiments.real_compare import compare_masks, ranked, score_case, summarise
@@ -53,7 +54,7 @@ def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> 
     images.mkdir(parents=True)
     for case in cases:
         name = f"{case}_0000.nii.gz"
-        (images / name).symlink_to(side.raw / "imagesTr" / name)
+        link_or_copy(side.raw / "imagesTr" / name, images / name)
     return images
 
 

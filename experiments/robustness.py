@@ -19,6 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.files import write_json, write_text
+from experiments.pipeline import model_of
 from experiments.record_run import code_commit, environment
 from experiments.robustness_report import draw, markdown
 from experiments.scan_variants import AS_IS, UNSEEN, Scan, Variant, on_grid_of, variants_of
@@ -37,15 +38,6 @@ GROUPS = ("axes", "voxel size", "field of view", "intensity")
 OWN, TURNING = "the model's reader", "SimpleITKIOWithReorient"
 SOURCE = "two abdominal CTs of TotalSegmentator's test files (Wasserthal et al. 2023, Radiology: AI 5:e230024), commit 0e65a448"
 MISSED_ML = 1.0  # of a label in `exact`: more than this must not be nothing in `fast`
-
-
-def default_model() -> Path:
-    found = sorted(Path("results/fold0/work/nnUNet_results").glob("Dataset*/*__3d_fullres/fold_0/checkpoint_final.pth"))
-    if len(found) != 1:
-        raise InputError(
-            f"results/fold0 holds {len(found)} models of 3d_fullres. Finish bash experiments/run_fold0.sh, or name a model folder with --model."
-        )
-    return found[0].parents[1]
 
 
 def model_with_reader(model: Path, fold: str, reader: str, folder: Path) -> Path:
@@ -207,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(
             f"{args.folder} lacks {name_some([f'{name}.nii.gz' for name in missing])}. Name others with --scans, without .nii.gz."
         )
-    args.model = (args.model or default_model()).resolve()
+    args.model = (args.model or model_of(Path("results/fold0"))).resolve()
     description = find_model(args.model, (args.fold,)).dataset_json
     labels = {label: int(value) for label, value in description["labels"].items() if int(value)}
     work = (args.out / "work").resolve()

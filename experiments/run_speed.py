@@ -19,6 +19,7 @@ from evaluation.case_pairs import is_synthetic  # noqa: E402
 from evaluation.subtype_tables import read_truth  # noqa: E402
 from experiments.file_shapes import PredictionTimes, SpeedRuns  # noqa: E402
 from experiments.measured_process import measure  # noqa: E402
+from experiments.pipeline import model_of  # noqa: E402
 from experiments.record_run import code_commit, environment  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
@@ -138,11 +139,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     args = parser.parse_args()
     if args.model is None:
-        found = sorted((args.run / "work/nnUNet_results").glob(f"Dataset*/*__3d_fullres/fold_{args.fold}/checkpoint_final.pth"))
-        if len(found) != 1:
-            sys.exit(f"error: {args.run} holds {len(found)} models of 3d_fullres with fold {args.fold}; finish train_quiz_size.sh or run_fold0.sh, "
-                     "or name one with --model")
-        args.model = found[0].parents[1]
+        args.model = model_of(args.run, args.fold)
     if args.rows is None:
         can_int8 = any((args.model / f"fold_{args.fold}").glob("*.int8_*.xml"))
         elsewhere = ON_A_GPU if args.device == "cpu" else ON_A_CPU

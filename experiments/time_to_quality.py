@@ -22,8 +22,10 @@ import numpy as np
 
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS
+from experiments.pipeline import nnunet_folders
 from experiments.record_run import code_commit, environment
 from experiments.small_plans import SMALL, write_small_plans
+from experiments.speed_masks import dice as dice_of
 from experiments.time_to_quality_report import write_report
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.commands import script, whole_number
@@ -33,6 +35,7 @@ from nnunetv2.utilities.files import load_json, save_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+KEPT_TRAINERS = str(REPOSITORY / "experiments" / "kept_trainers")
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,12 @@ SETS = {
     "phantom": Data("SYNTHETIC CT, pancreas and lesion", None, "make_phantom.py", ("--preset", "demo", "--seed", str(SEEDS["time_to_quality"]))),
 }
 RECIPES = {
-    "upstream": Recipe("nnU-Net 2.8.1", "KeptDefault", upstream=True),
+    "upstream": Recipe("nnU-Net 2.8.1", "nnUNetTrainer", upstream=True),
     "default": Recipe("nnUNetTrainer", "KeptDefault"),
     "short": Recipe("nnUNetTrainerShort", "KeptShort"),
     "short_half": Recipe("nnUNetTrainerShort, half the steps", "KeptShort", 1 / 2),
     "short_quarter": Recipe("nnUNetTrainerShort, a quarter of the steps", "KeptShort", 1 / 4),
 }
-
-
-def paths_of(work: Path) -> dict[str, str]:
-    return {f"nnUNet_{kind}": str(work / f"nnUNet_{kind}") for kind in ("raw", "preprocessed", "results")}
 
 
 def prepare(name: str, work: Path) -> str:
@@ -79,15 +78,16 @@ def prepare(name: str, work: Path) -> str:
     if done.is_file():
         return json.loads(done.read_text())
     work.mkdir(parents=True, exist_ok=True)
+    variables = {variable: str(folder) for variable, folder in nnunet_folders(work).items()}
     quiz, log = work / "quiz", work / "prepare.log"
     out = [str(quiz)] if data.source is None else ["--out", str(quiz), "--source", str(data.source)]
     run_command([sys.executable, str(REPOSITORY / "data_prep" / data.script), *out, *data.options], log, 1)
     run_command([sys.executable, str(REPOSITORY / "data_prep" / "convert_quiz.py"), "--data", str(quiz), "--out", str(work / "nnUNet_raw")], log, 1)
     raw = next((work / "nnUNet_raw").glob("Dataset777_*"))
     save_json({key: value for key, value in load_json(raw / "dataset.json", DatasetJson).items() if key != "classification"}, raw / "dataset.json")
-    run_command(["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--no_pp", "-gpu_memory_target", "0.18"], log, 1, paths_of(work))
+    run_command(["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--no_pp", "-gpu_memory_target", "0.18"], log, 1, variables)
     write_small_plans(work / "nnUNet_preprocessed" / raw.name)
-    run_command(["nnUNetv2_preprocess", "-d", "777", "-plans_name", SMALL, "-c", "3d_fullres"], log, 1, paths_of(work))
+    run_command(["nnUNetv2_preprocess", "-d", "777", "-plans_name", SMALL, "-c", "3d_fullres"], log, 1, variables)
     done.write_text(json.dumps(raw.name))
     return raw.name
 
@@ -98,16 +98,16 @@ def train(recipe: Recipe, work: Path, dataset: str, seed: int, args: argparse.Na
     results = work / f"{'upstream' if recipe.upstream else 'ours'}_{recipe.trainer}_{args.epochs}x{iterations}_seed{seed}"
     model, done = results / dataset / f"{recipe.trainer}__{SMALL}__3d_fullres", results / "seconds.json"
     if not done.is_file():
-        preprocessed = work / "nnUNet_preprocessed" / dataset
-        kept = {"nnUNet_extTrainer": str(REPOSITORY / "experiments" / "kept_trainers"), "KEPT_LENGTH": f"{args.epochs} {iterations}", "KEPT_SEED": str(seed),
-                "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
-        start = time.monotonic()
+        flags = ["777", "3d_fullres", "0", "-p", SMALL, "-device", args.device, "--epochs", str(args.epochs), "--iterations", str(iterations),
+                 "--val_iterations", "1", "--seed", str(seed)]
         if recipe.upstream:
-            program = REPOSITORY / "experiments" / "kept_trainers" / "train_upstream.py"
-            run_command([str(args.upstream), "-I", str(program), str(preprocessed / f"{SMALL}.json"), str(preprocessed / "dataset.json"), args.device], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results), "PYTHONPATH": ""} | kept)
+            command = [args.upstream, "-I", REPOSITORY / "experiments" / "upstream_train.py", *flags, "--keep_epochs"]
         else:
-            run_command([sys.executable, "-m", "nnunetv2.run.run_training", "777", "3d_fullres", "0", "-p", SMALL, "-tr", recipe.trainer, "-device", args.device,
-                         "--no_val"], results / "train.log", 1, paths_of(work) | {"nnUNet_results": str(results)} | kept)
+            command = [sys.executable, "-m", "nnunetv2.run.run_training", *flags, "-tr", recipe.trainer, "--no_val"]
+        variables = {variable: str(folder) for variable, folder in nnunet_folders(work).items()} | {
+            "nnUNet_results": str(results), "nnUNet_extTrainer": KEPT_TRAINERS, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
+        start = time.monotonic()
+        run_command(command, results / "train.log", 1, variables)
         done.write_text(json.dumps(time.monotonic() - start))
     return model, json.loads(done.read_text())
 
@@ -122,7 +122,7 @@ def curve(model: Path, work: Path, dataset: str, args: argparse.Namespace) -> li
     file = model.parents[1] / "curve.json"
     if file.is_file():
         return json.loads(file.read_text())
-    os.environ.update({"nnUNet_extTrainer": str(REPOSITORY / "experiments" / "kept_trainers"), "KEPT_LENGTH": "1 1", "KEPT_SEED": "0"})
+    os.environ["nnUNet_extTrainer"] = KEPT_TRAINERS
     preprocessed = work / "nnUNet_preprocessed" / dataset
     labels = sorted(value for value in load_json(preprocessed / "dataset.json", DatasetJson)["labels"].values() if value)
     cases = sorted(load_json(preprocessed / "splits_final.json", Splits)[0]["val"])[:args.cases]
@@ -137,16 +137,11 @@ def curve(model: Path, work: Path, dataset: str, args: argparse.Namespace) -> li
             data, seg, _ = load_case(preprocessed / predictor.configuration_manager.data_identifier, case)
             found = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data[:])).argmax(0).numpy()
             true = np.asarray(seg[0])
-            dice.append([_dice(found == label, true == label) for label in labels])
+            dice.append([dice_of(found == label, true == label) for label in labels])
         spent = sum(end - begin for begin, end in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"]))
         points.append({"epoch": epoch, "seconds": spent, "dice": dice, "cases": cases, "labels": labels})
     file.write_text(json.dumps(points))
     return points
-
-
-def _dice(found: np.ndarray, true: np.ndarray) -> float | None:
-    both = int(found.sum() + true.sum())
-    return None if both == 0 else 2 * int((found & true).sum()) / both
 
 
 def study(args: argparse.Namespace) -> dict:

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from evaluation.bootstrap import interval, resample_counts  # noqa: E402
-from nnunetv2.utilities.files import atomic_write, save_json  # noqa: E402
+from evaluation.bootstrap import interval, resample_counts
+from evaluation.figure_style import CLASS_COLOURS, METADATA, STYLE, stamp
+from evaluation.files import write_text
+from nnunetv2.utilities.files import atomic_write, save_json
 
 RESAMPLES = 2000
 
@@ -54,8 +53,7 @@ def write_report(result: dict, out: Path) -> None:
     result["rows"] = [{"set": name, **row} for name, found in result["sets"].items() for row in rows_of(found["runs"], recipes, recipes[0])]
     save_json(result, out.with_suffix(".json"))
     text = markdown(result)
-    with atomic_write(out.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(text, out.with_suffix(".md"))
     draw(result, out.with_suffix(".png"))
     print(text)
 
@@ -80,22 +78,21 @@ def markdown(result: dict) -> str:
 
 def draw(result: dict, file: Path) -> None:
     """Per set two pictures: Dice over seconds and over steps; a line per recipe and seed."""
-    figure, axes = plt.subplots(len(result["sets"]), 2, figsize=(10, 3.4 * len(result["sets"])), squeeze=False)
-    styles = dict(zip(result["recipes"], ("-", "--", "-.", ":", (0, (1, 1)))))
-    colours = dict(zip(result["recipes"], plt.cm.viridis(np.linspace(0, 0.85, len(result["recipes"])))))
-    for (over_time, over_steps), found in zip(axes, result["sets"].values()):
-        named = set()
-        for run in found["runs"]:
-            dice = [float(np.nanmean(dice_of_cases(point))) for point in run["points"]]
-            look = {"linestyle": styles[run["recipe"]], "color": colours[run["recipe"]]}
-            label = None if run["recipe"] in named else result["recipes"][run["recipe"]]
-            named.add(run["recipe"])
-            over_time.plot([point["seconds"] for point in run["points"]], dice, label=label, **look)
-            over_steps.plot([point["epoch"] * run["iterations"] for point in run["points"]], dice, **look)
-        over_time.set(xlabel="seconds", ylabel="Dice, held-out cases", title=found["title"])
-        over_steps.set(xlabel="steps", title=found["title"])
-        over_time.legend(fontsize=7)
-    figure.tight_layout()
-    with atomic_write(file) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
+    looks = {recipe: {"color": colour, "linestyle": style} for recipe, colour, style in zip(result["recipes"], CLASS_COLOURS, ("-", "--", "-.", ":", (0, (1, 1))))}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(len(result["sets"]), 2, figsize=(9, 3 * len(result["sets"])), squeeze=False)
+        for (over_time, over_steps), found in zip(axes, result["sets"].values()):
+            named = set()
+            for run in found["runs"]:
+                dice = [float(np.nanmean(dice_of_cases(point))) for point in run["points"]]
+                label = None if run["recipe"] in named else result["recipes"][run["recipe"]]
+                named.add(run["recipe"])
+                over_time.plot([point["seconds"] for point in run["points"]], dice, label=label, **looks[run["recipe"]])
+                over_steps.plot([point["epoch"] * run["iterations"] for point in run["points"]], dice, **looks[run["recipe"]])
+            over_time.set(xlabel="seconds", ylabel="Dice, held-out cases", title=found["title"])
+            over_steps.set(xlabel="steps", title=found["title"])
+            over_time.legend()
+        stamp(figure, "; ".join(found["title"] for found in result["sets"].values()))
+        with atomic_write(file) as temporary:
+            figure.savefig(temporary, dpi=130, metadata=METADATA["png"], format="png")
+        plt.close(figure)

@@ -7,7 +7,7 @@ import sys
 from math import ceil
 from pathlib import Path
 
-from experiments.main_job import call
+from experiments.fold_jobs import run_command
 from experiments.options import SEEDS, parse
 from experiments.pipeline import Pipeline, Stage
 from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
@@ -37,7 +37,7 @@ def train_after(pipeline: Pipeline, at: Prepared, configuration: str, iterations
 def main(arguments: list[str] | None = None) -> None:
     args = parse("train_quiz_size", arguments)
     args.data = args.out / "work" / "synthetic_data"
-    call(["python", "data_prep/make_phantom.py", args.data, "--preset", "quiz", "--seed", str(SEEDS["train_quiz_size"]), "--train", str(args.train), "--validation",
+    run_command(["python", "data_prep/make_phantom.py", args.data, "--preset", "quiz", "--seed", str(SEEDS["train_quiz_size"]), "--train", str(args.train), "--validation",
           str(args.validation), "--test", "4"])  # keeps what is there
     pipeline, at = prepare(args)
     done = at.work / "coarse_plans.done"
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
                        [at.model / "fold_0" / "class_head_refit.json"]))
     if at.device == "cpu":
         pipeline.run(Stage("quantize", ["nnUNetv2_quantize", "-d", "777", *model], [at.model / "fold_0" / "quantization.json"]))
-    call(["python", "data_prep/split_view.py", "--raw", at.raw, "--out", at.work / "validation"])
+    run_command(["python", "data_prep/split_view.py", "--raw", at.raw, "--out", at.work / "validation"])
     print(f"[quiz size] the model is in {at.model}; now: bash experiments/run_speed.sh --run {args.out}")
 
 

@@ -7,6 +7,7 @@ follows; a killed training goes on at its latest checkpoint.
 """
 
 import argparse
+import os
 import random
 
 import numpy as np
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, required=True, help="an epoch")
     parser.add_argument("--val_iterations", type=int, required=True, help="an epoch")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and augmentation")
+    parser.add_argument("--keep_epochs", action="store_true", help="keep the weights of each, checkpoint_epoch_001.pth and so on")
     args = parser.parse_args()
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(args.seed)
@@ -37,6 +39,14 @@ def main() -> None:
         args.val_iterations,
     )
     trainer.save_every = max(1, min(trainer.save_every, args.epochs // 4))
+    if args.keep_epochs:
+        end_epoch = trainer.on_epoch_end
+
+        def end_and_keep() -> None:
+            end_epoch()
+            trainer.save_checkpoint(os.path.join(trainer.output_folder, f"checkpoint_epoch_{trainer.current_epoch:03d}.pth"))
+
+        trainer.on_epoch_end = end_and_keep
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
     trainer.run_training()
 

@@ -27,7 +27,6 @@ from report.tex import escape, number, values_of
 
 FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
          "figures": ("figures/figures.json", FigureIndex)}
-NO_EVIDENCE = 0.05  # a p from here on: shuffled classes do as well often enough
 SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation),
                 "conformance": ("conformance.json", Conformance)}  # studies beside the run
 
@@ -80,7 +79,7 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
     if left_out:
         low, high = left_out["chance_95"]
         values |= {"have.evidence": "", "evidence.chance": f"{number(low, 2)} to {number(high, 2)}"}
-        values |= {"evidence.none": ""} if left_out["p"] >= NO_EVIDENCE else {}
+        values |= {} if left_out["evidence_found"] else {"evidence.none": ""}
     if any(contents.get("synthetic") for contents in (metrics, run)):
         values["synthetic"] = ""
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2 import paths
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, labels_of_masks, list_files
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
 from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
@@ -60,7 +60,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
         compute_metrics_on_folder(reference_folder(plans_manager.dataset_name), merged, merged / "summary.json",
                                   plans_manager.image_reader_writer_class(), dataset_json["file_ending"],
                                   labels.foreground_regions if labels.has_regions else labels.foreground_labels,
-                                  labels.ignore_label, num_processes, chill=True, known_labels=labels_of_masks(labels))  # the folds may not cover all cases
+                                  labels.ignore_label, num_processes, chill=True, known_labels=labels.labels_of_masks)  # the folds may not cover all cases
 
 
 def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, ending: str) -> None:

@@ -15,13 +15,17 @@ import numpy as np
 
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
-from nnunetv2.imageio.reader_writer_registry import KNOWN_ENDINGS, determine_reader_writer_from_dataset_json, determine_reader_writer_from_file_ending
+from nnunetv2.imageio.reader_writer_registry import (
+    KNOWN_ENDINGS,
+    determine_reader_writer_from_dataset_json,
+    determine_reader_writer_from_file_ending,
+    reader_writer_name,
+)
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.image_listing import list_images
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -158,18 +162,12 @@ def compute_metrics_on_folder2(folder_ref: str | os.PathLike, folder_pred: str |
     """As `compute_metrics_on_folder`, with labels and file ending from dataset.json. Default output: summary.json in `folder_pred`."""
     dataset_json = load_json(dataset_json_file, DatasetJson)
     labels = PlansManager(load_json(plans_file, Plans)).get_label_manager(dataset_json)
-    if dataset_json["file_ending"].lower() not in KNOWN_ENDINGS:
-        raise InputError(f"{dataset_json_file}: no reader for file_ending {dataset_json['file_ending']!r}; supported: {', '.join(KNOWN_ENDINGS)}. Correct it.")
+    reader_writer_name(dataset_json)  # an ending without a reader is the fault of dataset.json, not of the files
     example = next((os.path.join(folder_ref, name) for name in list_files(folder_ref, dataset_json["file_ending"])), None)
     return compute_metrics_on_folder(folder_ref, folder_pred, output_file or os.path.join(folder_pred, "summary.json"),
                                      determine_reader_writer_from_dataset_json(dataset_json, example)(), dataset_json["file_ending"],
                                      labels.foreground_regions if labels.has_regions else labels.foreground_labels,
-                                     labels.ignore_label, num_processes, chill, labels_of_masks(labels))
-
-
-def labels_of_masks(labels: LabelManager) -> list[int]:
-    """Every value that a mask of the data set may hold, the ignore label included."""
-    return [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]
+                                     labels.ignore_label, num_processes, chill, labels.labels_of_masks)
 
 
 def compute_metrics_on_folder_simple(folder_ref: str | os.PathLike, folder_pred: str | os.PathLike, labels: Sequence[int],

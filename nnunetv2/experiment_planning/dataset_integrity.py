@@ -32,7 +32,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     dataset_json = load_json(folder / "dataset.json", RawDatasetJson)
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
-    expected = labels.all_labels + ([labels.ignore_label] if labels.has_ignore_label else [])
+    expected = labels.labels_of_masks
 
     problems = _dataset_problems(folder, dataset_json, cases, expected)
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()

@@ -20,8 +20,9 @@ import numpy as np
 
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.csv_cells import guarded, unguarded
+from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.files import atomic_write, read_text
+from nnunetv2.utilities.files import read_text
 
 Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities as written
 MERGE_SHARE = 0.05  # of the time of a run in parts may go into bringing the two tables up to date meanwhile
@@ -154,10 +155,7 @@ class ClassTables:
 
     @staticmethod
     def _write(path: Path, header: Sequence[str], rows: Rows) -> None:
-        with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(map(guarded, header))
-            writer.writerows(map(guarded, (name, *row)) for name, row in rows.items())
+        write_rows(path, [header, *((name, *row) for name, row in rows.items())])
 
 
 def _as_written(probabilities: np.ndarray) -> tuple[str, ...]:

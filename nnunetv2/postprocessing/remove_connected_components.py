@@ -18,7 +18,6 @@ from nnunetv2.evaluation.evaluate_predictions import (
     compute_metrics,
     label_or_region_to_key,
     LabelOrRegion,
-    labels_of_masks,
     list_files,
     read_pair,
     save_summary_json,
@@ -82,7 +81,7 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     plans_manager, dataset_json = _plans_and_dataset(folder_predictions, plans_file_or_dict, dataset_json_file_or_dict)
     labels, rw = plans_manager.get_label_manager(dataset_json), plans_manager.image_reader_writer_class()
     targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    known_labels = labels_of_masks(labels)
+    known_labels = labels.labels_of_masks
     names = _predictions(folder_predictions, dataset_json)
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:

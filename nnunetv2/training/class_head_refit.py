@@ -258,8 +258,9 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
     damaged: list[str] = []  # from the first on the others are only looked at
     for case in tqdm(cases, desc="class evidence"):
         image, properties = read_image(folder, case)
-        if damaged or not np.isfinite(image).all():
-            damaged += [] if np.isfinite(image).all() else [case]
+        if not np.isfinite(image).all():
+            damaged.append(case)
+        if damaged:
             continue
         data = torch.from_numpy(image)  # (C, D, H, W)
         logits, features = describe_case(network, data, geometry.patch_size, geometry.divisor, lesion_channels, device, views,

@@ -9,12 +9,12 @@ from torch.optim import Optimizer
 class EpochScheduler:
     """Sets every parameter group to `factor(step)` times its own `initial_lr`; `initial_lr` serves groups without one."""
 
-    def __init__(self, optimizer: Optimizer, initial_lr: float, factor: Callable[[int], float]):
+    def __init__(self, optimizer: Optimizer, initial_lr: float, factor: Callable[[float], float]):
         self.optimizer, self.initial_lr, self.factor = optimizer, initial_lr, factor
         self.next_step = 0
 
-    def step(self, current_step: int | None = None) -> None:
-        """Without a step: the one after the last."""
+    def step(self, current_step: float | None = None) -> None:
+        """Without a step: the one after the last. Parts of an epoch are asked for where the rate changes within it."""
         if current_step is None:
             current_step = self.next_step
         self.next_step = current_step + 1

@@ -71,10 +71,13 @@ def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, on
 
 def write_csv(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write a table that `read_csv` reads, whole or not at all."""
+    write_rows(path, [columns, *([row[column] for column in columns] for row in rows)])
+
+
+def write_rows(path: str | os.PathLike, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows, the header first, whole or not at all; a text that a spreadsheet would run is guarded (csv_cells.py)."""
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(guarded, columns))
-        writer.writerows([guarded(row[column]) for column in columns] for row in rows)
+        csv.writer(file, lineterminator="\n").writerows(map(guarded, row) for row in rows)
 
 
 def refuse(where: object, problems: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """One PNG a case: the slice with most foreground, labels in colour over the image."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ from matplotlib.image import imsave
 
 from nnunetv2 import paths
 from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import list_cases, load_case
@@ -18,6 +20,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 COLORS = np.array(matplotlib.color_sequences["tab10"], np.float32)  # (10, 3); labels beyond take them again from the start
@@ -55,7 +58,8 @@ def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str
     dataset_json = load_json(folder / "dataset.json", DatasetJson)
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
-    in_threads(_draw_raw, {case: (reader, files, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")
+    labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).labels_of_masks
+    in_threads(_draw_raw, {case: (reader, files, labels, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")
                            for case, files in cases.items()}, num_processes, "Drawing")
 
 
@@ -74,11 +78,13 @@ def generate_overlays_from_preprocessed(dataset_name_or_id: int | str, output_fo
                                     for case in list_cases(cases_folder)}, num_processes, "Drawing")
 
 
-def _draw_raw(reader: SimpleITKIO, files: dict, channel_idx: int, intensity: float, output: Path) -> None:
+def _draw_raw(reader: SimpleITKIO, files: dict, labels: Sequence[int], channel_idx: int, intensity: float, output: Path) -> None:
     (data, properties), (seg, on_grid) = reader.read_images(files["images"]), reader.read_seg(files["label"])
     difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], data.shape[1:], seg.shape[1:])
     if difference:
         raise InputError(f"{files['label']} {difference} (its image)")
+    if unexpected := unexpected_labels(seg, labels):
+        raise InputError(f"{files['label']} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(labels)}; correct the mask or dataset.json")
     _draw(data, seg, channel_idx, intensity, output)
 
 

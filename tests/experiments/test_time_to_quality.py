@@ -56,7 +56,8 @@ def test_files_are_written_and_say_what_is_real(tmp_path):
 def test_every_set_and_recipe_can_be_made():
     for data in SETS.values():
         assert (ROOT / "data_prep" / data.script).is_file() and "SYNTHETIC" in data.title or "REAL" in data.title
-    assert {recipe.trainer for recipe in RECIPES.values()} == {"KeptDefault", "KeptShort"}
+    assert {recipe.trainer for recipe in RECIPES.values() if not recipe.upstream} == {"KeptDefault", "KeptShort"}
+    assert {recipe.trainer for recipe in RECIPES.values() if recipe.upstream} == {"nnUNetTrainer"}
     assert SETS["phantom"].options[-1] == str(SEEDS["time_to_quality"])
 
 

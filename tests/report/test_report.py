@@ -23,7 +23,7 @@ RUN = {"name": "TEAM", "device": "2 CPU cores", "inference_mode": "exact", "data
        "environment": {"CPU": "4 & 2 cores_x"}, "training": {"weight_decay": 3e-05}, "plan": {"patch_size": [48, 80, 96], "stages": 5},
        "class_evidence": {"blocks": {"network": {"weight": 0.25, "macro_f1_alone": 0.71}, "inner_parts": {"weight": 0.0, "macro_f1_alone": 0.41},
                                      "texture": {"weight": 0.62, "macro_f1_alone": 0.77}},
-                          "left_out": {"macro_f1": 0.73, "p": 0.0005, "chance_95": [0.25, 0.42], "cases": 60}}}
+                          "left_out": {"macro_f1": 0.73, "p": 0.0005, "chance_95": [0.25, 0.42], "evidence_found": True, "cases": 60}}}
 CONFORMANCE = {"command": "bash experiments/run_conformance.sh", "rows": [{"what": "logits", "difference": 1e-7, "bound": "1e-5 of the largest", "pass": True},
                         {"what": "plans", "difference": "patch_size", "bound": "equal", "pass": False}]}
 SPEED = {"environment": {"CPU": "a CPU"}, "synthetic": True, "command": "bash experiments/run_speed.sh", "rows": {"exact": {
@@ -89,7 +89,7 @@ def test_no_evidence_is_said(run, tmp_path):
     for file in ("metrics.json", "run.json"):
         shutil.copy(run / file, tmp_path / file)
     found = json.loads((tmp_path / "run.json").read_text())
-    found["class_evidence"]["left_out"]["p"] = 0.3
+    found["class_evidence"]["left_out"] |= {"p": 0.3, "evidence_found": False}
     (tmp_path / "run.json").write_text(json.dumps(found))
     make_inputs(["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "T", "--out", str(tmp_path / "built")])
     assert "\\setvalue{evidence.none}" in (tmp_path / "built" / "values.tex").read_text()

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.utilities.files import save_json
-from nnunetv2.utilities.overlay_plots import COLORS, generate_overlays_from_preprocessed, overlay, select_slice
+from nnunetv2.utilities.overlay_plots import COLORS, generate_overlays_from_preprocessed, generate_overlays_from_raw, overlay, select_slice
 
 
 def test_slice_with_most_foreground():
@@ -54,3 +55,18 @@ def test_one_png_a_case(preprocessed, tmp_path):
 def test_absent_channel_is_named_with_the_case(preprocessed, tmp_path):
     with pytest.raises(RuntimeError, match="a: .*no channel 3"):
         generate_overlays_from_preprocessed(preprocessed, tmp_path / "out", channel_idx=3)
+
+
+def test_a_label_that_the_dataset_does_not_declare_is_named_and_the_other_case_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    folder = tmp_path / "Dataset905_Raw"
+    for case, label in (("a", 1), ("b", 7)):
+        mask = np.zeros((3, 6, 8), np.uint8)
+        mask[1, 2:4, 2:4] = label
+        for path, values in ((f"imagesTr/{case}_0000.nii.gz", np.arange(144, dtype=np.int16).reshape(3, 6, 8)), (f"labelsTr/{case}.nii.gz", mask)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(values), folder / path)
+    save_json({"channel_names": {"0": "CT"}, "labels": {"background": 0, "pancreas": 1}, "numTraining": 2, "file_ending": ".nii.gz"}, folder / "dataset.json")
+    with pytest.raises(RuntimeError, match=r"b: .*b\.nii\.gz holds label\(s\) 7, dataset.json declares \[0, 1\]"):
+        generate_overlays_from_raw(905, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

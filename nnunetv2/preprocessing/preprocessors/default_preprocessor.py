@@ -137,7 +137,7 @@ def _checked_labels(seg: np.ndarray, data_shape: tuple[int, ...], labels: LabelM
     """`seg` as int16, after a look at its shape and values."""
     if seg.shape[1:] != data_shape[1:]:
         raise ValueError(f"Image and segmentation differ in shape: {data_shape[1:]} and {seg.shape[1:]}. Run with --verify_dataset_integrity.")
-    known = [*labels.all_labels, *([labels.ignore_label] if labels.has_ignore_label else [])]
+    known = labels.labels_of_masks
     whole = seg.astype(np.int16)
     unknown = np.unique(seg[whole != seg]).tolist() or sorted(set(np.unique(whole).tolist()) - set(known))
     if unknown:

@@ -46,6 +46,11 @@ class LabelManager:
         return self.ignore_label is not None
 
     @property
+    def labels_of_masks(self) -> list[int]:
+        """Every value that a mask of the data set may hold, the ignore label included."""
+        return self.all_labels if self.ignore_label is None else [*self.all_labels, self.ignore_label]
+
+    @property
     def foreground_labels(self) -> list[int]:
         return self.filter_background(self.all_labels)
 

@@ -30,7 +30,5 @@ class nnUNetTrainerShort(nnUNetTrainer):
         return optimizer, EpochScheduler(optimizer, self.initial_lr, lambda epoch: rate_at(epoch / self.num_epochs))
 
     def train_step(self, batch):
-        factor = rate_at(self._step / (self.num_epochs * self.num_iterations_per_epoch))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.initial_lr * factor
+        self.lr_scheduler.step(self._step / self.num_iterations_per_epoch)
         return super().train_step(batch)
