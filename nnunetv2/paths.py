@@ -1,4 +1,4 @@
-"""The three data folders, read from the environment each time they are used.
+"""The three data folders and the folder of one's own trainers, read from the environment each time they are used.
 
     from nnunetv2 import paths
     paths.nnUNet_raw / "Dataset777_PancreasCT"
@@ -13,8 +13,10 @@ from pathlib import Path
 nnUNet_raw: Path  # what users supply: imagesTr, labelsTr, imagesTs, dataset.json
 nnUNet_preprocessed: Path  # fingerprint, plans, resampled cases, splits
 nnUNet_results: Path  # trained models
+nnUNet_extTrainer: Path  # trainers of one's own; several folders, separated as PATH is, are for training/nnUNetTrainer/registry.py
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+TRAINERS = "nnUNet_extTrainer"
 
 
 def path_if_set(variable: str) -> Path | None:
@@ -24,7 +26,7 @@ def path_if_set(variable: str) -> Path | None:
 
 
 def __getattr__(name: str) -> Path:
-    if name not in VARIABLES:
+    if name not in (*VARIABLES, TRAINERS):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     path = path_if_set(name)
     if path is None:

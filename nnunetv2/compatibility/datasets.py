@@ -1,6 +1,7 @@
 """Listing files and splitting cases with nnU-Net's signatures."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunetv2.configuration import available_cores, process_count
+from nnunetv2.configuration import available_cores
+from nnunetv2.training.dataloading.batch_stream import augmentation_workers
 from nnunetv2.utilities.splits import default_splits
 from nnunetv2.utilities import dataset_files
+from nnunetv2.utilities.dataset_name_id_conversion import names_with_id
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 
@@ -19,6 +22,16 @@ def get_identifiers_from_splitted_dataset_folder(folder: str | os.PathLike, file
     """Sorted case names of a folder of images CASE_0000.nii.gz."""
     cases = dataset_files.create_lists_from_splitted_dataset_folder(folder, file_ending)
     return np.array([Path(files[0]).name.removesuffix(file_ending).rpartition("_")[0] for files in cases])
+
+
+def create_paths_fn(folder: str | os.PathLike, files: Sequence[str], file_ending: str, f: str) -> list[str]:
+    """The paths of case `f`, in the order of `files`: its names with a four-digit channel, CASE_0000.nii.gz."""
+    return [os.path.join(folder, name) for name in files if re.fullmatch(re.escape(f) + r"_\d{4}" + re.escape(file_ending), name)]
+
+
+def find_candidate_datasets(dataset_id: int) -> np.ndarray:
+    """Sorted names of the datasets of this number in the data folders that are set."""
+    return np.array(names_with_id(dataset_id), str)
 
 
 def create_lists_from_splitted_dataset_folder(folder: str | os.PathLike, file_ending: str, identifiers: Sequence[str] | None = None,
@@ -44,8 +57,14 @@ def generate_crossval_split(train_identifiers: Sequence[str], seed: int = 12345,
 
 
 def get_allowed_n_proc_DA() -> int:  # noqa: N802 (upstream's name)
-    """Workers that augment data for one GPU: nnUNet_n_proc_DA, else at most 12, and no more than there are cores."""
-    return min(process_count("nnUNet_n_proc_DA", 12), available_cores())
+    """Workers that augment data for one GPU: nnUNet_n_proc_DA (0: none), else at most 12, and no more than there are cores."""
+    return min(augmentation_workers(torch.device("cuda")), available_cores())
+
+
+def __getattr__(name: str) -> int:
+    if name == "default_n_proc_DA":  # asked for when it is needed, so that a wrong variable stops nobody else
+        return get_allowed_n_proc_DA()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def recursive_fix_for_json_export(my_dict: dict) -> None:

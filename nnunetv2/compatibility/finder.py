@@ -31,10 +31,13 @@ class UpstreamModule(ModuleType):
 
 
 class UpstreamFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the modules of a table. Stands last on sys.meta_path, so a file of that name always wins."""
+    """Finds the modules of a table. Stands last on sys.meta_path, so a file of that name always wins.
 
-    def __init__(self, table: Mapping[str, Mapping[str, str]]):
-        self.table = table
+    left_out: how the names of modules begin that are missing on purpose, and why.
+    """
+
+    def __init__(self, table: Mapping[str, Mapping[str, str]], left_out: Mapping[str, str]):
+        self.table, self.left_out = table, left_out
         parents = {name.rpartition(".")[0] for name in table}
         while missing := {parent.rpartition(".")[0] for parent in parents if "." in parent} - parents:
             parents |= missing
@@ -42,6 +45,9 @@ class UpstreamFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
         if fullname not in self.table and fullname not in self.packages:
+            reason = next((reason for prefix, reason in self.left_out.items() if fullname.startswith(prefix)), None)
+            if reason is not None:
+                raise ModuleNotFoundError(f"{fullname} of nnU-Net is left out of this fork: {reason}.", name=fullname)
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=fullname in self.packages)
 
@@ -106,11 +112,11 @@ def _add_names(module: ModuleType, targets: Mapping[str, str]) -> None:
     module.__dict__["__getattr__"] = look_up
 
 
-def install(table: Mapping[str, Mapping[str, str]], added: Mapping[str, Mapping[str, str]]) -> None:
+def install(table: Mapping[str, Mapping[str, str]], added: Mapping[str, Mapping[str, str]], left_out: Mapping[str, str]) -> None:
     """Put both finders in place, once a process."""
     if any(isinstance(finder, UpstreamFinder) for finder in sys.meta_path):
         return
-    finder = UpstreamFinder(table)
+    finder = UpstreamFinder(table, left_out)
     for name in finder.packages & sys.modules.keys():  # imported before, as dynamic_network_architectures may be by itself
         if not hasattr(sys.modules[name], "__path__"):
             sys.modules[name].__path__ = []

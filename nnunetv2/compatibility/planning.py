@@ -92,6 +92,23 @@ def resample_data_or_seg_to_spacing(data: np.ndarray, current_spacing: Sequence[
     return resample_data_or_seg_to_shape(data, shape, current_spacing, new_spacing, is_seg, order, order_z, force_separate_z, separate_z_anisotropy_threshold)
 
 
+def resample_data_or_seg(data: np.ndarray, new_shape: Sequence[int], is_seg: bool = False, axis: int | None = None, order: int = 3,
+                         do_separate_z: bool = False, order_z: int = 0, dtype_out: Any = None) -> np.ndarray:
+    """(C, Z, Y, X) -> (C, *new_shape), with `do_separate_z` slice by slice along `axis`; see resample_data_or_seg_to_shape.
+
+    dtype_out: of the result, by default that of `data`. Data of the right shape come back as they are. ValueError when `do_separate_z`
+    comes without an axis, and for segmentations of another order than 0 or 1, or of an order_z but 0.
+    """
+    if do_separate_z and axis not in (0, 1, 2):
+        raise ValueError(f"do_separate_z needs the axis along which slices are thick, 0, 1 or 2; got {axis}.")
+    if data.shape[1:] == tuple(new_shape):
+        return data
+    dtype = data.dtype if dtype_out is None else np.dtype(dtype_out)
+    spacing = [2.0 if do_separate_z and i == axis else 1.0 for i in range(3)]  # the coarsest axis is the one that is treated apart
+    source = data if is_seg else data.astype(np.result_type(data, dtype), copy=False)  # what is between two numbers is not rounded early
+    return resample_data_or_seg_to_shape(source, new_shape, spacing, spacing, is_seg, order, order_z, force_separate_z=do_separate_z).astype(dtype, copy=False)
+
+
 def list_of_io_classes() -> list[type]:
     """Upstream's order: the first whose endings fit is taken."""
     from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name

@@ -15,7 +15,7 @@ from nnunetv2.inference.export_prediction import convert_prediction_to_segmentat
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
-from nnunetv2.training.run_training import TrainingJob, _fold_from_text, _free_port
+from nnunetv2.training.run_training import TrainingJob, _fold_from_text, _free_port, run_training
 from nnunetv2.utilities.checkpoint import load_pretrained_weights as _load_pretrained_weights
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
@@ -67,6 +67,18 @@ def setup_ddp(rank: int, world_size: int) -> None:
 
 def cleanup_ddp() -> None:
     dist.destroy_process_group()
+
+
+def run_ddp(rank: int, dataset_name_or_id: int | str, configuration: str, fold: int | str, tr: str, p: str, disable_checkpointing: bool, c: bool,
+            val: bool, pretrained_weights: str | None, npz: bool, val_with_best: bool, world_size: int) -> None:
+    """Be process `rank` of a training by `world_size` processes, as torch.multiprocessing.spawn starts them, a GPU each.
+
+    MASTER_ADDR and MASTER_PORT tell where they meet. The first one validates, alone. ValueError for options that do not go together.
+    """
+    of_torchrun = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+    os.environ.update({name: str(value) for name, value in of_torchrun.items()}, TORCHELASTIC_RUN_ID=os.environ.get("TORCHELASTIC_RUN_ID", "run_ddp"))
+    run_training(dataset_name_or_id, configuration, fold, tr, p, pretrained_weights, 1, npz, c, val, disable_checkpointing, val_with_best,
+                 torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def recursive_find_trainer_class_by_name(trainer_name: str) -> type[nnUNetTrainer]:

@@ -99,17 +99,23 @@ def inference_instructions(information: dict) -> str:
     return "\n".join(lines)
 
 
-def _predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str], output: str, save_probabilities: bool) -> list[str]:
-    """One command, after that of the previous stage if the configuration is the second stage of a cascade."""
+def _predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str], output: str, save_probabilities: bool,
+                      images: str = "INPUT_FOLDER", previous_masks: str | None = None) -> list[str]:
+    """One command, after that of the previous stage if the configuration is the second stage of a cascade.
+
+    previous_masks: where the previous stage's masks lie already; that stage needs no command then.
+    """
     folder = get_output_folder(dataset, model["trainer"], model["plans_identifier"], model["configuration"])
     previous = PlansManager(folder / "plans.json").get_configuration(model["configuration"]).previous_stage_name
-    command = (f"nnUNetv2_predict -d {dataset} -i INPUT_FOLDER -o {output} -f {' '.join(map(str, folds))} -tr {model['trainer']} "
+    command = (f"nnUNetv2_predict -d {dataset} -i {images} -o {output} -f {' '.join(map(str, folds))} -tr {model['trainer']} "
                f"-c {model['configuration']} -p {model['plans_identifier']}")
     if save_probabilities:
         command += " --save_probabilities"
+    if previous_masks is not None:
+        return [f"{command} -prev_stage_predictions {previous_masks}"]
     if previous is None:
         return [command]
-    return [*_predict_commands(dataset, model | {"configuration": previous}, folds, "OUTPUT_FOLDER_PREV_STAGE", False),
+    return [*_predict_commands(dataset, model | {"configuration": previous}, folds, "OUTPUT_FOLDER_PREV_STAGE", False, images),
             f"{command} -prev_stage_predictions OUTPUT_FOLDER_PREV_STAGE"]
 
 

@@ -4,10 +4,10 @@
 """
 
 from nnunetv2.cli.training import train as run_training_entry
-from nnunetv2.compatibility.training import cleanup_ddp, find_free_network_port, get_trainer_from_args, maybe_load_checkpoint, setup_ddp
+from nnunetv2.compatibility.training import cleanup_ddp, find_free_network_port, get_trainer_from_args, maybe_load_checkpoint, run_ddp, setup_ddp
 from nnunetv2.training.run_training import run_training
 
-__all__ = ["cleanup_ddp", "find_free_network_port", "get_trainer_from_args", "maybe_load_checkpoint", "run_training", "run_training_entry", "setup_ddp"]
+__all__ = ["cleanup_ddp", "find_free_network_port", "get_trainer_from_args", "maybe_load_checkpoint", "run_ddp", "run_training", "run_training_entry", "setup_ddp"]
 
 if __name__ == "__main__":
     run_training_entry()

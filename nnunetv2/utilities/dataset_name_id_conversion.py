@@ -4,20 +4,28 @@ from nnunetv2 import paths
 from nnunetv2.utilities.safe_names import plain_name
 
 
+def names_with_id(dataset_id: int) -> list[str]:
+    """All `DatasetXXX_Name` with this number in the data folders that are set, sorted."""
+    folders = [path for path in map(paths.path_if_set, paths.VARIABLES) if path is not None and path.is_dir()]
+    return sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir() and entry.name.startswith(_prefix(dataset_id))})
+
+
+def _prefix(dataset_id: int) -> str:
+    return f"Dataset{dataset_id:03d}_"
+
+
 def convert_id_to_dataset_name(dataset_id: int) -> str:
     """The one `DatasetXXX_Name` with this number in nnUNet_raw, nnUNet_preprocessed or nnUNet_results.
 
     Raises FileNotFoundError when there is none, and ValueError when two names share the number.
     """
-    prefix = f"Dataset{dataset_id:03d}_"
-    folders = [path for path in map(paths.path_if_set, paths.VARIABLES) if path is not None and path.is_dir()]
-    names = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir() and entry.name.startswith(prefix)})
+    names = names_with_id(dataset_id)
     if len(names) == 1:
         return names[0]
     looked_in = "\n".join(f"  {variable}={paths.path_if_set(variable)}" for variable in paths.VARIABLES)
     if names:
         raise ValueError(f"Several datasets share the number {dataset_id}: {', '.join(names)}. Give the name. Check the number and the variables; looked in:\n{looked_in}")
-    raise FileNotFoundError(f"No dataset has the number {dataset_id}, no folder is named {prefix}*. Check the number and the variables; looked in:\n{looked_in}")
+    raise FileNotFoundError(f"No dataset has the number {dataset_id}, no folder is named {_prefix(dataset_id)}*. Check the number and the variables; looked in:\n{looked_in}")
 
 
 def convert_dataset_name_to_id(dataset_name: str) -> int:

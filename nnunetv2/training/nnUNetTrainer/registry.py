@@ -7,11 +7,12 @@ import pkgutil
 from pathlib import Path
 
 import nnunetv2.training.nnUNetTrainer as room
+from nnunetv2 import paths
 from nnunetv2.utilities.classes_by_name import recursive_find_python_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.errors import InputError
 
-FOLDERS_VARIABLE = "nnUNet_extTrainer"  # folders of the user's own trainers, separated as PATH is
+FOLDERS_VARIABLE = paths.TRAINERS  # folders of the user's own trainers, separated as PATH is
 
 
 def available_trainers() -> dict[str, type[nnUNetTrainer]]:
