@@ -7,11 +7,8 @@ cases. nnU-Net's processes are threads here: the work is done in libraries that 
 
 import os
 import queue
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ import torch
 from batchgenerators.dataloading.data_loader import DataLoader
 
 from nnunetv2.compatibility.training import convert_labelmap_to_one_hot
+from nnunetv2.inference.array_prediction import _read_ahead
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.errors import CasesFailed, in_one_message
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -131,38 +129,20 @@ def _jobs(images: Sequence, previous: Sequence | None, outputs: Sequence[str | N
 
 
 def _ahead(prepare: _Preparation, jobs: list[Job], num_workers: int, pin_memory: bool) -> Iterator[Item]:
+    """`num_workers` threads, and as many items at the most, are ahead."""
     if num_workers < 1:
         raise ValueError(f"num_processes is {num_workers}; it must be at least 1.")
-    return _run_ahead(prepare, jobs, num_workers, pin_memory)  # a function of its own, so that the check above comes with the call
 
+    def prepare_named(number: int, job: Job) -> Item:
+        try:
+            item = prepare(*job)
+        except Exception as error:
+            raise CasesFailed(f"{_name(number, job)}: {in_one_message(error) or type(error).__name__}") from error
+        if pin_memory:
+            item["data"] = item["data"].pin_memory()
+        return item
 
-def _run_ahead(prepare: _Preparation, jobs: list[Job], num_workers: int, pin_memory: bool) -> Iterator[Item]:
-    waiting = enumerate(jobs)
-    running: deque[tuple[int, Future]] = deque()
-    pool = ThreadPoolExecutor(num_workers, "preprocess")
-
-    def start(some: Iterable[tuple[int, Job]]) -> None:
-        running.extend((number, pool.submit(prepare, *job)) for number, job in some)
-
-    try:
-        start(islice(waiting, num_workers))
-        while running:
-            number, future = running.popleft()
-            item = _result(future, number, jobs[number])
-            del future  # it would hold the image for as long as the next one is computed
-            start(islice(waiting, 1))
-            if pin_memory:
-                item["data"] = item["data"].pin_memory()
-            yield item
-    finally:  # also when nobody asks for the rest
-        pool.shutdown(cancel_futures=True)
-
-
-def _result(future: Future, number: int, job: Job) -> Item:
-    try:
-        return future.result()
-    except Exception as error:
-        raise CasesFailed(f"{_name(number, job)}: {in_one_message(error) or type(error).__name__}") from error
+    return _read_ahead(prepare_named, list(enumerate(jobs)), num_workers)
 
 
 def _name(number: int, job: Job) -> str:

@@ -32,7 +32,7 @@ def test_every_listed_name_can_be_imported(module):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
         monkeypatch.setenv(name, str(tmp_path / name))
 
 
