@@ -196,13 +196,9 @@ def _training_seconds(model: Path) -> float:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    args = settings_of(arguments)
-    chosen = [variant for variant in VARIANTS if variant.name in args.variants]
-    baselines = [baseline for baseline in BASELINES if baseline.name in args.variants]
-    needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if baselines else set())
-    missing = sorted(needed - {None} - {variant.name for variant in chosen})
-    if missing:
-        sys.exit(f"error: --variants {' '.join(args.variants)} also needs {' '.join(missing)}")
+    args = parse("ablation", arguments)
+    chosen, baselines = rows_of(args)
+    args = prepared_settings(args)
     ablation = Ablation(args)
     ablation.run_all(chosen)
     steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
@@ -220,16 +216,26 @@ def main(arguments: list[str] | None = None) -> None:
     print(text)
 
 
-def settings_of(arguments: list[str] | None) -> argparse.Namespace:
-    """Prepare the data; what the study needs to know of them and of its options."""
-    args = parse("ablation", arguments)
+def rows_of(args: argparse.Namespace) -> tuple[list[Variant], list[Baseline]]:
+    """The rows that --variants names, all by default; InputError for unknown ones and for those that rest on rows which are not named."""
     names = [row.name for row in (*VARIANTS, *BASELINES)]
     if unknown := set(args.variants or ()) - set(names):
         raise InputError(f"--variants {' '.join(sorted(unknown))}: choose among {', '.join(names)}.")
+    args.variants = args.variants or names
+    chosen = [variant for variant in VARIANTS if variant.name in args.variants]
+    baselines = [baseline for baseline in BASELINES if baseline.name in args.variants]
+    needed = {variant.refit_of for variant in chosen} | ({RADIOMICS_MASKS} if baselines else set())
+    if missing := sorted(needed - {None} - {variant.name for variant in chosen}):
+        raise InputError(f"--variants {' '.join(args.variants)} also needs {' '.join(missing)}.")
+    return chosen, baselines
+
+
+def prepared_settings(args: argparse.Namespace) -> argparse.Namespace:
+    """Prepare the data; what the study needs to know of them and of its options."""
     _, at = prepare(args, ("--train", str(args.train)))
     preset = PRESETS["ablation"]
     jobs = args.jobs or (preset.jobs if at.synthetic else 1)
-    return argparse.Namespace(out=args.out.absolute(), dataset=at.raw.name, plans=PLANS, configuration=CONFIGURATION, folds=args.folds, variants=args.variants or names, device=at.device,
+    return argparse.Namespace(out=args.out.absolute(), dataset=at.raw.name, plans=PLANS, configuration=CONFIGURATION, folds=args.folds, variants=args.variants, device=at.device,
                               seed=args.seed, jobs=jobs, new_cases=args.new_cases, synthetic=at.synthetic, **vars(preset.length(args, at.synthetic)))
 
 

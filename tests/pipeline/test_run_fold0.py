@@ -27,7 +27,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def start(data: Path, out: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     command = ["bash", "experiments/run_fold0.sh", "--data", str(data), "--out", str(out), *ARGUMENTS]
     with open(out.with_suffix(".log"), "a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -75,7 +75,7 @@ def test_notebook_runs_from_top_to_bottom(data, finished, monkeypatch, capsys):
     """Its main job is the run that is finished, so its stages are skipped; every other cell does its work."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
     notebook = json.loads((REPOSITORY / "docs/pancreas_colab.ipynb").read_text())
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     settings = {"DATA": str(data), "OUT": str(finished), "NAME": "TEST", "OPTIONS": list(ARGUMENTS[2:-1])}

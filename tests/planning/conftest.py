@@ -1,5 +1,7 @@
 """Small raw datasets written on the spot."""
 
+import copy
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -35,6 +37,7 @@ class RawDataset:
     name = "Dataset555_Small"
 
     def __init__(self, root):
+        self.root = root
         self.raw = root / "nnUNet_raw" / self.name
         self.preprocessed = root / "nnUNet_preprocessed" / self.name
         self.preprocessed.mkdir()
@@ -48,6 +51,13 @@ class RawDataset:
             seg[3:5, 4:6, 4:6] = 2
             self.write(case, image, seg)
         self.save_json()
+
+    def moved_to(self, root):
+        """The same dataset in a folder that its files were copied to."""
+        moved = copy.copy(self)
+        moved.root, moved.json = root, dict(self.json)
+        moved.raw, moved.preprocessed = (root / folder.relative_to(self.root) for folder in (self.raw, self.preprocessed))
+        return moved
 
     def write(self, case, image=None, seg=None, **geometry):
         if image is not None:

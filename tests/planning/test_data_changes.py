@@ -14,8 +14,10 @@ from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.verification import verify
+from tests.planning.conftest import RawDataset
 
 FOLDER = "nnUNetPlans_3d_fullres"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SPLIT = [{"train": ["a", "b"], "val": ["c"]}]
 
 
@@ -25,12 +27,26 @@ def prepare(dataset):
     preprocess([555], configurations=["3d_fullres"], num_processes=1)
 
 
-@pytest.fixture
-def prepared(dataset):
-    save_json(SPLIT, dataset.raw / "splits_final.json")
-    dataset.classify()
-    prepare(dataset)
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A prepared dataset, made once; each test gets a copy."""
+    root = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOLDERS:
+            (root / name).mkdir()
+            patch.setenv(name, str(root / name))
+        dataset = RawDataset(root)
+        save_json(SPLIT, dataset.raw / "splits_final.json")
+        dataset.classify()
+        prepare(dataset)
     return dataset
+
+
+@pytest.fixture
+def prepared(template, data_folders):
+    for name in FOLDERS:
+        shutil.copytree(template.root / name, data_folders / name, dirs_exist_ok=True)
+    return template.moved_to(data_folders)
 
 
 def check(dataset):
