@@ -1,19 +1,60 @@
 """The three data folders and the folder of one's own trainers, read from the environment each time they are used.
 
-    from nnunetv2 import paths
-    paths.nnUNet_raw / "Dataset777_PancreasCT"
+    from nnunetv2.paths import nnUNet_raw
+    nnUNet_raw / "Dataset777_PancreasCT"
 
-`from nnunetv2.paths import nnUNet_raw` works too and freezes the value of that moment. A folder whose variable is unset
-raises ValueError on use, so commands that do not need it never ask for it.
+Importing them needs no variable to be set; using one that is unset raises ValueError, so commands that do not need it never ask for it.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
-nnUNet_raw: Path  # what users supply: imagesTr, labelsTr, imagesTs, dataset.json
-nnUNet_preprocessed: Path  # fingerprint, plans, resampled cases, splits
-nnUNet_results: Path  # trained models
-nnUNet_extTrainer: Path  # trainers of one's own; several folders, separated as PATH is, are for training/nnUNetTrainer/registry.py
+
+class EnvironmentFolder(os.PathLike):
+    """The folder that a variable names at the moment of use, with everything that a Path can do. It is false where the variable is unset."""
+
+    def __init__(self, env_var_name: str):
+        self.env_var_name = env_var_name
+
+    def get(self) -> str | None:
+        """The variable's text; None when it is unset or empty."""
+        return os.environ.get(self.env_var_name) or None
+
+    def is_set(self) -> bool:
+        return self.get() is not None
+
+    def require(self) -> str:
+        """The variable's text. ValueError when it is unset or empty."""
+        value = self.get()
+        if value is None:
+            raise ValueError(f"The environment variable {self.env_var_name} is not set. Set it first: export {self.env_var_name}=/your/folder/{self.env_var_name}")
+        return value
+
+    __fspath__ = __str__ = require
+    __bool__ = is_set
+
+    def __repr__(self) -> str:
+        return repr(self.get()) if self.is_set() else f"<{self.env_var_name} is not set>"
+
+    def __truediv__(self, other: str | os.PathLike) -> Path:
+        return Path(self) / other
+
+    def __eq__(self, other: object) -> bool:
+        value = self.get()
+        return value is None if other is None else isinstance(other, (str, os.PathLike)) and value is not None and Path(value) == Path(other)
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(Path, name):  # asking what an object can do needs no variable
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(Path(self), name)
+
+
+nnUNet_raw = EnvironmentFolder("nnUNet_raw")  # what users supply: imagesTr, labelsTr, imagesTs, dataset.json
+nnUNet_preprocessed = EnvironmentFolder("nnUNet_preprocessed")  # fingerprint, plans, resampled cases, splits
+nnUNet_results = EnvironmentFolder("nnUNet_results")  # trained models
+# trainers of one's own; several folders, separated as PATH is, are for training/nnUNetTrainer/registry.py
+nnUNet_extTrainer = EnvironmentFolder("nnUNet_extTrainer")
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS = "nnUNet_extTrainer"
@@ -23,12 +64,3 @@ def path_if_set(variable: str) -> Path | None:
     """The folder that `variable` names, or None when it is unset or empty."""
     value = os.environ.get(variable)
     return Path(value) if value else None
-
-
-def __getattr__(name: str) -> Path:
-    if name not in (*VARIABLES, TRAINERS):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    path = path_if_set(name)
-    if path is None:
-        raise ValueError(f"The environment variable {name} is not set. Set it first: export {name}=/your/folder/{name}")
-    return path

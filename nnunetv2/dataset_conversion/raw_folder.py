@@ -24,7 +24,7 @@ def new_raw_dataset(name: str) -> Iterator[Path]:
     run makes a dataset of this number. What a killed run left is deleted first.
     """
     number = convert_dataset_name_to_id(plain_name(name, "dataset", "the new dataset"))
-    raw = paths.nnUNet_raw
+    raw = Path(paths.nnUNet_raw)
     with folder_lock(raw, f"dataset_{number:03d}", f"dataset {number} is made"):
         sweep(raw)
         taken = _folders_of(number)

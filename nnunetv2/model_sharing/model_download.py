@@ -4,6 +4,7 @@ import hashlib
 import os
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -41,7 +42,7 @@ def download_file(url: str, local_filename: str | os.PathLike, chunk_size: int |
 
 def download_and_install_from_url(url: str, sha256: str | None = None) -> None:
     """Download into nnUNet_results, check, install, and leave no archive behind, whatever happens."""
-    results = paths.nnUNet_results
+    results = Path(paths.nnUNet_results)
     results.mkdir(parents=True, exist_ok=True)
     with temporary_folder(results, "download") as folder:
         install_model_from_zip_file(download_file(url, folder / "model.zip", sha256=sha256))

@@ -29,7 +29,7 @@ def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os
     """
     dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
     plain_names(save_checkpoints, "checkpoint", "-chk")
-    results = paths.nnUNet_results
+    results = Path(paths.nnUNet_results)
     files: list[Path] = []
     missing: list[Path] = []
     exported = []  # names of the model folders

@@ -4,6 +4,7 @@ import lzma
 import os
 import zipfile
 import zlib
+from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.model_sharing.archive_checks import checked_members
@@ -20,7 +21,7 @@ def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
     Raises:
         ValueError: not a whole zip file, or one that holds other things than models, see `checked_members`; all are listed.
     """
-    target = paths.nnUNet_results
+    target = Path(paths.nnUNet_results)
     target.mkdir(parents=True, exist_ok=True)
     refuse_irregular(zip_file, "Name the zip of a model.")
     try:

@@ -124,7 +124,7 @@ def test_the_folder_of_trainers_is_read_when_it_is_asked_for(monkeypatch):
     assert paths.nnUNet_extTrainer == Path("/some/folder")
     monkeypatch.delenv("nnUNet_extTrainer")
     with pytest.raises(ValueError, match="nnUNet_extTrainer"):
-        _ = paths.nnUNet_extTrainer
+        os.fspath(paths.nnUNet_extTrainer)
 
 
 def test_slices_are_resampled_on_their_own_along_the_axis_that_is_given():

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,18 @@ def test_paths_follow_the_environment_after_import(monkeypatch, tmp_path):
 
 def test_unset_path_names_its_variable_and_the_export_line(monkeypatch):
     monkeypatch.delenv("nnUNet_results", raising=False)
-    with pytest.raises(ValueError, match="export nnUNet_results="):
-        paths.nnUNet_results
+    for use in (os.fspath, str, Path, lambda folder: folder / "Dataset001_A", lambda folder: folder.is_dir(), lambda folder: os.path.join(folder, "a")):
+        with pytest.raises(ValueError, match="export nnUNet_results="):
+            use(paths.nnUNet_results)
+    assert not paths.nnUNet_results and paths.nnUNet_results == None and not hasattr(paths.nnUNet_results, "append")  # noqa: E711
+
+
+def test_a_folder_that_was_imported_before_its_variable_is_set_follows_it(monkeypatch, tmp_path):
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    from nnunetv2.paths import nnUNet_results
+
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    assert nnUNet_results and nnUNet_results.is_dir() and nnUNet_results / "a" == tmp_path / "a" and nnUNet_results == str(tmp_path) != str(nnUNet_results / "a")
 
 
 def test_default_process_counts_do_not_exceed_the_cores(monkeypatch):

@@ -167,7 +167,7 @@ class nnUNetTrainer(TrainingData):
         if self.was_initialized:
             raise RuntimeError("initialize() was called twice on the same trainer.")
         for variable in paths.VARIABLES[1:]:
-            getattr(paths, variable)  # an unset variable ends here, with its name
+            getattr(paths, variable).require()  # an unset variable ends here, with its name
         self.logger.move_to(self.output_folder)
         self._seed_everything("weights", 0)
         self._set_batch_size_and_oversample()
