@@ -15,7 +15,7 @@ def trained_models(bench: Bench) -> dict[str, Path]:
 
     def make() -> dict[str, Path]:
         folder, plans = tiny_model(bench)
-        epochs, iterations = 2, 20 if bench.reduced else 60
+        epochs, iterations = 2, 60
         number = folder.name[7:10]
         dataset_json = json.loads((folder / "dataset.json").read_text())
         bench.command("preprocess", "-d", number, "-plans_name", "tinyPlans", "-c", "tiny", "-np", 1)
