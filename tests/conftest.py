@@ -7,7 +7,7 @@ import pytest
 LONGEST = ("pipeline", "conformance", "experiments", "fuzz", "faults")  # rooms to start with, so that no worker ends long after the others
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(items):
     """With pytest-xdist a file runs in one worker, whose fixtures its tests share; conformance does as a whole, for it starts upstream once."""
     for item in items:
