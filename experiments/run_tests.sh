@@ -15,4 +15,4 @@ if [[ $# -gt 0 ]]; then
 fi
 bash experiments/run_lint.sh
 bash experiments/run_conformance.sh --environment
-python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --dist loadgroup --no-loadscope-reorder
+python -m pytest --numprocesses "${TEST_PROCESSES:-2}" --no-loadscope-reorder

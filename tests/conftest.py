@@ -7,18 +7,21 @@ import pytest
 LONGEST = ("pipeline", "conformance", "experiments", "fuzz", "faults")  # rooms to start with, so that no worker ends long after the others
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(items):
-    """With pytest-xdist a file runs in one worker, whose fixtures its tests share; conformance does as a whole, for it starts upstream once."""
-    for item in items:
-        group = "conformance" if _room(item) == "conformance" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: LONGEST.index(_room(item)) if _room(item) in LONGEST else len(LONGEST))
+    rooms = {item: item.path.relative_to(os.path.dirname(__file__)).parts[0] for item in items}
+    items.sort(key=lambda item: LONGEST.index(rooms[item]) if rooms[item] in LONGEST else len(LONGEST))
 
 
-def _room(item):
-    """Folder below tests/."""
-    return item.path.relative_to(os.path.dirname(__file__)).parts[0]
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests share a process and its fixtures; all of conformance does, for it starts upstream once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "tests/conformance" if nodeid.startswith("tests/conformance/") else nodeid.split("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
