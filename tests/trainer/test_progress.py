@@ -74,6 +74,12 @@ def test_every_value_of_every_epoch_arrives(make_trainer, wandb):
     assert values["epoch_seconds"] == [log["epoch_end_timestamps"][1] - log["epoch_start_timestamps"][1]]
 
 
+def test_the_picture_of_the_worst_patch_arrives_with_its_epoch(make_trainer, wandb):
+    trainer = make_trainer(**ONE_STEP, picture_every=10, oversample_foreground_percent=1.0)
+    trainer.run_training()
+    assert "worst_patch" not in wandb.server[0] and wandb.server[1]["worst_patch"] == [(460, 1200, 3)]
+
+
 def test_a_value_of_a_trainers_own_arrives_and_text_is_left_out():
     got = []
     sinks = Sinks([SimpleNamespace(log_epoch=lambda values, epoch: got.append((epoch, values)))], warn=pytest.fail)
@@ -185,7 +191,7 @@ def test_a_missing_package_is_named_before_the_training(make_trainer, monkeypatc
         trainer.run_training()
 
 
-def test_nothing_is_needed_or_written_while_all_is_off(make_trainer, monkeypatch):
+def test_nothing_is_needed_or_written_while_all_is_off(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     check_switches()
