@@ -1,19 +1,15 @@
 """nnU-Net's loggers: values an epoch kept here, and sent to Weights & Biases where the user asks for it."""
 
 import os
-import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from nnunetv2.training.log_sinks import by_class
+from nnunetv2.training.log_switches import WANDB, is_switched_on
 from nnunetv2.training.logging import EMA_DECAY, SEGMENTATION_KEYS, draw_progress
+from nnunetv2.training.wandb_sink import WandbLogger, get_cluster_job_id
 
-SWITCH = {"0": False, "false": False, "False": False, "1": True, "true": True, "True": True}
-
-
-def get_cluster_job_id() -> str | None:
-    """Number of the SLURM or LSF job that this process belongs to; None outside a job."""
-    return os.environ.get("SLURM_JOB_ID", os.environ.get("LSB_JOBID"))
+__all__ = ["LocalLogger", "MetaLogger", "WandbLogger", "get_cluster_job_id"]
 
 
 class LocalLogger:
@@ -54,42 +50,6 @@ class LocalLogger:
         self.my_fantastic_logging = checkpoint
 
 
-class WandbLogger:
-    """A run of Weights & Biases in `output_folder`. Project and mode: nnUNet_wandb_project ("nnunet"), nnUNet_wandb_mode ("online").
-
-    resume: go on with the run that lies in the folder; otherwise that one is deleted. RuntimeError where wandb is not installed.
-    """
-
-    def __init__(self, output_folder: str | os.PathLike, resume: bool):
-        wandb = _wandb()
-        self.output_folder, self.resume = Path(output_folder), resume
-        self.project = os.environ.get("nnUNet_wandb_project", "nnunet")
-        self.mode = os.environ.get("nnUNet_wandb_mode", "online")
-        run_id = self._earlier_run() if resume else None
-        if not resume and (self.output_folder / "wandb").is_dir():
-            shutil.rmtree(self.output_folder / "wandb")
-        self.run = wandb.init(project=self.project, dir=str(self.output_folder), id=run_id, mode=self.mode, resume="allow" if resume else "never")
-        self.run.config.update({"JobID": get_cluster_job_id()})
-        self.wandb_init_step = self.run.step
-
-    def _earlier_run(self) -> str | None:
-        """ID of the latest run, which its file run-ID.wandb tells."""
-        latest = self.output_folder / "wandb" / "latest-run"
-        return next((file.stem.removeprefix("run-") for file in latest.glob("*.wandb")), None)
-
-    def update_config(self, config: dict[str, Any]) -> None:
-        self.run.config.update(config)
-
-    def log(self, key: str, value: Any, step: int) -> None:
-        """Send the value of an epoch, unless the resumed run has it already."""
-        self.log_summary("current_epoch", step)
-        if not (self.resume and step < self.wandb_init_step):
-            self.run.log({key: value}, step=step)
-
-    def log_summary(self, key: str, value: Any) -> None:
-        self.run.summary[key] = value
-
-
 class MetaLogger:
     """A LocalLogger, which is read from, and the loggers that the environment switches on: nnUNet_wandb_enabled=1 is Weights & Biases."""
 
@@ -97,14 +57,13 @@ class MetaLogger:
         self.output_folder, self.resume = output_folder, resume
         self.local_logger = LocalLogger(verbose)
         self.loggers: list[Any] = []
-        if self._is_logger_enabled("nnUNet_wandb_enabled"):
+        if self._is_logger_enabled(WANDB):
             self.loggers.append(WandbLogger(output_folder, resume))
 
     def log(self, key: str, value: Any, step: int) -> None:
         """Log a value of an epoch everywhere; of a list the loggers get one value a class. `mean_fg_dice` brings its moving average along."""
         self.local_logger.log(key, value, step)
-        named = {f"{key}/class_{number}": part for number, part in enumerate(value, start=1)} if isinstance(value, list) else {key: value}
-        for name, part in named.items():
+        for name, part in by_class(key, value).items():
             for logger in self.loggers:
                 logger.log(name, part, step)
         if key == "mean_fg_dice":
@@ -133,15 +92,4 @@ class MetaLogger:
         self.local_logger.load_checkpoint(checkpoint)
 
     def _is_logger_enabled(self, env_var: str) -> bool:
-        value = os.environ.get(env_var, "0")
-        if value not in SWITCH:
-            raise RuntimeError(f"{env_var} is {value!r}. export {env_var}=1 switches the logger on, 0 off.")
-        return SWITCH[value]
-
-
-def _wandb() -> ModuleType:
-    try:
-        import wandb
-    except ImportError as error:
-        raise RuntimeError("Weights & Biases is not installed: pip install wandb, or export nnUNet_wandb_enabled=0.") from error
-    return wandb
+        return is_switched_on(env_var)

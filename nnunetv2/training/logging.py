@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunetv2.training.log_sinks import Sinks, open_sinks
 from nnunetv2.utilities.files import atomic_write, save_json
 
 SEGMENTATION_KEYS = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs",
@@ -34,6 +35,7 @@ class TrainingLog:
         self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
         self.config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
+        self.sinks = Sinks([], self.warn)  # see open_sinks
         self._start = datetime.now()
         self.file: Path | None = None
         self.move_to(folder)
@@ -75,9 +77,12 @@ class TrainingLog:
 
     def update_config(self, config: dict[str, Any]) -> None:
         self.config |= config
+        self.sinks.update_config(config)
 
     def log_summary(self, key: str, value: Any) -> None:
+        """What a training has one value of."""
         self.summary[key] = value
+        self.sinks.log_summary(key, value)
 
     def plot_progress_png(self, output_folder: str | os.PathLike) -> None:
         if self.active:
@@ -100,6 +105,42 @@ class TrainingLog:
         if key == "mean_fg_dice":
             ema = self.values["ema_fg_dice"][epoch - 1] * EMA_DECAY + value * (1 - EMA_DECAY) if epoch else value
             self.log("ema_fg_dice", ema, epoch)
+
+    # ---- TensorBoard and Weights & Biases -----------------------------------------------------------------------------
+
+    def open_sinks(self, epochs_done: int, training: bool = True) -> None:
+        """Send to the programs that the environment switches on, from now to `close_sinks`; see log_sinks.py.
+
+        SinkError where one cannot be used; a validation (training False) goes on without it.
+        """
+        if not self.active or self.folder is None:
+            return
+        try:
+            self.sinks = Sinks(open_sinks(self.folder, epochs_done, training), self.warn)
+        except Exception as error:
+            if training:
+                raise
+            self.warn(f"WARNING: the validation's result goes to its files alone: {error}")
+        self.sinks.update_config(self.config)
+
+    def send_epoch(self, epoch: int) -> None:
+        """All values of a finished epoch, and its seconds."""
+        values = {key: series[epoch] for key, series in self.values.items() if epoch < len(series)}
+        if {"epoch_start_timestamps", "epoch_end_timestamps"} <= values.keys():
+            values["epoch_seconds"] = values["epoch_end_timestamps"] - values["epoch_start_timestamps"]
+        self.sinks.log_epoch(values, epoch)
+
+    def close_sinks(self) -> None:
+        self.sinks.close()
+
+    def warn(self, text: str) -> None:
+        """`print`, without an error where the text log cannot be written."""
+        try:
+            self.print(text)
+        except OSError:  # the disk that the sink found full is often the log's; `print` has reached the console
+            pass
+
+    # ---- files --------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Write all values so far as progress.json, which figures and reports read."""

@@ -15,6 +15,7 @@ from torch import multiprocessing as mp
 
 from nnunetv2 import paths
 from nnunetv2.training.class_head_refit import refit_trained
+from nnunetv2.training.log_sinks import check_switches
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
@@ -174,6 +175,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         raise ValueError("--hours and --patience are for a training in one process; leave -num_gpus away, or give --epochs.")
     if hours is not None and not 0 < hours < 1e5:
         raise ValueError(f"--hours is {hours}; it must be above 0.")
+    check_switches()
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
     lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
     wrong = {name: value for name, value in (lengths | {"batch_size": batch_size}).items() if value is not None and value < 1}

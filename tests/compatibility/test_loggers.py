@@ -9,11 +9,19 @@ from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.logging.nnunet_logger import LocalLogger, MetaLogger, WandbLogger, get_cluster_job_id
 
 
+class Config(dict):
+    """A resumed run's: it takes another value only where that is asked for."""
+
+    def update(self, values, allow_val_change=False):
+        assert allow_val_change
+        super().update(values)
+
+
 class Run:
     """What wandb.init returns, as far as it is used."""
 
     def __init__(self, **arguments):
-        self.arguments, self.step, self.summary, self.sent, self.config = arguments, 1, {}, [], {}
+        self.arguments, self.step, self.summary, self.sent, self.config = arguments, 1, {}, [], Config()
 
     def log(self, values, step):
         self.sent.append((step, values))

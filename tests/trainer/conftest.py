@@ -100,7 +100,7 @@ def dataset_json():
 
 @pytest.fixture
 def make_trainer(folders, plans, dataset_json, monkeypatch):
-    """Factory of small trainers: `make_trainer(num_epochs=2, trainer=SomeClass)`. They draw no progress.png, which is slow."""
+    """Factory of small trainers: `make_trainer(num_epochs=2, trainer=SomeClass)`. They draw no pictures, which is slow."""
     import torch
 
     monkeypatch.setattr("nnunetv2.training.logging.draw_progress", lambda values, path: None)
@@ -108,7 +108,7 @@ def make_trainer(folders, plans, dataset_json, monkeypatch):
 
     def make(trainer=nnUNetTrainer, fold=0, **attributes):
         made = trainer(copy.deepcopy(plans), "3d_fullres", fold, copy.deepcopy(dataset_json), torch.device("cpu"))
-        settings = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 2, "num_workers": 0} | attributes
+        settings = {"num_epochs": 2, "num_iterations_per_epoch": 3, "num_val_iterations_per_epoch": 2, "num_workers": 0, "picture_every": None} | attributes
         for name, value in settings.items():
             setattr(made, name, value)
         return made

@@ -122,6 +122,8 @@ class PatchBatches:
 
     def _shows_lesion(self, labels: torch.Tensor, class_locations: Mapping) -> bool:
         wanted = self.class_sampling.lesion_labels
+        if not wanted:  # no class task; with regions `labels` would be booleans, which isin refuses
+            return False
         in_case = sum(len(class_locations.get(label, ())) for label in wanted)  # every voxel up to 10 000, then a sample
         in_patch = int(torch.isin(labels, torch.tensor(wanted, dtype=labels.dtype)).sum())
         return in_patch >= min(MIN_LESION_VOXELS, max(1, in_case // MIN_LESION_PART))

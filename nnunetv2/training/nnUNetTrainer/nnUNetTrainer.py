@@ -33,7 +33,8 @@ from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.preprocessing.normalization import check_schemes
 from nnunetv2.training.dataloading.batch_stream import BatchStream
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
-from nnunetv2.training.logging import TrainingLog
+from nnunetv2.training.log_sinks import check_switches
+from nnunetv2.training.logging import PLOT_INTERVAL, TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
@@ -42,10 +43,11 @@ from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
 from nnunetv2.training.nnUNetTrainer.objective import segmentation_loss
-from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
+from nnunetv2.training.nnUNetTrainer.pseudo_dice import counts_by_patch, dice_from_counts
 from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint, training_identity, write_fold_manifest
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
+from nnunetv2.training.nnUNetTrainer.worst_patch import WorstPatch, draw_patch
 from nnunetv2.training.time_budget import Pacing
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
@@ -58,6 +60,8 @@ from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.safe_names import plain_ending, plain_name
 
+HYPERPARAMETERS = ("initial_lr", "weight_decay", "oversample_foreground_percent", "probabilistic_oversampling", "num_iterations_per_epoch",
+                   "num_val_iterations_per_epoch", "num_epochs", "enable_deep_supervision")  # told to Weights & Biases
 RANDOM_STREAMS = {"weights": 0, "epoch": 1}  # parts of the seed; batches have their own
 
 
@@ -113,6 +117,7 @@ class nnUNetTrainer(TrainingData):
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
+        self.picture_every: int | None = 10  # epochs between pictures of the worst validation patch, worst_patch.png; None: no picture
         self.disable_checkpointing = False
         self.num_workers: int | None = None  # processes per loader, 0 = none; None: nnUNet_n_proc_DA or by cores
 
@@ -126,6 +131,8 @@ class nnUNetTrainer(TrainingData):
         self.class_evidence: EvidenceHead | None = None  # of a refitted checkpoint that was loaded, for the validation
         self.current_epoch = 0
         self.bad_steps = BadSteps()
+        self.worst_patch = WorstPatch()
+        self._last_picture = time.monotonic()
         self._best_ema: float | None = None
         self._split: tuple[list[str], list[str]] | None = None
         self._identity: dict[str, Any] | None = None
@@ -253,11 +260,14 @@ class nnUNetTrainer(TrainingData):
         if self.was_initialized and self.current_epoch >= self.num_epochs:
             self.print_to_log_file(f"The training of fold {self.fold} is finished.")
             return
+        check_switches()
         self.on_train_start()
         with ExitStack() as stack:  # loaders end their workers, whatever happens
             for loader in (self.dataloader_train, self.dataloader_val):
                 if isinstance(loader, AbstractContextManager):
                     stack.enter_context(loader)
+            self._open_sinks()
+            stack.callback(self.logger.close_sinks)
             epoch = self.current_epoch
             if self.pacing is not None:
                 self.pacing.before_first_epoch(self)
@@ -274,7 +284,31 @@ class nnUNetTrainer(TrainingData):
                 epoch += 1
                 if self.pacing is not None:
                     self.pacing.after_epoch(self)
+                self.logger.send_epoch(epoch - 1)
+                self._draw_worst_patch(epoch - 1)
             self.on_train_end()
+
+    def _open_sinks(self) -> None:
+        """TensorBoard and Weights & Biases, as far as they are switched on, with what nnU-Net tells them of the training."""
+        self.logger.update_config({
+            **{name: self.my_init_kwargs[name] for name in ("plans", "configuration", "fold")}, "dataset": self.my_init_kwargs["dataset_json"],
+            "hparas": {name: getattr(self, name) for name in HYPERPARAMETERS} | {"batch_size": self.configuration_manager.batch_size}})
+        self.logger.open_sinks(self.current_epoch)
+
+    def _draw_worst_patch(self, epoch: int) -> None:
+        """When it is time for a picture, and seldom enough for short epochs not to feel it. Without a picture the training goes on as well."""
+        last = epoch + 1 >= self.num_epochs
+        if self.picture_every is None or not self.logger.active:
+            return
+        try:
+            patch = self.worst_patch.take()
+            due = (epoch + 1) % self.picture_every == 0 and time.monotonic() - self._last_picture > PLOT_INTERVAL
+            if patch is not None and (due or last):
+                self.logger.sinks.log_picture("worst_patch", draw_patch(patch, epoch, Path(self.output_folder, "worst_patch.png")), epoch)
+                self._last_picture = time.monotonic()
+        except Exception as error:
+            self.picture_every = None
+            self.logger.warn(f"WARNING: the worst validation patch cannot be drawn ({type(error).__name__}: {error}). No more is tried.")
 
     def on_train_start(self) -> None:
         if not self.was_initialized:
@@ -387,7 +421,10 @@ class nnUNetTrainer(TrainingData):
             loss = self.loss(seg_logits, target)
         if self.enable_deep_supervision:
             seg_logits, target = seg_logits[0], target[0]
-        return {"loss": loss, **dict(zip(("tp_hard", "fp_hard", "fn_hard"), foreground_counts(seg_logits, target, self.label_manager)))}
+        counts = counts_by_patch(seg_logits, target, self.label_manager)
+        if self.picture_every is not None and self.logger.active:
+            self.worst_patch.offer(data, seg_logits, target, counts, self.label_manager, batch.get("keys", ()))
+        return {"loss": loss, **dict(zip(("tp_hard", "fp_hard", "fn_hard"), counts.sum(1)))}
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         counts = torch.stack([torch.stack([torch.as_tensor(output[key]) for key in ("tp_hard", "fp_hard", "fn_hard")]) for output in val_outputs]).sum(0)
@@ -479,7 +516,16 @@ class nnUNetTrainer(TrainingData):
         self.print_to_log_file(f"Validating {len(cases)} cases into {folder}")
         metrics = validate_cases(predictor, dataset, folder, base / "gt_segmentations", save_probabilities, next_stages)
         self.print_to_log_file(f"Validation of whole cases: mean foreground Dice {np.round(metrics['foreground_mean']['Dice'], 4)}")
+        self._send_validation(metrics)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def _send_validation(self, metrics: dict[str, Any]) -> None:
+        """The Dice of whole cases, to what is switched on."""
+        self.logger.open_sinks(self.current_epoch, training=False)
+        for label, values in metrics["mean"].items():
+            self.logger.log_summary(f"final_val/class_{label}_dice", values["Dice"])
+        self.logger.log_summary("final_val/foreground_dice", metrics["foreground_mean"]["Dice"])
+        self.logger.close_sinks()
 
     # ---- small things ----------------------------------------------------------------------------------------------
 

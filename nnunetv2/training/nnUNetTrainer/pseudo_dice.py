@@ -7,7 +7,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 
 def foreground_counts(logits: Tensor, target: Tensor, labels: LabelManager) -> Tensor:
-    """True positives, false positives, false negatives of every foreground label or region: (3, n_foreground) int64.
+    """`counts_by_patch` of a batch as a whole: (3, n_foreground) int64."""
+    return counts_by_patch(logits, target, labels).sum(1)
+
+
+def counts_by_patch(logits: Tensor, target: Tensor, labels: LabelManager) -> Tensor:
+    """True positives, false positives, false negatives of every foreground label or region: (3, B, n_foreground) int64.
 
     logits (B, C, D, H, W); target (B, 1, D, H, W) labels or (B, regions [+ ignore], D, H, W) booleans. Ignored voxels do
     not count.
@@ -22,7 +27,7 @@ def foreground_counts(logits: Tensor, target: Tensor, labels: LabelManager) -> T
         valid = target != labels.ignore_label if labels.has_ignore_label else None
     if valid is not None:
         predicted, true = predicted & valid, true & valid
-    axes = [axis for axis in range(logits.ndim) if axis != 1]
+    axes = list(range(2, logits.ndim))
     return torch.stack([(predicted & true).sum(axes), (predicted & ~true).sum(axes), (~predicted & true).sum(axes)])
 
 
