@@ -23,6 +23,7 @@ from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
 from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.image_listing import scan_images
+from nnunetv2.utilities.splits import split_problems
 
 IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
 
@@ -110,11 +111,11 @@ def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
     for number, fold in enumerate(load_json(path, Splits)):
         train, val = set(fold["train"]), set(fold["val"])
         where = f"{path}: fold {number}"
-        problems += [f"{where}: {case} is in train and val; take it out of one" for case in sorted(train & val)]
+        problems += [f"{where}: {problem}" for problem in split_problems(fold["train"], fold["val"], None, holdout, MASK_ENDING)]
         problems += [f"{where}: {case} is not in labelsTr; correct the name" for case in sorted((train | val) - names)]
-        seen = train if number == 0 else train | val
-        problems += [f"{where}: uses the holdout case {case}; take it out" for case in sorted(seen & holdout)]
-        if number == 0 and holdout:
+        if number > 0:
+            problems += [f"{where}: val: {case} is held out by dataset.json; take it out" for case in sorted(val & holdout)]
+        elif holdout:
             problems += [f"{where}: holdout case {case} is not validated on" for case in sorted(holdout - val)]
     return problems
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
+from nnunetv2.utilities.errors import InputError, list_some  # noqa: E402
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json  # noqa: E402
 from nnunetv2.utilities.safe_names import plain_ending, plain_names  # noqa: E402
+from nnunetv2.utilities.splits import split_problems  # noqa: E402
 
 
 def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
@@ -26,9 +27,8 @@ def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
     splits = load_json(raw / "splits_final.json", Splits)
     if not 0 <= fold < len(splits):
         raise InputError(f"{raw / 'splits_final.json'} has folds 0 to {len(splits) - 1}, not {fold}. Choose one of them with --fold.")
-    split = splits[fold]
-    if shared := sorted(set(split["train"]) & set(split["val"])):
-        raise InputError(f"{raw / 'splits_final.json'}, fold {fold}: in train and in val: {', '.join(shared)}. Take them out of one.")
+    if wrong := split_problems(splits[fold]["train"], splits[fold]["val"], None, (), ending):
+        raise InputError(f"{raw / 'splits_final.json'}, fold {fold}:\n{list_some(wrong)}")
     cases = plain_names(splits[fold]["val"], "case", raw / "splits_final.json")
     images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}"))]
     labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]

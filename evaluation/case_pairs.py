@@ -60,7 +60,7 @@ def read_mask(path: Path, labels: Sequence[int] = THE_QUIZ.label_values) -> Mask
     seg, properties = SimpleITKIO().read_seg(path)
     geometry = properties["sitk_stuff"]
     if len(geometry["spacing"]) != 3:
-        raise InputError(f"{path} is {len(geometry['spacing'])}-dimensional, a mask has 3 dimensions")
+        raise InputError(f"{path} is {len(geometry['spacing'])}-dimensional, a mask has 3 dimensions; export the whole volume")
     if unexpected := unexpected_labels(seg, labels):
         raise InputError(f"{path} holds {shown_values(unexpected)}, labels must be {list(labels)}")
     return Mask(seg[0].astype(np.uint8), tuple(properties["spacing"]), geometry)

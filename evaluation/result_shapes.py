@@ -122,8 +122,8 @@ class Metrics(FileShape):
 
     synthetic: bool
     n_cases: Natural = 0
-    data_description: DescriptionShape | None = None
-    subtype: Subtype | None = None
+    data_description: DescriptionShape = None  # it and subtype may be absent, but not null
+    subtype: Subtype = None
     definitions: dict[str, Any]
     cases: list[dict[str, Any]] = Field(min_length=1)
 

@@ -30,7 +30,7 @@ def split_4d_nifti(filename: str | os.PathLike, output_folder: str | os.PathLike
     name, target = Path(filename).name.removesuffix(ENDING), Path(output_folder)
     voxels, geometry = read_image(filename)
     if len(geometry["spacing"]) != 3:
-        raise InputError(f"{filename} has {len(geometry['spacing'])} dimensions; an image has three, four with several channels.")
+        raise InputError(f"{filename} has {len(geometry['spacing'])} dimensions; an image has three, four with several channels. Export the whole volume.")
     if len(voxels) == 1:
         shutil.copyfile(filename, target / f"{name}_0000{ENDING}")
         return

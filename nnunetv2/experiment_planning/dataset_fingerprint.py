@@ -12,6 +12,7 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.manifest import changes
@@ -55,7 +56,7 @@ class DatasetFingerprintExtractor:
                 return load_json(path, Fingerprint)
             print(f"{path} is recomputed: {len(found)} training case(s) changed since.")
         reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
-        analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases))
+        analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases), n_channels=len(dataset_json["channel_names"]))
         if self.verbose:
             print(f"Fingerprint of {len(cases)} cases, {N_SAMPLES // len(cases)} foreground voxels each.")
         jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
@@ -89,7 +90,7 @@ def cases_to_learn_from(cases: dict[str, dict], dataset_json: dict) -> dict[str,
     return kept
 
 
-def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int) -> CaseFingerprint:
+def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int, n_channels: int | None = None) -> CaseFingerprint:
     """Geometry and `n_samples` foreground intensities a channel, drawn with replacement so that each case counts alike.
 
     A case without foreground adds no samples. Foreground outside the box of non-zero voxels does not count, as it does not
@@ -99,9 +100,11 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
     seg, _ = reader.read_seg(label_file)  # (1, Z, Y, X)
     for file, array in ((image_files, images), (label_file, seg)):
         if np.isnan(array).any():
-            raise ValueError(f"{file} contains NaN.")
+            raise ValueError(f"{file} contains NaN; export the case again, or leave it out.")
+    if n_channels is not None and len(images) != n_channels:
+        raise ValueError(f"{name_some(image_files)}: {len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
     if images.shape[1:] != seg.shape[1:]:
-        raise ValueError(f"{label_file} has shape {seg.shape[1:]}, its image {images.shape[1:]}.")
+        raise ValueError(f"{label_file} has shape {seg.shape[1:]}, its image {images.shape[1:]}; make the mask on its image's grid.")
     box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
     cropped, foreground = images[(slice(None), *box)], seg[0][box] > 0
     random = np.random.RandomState(SEED)

@@ -11,7 +11,10 @@ SNAP = 1e-3  # further from a whole number is no rounding
 
 
 def snap_labels(values: np.ndarray, where: str | os.PathLike) -> np.ndarray:
-    """`values` with each within SNAP of a whole number set to it (in place for floats). InputError, with values, if one is not."""
+    """`values` with each within SNAP of a whole number set to it (in place for floats). InputError, with values, if one is not or is below 0."""
+    if values.dtype.kind in "if" and values.size and values.min() < -SNAP:
+        raise InputError(f"{where} holds values that are no labels: {shown_values(np.unique(values[values < -SNAP]))}; labels are whole numbers from 0. "
+                         "Correct the mask.")
     if values.dtype.kind in "iu":
         return values
     nearest = np.rint(values)

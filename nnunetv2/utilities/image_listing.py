@@ -71,7 +71,7 @@ def _scan(folder: Path, ending: str, below: str, found: Listing) -> None:
                 continue
             if looks_so:
                 _take(Path(entry.path), ending, found)
-            elif below != "ignore" and entry.is_dir():
+            elif below != "ignore" and os.path.isdir(entry.path):  # entry.is_dir() fails on links that lead in a circle
                 _look_below(Path(entry.path), ending, below, found)
 
 

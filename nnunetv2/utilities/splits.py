@@ -64,7 +64,7 @@ def split_problems(train: Sequence[str], val: Sequence[str], known: Collection[s
 
     known: names of all cases, or None where nobody can tell; holdout: cases that must never train; ending: of the label files.
     """
-    problems = [] if train else ["it has no training cases"]
+    problems = [] if train else ["it has no training cases; add some to its list train"]
     for part, cases in (("train", train), ("val", val)):
         problems += [f"{part}: {case} is listed {n} times" for case, n in Counter(cases).items() if n > 1]
         for case in sorted(set(cases)):

@@ -49,9 +49,9 @@ def test_a_fold_that_trains_on_a_holdout_case_is_found(dataset):
     folds[2]["val"].append("quiz_1_004")
     save_json(folds, dataset / "splits_final.json")
     found = problems_of(dataset)
-    assert "fold 0: quiz_0_004 is in train and val" in found
-    assert "fold 0: uses the holdout case quiz_0_004" in found
-    assert "fold 2: uses the holdout case quiz_1_004" in found
+    assert "fold 0: quiz_0_004 is in train and in val" in found
+    assert "fold 0: train: quiz_0_004 is held out" in found
+    assert "fold 2: val: quiz_1_004 is held out" in found
 
 
 def test_a_holdout_case_that_fold_0_does_not_validate_is_found(dataset):

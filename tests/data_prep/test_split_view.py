@@ -16,7 +16,7 @@ def raw(tmp_path):
             (tmp_path / "raw" / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "raw" / file).write_text(file)
 
-    def with_split(val, ending=".nii.gz", train=()):
+    def with_split(val, ending=".nii.gz", train=("other",)):
         (tmp_path / "raw/dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 1, "file_ending": ending}))
         (tmp_path / "raw/splits_final.json").write_text(json.dumps([{"train": list(train), "val": val}]))
         return tmp_path / "raw"
@@ -41,7 +41,7 @@ def test_an_ending_that_leads_elsewhere_is_refused(raw, tmp_path):
         link_validation_cases(raw(["b"], "/../x"), 0, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("train", "val", "message"), [(["a1", "b"], ["b"], "in train and in val: b"), ([], ["b", "nobody"], "not there[\\s\\S]*nobody.nii.gz")])
+@pytest.mark.parametrize(("train", "val", "message"), [(["a1", "b"], ["b"], "b is in train and in val"), ([], ["b"], "no training cases"), (["a1"], ["b", "nobody"], "not there[\\s\\S]*nobody.nii.gz")])
 def test_a_split_that_cannot_be_is_refused_and_nothing_is_laid_out(raw, tmp_path, train, val, message):
     with pytest.raises(InputError, match=f"splits_final.json[\\s\\S]*{message}"):
         link_validation_cases(raw(val, train=train), 0, tmp_path / "out")
