@@ -58,12 +58,12 @@ class Findings:
 def report(folder: str | Path) -> int:
     """Print the findings; the exit status, 1 on any misfit."""
     found = verify(Path(folder))
-    for title, lines in (("fits", found.fits), ("cannot be checked", found.unknown), ("does not fit", found.misfits)):
+    for title, lines in (("fits", found.fits), ("cannot be checked", found.unknown)):
         if lines:
-            print(f"{title}:\n{list_some(lines, 200)}", file=sys.stderr if title == "does not fit" else sys.stdout)
+            print(f"{title}:\n{list_some(lines, 200)}")
     counts = f"{len(found.misfits)} misfit(s), {len(found.fits)} thing(s) fit, {len(found.unknown)} cannot be checked."
     if found.misfits:
-        print(f"error: {folder}: {counts} Restore what changed, or run its stage again.", file=sys.stderr)
+        print(f"error: {folder}: {counts} Restore what changed, or run its stage again; does not fit:\n{list_some(found.misfits, 200)}", file=sys.stderr)
         return 1
     print(f"{folder}: {counts}")
     return 0
@@ -166,7 +166,7 @@ def _verify_model(folder: Path) -> Findings:
             path = fold / name
             problems = ["is gone"] if not path.is_file() else [] if weights_hash(path) == known else ["is not the one that the training or refit wrote"]
             found.judge(str(path), problems)
-        found.judge(f"{fold}: plans and labels", list(_plans_problems(folder, training["training"])))
+        found.judge(f"{fold / MANIFEST_FILE}: plans and labels", list(_plans_problems(folder, training["training"])))
         if training["code"]["source"] != code_version()["source"]:
             found.unknown.append(f"{fold}: trained with other code ({training['code'].get('commit') or training['code']['source']}) than runs here")
     return found

@@ -25,12 +25,14 @@ from nnunetv2.utilities.parallel import in_threads
 ENDING = ".nii.gz"
 
 
-def split_4d_nifti(filename: str | os.PathLike, output_folder: str | os.PathLike) -> None:
-    """One file a channel, `NAME_0000.nii.gz`, ...; a 3D file is copied as it is. InputError for other dimensions."""
+def split_4d_nifti(filename: str | os.PathLike, output_folder: str | os.PathLike, n_channels: int | None = None) -> None:
+    """One file a channel, `NAME_0000.nii.gz`, ...; a 3D file is copied as it is. InputError for other dimensions or not `n_channels`."""
     name, target = Path(filename).name.removesuffix(ENDING), Path(output_folder)
     voxels, geometry = read_image(filename)
     if len(geometry["spacing"]) != 3:
         raise InputError(f"{filename} has {len(geometry['spacing'])} dimensions; an image has three, four with several channels. Export the whole volume.")
+    if n_channels not in (None, len(voxels)):
+        raise InputError(f"{filename} holds {len(voxels)} volume(s), dataset.json declares {n_channels} (modality); correct one of them.")
     if len(voxels) == 1:
         shutil.copyfile(filename, target / f"{name}_0000{ENDING}")
         return
@@ -65,7 +67,7 @@ def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: i
         for part in ("imagesTr", "imagesTs"):
             (target / part).mkdir()
             jobs = {file.name: (str(file),) for file in files[part]}
-            in_threads(partial(split_4d_nifti, output_folder=target / part), jobs, num_processes, f"converting {part}")
+            in_threads(partial(split_4d_nifti, output_folder=target / part, n_channels=len(description["modality"])), jobs, num_processes, f"converting {part}")
         (target / "labelsTr").mkdir()
         for file in files["labelsTr"]:
             shutil.copyfile(file, target / "labelsTr" / file.name)

@@ -43,7 +43,7 @@ def name_of_ending(file_ending: str, example_file: str | os.PathLike | None = No
     if ending == TIFF:
         return "Tiff3DIO" if example_file is not None and not _is_picture(example_file) else "NaturalImage2DIO"
     if ending not in _OF_ENDING:
-        raise ValueError(f"{where}: no reader for file_ending {file_ending!r}; supported: {', '.join(KNOWN_ENDINGS)}.")
+        raise ValueError(f"{where}: no reader for file_ending {file_ending!r}; supported: {', '.join(KNOWN_ENDINGS)}. Correct it, or convert the images.")
     return _OF_ENDING[ending]
 
 

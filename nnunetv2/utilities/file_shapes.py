@@ -129,7 +129,8 @@ class _CaseFiles(FileShape):
 
 class Classification(FileShape):
     name: PathComponent
-    classes: list[Annotated[Any, checked(lambda v: whole(v) or name_problem(v) is None, "the name of a class: plain text, no path")]] = Field(min_length=2)
+    classes: Annotated[list[Annotated[Any, checked(lambda v: whole(v) or name_problem(v) is None, "the name of a class: plain text, no path")]],
+                       Field(min_length=2), checked(lambda classes: len(set(map(str, classes))) == len(classes), "different names")]
     labels: PathComponent
     lesion_labels: list[PlainLabel] = Field(default=[0], min_length=1)
 

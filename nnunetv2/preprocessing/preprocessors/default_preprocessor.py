@@ -154,7 +154,7 @@ def _normalize_and_resample(data: np.ndarray, seg: np.ndarray, plans_manager: Pl
     n_channels = len(data)
     schemes, use_mask = configuration_manager.normalization_schemes, configuration_manager.use_mask_for_norm
     if len(schemes) != n_channels:
-        raise ValueError(f"The image has {n_channels} channel(s), the plans expect {len(schemes)}.")
+        raise ValueError(f"The image has {n_channels} channel(s), the plans expect {len(schemes)}; correct the files or plan again.")
     out = np.empty((n_channels, *resample.keywords["new_shape"]), np.float32)
     for i in range(n_channels):
         channel = data[i].astype(np.float32, order="C")  # a copy, which is normalised in place
