@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
@@ -79,8 +80,11 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
     dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json", DatasetJson)
     plans = _json(plans_json_file_or_dict, folders[0] / "plans.json", Plans)
+    plans_manager = PlansManager(plans)
+    where = "dataset.json" if isinstance(dataset_json_file_or_dict, dict) else dataset_json_file_or_dict or folders[0] / "dataset.json"
+    refuse_unread_ending(dataset_json["file_ending"], plans_manager.image_reader_writer_class, where)
     cases = {str(folder): {path.stem: path for path in _npz_files(folder)} for folder in folders}
-    _merge_cases(cases, output, PlansManager(plans), dataset_json, num_processes, save_merged_probabilities)
+    _merge_cases(cases, output, plans_manager, dataset_json, num_processes, save_merged_probabilities)
     save_json(dataset_json, output / "dataset.json")
     save_json(plans, output / "plans.json")
 

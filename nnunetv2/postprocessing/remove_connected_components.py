@@ -23,6 +23,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
     save_summary_json,
     summarize,
 )
+from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
@@ -187,4 +188,8 @@ def _plans_and_dataset(folder: Path, plans: str | os.PathLike | dict | None, dat
         if given is None and not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} does not exist. Name the file with {flag}.")
     dataset_json = folder / "dataset.json" if dataset_json is None else dataset_json
-    return PlansManager(folder / "plans.json" if plans is None else plans), dataset_json if isinstance(dataset_json, dict) else load_json(dataset_json, DatasetJson)
+    plans_manager = PlansManager(folder / "plans.json" if plans is None else plans)
+    content = dataset_json if isinstance(dataset_json, dict) else load_json(dataset_json, DatasetJson)
+    where = "dataset.json" if isinstance(dataset_json, dict) else dataset_json
+    refuse_unread_ending(content["file_ending"], plans_manager.image_reader_writer_class, where)
+    return plans_manager, content
