@@ -29,7 +29,7 @@ setup(
     ],
     extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": ["fastapi>=0.115", "uvicorn>=0.30"], "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
                     "progress": ["tensorboard"],
-                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py"],
+                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard"],
                     "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit"]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
