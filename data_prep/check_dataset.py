@@ -66,9 +66,6 @@ def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:
     problems += [f"{folder / 'dataset.json'}: holdout case {name} is not in imagesTr; take it out of the list" for name in sorted(holdout - images["Tr"].keys())]
     subtypes = {}
     if "classification" in description:
-        classes = list(map(str, description["classification"]["classes"]))
-        if len(set(classes)) < len(classes):
-            problems.append(f"{folder / 'dataset.json'}: classification.classes {classes} must be different names")
         subtypes, wrong = _read_subtypes(folder / description["classification"]["labels"], description["classification"], set(masks))
         problems += wrong
     problems += _check_splits(folder / "splits_final.json", set(masks), holdout)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.parallel import in_threads

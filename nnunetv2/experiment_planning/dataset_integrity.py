@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunetv2.imageio.geometry import grid_difference
-from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.parallel import in_threads
@@ -68,8 +68,8 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
     difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
     if difference is not None:
         problems.append(f"{label_file} {difference} (its image)")
-    if unexpected := unexpected_labels(seg, expected_labels):
-        problems.append(f"{label_file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(expected_labels)}; correct the mask or dataset.json")
+    if problem := undeclared_labels(seg, expected_labels, label_file):
+        problems.append(problem)
     return problems, None if problems else mask_statistics(images[0], seg[0] > 0)
 
 

@@ -1,7 +1,7 @@
 """Labels out of stored numbers: tools that resample or scale leave 1.0000152587890625 where they mean 1."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -39,6 +39,13 @@ def unexpected_labels(labels: np.ndarray, expected: Iterable[int]) -> list[int]:
         counted = int(part.max()) - low < 2**16  # counting is far cheaper than sorting
         found.update((np.flatnonzero(np.bincount(part - low)) + low if counted else np.unique(part)).tolist())
     return sorted(found - set(expected))
+
+
+def undeclared_labels(labels: np.ndarray, declared: Sequence[int], file: str | os.PathLike) -> str | None:
+    """What to say of a mask of the raw dataset that holds other labels than dataset.json declares; None of a sound one."""
+    if unexpected := unexpected_labels(labels, declared):
+        return f"{file} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(declared)}; correct the mask or dataset.json"
+    return None
 
 
 def shown_values(values: Iterable[float]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.image import imsave
 
 from nnunetv2 import paths
 from nnunetv2.imageio.geometry import grid_difference
-from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import list_cases, load_case
@@ -83,8 +83,8 @@ def _draw_raw(reader: SimpleITKIO, files: dict, labels: Sequence[int], channel_i
     difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], data.shape[1:], seg.shape[1:])
     if difference:
         raise InputError(f"{files['label']} {difference} (its image)")
-    if unexpected := unexpected_labels(seg, labels):
-        raise InputError(f"{files['label']} holds label(s) {shown_values(unexpected)}, dataset.json declares {list(labels)}; correct the mask or dataset.json")
+    if problem := undeclared_labels(seg, labels, files["label"]):
+        raise InputError(problem)
     _draw(data, seg, channel_idx, intensity, output)
 
 
