@@ -12,7 +12,7 @@ from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.parallel import in_threads
-from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
@@ -46,19 +46,23 @@ def merge_files(files: Sequence[Path], output: Path, file_ending: str, writer: S
 
     InputError where the .pkl beside another says that it lies on another voxel grid.
     """
-    properties = load_pickle(files[0].with_suffix(".pkl"))
+    properties = load_properties(files[0].with_suffix(".pkl"))
     _refuse_other_grids(files, properties)
     probabilities = average_probabilities(files)
     if save_probabilities:
         with atomic_write(output.with_name(f"{output.name}.npz")) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities)
         save_pickle(properties, output.with_name(f"{output.name}.pkl"))
-    writer.write_seg(labels.convert_probabilities_to_segmentation(probabilities), output.with_name(f"{output.name}{file_ending}"), properties)
+    segmentation = labels.convert_probabilities_to_segmentation(probabilities)
+    try:
+        writer.write_seg(segmentation, output.with_name(f"{output.name}{file_ending}"), properties)
+    except KeyError as error:  # each reader has keys of its own
+        raise InputError(f"{files[0].with_suffix('.pkl')} lacks {error}, which {type(writer).__name__} needs. Predict its case again.") from error
 
 
 def _refuse_other_grids(files: Sequence[Path], properties: dict) -> None:
     shape = properties.get("shape_before_cropping")
-    others = [(file, load_pickle(file.with_suffix(".pkl"))) for file in files[1:] if file.with_suffix(".pkl").is_file()]
+    others = [(file, load_properties(file.with_suffix(".pkl"))) for file in files[1:] if file.with_suffix(".pkl").is_file()]
     problems = [f"{file} {difference} (as {files[0]})" for file, other in others
                 if shape is not None and "sitk_stuff" in other and "sitk_stuff" in properties
                 and (difference := grid_difference(properties["sitk_stuff"], other["sitk_stuff"], shape, other.get("shape_before_cropping", shape)))]

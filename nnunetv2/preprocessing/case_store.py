@@ -9,7 +9,7 @@ from typing import Any
 import blosc2
 import numpy as np
 
-from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.dataset_files import preprocessed_names
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write, raise_systems_reason
@@ -110,7 +110,7 @@ def load_case(folder: str | os.PathLike, case: str) -> tuple[blosc2.NDArray, blo
     data, seg = _open(data_path), _open(seg_path)
     if data.shape[1:] != seg.shape[1:]:
         raise InputError(f"{data_path} has (z, y, x) = {data.shape[1:]} voxels and {seg_path} {seg.shape[1:]}. Delete the case's files and preprocess it again.")
-    return data, seg, load_pickle(properties_path)
+    return data, seg, load_properties(properties_path)
 
 
 def read_image(folder: str | os.PathLike, case: str) -> tuple[np.ndarray, dict]:

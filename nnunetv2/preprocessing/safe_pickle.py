@@ -104,6 +104,14 @@ class _RestrictedUnpickler(pickle._Unpickler):  # the one in Python: that in C a
     dispatch[pickle.BUILD[0]] = load_build
 
 
+def load_properties(path: str | os.PathLike) -> dict[str, Any]:
+    """The properties of a case, a dict, as reading and preprocessing left them. InputError for a pickle of anything else."""
+    properties = load_pickle(path)
+    if not isinstance(properties, dict):
+        raise InputError(f"{path} holds {type(properties).__name__}, not the properties of a case. Make the case again.")
+    return properties
+
+
 def load_pickle(path: str | os.PathLike, also_allowed: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """Read a pickle of plain data.
 

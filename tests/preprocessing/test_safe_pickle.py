@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.preprocessing.safe_pickle import load_pickle, load_properties, save_pickle
 from nnunetv2.utilities.errors import InputError
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -94,3 +94,10 @@ def test_any_damage_ends_in_data_or_an_input_error(tmp_path_factory, cut, place,
         load_pickle(path)
     except InputError as error:
         assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("content", [5, [1, 2], None, "text"])
+def test_properties_that_are_no_dict_are_refused_by_name(tmp_path, content):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=rf"a\.pkl holds {type(content).__name__}, not the properties"):
+        load_properties(tmp_path / "a.pkl")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2.preprocessing import case_store
-from nnunetv2.preprocessing.safe_pickle import load_pickle, save_pickle
+from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.npz_files import read_npz
 
@@ -83,7 +83,7 @@ class nnUNetDatasetNumpy(nnUNetBaseDataset):
     """CASE.npz with `data` and `seg`, or CASE.npy and CASE_seg.npy unpacked from it, and CASE.pkl."""
 
     def load_case(self, identifier: str) -> Case:
-        properties = load_pickle(os.path.join(self.source_folder, f"{identifier}.pkl"))
+        properties = load_properties(os.path.join(self.source_folder, f"{identifier}.pkl"))
         data, seg = (_array(self.source_folder, identifier, key) for key in ("data", "seg"))
         folder, previous = self.folder_with_segs_from_previous_stage, None
         if folder is not None:
