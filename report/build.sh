@@ -13,13 +13,13 @@ HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$HERE/.."
 
 PACKAGES="latexmk texlive-latex-base texlive-latex-recommended texlive-pictures texlive-fonts-recommended"
-RESULTS="results/fold0"; SHARED="results"; NAME=""; KEEP=""; CHECK=""
+RESULTS="results/fold0"; SHARED="results"; NAMED=(); KEEP=""; CHECK=""
 need() { [[ $# -ge 2 ]] || { echo "error: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
     case "$1" in
         --results) need "$@"; RESULTS="$2"; shift 2 ;;
         --shared) need "$@"; SHARED="$2"; shift 2 ;;
-        --name) need "$@"; NAME="$2"; shift 2 ;;
+        --name) need "$@"; NAMED=(--name "$2"); shift 2 ;;
         --keep) need "$@"; KEEP="$2"; shift 2 ;;
         --check) CHECK=1; shift ;;
         -h|--help) sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'; exit 0 ;;
@@ -48,7 +48,7 @@ fi
 BUILD="$(mktemp -d)"
 trap 'rm -rf "$BUILD"' EXIT
 cp "$HERE"/*.tex "$HERE"/*.bib "$BUILD/"
-NAME="$(python "$HERE/make_inputs.py" --results "$RESULTS" --shared "$SHARED" --name "$NAME" --out "$BUILD")"
+NAME="$(python "$HERE/make_inputs.py" --results "$RESULTS" --shared "$SHARED" ${NAMED[@]+"${NAMED[@]}"} --out "$BUILD")"
 status=0
 # no shell, no file outside the build folder, no settings from elsewhere: text out of data must not reach further than the page
 (cd "$BUILD" && openin_any=p openout_any=p latexmk -norc -pdf -latexoption=-no-shell-escape -interaction=nonstopmode -halt-on-error -silent report.tex >latexmk.out 2>&1) || status=$?

@@ -35,9 +35,9 @@ SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     inputs = read_inputs(args.results, args.shared)
-    name = args.name or str(inputs["run"].get("name") or "NAME")
+    name = str(inputs["run"].get("name") or "NAME") if args.name is None else args.name
     try:
-        plain_name(name, "name", "--name" if args.name else args.results / "run.json")
+        plain_name(name, "name", args.results / "run.json" if args.name is None else "--name")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -126,7 +126,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--shared", type=Path, required=True)
-    parser.add_argument("--name", default="")
+    parser.add_argument("--name", help="of the submission (default: the one in run.json)")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args(arguments)
 

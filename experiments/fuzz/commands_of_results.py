@@ -30,7 +30,7 @@ COMMANDS = [
         "nnUNetv2_evaluate_simple",
         ["nnUNetv2_evaluate_simple", "validation/labels", "predictions/validation", "-l", "1", "2", "-np", "1"],
         EVALUATED,
-        [Role("mask of chosen labels", REFERENCE.pattern), PREDICTED],
+        [Role("mask of chosen labels", role.pattern) for role in (REFERENCE, PREDICTED)],
         ("predictions/validation/summary.json",),
     ),
     Command(

@@ -10,6 +10,8 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 
+from nnunetv2.utilities.ct_statistics import ct_statistics
+
 REACH_MM = 22.0  # how far around organ and lesion the blocks look
 SMALLEST_SHARE = 0.05  # components of the lesion below this share of the largest are specks of the segmentation
 AXIS_GRID_MM = 3.0  # voxels along which the organ's axis is followed
@@ -30,12 +32,14 @@ class Intensities:
 
     @staticmethod
     def of_plans(schemes: Sequence[str], properties: Mapping[str, Mapping[str, float]]) -> tuple["Intensities", ...]:
-        """Of every channel; only CT has one scale for all cases, the other schemes' values stay as they are."""
+        """Of every channel; only CT has one scale for all cases, the other schemes' values stay as they are. InputError: CT without its statistics."""
         found = []
         for channel, scheme in enumerate(schemes):
-            given = properties.get(str(channel), {})
-            found.append(Intensities(max(given["std"], 1e-8), given["mean"], given["percentile_00_5"], given["percentile_99_5"])
-                         if scheme == CT else Intensities())
+            if scheme != CT:
+                found.append(Intensities())
+                continue
+            given = ct_statistics(properties.get(str(channel), {}))
+            found.append(Intensities(max(given["std"], 1e-8), given["mean"], given["percentile_00_5"], given["percentile_99_5"]))
         return tuple(found)
 
 

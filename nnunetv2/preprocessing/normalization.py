@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2.utilities.ct_statistics import ct_statistics
 from nnunetv2.utilities.trusted_names import resolve
 
 
@@ -66,9 +67,8 @@ class CTNormalization(ImageNormalization):
     leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = False
 
     def run(self, image: np.ndarray, seg: np.ndarray | None = None) -> np.ndarray:
-        if self.intensityproperties is None:
-            raise ValueError("CTNormalization needs intensityproperties: mean, std, percentile_00_5 and percentile_99_5 of the channel.")
-        image, of = self._typed(image), self.intensityproperties
+        of = ct_statistics(self.intensityproperties or {})
+        image = self._typed(image)
         np.clip(image, of["percentile_00_5"], of["percentile_99_5"], out=image)
         image -= of["mean"]
         image /= max(of["std"], self.smallest_sd)

@@ -91,8 +91,8 @@ def given_twice(names: Sequence[str], lines: Sequence[int]) -> list[str]:
     where: dict[str, list[int]] = {}
     for name, line in zip(names, lines):
         where.setdefault(name, []).append(line)
-    return [f"{name} is there {len(places)} times, in lines {', '.join(map(str, places))}" for name, places in where.items() if name and len(places) > 1] \
-        + [f"line {line}: the name is missing" for line in where.get("", [])]
+    return [f"{name} is there {len(places)} times, in lines {', '.join(map(str, places))}; keep one of them" for name, places in where.items() if name and len(places) > 1] \
+        + [f"line {line}: the name is missing; give it, or delete the line" for line in where.get("", [])]
 
 
 def _check_header(header: list[str], where: object, columns: Sequence[str] | None, only_these: bool) -> None:

@@ -324,7 +324,7 @@ class Postprocessing(FileShape):
 class Progress(FileShapeOf):
     """progress.json of a training: a list of values a key, one an epoch; a value is a number, or a list of numbers, one a label or class."""
 
-    root: dict[str, list[float | None] | list[list[float | None]]]
+    root: Annotated[dict[str, list[float | None] | list[list[float | None]]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _as_many_in_each_epoch(self) -> "Progress":

@@ -1,12 +1,13 @@
 """Run every comparison with upstream nnU-Net, print the table and write results/conformance.json.
 
-    bash experiments/run_conformance.sh            # builds the reference environment first; nine minutes on 2 cores
+    bash experiments/run_conformance.sh            # builds the reference environment first; a quarter of an hour on 2 cores
     python -m tests.conformance.run --only network loss --reduced
 """
 
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,7 +26,11 @@ from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
-ROOMS = ["imageio", "planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands", "downstream"]
+GROUPS = (  # rooms that share planned data sets and trained models go into one process
+    ("imageio", "planning", "preprocessing", "network", "loss", "training"),
+    ("inference", "evaluation", "commands", "downstream"),
+)
+ROOMS = [room for group in GROUPS for room in group]
 
 
 def run_check(check, bench: Bench) -> list[Row]:
@@ -39,6 +45,34 @@ def run_check(check, bench: Bench) -> list[Row]:
         text = str(error).strip().splitlines() or [""]
         rows.append(Row(check.__name__, "error", "", f"{type(error).__name__}: {text[-1][:160]}", "runs", False, where))
     return rows
+
+
+def compare(rooms: list[str], folder: Path, reduced: bool, line: int = 0) -> dict[str, list[Row]]:
+    """Rows of each of `rooms`, compared in `folder`; the progress bar goes to this line of the terminal."""
+    torch.set_num_threads(int(THREADS))
+    folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(folder, reduced)
+    rows: dict[str, list[Row]] = {}
+    for room in tqdm(rooms, desc="rooms", position=line, disable=None):
+        try:
+            checks = checks_of(room)
+        except ImportError as error:
+            rows[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
+            continue
+        rows[room] = []
+        for check in checks:
+            began = time.monotonic()
+            rows[room] += run_check(check, bench)
+            print(f"{room} {check.__name__}: {time.monotonic() - began:.1f} s", flush=True)
+    bench.upstream.close()
+    return rows
+
+
+def compare_in_processes(groups: list[list[str]], folder: Path, reduced: bool) -> dict[str, list[Row]]:
+    """As `compare`, each group of rooms in a process and a folder of its own."""
+    with ProcessPoolExecutor(len(groups), mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = [pool.submit(compare, group, folder / str(i), reduced, i) for i, group in enumerate(groups)]
+        return {room: rows for run in runs for room, rows in run.result().items()}
 
 
 def checks_of(room: str) -> list:
@@ -82,6 +116,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ROOMS, default=ROOMS, help="rooms to compare; default: all. OUT keeps its rows of the others")
     parser.add_argument("--reduced", action="store_true", help="fewer and smaller cases, about a minute")
+    parser.add_argument("--jobs", type=int, choices=(1, 2), default=min(2, os.cpu_count() or 1), help="processes of one thread; default: 2, with two cores")
     parser.add_argument("--real-cts", help="folder of real CTs (*_0000.nii.gz); default: $CONFORMANCE_REAL_CTS")
     parser.add_argument("--out", default=REPOSITORY / "results/conformance.json", type=Path)
     parser.add_argument("--keep", type=Path, help="work in this folder and keep it; default: a temporary one")
@@ -90,23 +125,12 @@ def main() -> int:
         sys.exit(f"{reference_python()} is missing: run `bash experiments/run_conformance.sh`, or set NNUNET_UPSTREAM_PYTHON")
     if args.real_cts:
         os.environ["CONFORMANCE_REAL_CTS"] = args.real_cts
-    folder = args.keep or Path(tempfile.mkdtemp(prefix="conformance_"))
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(int(THREADS))
-    bench, start = Bench(folder, args.reduced), time.monotonic()
-    rooms: dict[str, list[Row]] = {}
-    for room in tqdm(args.only, desc="rooms", disable=None):
-        try:
-            checks = checks_of(room)
-        except ImportError as error:
-            rooms[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
-            continue
-        rooms[room] = []
-        for check in tqdm(checks, desc=room, leave=False, disable=None):
-            began = time.monotonic()
-            rooms[room] += run_check(check, bench)
-            print(f"{room} {check.__name__}: {time.monotonic() - began:.1f} s", flush=True)
-    bench.upstream.close()
+    folder, start = args.keep or Path(tempfile.mkdtemp(prefix="conformance_")), time.monotonic()
+    groups = [chosen for group in GROUPS if (chosen := [room for room in group if room in args.only])]
+    if args.jobs == 1 or len(groups) == 1:
+        rooms = compare([room for group in groups for room in group], folder, args.reduced)
+    else:
+        rooms = compare_in_processes(groups, folder, args.reduced)
     if not args.keep:
         shutil.rmtree(folder)
     print_table(rooms)

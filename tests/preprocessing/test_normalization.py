@@ -91,3 +91,9 @@ def test_an_unknown_scheme_of_a_configuration_is_named_with_its_file():
     check_schemes({}, "plans.json")
     with pytest.raises(InputError, match=r"plans\.json: normalization_schemes names 'eval'"):
         check_schemes({"normalization_schemes": ["CTNormalization", "eval"]}, "plans.json")
+
+
+def test_ct_without_its_statistics_names_them():
+    scheme = SCHEMES["CTNormalization"](use_mask_for_norm=False, intensityproperties={"mean": 1.0, "std": 2.0})
+    with pytest.raises(ValueError, match="needs percentile_00_5, percentile_99_5 of the channel"):
+        scheme.run(np.zeros((2, 2), np.float32))

@@ -46,7 +46,8 @@ def test_lines_that_end_early_can_be_filled():
 
 
 def test_names_given_twice_come_with_their_lines():
-    assert given_twice(["x", "y", "x", ""], [2, 3, 4, 7]) == ["x is there 2 times, in lines 2, 4", "line 7: the name is missing"]
+    assert given_twice(["x", "y", "x", ""], [2, 3, 4, 7]) == [
+        "x is there 2 times, in lines 2, 4; keep one of them", "line 7: the name is missing; give it, or delete the line"]
 
 
 @given(rows=st.lists(st.tuples(plain, plain), max_size=5))

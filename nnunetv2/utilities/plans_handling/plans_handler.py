@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import Any
 
 from nnunetv2.imageio.reader_writer_registry import reader_writer_by_name
+from nnunetv2.utilities.ct_statistics import missing_statistics
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import check_shape, load_json
@@ -193,7 +194,16 @@ class PlansManager:
         merged: dict[str, Any] = {}
         for name in reversed(chain):
             merged |= self._value("configurations")[name]
+        self._refuse_missing_statistics(configuration_name, merged.get("normalization_schemes", ()))
         return ConfigurationManager(merged, self.source)
+
+    def _refuse_missing_statistics(self, name: str, schemes: Sequence[str]) -> None:
+        """InputError for CT channels without statistics, now rather than at the first image or after the training."""
+        lacking = {channel: missing for channel, scheme in enumerate(schemes) if scheme == "CTNormalization"
+                   and (missing := missing_statistics(self.foreground_intensity_properties_per_channel.get(str(channel), {})))}
+        if lacking:
+            raise InputError(f"{self.source}: foreground_intensity_properties_per_channel lacks what configuration {name} needs for CT: "
+                             + "; ".join(f"{', '.join(missing)} of channel {channel}" for channel, missing in lacking.items()) + ". Plan the dataset again.")
 
     @property
     def available_configurations(self) -> list[str]:
