@@ -101,20 +101,24 @@ def _read_subtypes(path: Path, task: dict, names: set[str]) -> tuple[dict[str, s
 
 
 def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
-    """Folds hold known cases and train on none that they validate on; holdout cases appear as fold 0's validation only."""
+    """Folds hold known cases and train on none that they validate on; holdout cases appear as fold 0's validation only.
+
+    A line per problem, with all the folds that have it.
+    """
     if not is_there(path):
         return []
-    problems = []
+    folds_with: dict[str, list[int]] = {}
     for number, fold in enumerate(load_json(path, Splits)):
         train, val = set(fold["train"]), set(fold["val"])
-        where = f"{path}: fold {number}"
-        problems += [f"{where}: {problem}" for problem in split_problems(fold["train"], fold["val"], None, holdout, MASK_ENDING)]
-        problems += [f"{where}: {case} is not in labelsTr; correct the name" for case in sorted((train | val) - names)]
+        problems = split_problems(fold["train"], fold["val"], None, holdout, MASK_ENDING)
+        problems += [f"{case} is not in labelsTr; correct the name" for case in sorted((train | val) - names) if not case.endswith(MASK_ENDING)]
         if number > 0:
-            problems += [f"{where}: val: {case} is held out by dataset.json; take it out" for case in sorted(val & holdout)]
+            problems += [f"val: {case} is held out by dataset.json; take it out" for case in sorted(val & holdout)]
         elif holdout:
-            problems += [f"{where}: holdout case {case} is not validated on" for case in sorted(holdout - val)]
-    return problems
+            problems += [f"holdout case {case} is not validated on" for case in sorted(holdout - val)]
+        for problem in problems:
+            folds_with.setdefault(problem, []).append(number)
+    return [f"{path}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}: {problem}" for problem, folds in folds_with.items()]
 
 
 @script

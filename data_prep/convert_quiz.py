@@ -53,7 +53,7 @@ def convert(data: str | os.PathLike, out: str | os.PathLike, dataset: str | None
     """
     data = Path(data)
     description = read_description(data)
-    target = Path(out) / plain_name(dataset or description.dataset, "dataset", "--dataset")
+    target = Path(out) / plain_name(description.dataset if dataset is None else dataset, "dataset", "--dataset")
     cases, problems = scan_quiz(data, description)
     inspections = inspect_all(cases, fix_geometry, processes, description)
     problems += [problem for found in inspections for problem in found.problems]
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     description = read_description(args.data)
     print(summary_table(inspections, description))
     print("".join(f"warning: {line}\n" for line in mask_warnings(inspections, description)), end="", file=sys.stderr)
-    print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / (args.dataset or description.dataset)}")
+    print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / (description.dataset if args.dataset is None else args.dataset)}")
 
 
 if __name__ == "__main__":

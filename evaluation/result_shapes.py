@@ -190,7 +190,7 @@ class RunRecord(FileShape):
     synthetic: bool = False
     data_description: DescriptionShape | None = None
     name: str | None = None
-    stages: list[_Stage] = []
+    stages: list[_Stage]
     environment: dict[str, Any] = {}
     training: dict[str, Any] = {}
     plan: dict[str, Any] = {}
@@ -226,6 +226,6 @@ class _SpeedRow(FileShape):
 class SpeedTable(FileShape):
     """speed.json of experiments/run_speed.py: runs as measured and, once there is a table, its rows."""
 
-    runs: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]]
     rows: dict[str, _SpeedRow] = {}
     synthetic: bool = False

@@ -3,10 +3,12 @@
 Columns are named after the class task, which is `subtype` where nothing else is said.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nnunetv2.utilities.classification import FOUND, LESION_FOUND
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 
 SUM_TOLERANCE = 1e-3  # probabilities are written with few digits
@@ -33,10 +35,12 @@ def read_predictions(path: Path, classes: list[str], task: str = "subtype") -> d
 def read_probabilities(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
     """{case: (K,) float} of a probability table, in the order of `classes` whatever the order of its columns."""
     columns = [f"p_{name}" for name in classes]
-    rows, errors = _read(path, ["Names", *columns])
+    rows, errors = _read(path, ["Names", *columns], optional=[LESION_FOUND])
     errors += _bad_names(rows)
     table = {}
     for row in rows:
+        if row.get(LESION_FOUND, "") not in FOUND:
+            errors.append(f"{row['Names']}: {LESION_FOUND} {row[LESION_FOUND]!r} must be one of {', '.join(map(repr, FOUND))}")
         try:
             values = np.array([float(row[column]) for column in columns])
         except ValueError:
@@ -53,11 +57,11 @@ def case_of(name: str) -> str:
     return name.removesuffix(".nii.gz")
 
 
-def _read(path: Path, columns: list[str]) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows, and what is wrong with them: names given twice, empty fields."""
-    table = read_csv(path, columns, only_these=True)
+def _read(path: Path, columns: list[str], optional: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows, and what is wrong with them: names given twice, empty fields but in `optional` columns."""
+    table = read_csv(path, columns, only_these=True, optional=optional)
     errors = given_twice([row[columns[0]] for row in table.rows], table.lines)
-    return table.rows, errors + [f"line {line} has an empty field: {row}" for row, line in zip(table.rows, table.lines) if "" in row.values()]
+    return table.rows, errors + [f"line {line} has an empty field: {row}" for row, line in zip(table.rows, table.lines) if "" in (row[column] for column in columns)]
 
 
 def _bad_names(rows: list[dict[str, str]]) -> list[str]:

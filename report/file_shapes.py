@@ -49,7 +49,7 @@ class FigureIndex(FileShape):
         reasons: list[str]
         file: Text
 
-    figures: list[str] = []
+    figures: list[str]
     overlays: list[_Overlay] = []
 
 

@@ -12,7 +12,7 @@ from experiments.campaigns.listing import leftovers
 LONGEST = 4000  # characters of a message, plus 400 for each damaged file
 ERROR = re.compile(r"^(?:\S+: )?error: ", re.MULTILINE)  # argparse puts the program's name before it
 REMEDY = re.compile(
-    r"\b(check|restore|delete|rename|run|give|use|choose|export|repair|remove|free|must|expected|expects|make|write|copy|fetch|name|put|wait|install|convert|fix|set|trust|resume|"
+    r"\b(check|restore|keep|delete|rename|run|give|use|choose|export|repair|remove|free|must|expected|expects|make|write|copy|fetch|name|put|wait|install|convert|fix|set|trust|resume|"
     r"train|plan|preprocess|predict|restart|correct|mend|turn|move|only|instead|should|known|available|try|add|leave|lower|raise|compress|replace|resample|pass|need|needs|"
     r"store|save|split|merge|order|list|allowed|invalid choice|are there|there are|counts? from)\b|--|\bgzip\b",
     re.IGNORECASE,

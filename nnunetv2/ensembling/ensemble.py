@@ -13,7 +13,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
-from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.classification import FOUND, LESION_FOUND, ClassificationTask
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
 from nnunetv2.utilities.errors import InputError
@@ -162,13 +162,15 @@ def ensemble_class_tables(folders: Sequence[Path], output: Path, task: Classific
     missing = [f"{file} lacks {', '.join(sorted(set(names) - set(table)))}" for file, table in zip(files, tables) if set(names) - set(table)]
     if missing:
         raise FileNotFoundError("All class tables must cover the same cases:\n" + "\n".join(missing))
-    ClassTables(task, output).add_all({name: np.mean([table[name] for table in tables], axis=0) for name in names})
+    looked = {name: [table[name][1] for table in tables if table[name][1] is not None] for name in names}
+    ClassTables(task, output).add_all({name: np.mean([table[name][0] for table in tables], axis=0) for name in names},
+                                      {name: any(found) if found else None for name, found in looked.items()})
 
 
-def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, np.ndarray]:
-    """{mask name: (n_classes,) probabilities}."""
+def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, tuple[np.ndarray, bool | None]]:
+    """{mask name: (n_classes,) probabilities, and whether a lesion was found}; None where the table does not say."""
     columns = [f"p_{name}" for name in task.classes]
-    table = read_csv(file, ["Names", *columns], only_these=True)
+    table = read_csv(file, ["Names", *columns], only_these=True, optional=[LESION_FOUND])
     problems, probabilities = given_twice([row["Names"] for row in table.rows], table.lines), {}
     for row, line in zip(table.rows, table.lines):
         try:
@@ -177,7 +179,9 @@ def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, np.ndar
             values = np.array([np.nan])
         if not np.all((values >= 0) & (values <= 1)):
             problems.append(f"line {line}: {[row[column] for column in columns]} are no probabilities")
-        probabilities[row["Names"]] = values
+        if row.get(LESION_FOUND, "") not in FOUND:
+            problems.append(f"line {line}: {LESION_FOUND} {row[LESION_FOUND]!r} must be one of {', '.join(map(repr, FOUND))}")
+        probabilities[row["Names"]] = values, FOUND.get(row.get(LESION_FOUND, ""))
     refuse(file, problems)
     return probabilities
 

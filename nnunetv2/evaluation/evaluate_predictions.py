@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2.imageio.geometry import grid_difference
-from nnunetv2.imageio.label_values import shown_values, unexpected_labels
+from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import (
     KNOWN_ENDINGS,
     determine_reader_writer_from_dataset_json,
@@ -95,8 +95,8 @@ def read_pair(reference_file: str | os.PathLike, prediction_file: str | os.PathL
             problems.append(str(error))
             continue
         read.append((seg[0], properties))
-        if known_labels is not None and (unexpected := unexpected_labels(seg, known_labels)):
-            problems.append(f"{file} holds label(s) {shown_values(unexpected)}, known are {sorted(known_labels)}")
+        if known_labels is not None and (problem := undeclared_labels(seg, sorted(known_labels), file)):
+            problems.append(problem)
     if len(read) == 2:
         (reference, on_grid), (prediction, properties) = read
         difference = grid_difference(on_grid["sitk_stuff"], properties["sitk_stuff"], reference.shape, prediction.shape)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnunetv2 import paths
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
@@ -97,14 +98,14 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
     in preprocessing.
     """
     images, properties = reader.read_images(image_files)  # (C, Z, Y, X)
-    seg, _ = reader.read_seg(label_file)  # (1, Z, Y, X)
+    seg, seg_properties = reader.read_seg(label_file)  # (1, Z, Y, X)
     for file, array in ((image_files, images), (label_file, seg)):
         if np.isnan(array).any():
             raise ValueError(f"{file} contains NaN; export the case again, or leave it out.")
     if n_channels is not None and len(images) != n_channels:
         raise ValueError(f"{name_some(image_files)}: {len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
-    if images.shape[1:] != seg.shape[1:]:
-        raise ValueError(f"{label_file} has shape {seg.shape[1:]}, its image {images.shape[1:]}; make the mask on its image's grid.")
+    if problem := off_its_image(label_file, properties, seg_properties, images.shape[1:], seg.shape[1:]):
+        raise ValueError(problem)
     box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
     cropped, foreground = images[(slice(None), *box)], seg[0][box] > 0
     random = np.random.RandomState(SEED)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
@@ -65,9 +65,8 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
         problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json")
     if all(channel.min() == channel.max() for channel in images):
         problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it; export it again, or leave the case out")
-    difference = grid_difference(geometry["sitk_stuff"], seg_geometry["sitk_stuff"], images.shape[1:], seg.shape[1:])
-    if difference is not None:
-        problems.append(f"{label_file} {difference} (its image)")
+    if problem := off_its_image(label_file, geometry, seg_geometry, images.shape[1:], seg.shape[1:]):
+        problems.append(problem)
     if problem := undeclared_labels(seg, expected_labels, label_file):
         problems.append(problem)
     return problems, None if problems else mask_statistics(images[0], seg[0] > 0)
@@ -76,14 +75,14 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
 def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:
     problems = []
     if len(cases) != dataset_json["numTraining"]:
-        problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found")
+        problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found; correct it, or add the cases")
     if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
-        problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}")
+        problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}; add them, or correct the list")
     if "dataset" not in dataset_json:
         ending = dataset_json["file_ending"]
         labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"*{ending}") if not file.name.startswith(".")}
         if orphans := sorted(labelled - cases.keys()):
-            problems.append(f"labelsTr: label(s) without an image: {name_some(orphans)}")
+            problems.append(f"labelsTr: label(s) without an image: {name_some(orphans)}; add the images, or take the masks away")
     try:
         task = ClassificationTask.from_dataset_json(dataset_json, [label for label in expected_labels if label != 0])
         if task is not None:

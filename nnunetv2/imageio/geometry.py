@@ -52,6 +52,20 @@ def grid_difference(a: Mapping, b: Mapping, shape_a: Sequence[int], shape_b: Seq
     return f"lies up to {corner_shift(a, b, shape_a):.3g} mm off: {describe(b)}, expected {describe(a)}"
 
 
+def off_its_image(file: object, of_image: Mapping, of_mask: Mapping, image_shape: Sequence[int], mask_shape: Sequence[int]) -> str | None:
+    """What to say of a mask, in `file`, that lies on another grid than its image; None of a sound one.
+
+    of_image, of_mask: properties as a reader gives them. Readers that know no position (pictures) are asked for the shape alone.
+    """
+    if tuple(image_shape) != tuple(mask_shape):
+        difference: str | None = f"has (z, y, x) = {tuple(mask_shape)} voxels, must have {tuple(image_shape)}"
+    elif "sitk_stuff" not in of_image or "sitk_stuff" not in of_mask:
+        return None
+    else:
+        difference = grid_difference(of_image["sitk_stuff"], of_mask["sitk_stuff"], image_shape, mask_shape)
+    return None if difference is None else f"{file} {difference} (its image); make the mask on its image's grid, or correct its header"
+
+
 def describe(geometry: Mapping) -> str:
     """Spacing, origin and direction on one line, for messages."""
     return ", ".join(f"{key} {tuple(round(value, 6) for value in geometry[key])}" for key in ("spacing", "origin", "direction"))

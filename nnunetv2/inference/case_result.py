@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.coarse_roi import RoiReport
 from nnunetv2.utilities.classification import ClassificationTask
 
@@ -18,6 +19,8 @@ class CaseResult:
 
     mask: (Z, Y, X) uint8 or uint16, on the image's grid. probabilities: (S, Z, Y, X) float32 where they were asked for, else None.
     class_name: the likeliest class, None for a model without class head; class_probabilities: {class: probability}, {} without.
+    lesion_found: False where the probabilities are the classes' shares of the training cases, for lack of a lesion; None where the
+    class does not rest on the lesion.
     volumes_ml: {name of each label or region of dataset.json: millilitres}, 0 for what is not there; {} for a 2D image, which has
     no volume. roi: what roi "coarse" left out, None in other modes. properties: the image's geometry.
     """
@@ -29,18 +32,19 @@ class CaseResult:
     volumes_ml: dict[str, float]
     roi: RoiReport | None = None
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    lesion_found: bool | None = None
 
     def mask_image(self) -> sitk.Image:
         """The mask as a SimpleITK image on the grid of the case's image."""
         return to_sitk(self.mask, self.properties)
 
 
-def case_result(mask: np.ndarray, probabilities: np.ndarray | None, class_probabilities: np.ndarray | None, roi: RoiReport | None,
-                properties: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]], task: ClassificationTask | None) -> CaseResult:
-    """labels: dataset.json's. class_probabilities: (n_classes,), None without class head."""
-    by_class = {} if task is None or class_probabilities is None else dict(zip(task.classes, map(float, class_probabilities)))
+def case_result(mask: np.ndarray, probabilities: np.ndarray | None, prediction: CasePrediction, properties: Mapping[str, Any],
+                labels: Mapping[str, int | Sequence[int]], task: ClassificationTask | None) -> CaseResult:
+    """mask, probabilities: of the image's grid; labels: dataset.json's; task: None without class head."""
+    by_class = {} if task is None or prediction.class_probabilities is None else dict(zip(task.classes, map(float, prediction.class_probabilities)))
     return CaseResult(mask, probabilities, max(by_class, key=by_class.get) if by_class else None, by_class,
-                      volumes_ml(mask, properties, labels), roi, properties)
+                      volumes_ml(mask, properties, labels), prediction.roi, properties, prediction.lesion_found)
 
 
 def volumes_ml(mask: np.ndarray, properties: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]]) -> dict[str, float]:

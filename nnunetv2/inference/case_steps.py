@@ -134,11 +134,11 @@ class CaseSteps:
             run.watch.part(case.label, case.position, "write", 0, 1)
             with run.times.stage(case.label, "write"):
                 if prediction.class_probabilities is not None:
-                    run.folders.add_class(case, prediction.class_probabilities)
+                    run.folders.add_class(case, prediction.class_probabilities, prediction.lesion_found)
                 write_prediction(mask, probabilities, properties, self.plans_manager, case.output, self.dataset_json["file_ending"])
             run.watch.part(case.label, case.position, "write", 1, 1)
         if run.classification:
-            return case_result(mask, probabilities, prediction.class_probabilities, prediction.roi, properties, self.dataset_json["labels"], self.task)
+            return case_result(mask, probabilities, prediction, properties, self.dataset_json["labels"], self.task)
         if case.output is not None:
             return None
         return (mask, probabilities) if run.probabilities else mask

@@ -1,9 +1,10 @@
 """The csv files that classification writes beside the masks.
 
     subtype_results.csv        Names,Subtype           quiz_001.nii.gz,2
-    subtype_probabilities.csv  Names,p_0,p_1,p_2       quiz_001.nii.gz,0.103101,0.207713,0.689186
+    subtype_probabilities.csv  Names,p_0,p_1,p_2,lesion_found       quiz_001.nii.gz,0.103101,0.207713,0.689186,1
 
-Both are named after the task; a row's name is its mask's file name. A text that a spreadsheet would run (=..., +..., -..., @...)
+Both are named after the task; a row's name is its mask's file name. lesion_found is 0 where the case's mask shows no lesion: its
+probabilities are then the classes' shares of the training cases. It is empty where the class does not rest on the lesion. A text that a spreadsheet would run (=..., +..., -..., @...)
 has an apostrophe in front (utilities/csv_cells.py).
 """
 
@@ -18,13 +19,13 @@ from threading import Lock
 
 import numpy as np
 
-from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask
 from nnunetv2.utilities.csv_cells import guarded, unguarded
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import read_text
 
-Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities as written
+Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities and lesion_found, as written
 MERGE_SHARE = 0.05  # of the time of a run in parts may go into bringing the two tables up to date meanwhile
 
 
@@ -67,12 +68,12 @@ class ClassTables:
             self._rows = {name: row for name, row in self._read_probabilities(self._part).items() if name not in redo}
             self._write(self._part, self._header(), self._rows)
 
-    def add(self, mask_name: str, probabilities: np.ndarray) -> None:
-        """Write the row of a case; probabilities (n_classes,). OSError if the disk does not take it, and then no part of it is there."""
+    def add(self, mask_name: str, probabilities: np.ndarray, lesion_found: bool | None = None) -> None:
+        """Write the row of a case; probabilities (n_classes,), lesion_found None where nobody looked. OSError if the disk does not take it, and then no part of it is there."""
         with self._lock:
             if self._rows is None:
                 self.begin()
-            row = _as_written(probabilities)
+            row = _as_written(probabilities, lesion_found)
             again = mask_name in self._rows
             self._in_order &= again or not self._rows or mask_name > next(reversed(self._rows))
             if again or not all(path.is_file() for path in ([self._part] if self._part else [self.probabilities, self.results])):
@@ -86,12 +87,12 @@ class ClassTables:
             if self._part is not None and (time.monotonic() - self._merged_at) * MERGE_SHARE >= self._merge_seconds:
                 self._merge()
 
-    def add_all(self, probabilities: Mapping[str, np.ndarray]) -> None:
-        """Write the rows of many cases, {mask name: (n_classes,)}, at once."""
+    def add_all(self, probabilities: Mapping[str, np.ndarray], lesion_found: Mapping[str, bool | None]) -> None:
+        """Write the rows of many cases, {mask name: (n_classes,)} and {mask name: as in `add`}, at once."""
         with self._lock:
             if self._rows is None:
                 self.begin(probabilities)
-            self._rows |= {name: _as_written(values) for name, values in probabilities.items()}
+            self._rows |= {name: _as_written(values, lesion_found.get(name)) for name, values in probabilities.items()}
             self._replace(self._rows)
 
     def finish(self) -> None:
@@ -128,10 +129,10 @@ class ClassTables:
         self._write(self.results, ["Names", self.task.name.capitalize()], {name: (self._class_of(row),) for name, row in rows.items()})
 
     def _class_of(self, row: Sequence[str]) -> str:
-        return self.task.classes[int(np.argmax([float(p) for p in row]))]
+        return self.task.classes[int(np.argmax([float(p) for p in row[:-1]]))]
 
     def _header(self) -> list[str]:
-        return ["Names", *(f"p_{name}" for name in self.task.classes)]
+        return ["Names", *(f"p_{name}" for name in self.task.classes), LESION_FOUND]
 
     def _with_mask(self, rows: Rows, redo: Set[str] = frozenset()) -> Rows:
         """Those of `rows` whose mask is there and is not to be made anew."""
@@ -149,8 +150,8 @@ class ClassTables:
         return rows
 
     def _read_probabilities(self, path: Path) -> Rows:
-        """Rows of a table of this task; {} where it is absent or lists other classes."""
-        table = _read(path, 1 + len(self.task.classes))
+        """Rows of a table of this task; {} where it is absent, lists other classes or lacks a column."""
+        table = _read(path, len(self._header()))
         return {name: tuple(row) for name, *row in table[1:]} if table and table[0] == self._header() else {}
 
     @staticmethod
@@ -158,8 +159,8 @@ class ClassTables:
         write_rows(path, [header, *((name, *row) for name, row in rows.items())])
 
 
-def _as_written(probabilities: np.ndarray) -> tuple[str, ...]:
-    return tuple(f"{p:.6f}" for p in probabilities)
+def _as_written(probabilities: np.ndarray, lesion_found: bool | None) -> tuple[str, ...]:
+    return (*(f"{p:.6f}" for p in probabilities), "" if lesion_found is None else str(int(lesion_found)))
 
 
 def _append(path: Path, row: Sequence[str]) -> None:

@@ -77,12 +77,12 @@ class OutputFolders:
         for folder, tables in self.tables.items():
             tables.begin(f"{case.output.name}{self.ending}" for case in self._by_folder[folder] if case.position in positions)
 
-    def add_class(self, case: Case, class_probabilities: np.ndarray) -> None:
+    def add_class(self, case: Case, class_probabilities: np.ndarray, lesion_found: bool | None) -> None:
         """The row of `case`, which comes before its mask."""
         with self._lock:
             if case.output.parent not in self.tables:  # a case that nobody knew of at the start
                 self.tables[case.output.parent] = ClassTables(self.task, case.output.parent)
-        self.tables[case.output.parent].add(f"{case.output.name}{self.ending}", class_probabilities)
+        self.tables[case.output.parent].add(f"{case.output.name}{self.ending}", class_probabilities, lesion_found)
 
     def finish(self, report: dict) -> dict[str, OSError]:
         """Sort the tables and write prediction_times.json, with the cases of each folder; what the disk did not take, by its name."""

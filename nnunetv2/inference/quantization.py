@@ -23,6 +23,7 @@ from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.inference.coarse_roi import foreground_box
 from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.engines.guard import GuardedEngine
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, keep_model, load_or_convert, without_telemetry
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
@@ -109,8 +110,9 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
 
     fp32_path, int8_path = (model.converted_path(path, kind) for kind in ("openvino", "int8"))
     network = load_or_convert(lambda: model.build_network(path), model.input_channels, geometry.divisor, fp32_path)
+    fp32 = GuardedEngine(OpenVINOEngine(network, half=False), model=str(path))
+    fp32(shown[0])  # weights that make NaN are refused by name, before their ranges are looked for
     quantised = quantise(network, [window.numpy() for window in shown])
-    fp32 = OpenVINOEngine(network, half=False)
     scores = agreement(Int8Engine(quantised, lambda: fp32), fp32, to_check, model.plans_manager.get_label_manager(model.dataset_json))
     report = {"checkpoint": checkpoint, "calibration_cases": len(shown), "checked_on": len(to_check), **scores}
     if scores["foreground_dsc"] < LOWEST_AGREEMENT:

@@ -23,6 +23,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
     save_summary_json,
     summarize,
 )
+from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
@@ -141,12 +142,14 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
     steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()
-    names = _predictions(input_folder, dataset_json)
-    in_threads(_apply_to_file, {name: (input_folder / name, output_folder / name, rw, steps) for name in names}, num_processes, "Post-processing")
+    names, declared = _predictions(input_folder, dataset_json), plans_manager.get_label_manager(dataset_json).labels_of_masks
+    in_threads(_apply_to_file, {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}, num_processes, "Post-processing")
 
 
-def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step]) -> None:
+def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step], declared: Sequence[int]) -> None:
     seg, properties = rw.read_seg(source)
+    if problem := undeclared_labels(seg, declared, source):
+        raise InputError(problem)
     rw.write_seg(apply_postprocessing(seg[0], steps), target, properties)
 
 

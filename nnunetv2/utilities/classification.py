@@ -15,6 +15,11 @@ from nnunetv2.utilities.csv_files import read_csv, refuse
 from nnunetv2.utilities.safe_names import name_problem
 
 
+LESION_FOUND = "lesion_found"  # last column of a table of probabilities: 1, or 0 where they are the training's shares; empty where nobody looked
+
+FOUND = {"1": True, "0": False, "": None}
+
+
 @dataclass(frozen=True)
 class ClassificationTask:
     """What is to be classified, one class a case."""

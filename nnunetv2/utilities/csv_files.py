@@ -25,22 +25,23 @@ class Table:
     lines: list[int]  # line of the file in which each row begins, from 1
 
 
-def read_csv(path: str | os.PathLike, columns: Sequence[str] | None = None, only_these: bool = False, pad: bool = False) -> Table:
+def read_csv(path: str | os.PathLike, columns: Sequence[str] | None = None, only_these: bool = False, pad: bool = False, optional: Sequence[str] = ()) -> Table:
     """Read a table with a header; empty lines are left out.
 
     Args:
         columns: must be there, in any order.
-        only_these: and no others.
+        only_these: and no others but those of `optional`.
         pad: lines that end early have empty values; else they are refused.
     Raises:
         OSError: it is not there or cannot be read.
         InputError: it is empty, not UTF-8, or lacks columns or has one twice, or has lines with too many or too few fields, an
             open quote, or control characters. The message names the file and lists every bad line with its number.
     """
-    return parse_csv(read_text(path, "Export the table again."), path, columns, only_these, pad)
+    return parse_csv(read_text(path, "Export the table again."), path, columns, only_these, pad, optional)
 
 
-def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, only_these: bool = False, pad: bool = False) -> Table:
+def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, only_these: bool = False, pad: bool = False,
+              optional: Sequence[str] = ()) -> Table:
     """As `read_csv`, of text that comes from `where`. The apostrophes that keep formulas from running (csv_cells.py) are taken off."""
     bad = sorted({character for character in text if character < " " and character not in "\t\r\n"})
     if bad:
@@ -60,7 +61,7 @@ def parse_csv(text: str, where: object, columns: Sequence[str] | None = None, on
     if not records:
         raise InputError(f"{where}: is empty; its first line must hold the columns{' ' + ','.join(columns) if columns else ''}.")
     header = records[0][1]
-    _check_header(header, where, columns, only_these)
+    _check_header(header, where, columns, only_these, optional)
     problems = [f"line {number}: {len(record)} field(s) under {len(header)} columns: {','.join(record)[:60]!r}"
                 for number, record in records[1:] if len(record) > len(header) or len(record) < len(header) and not pad]
     problems += [f"line {number}: a field of {len(field)} characters, {field[:30]!r}...; a quote may be open"
@@ -95,10 +96,10 @@ def given_twice(names: Sequence[str], lines: Sequence[int]) -> list[str]:
         + [f"line {line}: the name is missing; give it, or delete the line" for line in where.get("", [])]
 
 
-def _check_header(header: list[str], where: object, columns: Sequence[str] | None, only_these: bool) -> None:
+def _check_header(header: list[str], where: object, columns: Sequence[str] | None, only_these: bool, optional: Sequence[str]) -> None:
     twice = [name for name, n in Counter(header).items() if n > 1]
     missing = [name for name in columns or () if name not in header]
-    further = [name for name in header if name not in (columns or ())] if only_these else []
+    further = [name for name in header if name not in (*(columns or ()), *optional)] if only_these else []
     if not (twice or missing or further):
         return
     reasons = [f"{what} the column(s) {', '.join(map(repr, names))}"

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
@@ -51,7 +51,9 @@ class _Problems:
 
 
 class FileShape(_Problems, BaseModel):
-    """An object; keys that are not declared may hold anything."""
+    """An object; keys that are not declared may hold anything. NEEDED: required even where a part is enough (partial)."""
+
+    NEEDED: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
@@ -243,6 +245,8 @@ class _Configuration(FileShape):
 
 class Plans(FileShape):
     """A plans file, of a dataset or beside a model."""
+
+    NEEDED = ("configurations",)
 
     dataset_name: PathComponent
     plans_name: PathComponent

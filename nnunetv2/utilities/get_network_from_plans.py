@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynamic_network_architectures.building_blocks.conv_blocks import LayerOps
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.network_parts import OWN_NETWORKS, resolve_architecture
 from nnunetv2.utilities.network_size import check_network_size
 
@@ -32,7 +33,10 @@ def get_network_from_plans(arch_class_name: str, arch_kwargs: dict[str, Any], ar
     if class_head is not None:
         kwargs["class_head"] = class_head
 
-    network = network_class(input_channels=input_channels, num_classes=output_channels, **kwargs)
+    try:
+        network = network_class(input_channels=input_channels, num_classes=output_channels, **kwargs)
+    except (ValueError, TypeError) as error:  # of a layer, which knows its argument and not where it stands
+        raise InputError(f"{where}: {network_class.__name__} cannot be built from the plans' architecture: {error}. Correct it, or plan again.") from error
     if allow_init and hasattr(network, "initialize"):
         for module in network.modules():  # each once; network.apply would visit the aliases of a layer as well
             network.initialize(module)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from nnunetv2 import paths
-from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -18,7 +18,7 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -59,7 +59,7 @@ def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).labels_of_masks
-    in_threads(_draw_raw, {case: (reader, files, labels, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")
+    in_threads(_draw_raw, {case: (reader, files, len(dataset_json["channel_names"]), labels, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")
                            for case, files in cases.items()}, num_processes, "Drawing")
 
 
@@ -78,11 +78,12 @@ def generate_overlays_from_preprocessed(dataset_name_or_id: int | str, output_fo
                                     for case in list_cases(cases_folder)}, num_processes, "Drawing")
 
 
-def _draw_raw(reader: SimpleITKIO, files: dict, labels: Sequence[int], channel_idx: int, intensity: float, output: Path) -> None:
+def _draw_raw(reader: SimpleITKIO, files: dict, n_channels: int, labels: Sequence[int], channel_idx: int, intensity: float, output: Path) -> None:
     (data, properties), (seg, on_grid) = reader.read_images(files["images"]), reader.read_seg(files["label"])
-    difference = grid_difference(properties["sitk_stuff"], on_grid["sitk_stuff"], data.shape[1:], seg.shape[1:])
-    if difference:
-        raise InputError(f"{files['label']} {difference} (its image)")
+    if len(data) != n_channels:
+        raise InputError(f"{name_some(files['images'])}: {len(data)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
+    if problem := off_its_image(files["label"], properties, on_grid, data.shape[1:], seg.shape[1:]):
+        raise InputError(problem)
     if problem := undeclared_labels(seg, labels, files["label"]):
         raise InputError(problem)
     _draw(data, seg, channel_idx, intensity, output)

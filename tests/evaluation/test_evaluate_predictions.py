@@ -116,7 +116,7 @@ def test_fractions_in_a_mask_are_named(folders):
 
 
 def test_labels_that_the_data_set_does_not_know_are_named(folders):
-    with pytest.raises(RuntimeError, match=r"holds label\(s\) 2, known are \[0, 1\]"):
+    with pytest.raises(RuntimeError, match=r"holds label\(s\) 2, dataset.json declares \[0, 1\]"):
         compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1], known_labels=[0, 1])
 
 

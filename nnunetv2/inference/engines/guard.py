@@ -100,7 +100,8 @@ class GuardedEngine:
             raise NotFinite(f"The image given to {self.model} holds NaN or infinity in {broken} of its {x.numel()} values. Replace them before predicting.")
         if self.precision == "fp32":
             raise NotFinite(f"The logits of {self.model} are NaN or infinite in fp32 too, though its input is finite (up to {float(x.abs().max()):.3g} in "
-                            "magnitude): its weights hold such values, or intensities are far from those it was trained with.")
+                            "magnitude): its weights hold such values, or intensities are far from those it was trained with. "
+                            "Restore the checkpoint or train again, and check the image's intensities.")
         with self._lock:
             said, self._said = self._said, True
         if not said:

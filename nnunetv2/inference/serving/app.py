@@ -60,7 +60,8 @@ def segment_files(predictor: nnUNetPredictor, max_voxels: int = MAX_VOXELS) -> C
             raise InputError(str(error).replace(str(image), "The image")) from error
         result = predictor.predict_single_npy_array(array, properties, return_classification=True, progress=progress, cancelled=cancelled)
         reader.write_seg(result.mask, mask, result.properties)
-        return result_of(result.class_name, result.class_probabilities, result.volumes_ml, None if result.roi is None else result.roi.not_segmented)
+        spared = None if result.roi is None else result.roi.not_segmented
+        return result_of(result.class_name, result.class_probabilities, result.volumes_ml, spared, result.lesion_found)
 
     return work
 

@@ -38,7 +38,7 @@ class QueueFull(Exception):
 
 @dataclass
 class Job:
-    """status: queued, running, done, failed or cancelled. Seconds since 1970. result: class, class_probabilities, volumes_ml."""
+    """status: queued, running, done, failed or cancelled. Seconds since 1970. result: class, class_probabilities, lesion_found, volumes_ml."""
 
     id: str
     name: str  # the sender's file name, for people alone; no path is made of it
@@ -239,9 +239,10 @@ def _job_from(path: Path) -> Job:
     return Job(**content)
 
 
-def result_of(name: str | None, probabilities: dict[str, float], volumes: dict[str, float], spared: float | None) -> dict[str, Any]:
+def result_of(name: str | None, probabilities: dict[str, float], volumes: dict[str, float], spared: float | None,
+              lesion_found: bool | None = None) -> dict[str, Any]:
     """JSON of a finished job."""
-    result = {"class": name, "class_probabilities": probabilities, "volumes_ml": volumes, "not_segmented": spared}
+    result = {"class": name, "class_probabilities": probabilities, "lesion_found": lesion_found, "volumes_ml": volumes, "not_segmented": spared}
     json.dumps(result, allow_nan=False)
     return result
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2 import paths
 from nnunetv2.preprocessing.case_store import is_complete, save_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
@@ -39,7 +40,11 @@ class DefaultPreprocessor:
         """Read and preprocess one case; see `run_case_npy`. `seg_file` is None for cases without a reference."""
         reader = plans_manager.image_reader_writer_class()
         data, properties = reader.read_images(image_files)
-        seg = None if seg_file is None else reader.read_seg(seg_file)[0]
+        seg = None
+        if seg_file is not None:
+            seg, seg_properties = reader.read_seg(seg_file)
+            if problem := off_its_image(seg_file, properties, seg_properties, data.shape[1:], seg.shape[1:]):
+                raise InputError(problem)
         return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
 
     def run_case_npy(self, data: np.ndarray, seg: np.ndarray | None, properties: dict, plans_manager: PlansManager,

@@ -51,6 +51,7 @@ from nnunetv2.training.nnUNetTrainer.worst_patch import WorstPatch, draw_patch
 from nnunetv2.training.time_budget import Pacing
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import with_channel_names
 from nnunetv2.utilities.files import atomic_write, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -92,6 +93,9 @@ class nnUNetTrainer(TrainingData):
         if self.class_task is not None and self.label_manager.has_regions:
             raise ValueError("A class head pools over labels and cannot be trained with overlapping regions. Use plain labels "
                              "in dataset.json, or take 'class_head' out of the plans.")
+        if self.class_task is not None and self.configuration_manager.class_head["n_classes"] != len(self.class_task.classes):
+            raise InputError(f"{self.plans_manager.source}: class_head has n_classes {self.configuration_manager.class_head['n_classes']}, dataset.json "
+                             f"declares {len(self.class_task.classes)} classes. Plan the dataset again.")
 
         self.is_ddp = is_distributed()
         self.local_rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if self.is_ddp else (0, 1)

@@ -59,7 +59,7 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
             _save_for(stage, case.name, prediction, configuration, labels)
         mask, probabilities = convert_prediction_to_segmentation(prediction, properties, plans, configuration, labels, save_probabilities)
         if tables is not None:
-            tables.add(f"{case.name}{ending}", prediction.class_probabilities)
+            tables.add(f"{case.name}{ending}", prediction.class_probabilities, prediction.lesion_found)
         write_prediction(mask, probabilities, properties, plans, case.output, ending)
 
     pipeline = Pipeline(prepare, predict=lambda case, data: predictor.case_predictor(data, case.name, properties=of_case.pop(case.name)), export=export)
