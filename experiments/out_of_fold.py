@@ -11,10 +11,12 @@ of the same cases into REFERENCE, so that OUT can be scored. average: mean of th
 import argparse
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from nnunetv2.utilities.classification import FOUND, LESION_FOUND
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_rows
 from nnunetv2.utilities.errors import InputError, name_some
@@ -37,13 +39,14 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
 
     Raises ValueError naming every validation case of a fold that has no mask, or no row where others have one.
     """
-    masks, table, classes, problems = {}, {}, [], []
+    masks, table, found, classes, problems = {}, {}, {}, [], []
     with_tables = any(tables_of(folder, task)[0].is_file() for folder in folds.values())
     for fold, folder in folds.items():
         rows: Table = {}
         file = tables_of(folder, task)[0]
         if file.is_file():
             classes, rows = read_table(file)
+            found |= lesions_found(file)
         for case in plain_names(splits[fold]["val"], "case", f"splits_final.json, fold {fold}"):
             name = f"{case}.nii.gz"
             masks[name] = folder / name
@@ -62,7 +65,7 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
         shutil.copy2(mask, out / name)
         shutil.copy2(labels / name, reference / name)
     if with_tables:
-        write_tables(out, classes, table, task)
+        write_tables(out, classes, table, task, found)
     return len(masks)
 
 
@@ -72,13 +75,15 @@ def average(a: Path, b: Path, out: Path, task: str = TASK) -> None:
     if classes != other_classes or first.keys() != second.keys():
         raise InputError(f"{tables_of(a, task)[0]} and {tables_of(b, task)[0]} must list the same cases and classes; only in one: "
                          f"{name_some(sorted(first.keys() ^ second.keys()))}, classes {classes} and {other_classes}")
-    write_tables(out, classes, {name: [(p + q) / 2 for p, q in zip(first[name], second[name])] for name in first}, task)
+    looked = [lesions_found(tables_of(folder, task)[0]) for folder in (a, b)]
+    found = {name: None if None in (marks := [of[name] for of in looked]) else any(marks) for name in first}
+    write_tables(out, classes, {name: [(p + q) / 2 for p, q in zip(first[name], second[name])] for name in first}, task, found)
 
 
 def read_table(path: Path) -> tuple[list[str], Table]:
     """Class names and {mask file name: probabilities} of a table with columns Names, p_CLASS, ..."""
     content = read_csv(path, ["Names"])
-    columns = [column for column in content.columns if column != "Names"]
+    columns = [column for column in content.columns if column not in ("Names", LESION_FOUND)]
     problems, table = given_twice([row["Names"] for row in content.rows], content.lines), {}
     for row, line in zip(content.rows, content.lines):
         try:
@@ -94,10 +99,16 @@ def read_table(path: Path) -> tuple[list[str], Table]:
     return [column.removeprefix("p_") for column in columns], table
 
 
-def write_tables(folder: Path, classes: list[str], table: Table, task: str = TASK) -> None:
-    """Both tables of classes, as prediction writes them."""
-    probabilities = [["Names", *(f"p_{name}" for name in classes)]]
-    probabilities += [[name, *(f"{p:.6f}" for p in row)] for name, row in sorted(table.items())]
+def lesions_found(path: Path) -> dict[str, bool | None]:
+    """{mask file name: whether a lesion was found} of the same table; None where it does not say."""
+    return {row["Names"]: FOUND.get(row.get(LESION_FOUND, "")) for row in read_csv(path, ["Names"]).rows}
+
+
+def write_tables(folder: Path, classes: list[str], table: Table, task: str = TASK, found: Mapping[str, bool | None] | None = None) -> None:
+    """Both tables of classes, as prediction writes them; found: as `lesions_found` gives it."""
+    mark = {flag: text for text, flag in FOUND.items()}
+    probabilities = [["Names", *(f"p_{name}" for name in classes), LESION_FOUND]]
+    probabilities += [[name, *(f"{p:.6f}" for p in row), mark[(found or {}).get(name)]] for name, row in sorted(table.items())]
     results = [["Names", task.capitalize()]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
     for path, rows in zip(tables_of(folder, task), (probabilities, results)):
         write_rows(path, rows)

@@ -87,7 +87,8 @@ def spoil(job: Job, world: Path, canary: Path) -> tuple[list[str], Case]:
     elif job.argument is not None:
         flag, odd = job.argument
         argv = with_flag(argv, flag, odd.text)
-        case.named, case.must_fail = [odd.text], odd.leads_out
+        shown = odd.text.rpartition(":")[2] if flag == "-tr" and not odd.leads_out else odd.text  # a trainer may be package.module:Class
+        case.named, case.must_fail = [shown], odd.leads_out
     else:
         _rename_a_case(job, world, case)
     return argv, case

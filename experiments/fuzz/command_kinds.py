@@ -20,6 +20,7 @@ KINDS: dict[str, list[Damage]] = {
     "json": json_damage.ANY,
     "dataset.json": json_damage.DATASET,
     "raw dataset.json": json_damage.RAW_DATASET,
+    "dataset.json to plan": json_damage.DATASET_TO_PLAN,
     "splits": json_damage.SPLITS,
     "plans of a model": plans_damage.MODEL_PLANS,
     "plans of a network": plans_damage.NETWORK_PLANS,

@@ -52,7 +52,7 @@ COMMANDS = [
         [RAW, f"{PREPROCESSED}/dataset_fingerprint.json"],
         [
             one("fingerprint", f"{PREPROCESSED}/dataset_fingerprint.json"),
-            one("raw dataset.json", f"{RAW}/dataset.json"),
+            one("dataset.json to plan", f"{RAW}/dataset.json"),
             one("class table", f"{RAW}/subtypes.csv"),
         ],
         ("nnUNet_preprocessed",),

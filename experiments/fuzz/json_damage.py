@@ -1,6 +1,7 @@
 """JSON of the wrong shape: what any JSON file can suffer, and what each of this code base's files can say wrongly."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -152,6 +153,8 @@ RAW_DATASET = (
         setting("holdout a number", "holdout", 3),
     ]
 )
+# Planning looks at the fingerprint and at no image
+DATASET_TO_PLAN = [dataclasses.replace(damage, must_fail=damage.must_fail and damage.name != "dataset of missing files") for damage in RAW_DATASET]
 SPLITS = ANY + [
     tree("a fold without val", lambda folds, _: [{"train": folds[0]["train"]}]),
     tree(

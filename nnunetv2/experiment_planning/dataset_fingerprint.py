@@ -1,5 +1,6 @@
 """The dataset fingerprint: what planning needs to know of the training cases, and nothing else."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from nnunetv2 import paths
 from nnunetv2.imageio.geometry import off_its_image
+from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
@@ -16,6 +18,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.manifest import changes
 
 N_SAMPLES = 100_000_000  # foreground voxels drawn over all cases
@@ -57,7 +60,8 @@ class DatasetFingerprintExtractor:
                 return load_json(path, Fingerprint)
             print(f"{path} is recomputed: {len(found)} training case(s) changed since.")
         reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
-        analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases), n_channels=len(dataset_json["channel_names"]))
+        analyze = partial(analyze_case, reader, n_samples=N_SAMPLES // len(cases), n_channels=len(dataset_json["channel_names"]),
+                          labels=LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).labels_of_masks)
         if self.verbose:
             print(f"Fingerprint of {len(cases)} cases, {N_SAMPLES // len(cases)} foreground voxels each.")
         jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
@@ -91,11 +95,12 @@ def cases_to_learn_from(cases: dict[str, dict], dataset_json: dict) -> dict[str,
     return kept
 
 
-def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int, n_channels: int | None = None) -> CaseFingerprint:
+def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int, n_channels: int | None = None,
+                 labels: Sequence[int] | None = None) -> CaseFingerprint:
     """Geometry and `n_samples` foreground intensities a channel, drawn with replacement so that each case counts alike.
 
     A case without foreground adds no samples. Foreground outside the box of non-zero voxels does not count, as it does not
-    in preprocessing.
+    in preprocessing. n_channels, labels: what dataset.json declares (None: not known); ValueError where the files hold something else.
     """
     images, properties = reader.read_images(image_files)  # (C, Z, Y, X)
     seg, seg_properties = reader.read_seg(label_file)  # (1, Z, Y, X)
@@ -105,6 +110,8 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
     if n_channels is not None and len(images) != n_channels:
         raise ValueError(f"{name_some(image_files)}: {len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
     if problem := off_its_image(label_file, properties, seg_properties, images.shape[1:], seg.shape[1:]):
+        raise ValueError(problem)
+    if labels is not None and (problem := undeclared_labels(seg, labels, label_file)):
         raise ValueError(problem)
     box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
     cropped, foreground = images[(slice(None), *box)], seg[0][box] > 0

@@ -46,3 +46,10 @@ def test_what_is_no_distribution_is_refused(tmp_path, row):
 def test_rounded_probabilities_are_rescaled(tmp_path):
     probabilities = read_probabilities(table(tmp_path, "Names,p_0,p_1,p_2\na.nii.gz,.333,.333,.333\n"), CLASSES)["a"]
     assert np.sum(probabilities) == pytest.approx(1, abs=1e-12)
+
+
+def test_the_mark_of_a_missing_lesion_is_read_and_may_be_absent(tmp_path):
+    rows = "a.nii.gz,.7,.2,.1,0\nb.nii.gz,.7,.2,.1,"
+    assert read_probabilities(table(tmp_path, f"Names,p_0,p_1,p_2,lesion_found\n{rows}\n"), CLASSES).keys() == {"a", "b"}
+    with pytest.raises(ValueError, match="a.nii.gz: lesion_found 'yes' must be one of '1', '0', ''"):
+        read_probabilities(table(tmp_path, "Names,p_0,p_1,p_2,lesion_found\na.nii.gz,.7,.2,.1,yes\n"), CLASSES)

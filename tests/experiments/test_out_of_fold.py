@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.out_of_fold import average, gather, main, read_table, write_tables
+from experiments.out_of_fold import average, gather, lesions_found, main, read_table, write_tables
 
 SPLITS = [{"train": ["a", "b", "c"], "val": ["z"]}, {"train": ["c"], "val": ["a", "b"]}, {"train": ["a", "b"], "val": ["c"]}]
 
@@ -20,7 +20,7 @@ def folds(tmp_path: Path) -> dict[int, Path]:
         for case in SPLITS[fold]["val"]:
             (found[fold] / f"{case}.nii.gz").write_text(f"predicted {case}")
             (tmp_path / "labels" / f"{case}.nii.gz").write_text(f"true {case}")
-        write_tables(found[fold], ["0", "1"], {f"{case}.nii.gz": [0.25, 0.75] for case in SPLITS[fold]["val"]})
+        write_tables(found[fold], ["0", "1"], {f"{case}.nii.gz": [0.25, 0.75] for case in SPLITS[fold]["val"]}, found={"b.nii.gz": False})
     return found
 
 
@@ -29,6 +29,7 @@ def test_masks_tables_and_references_of_all_folds_are_joined(folds, tmp_path):
     assert [(tmp_path / "out" / f"{case}.nii.gz").read_text() for case in "abc"] == ["predicted a", "predicted b", "predicted c"]
     assert [(tmp_path / "reference" / f"{case}.nii.gz").read_text() for case in "abc"] == ["true a", "true b", "true c"]
     assert list(read_table(tmp_path / "out/subtype_probabilities.csv")[1]) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert lesions_found(tmp_path / "out/subtype_probabilities.csv") == {"a.nii.gz": None, "b.nii.gz": False, "c.nii.gz": None}
 
 
 def test_masks_of_an_earlier_set_of_folds_go(folds, tmp_path):

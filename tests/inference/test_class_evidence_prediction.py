@@ -73,7 +73,7 @@ def test_without_a_lesion_the_training_shares_are_told_and_marked(folder, tmp_pa
     monkeypatch.setattr(type(ours.case_predictor.measurement), "__call__", lambda *arguments: None)
     with pytest.warns(UserWarning, match="case_0: no lesion found"):
         ours.predict_from_files(tmp_path / "images", tmp_path / "out")
-    assert (tmp_path / "out" / "subtype_probabilities.csv").read_text().splitlines()[1] == "case_0.nii.gz,0.500000,0.300000,0.200000"
+    assert (tmp_path / "out" / "subtype_probabilities.csv").read_text().splitlines()[1] == "case_0.nii.gz,0.500000,0.300000,0.200000,0"
     assert json.loads((tmp_path / "out" / "prediction_times.json").read_text())["no_lesion_found"] == ["case_0"]
 
 

@@ -11,13 +11,13 @@ TASK = ClassificationTask("subtype", ("a", "b", "c"), "subtypes.csv", (2,))
 def test_names_and_columns(tmp_path):
     tables = ClassTables(TASK, tmp_path)
     tables.add("case_2.nii.gz", np.array([0.1, 0.7, 0.2]))
-    tables.add("case_1.nii.gz", np.array([0.5, 0.25, 0.25]))
+    tables.add("case_1.nii.gz", np.array([0.5, 0.25, 0.25]), lesion_found=False)
     for name in ("case_1.nii.gz", "case_2.nii.gz"):
         (tmp_path / name).touch()
     tables.finish()
     assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\ncase_1.nii.gz,a\ncase_2.nii.gz,b\n"
     assert (tmp_path / "subtype_probabilities.csv").read_text() == (
-        "Names,p_a,p_b,p_c\ncase_1.nii.gz,0.500000,0.250000,0.250000\ncase_2.nii.gz,0.100000,0.700000,0.200000\n")
+        "Names,p_a,p_b,p_c,lesion_found\ncase_1.nii.gz,0.500000,0.250000,0.250000,0\ncase_2.nii.gz,0.100000,0.700000,0.200000,\n")
 
 
 def test_rows_of_an_earlier_run_stay_while_their_mask_is_there(tmp_path):
@@ -115,14 +115,14 @@ def test_a_part_that_was_killed_leaves_its_rows_to_the_next_run(tmp_path):
 
 
 def test_many_rows_at_once_are_sorted(tmp_path):
-    ClassTables(TASK, tmp_path).add_all({"b.nii.gz": np.array([1.0, 0.0, 0.0]), "a.nii.gz": np.array([0.0, 1.0, 0.0])})
+    ClassTables(TASK, tmp_path).add_all({"b.nii.gz": np.array([1.0, 0.0, 0.0]), "a.nii.gz": np.array([0.0, 1.0, 0.0])}, {})
     assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\na.nii.gz,b\nb.nii.gz,a\n"
 
 
 def test_a_row_costs_the_same_however_many_there_are(tmp_path):
     """By the files, which stay the ones they were; seconds tell more about other work on the machine."""
     tables = ClassTables(TASK, tmp_path)
-    tables.add_all({f"case_{i:04d}.nii.gz": np.array([1.0, 0.0, 0.0]) for i in range(3000)})
+    tables.add_all({f"case_{i:04d}.nii.gz": np.array([1.0, 0.0, 0.0]) for i in range(3000)}, {})
     inodes = [(tmp_path / name).stat().st_ino for name in ("subtype_results.csv", "subtype_probabilities.csv")]
     for i in range(5):
         tables.add(f"more_{i}.nii.gz", np.array([1.0, 0.0, 0.0]))
