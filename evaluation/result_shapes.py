@@ -226,6 +226,12 @@ class _SpeedRow(FileShape):
 class SpeedTable(FileShape):
     """speed.json of experiments/run_speed.py: runs as measured and, once there is a table, its rows."""
 
-    runs: list[dict[str, Any]]
+    runs: list[dict[str, Any]] = []
     rows: dict[str, _SpeedRow] = {}
     synthetic: bool = False
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "SpeedTable":
+        if not self.runs and not self.rows:
+            raise ValueError("it must hold runs or rows")
+        return self

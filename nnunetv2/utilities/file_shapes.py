@@ -35,6 +35,8 @@ class Problem:
 
 
 class _Problems:
+    NEEDED: ClassVar[tuple[str, ...]] = ()  # keys that a file must have even where a part of them is enough
+
     @classmethod
     def problems(cls, content: Any) -> list[Problem]:
         """Every place where `content`, as json reads it, is not of this shape."""
@@ -51,9 +53,7 @@ class _Problems:
 
 
 class FileShape(_Problems, BaseModel):
-    """An object; keys that are not declared may hold anything. NEEDED: required even where a part is enough (partial)."""
-
-    NEEDED: ClassVar[tuple[str, ...]] = ()
+    """An object; keys that are not declared may hold anything."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 

@@ -139,12 +139,14 @@ def load_json(path: str | os.PathLike, shape: "type[FileShape] | None" = None, p
     if shape is not None:
         content = shape.in_present_terms(content)
         check_shape(content, shape, path, remedy, partial)
+        if missing := [key for key in shape.NEEDED if partial and key not in content]:
+            raise InputError(f"{path}: lacks {', '.join(missing)}. {remedy}")
     return content
 
 
 def check_shape(content: Any, shape: "type[FileShape]", where: object, remedy: str = "", partial: bool = False) -> None:
     """InputError that lists every place where `content`, from `where`, is not of `shape`. partial: what is absent is not missed."""
-    problems = [problem for problem in shape.problems(content) if not (partial and problem.absent and problem.place not in shape.NEEDED)]
+    problems = [problem for problem in shape.problems(content) if not (partial and problem.absent)]
     if problems:
         listed = list_some(list(map(str, problems)), _SHOWN)
         raise InputError(f"{where}: {len(problems)} value(s) are not as they must be. {remedy}\n{listed}".replace(". \n", ".\n"))

@@ -73,7 +73,7 @@ def test_dataset_without_foreground_is_refused(dataset):
 def test_all_unusable_cases_are_named_at_once(dataset):
     dataset.write("a", seg=np.ones((7, 12, 10), np.uint8))
     dataset.write("c", seg=np.ones((8, 12, 9), np.uint8))
-    with pytest.raises(RuntimeError, match=r"(?s)a\.nii\.gz has shape \(7, 12, 10\).*c\.nii\.gz has shape \(8, 12, 9\)"):
+    with pytest.raises(RuntimeError, match=r"(?s)a\.nii\.gz has \(z, y, x\) = \(7, 12, 10\) voxels.*c\.nii\.gz has \(z, y, x\) = \(8, 12, 9\)"):
         extract(dataset)
 
 

@@ -62,7 +62,8 @@ def model_folder(tmp_path, monkeypatch):
     configuration = {"data_identifier": "tinyPlans_3d_fullres", "patch_size": [4, 12, 16], "spacing": [1.0, 1.0, 1.0], "batch_size": 2,
                      "normalization_schemes": ["CTNormalization"], "architecture": ARCHITECTURE}
     plans = {"dataset_name": dataset.name, "plans_name": "tinyPlans", "configurations": {"3d_fullres": configuration},
-             "label_manager": "LabelManager"}
+             "label_manager": "LabelManager",
+             "foreground_intensity_properties_per_channel": {"0": dict.fromkeys(("mean", "std", "percentile_00_5", "percentile_99_5"), 1.0)}}
     dataset_json = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "pancreas": 1, "lesion": 2}, "file_ending": ".nii.gz",
                     "classification": {"name": "subtype", "classes": ["a", "b", "c"], "labels": "subtypes.csv"}}
     folder = tmp_path / "model"
