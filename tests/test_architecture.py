@@ -1,5 +1,6 @@
 """Which room may import which: docs/architecture.md draws the picture, these tests hold it."""
 
+import pytest
 import ast
 import re
 from functools import lru_cache
@@ -95,6 +96,7 @@ def runs_at_import(tree: ast.Module) -> ast.Module:
     return ast.Module([node for node in tree.body if kept(node)], [])
 
 
+@pytest.mark.slow
 def test_every_room_has_its_place():
     assert {room_of(module) for module in modules() if module != "nnunetv2"} == set(LEVEL)
 

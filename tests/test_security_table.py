@@ -38,6 +38,7 @@ def decodes(file: Path) -> bool:
     return any(isinstance(node, ast.Call) and DECODERS.match(ast.unparse(node.func)) for node in ast.walk(ast.parse(file.read_text())))
 
 
+@pytest.mark.slow
 def test_every_module_that_decodes_what_comes_from_outside_is_in_the_table():
     listed = {path for row in ROWS for path in paths(row[2])}
     folders = [path for path in listed if path.is_dir()]

@@ -8,6 +8,8 @@ from nnunetv2.class_evidence.fit import fit_evidence, permutation_test
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.utilities.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def cases(n: int, signal: float, seed: int = 0, noise_features: int = 20) -> tuple[list[dict], np.ndarray]:
     """Block `size` tells the class by one feature, block `texture` nothing by many."""

@@ -123,6 +123,7 @@ def test_a_name_that_the_module_lacks_is_an_import_error():
         exec("from nnunetv2.utilities.helpers import softmax_helper_dim7")
 
 
+@pytest.mark.slow
 def test_a_module_that_was_imported_before_is_opened_too():
     program = ("import dynamic_network_architectures.initialization, nnunetv2\n"
                "from dynamic_network_architectures.initialization.weight_init import InitWeights_He\nprint(InitWeights_He.__name__)")

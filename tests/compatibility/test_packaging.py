@@ -24,6 +24,7 @@ def _in_brackets(text: str, index: ast.Tuple) -> bool:
     return (ast.get_source_segment(text, index) or "").startswith("(")
 
 
+@pytest.mark.slow
 def test_every_source_parses_on_the_oldest_python():
     assert {str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := newer_syntax(path.read_text()))} == {}
 

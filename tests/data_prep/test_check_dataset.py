@@ -9,6 +9,8 @@ from data_prep.check_dataset import check_dataset, main
 from data_prep.convert_quiz import DATASET, convert
 from nnunetv2.utilities.files import load_json, save_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def dataset(quiz, tmp_path) -> Path:

@@ -256,6 +256,7 @@ def put_real_case(quiz, ct: str, seg: str) -> None:
 
 @pytest.mark.skipif(not REALCT.is_dir(), reason="real CTs are not part of the repository; set REALCT")
 class TestRealCTs:
+    @pytest.mark.slow
     def test_mask_flipped_against_its_ct_is_refused_and_can_be_fixed(self, quiz, tmp_path):
         put_real_case(quiz, "example_ct_dicom_converted.nii.gz", "example_seg_dicom.nii.gz")
         assert "mm off" in refusal(quiz, tmp_path)

@@ -20,6 +20,8 @@ from data_prep.phantom_anatomy import Canvas, SmoothNoise, curve
 from evaluation.lesion_features import MARGIN, NAMES, TEXTURE, lesion_features
 from experiments.stage import content_key
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory) -> Path:

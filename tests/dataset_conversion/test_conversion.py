@@ -97,6 +97,7 @@ def test_a_description_of_another_shape_is_refused(decathlon, change):
         convert_msd_dataset(decathlon)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason=f"the Decathlon's hippocampus set is not at {HIPPOCAMPUS}")
 def test_the_real_hippocampus_set_converts_as_it_lies(folders):
     assert convert_msd_dataset(HIPPOCAMPUS, 4) == "Dataset004_Hippocampus"

@@ -101,6 +101,7 @@ def test_reasons_of_failure_use_the_datas_words(nodules):
     assert "c" in noteworthy(list(rows.values()), description)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run, drawn", [("nodules", {"distributions", "lesion_size", "volume_agreement", "confusion_matrix", "roc_and_reliability"}),
                                         ("parts", {"distributions", "volume_agreement"})])
 def test_figures_that_the_data_have_are_drawn(run, drawn, request):

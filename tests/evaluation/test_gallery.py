@@ -16,6 +16,8 @@ from PIL import Image
 from evaluation.make_gallery import MASK_STEP, build, main
 from tests.evaluation.small_run import image_options, labels, status_of, write_run
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
          "--disable-sync --virtual-time-budget=5000").split()

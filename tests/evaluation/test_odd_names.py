@@ -16,6 +16,8 @@ from nnunetv2.utilities.errors import InputError
 from report.make_inputs import main as make_inputs
 from tests.evaluation.small_run import CASES, image_options, table_options, write_run
 
+pytestmark = pytest.mark.slow
+
 ODD = dict(zip(CASES, ["p.1", "p.2[ab]*?", r"=1+<script>$\frac\input{s}_^2%#&~", "long " * 25 + "name"]))
 FAILED = ODD["quiz_1_003"]
 

@@ -98,6 +98,7 @@ def separable() -> tuple[dict, dict, list[dict]]:
     return features, truth, splits
 
 
+@pytest.mark.slow
 def test_every_case_is_predicted_out_of_fold(separable):
     features, truth, splits = separable
     predicted = out_of_fold(features, truth, splits, [0, 1, 2, 3, 4], CLASSES)

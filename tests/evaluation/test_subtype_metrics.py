@@ -86,6 +86,7 @@ def test_agrees_with_scikit_learn(seed, classes, n):
             sk.average_precision_score(true == k, probabilities[:, k]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.75, 0.89, 0.97])
 def test_interval_of_macro_f1_covers_the_true_value_at_the_quiz_size(accuracy):
     """Repeated samples of 9, 15 and 12 cases whose wrong predictions fall on both other classes alike."""

@@ -151,6 +151,7 @@ def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path):
         run._command([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], tmp_path / "log.txt")
 
 
+@pytest.mark.slow
 def test_rows_hold_scores_of_all_training_cases(setup):
     args, _ = setup
     run = Ablation(args)
@@ -170,6 +171,7 @@ def test_rows_hold_scores_of_all_training_cases(setup):
     assert r"Chosen head + refit & 1.00~[0.77,~1.00] & 1.00 & 0.240 & 1.000 & 1.000" in table
 
 
+@pytest.mark.slow
 def test_baselines_read_predicted_or_true_masks(setup):
     args, trainer = setup
     run, chosen = Ablation(args), next(variant for variant in VARIANTS if variant.name == "chosen")
@@ -226,6 +228,7 @@ def test_chance_alone_explains_less_of_a_larger_sets_ece():
     assert many["ece"] == pytest.approx(many["ece_expected"], abs=0.01)  # they are calibrated
 
 
+@pytest.mark.slow
 def test_new_cases_are_predicted_once_by_every_fold(tmp_path):
     images, classes = draw_cases(tmp_path / "new", 3, seed=4713)
     assert sorted(path.name for path in images.iterdir()) == [f"{name}_0000.nii.gz" for name in sorted(classes)]

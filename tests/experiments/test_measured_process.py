@@ -1,5 +1,6 @@
 """A measured command keeps seconds, memory, output and status, and says how often it was started."""
 
+import pytest
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def measured(out, code):
     return ended, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_seconds_and_memory_of_a_process_and_its_child(tmp_path):
     child = "import time; held = b'x' * (80 * 2**20); time.sleep(1.2)"
     found = measure(
@@ -32,12 +34,14 @@ def test_seconds_and_memory_of_a_process_and_its_child(tmp_path):
     assert found["peak_memory"] > 80 * 2**20
 
 
+@pytest.mark.slow
 def test_output_goes_to_the_log_and_the_status_out(tmp_path):
     ended, found = measured(tmp_path / "m.json", "print('seen'); raise SystemExit(3)")
     assert ended.returncode == found["status"] == 3
     assert (tmp_path / "m.log").read_text() == "seen\n" and "seen" in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_start_after_a_kill_is_counted(tmp_path):
     out = tmp_path / "m.json"
     out.write_text('{"starts": 1}')  # what a killed one leaves

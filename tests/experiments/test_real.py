@@ -149,6 +149,7 @@ def test_upstreams_trainer_takes_what_it_is_given(tmp_path):
     assert len(flags) == 6 and [flag for flag in flags if f'"{flag}"' not in text] == []
 
 
+@pytest.mark.slow
 def test_a_stage_is_measured_once_and_a_failed_one_names_its_log(tmp_path):
     ours = side("ours", tmp_path)
     made = ours.folder / "made"

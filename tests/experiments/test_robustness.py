@@ -12,6 +12,8 @@ from nnunetv2.utilities.files import load_json
 from tests.evaluation.small_run import status_of
 from tests.inference.tiny_model import save_model, smooth_ct, tiny_dataset_json, tiny_network, tiny_plans
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"organ": 1, "lesion": 2}
 
 

@@ -191,6 +191,7 @@ def test_windows_of_upstreams_tiling_by_hand(tmp_path):
     assert upstream_tiles(tmp_path / "images", tmp_path / "model", "0") == {"a": 24, "b": 1}
 
 
+@pytest.mark.slow
 def test_the_chart_takes_the_rows_as_they_are(tmp_path):
     write(tmp_path / "labels" / "x.nii.gz", [0, 1, 1, 2])
     write(tmp_path / "exact" / "x.nii.gz", [0, 1, 1, 2])

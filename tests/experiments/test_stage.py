@@ -103,6 +103,7 @@ def test_outputs_that_grew_are_no_reason_to_run_again(tmp_path):
     assert out.read_text() == "xyz"
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_script_is_refused_until_the_first_has_ended(tmp_path):
     program = ("import sys, pathlib; from experiments.pipeline import Pipeline; "
                "pipeline = Pipeline(pathlib.Path(sys.argv[1])); print('locked', flush=True); sys.stdin.readline()")

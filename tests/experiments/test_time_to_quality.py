@@ -61,6 +61,7 @@ def test_every_set_and_recipe_can_be_made():
     assert SETS["phantom"].options[-1] == str(SEEDS["time_to_quality"])
 
 
+@pytest.mark.slow
 def test_missing_data_and_environment_are_said_in_one_line(tmp_path):
     for options, message in ((["--upstream", "/nowhere/python"], "/nowhere/python is missing"), (["--sets", "brains"], "invalid choice"), (["--seeds", "-1"], "--seeds")):
         found = subprocess.run([sys.executable, "-m", "experiments.time_to_quality", "--out", str(tmp_path), *options], cwd=ROOT, capture_output=True, text=True)

@@ -94,6 +94,7 @@ def report(args: argparse.Namespace, rows: list[dict]) -> dict:
     return {"synthetic": True, "command": "c", "environment": {"cpu": "x"}, "settings": vars(args), "rows": rows, "averaging": []}
 
 
+@pytest.mark.slow
 def test_every_choice_is_compared_with_the_first_before_and_after_the_refit(args, commands):
     study = Study(args)
     study.run_all()
@@ -129,6 +130,7 @@ def test_a_rerun_predicts_nothing_again(args, commands):
     assert {call[0] for call in commands.calls} == {"nnUNetv2_train"}  # which sees that it is finished
 
 
+@pytest.mark.slow
 def test_some_folds_are_scored_alone(args, commands):
     args.only_folds = [2]
     study = Study(args)
@@ -177,6 +179,7 @@ def test_tables_give_logits_up_to_a_constant(tmp_path):
     assert got.shape == (2, 1, 2) and got[0, 0, 0] - got[0, 0, 1] == pytest.approx(np.log(4)) and np.isfinite(got).all()
 
 
+@pytest.mark.slow
 def test_views_are_averaged_on_held_out_cases_and_folds_on_new_ones(args, commands, monkeypatch):
     """Every view is right; every fold is, too, since the stub's refitted heads are."""
     monkeypatch.setattr(training_choices, "view_logits", lambda model, fold, checkpoint, cases, device: np.stack(

@@ -17,6 +17,8 @@ from experiments.faults.faults import KILLS
 from experiments.faults.report import number_of_kills
 from experiments.faults.stages import DISTURBED, difference
 
+pytestmark = pytest.mark.slow
+
 
 def test_two_hundred_kills_reach_every_stage():
     runs = [(stage, fault) for stage, fault, _ in plan(DISTURBED, 220, mounting=False) if fault in KILLS]

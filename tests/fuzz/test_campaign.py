@@ -9,6 +9,8 @@ import pytest
 
 from experiments.campaigns.forked import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 RUNS = 64
 
 

@@ -42,6 +42,7 @@ def test_a_few_cases_have_no_outlier():
     assert outliers({f"{i}": MaskStatistics(60, 35 + 100 * i, 90) for i in range(MIN_CASES - 1)}) == []
 
 
+@pytest.mark.slow
 def test_masks_flipped_in_content_stand_out_among_phantoms(tmp_path):
     make_phantom(tmp_path, "demo", counts=(9, 3, 1), processes=1)
     statistics, flipped = {}, {}

@@ -14,6 +14,8 @@ from nnunetv2.inference.model_loading import find_model
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PROPERTIES = {"spacing": [2.0, 1.0, 1.0]}
 
 

@@ -70,6 +70,7 @@ def roi_folder(tmp_path):
     return tmp_path / "roi"
 
 
+@pytest.mark.slow
 def test_model_folder_finds_boxes_from_command_to_report(roi_folder, model_folder, image_folder, tmp_path):
     arguments = dict(checkpoint="checkpoint_final.pth", device=CPU, engine="torch", allow_tqdm=False, folds=(0,), mode="fast", precision="fp32")
     assert run_prediction(image_folder, tmp_path / "out", model_folder, roi_model=roi_folder, **arguments) == 0

@@ -88,6 +88,7 @@ def test_the_table_tells_which_mask_is_of_which_series_and_no_file_name_is_a_pat
     assert "case0001_0000.nii.gz" in written and not [name for name in written if "DOE" in name]
 
 
+@pytest.mark.slow
 def test_segs_hold_the_masks_at_their_slices_with_the_labels_names(model_folder, dicom_folder, tmp_path):
     pytest.importorskip("highdicom")
     assert predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True) == 0
@@ -102,6 +103,7 @@ def test_segs_hold_the_masks_at_their_slices_with_the_labels_names(model_folder,
         assert {item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence} == {series.uid}
 
 
+@pytest.mark.slow
 def test_highdicom_reads_the_seg_back_as_the_mask(model_folder, dicom_folder, tmp_path):
     highdicom = pytest.importorskip("highdicom")
     predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
@@ -179,6 +181,7 @@ def test_without_a_series_all_reasons_are_named(model_folder, tmp_path):
     assert "RescaleSlope missing" in str(caught.value) and "tilted by 26.57 degrees" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REALCT / "ts_dicom_0000.nii.gz").is_file(), reason="../shared/realct is not here")
 def test_a_real_ct_as_dicom_has_the_mask_of_its_nifti(model_folder, tmp_path):
     image = sitk.ReadImage(str(REALCT / "ts_dicom_0000.nii.gz"))[50:80, 40:74]

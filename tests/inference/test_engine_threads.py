@@ -13,6 +13,8 @@ from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tests.inference.tiny_model import smooth_ct, wide_network
 
+pytestmark = pytest.mark.slow
+
 CPU, THREADS, PASSES = torch.device("cpu"), 8, 3
 SIZES = [(4, 16, 16), (4, 12, 20), (4, 24, 8), (6, 8, 16)]
 

@@ -133,6 +133,7 @@ def test_sizes_that_a_network_does_not_take_are_refused_with_the_one_that_it_doe
             run(torch.zeros(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wish", ["torch", "openvino", "winograd"])
 @pytest.mark.parametrize("precision", ["fp32", "half"])
 def test_weights_that_are_nan_are_an_error_in_every_engine_and_no_engine_is_blamed(wish, precision):

@@ -65,6 +65,7 @@ def test_one_pass_does_not_find_it_and_the_look_with_all_views_does():
     assert np.array_equal(label_map(fast), exact) and fast.looked_again_for == ("organ", "lesion")[1:]
 
 
+@pytest.mark.slow
 def test_beside_an_organ_in_a_box_it_is_found_and_the_organ_stays():
     data = image(32, np.s_[24:27, 24:27, 24:27], organ=np.s_[4:10, 4:10, 4:10])
     with pytest.warns(UserWarning, match="lesion nearly found"):

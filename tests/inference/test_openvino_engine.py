@@ -13,6 +13,8 @@ from nnunetv2.inference.engines import openvino_engine  # noqa: E402
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, cached_model_path, is_intact, load_or_convert, without_telemetry  # noqa: E402
 from nnunetv2.utilities.errors import InputError  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU, DIVISOR = torch.device("cpu"), (2, 4, 4)
 
 

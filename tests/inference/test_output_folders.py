@@ -201,6 +201,7 @@ class NothingToCompute:
         return CasePrediction(torch.zeros(self.channels, *shape), tuple(slice(0, n) for n in shape), shape, np.array([0.2, 0.3, 0.5]))
 
 
+@pytest.mark.slow
 def test_late_cases_cost_what_early_ones_do(model_folder, tmp_path, monkeypatch):
     """Files opened and listings made a case, which grew with their number; seconds tell more about other work on the machine."""
     import os

@@ -285,6 +285,7 @@ def test_threads_may_share_a_predictor(predictor, images, masks):
     assert all(np.array_equal(mask, masks[i % 3]) for i, mask in enumerate(found))
 
 
+@pytest.mark.slow
 def test_a_predictor_that_is_used_again_and_again_does_not_grow(predictor):
     image = smooth_ct((4, 16, 16))[None]
 

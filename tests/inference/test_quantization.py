@@ -18,6 +18,8 @@ from nnunetv2.inference.engines.guard import GuardedEngine  # noqa: E402
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, load_or_convert  # noqa: E402
 from nnunetv2.inference.quantization import agreement, foreground_window, quantise, quantise_model  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LABELS = LabelManager({"background": 0, "pancreas": 1, "lesion": 2}, None)
 

@@ -26,6 +26,8 @@ from nnunetv2.inference.engines.winograd.structs import Axes, Convolution, Convo
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import wide_network as unet
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 try:
     winograd_library.load_library()

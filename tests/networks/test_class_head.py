@@ -297,6 +297,7 @@ def test_all_errors_of_a_configuration_are_listed():
         make_head(regions={"lesion": [3]}, stages=[2], statistics=["median"])
 
 
+@pytest.mark.slow
 def test_openvino_gives_the_same_logits_at_another_size():
     openvino = pytest.importorskip("openvino")
     torch.manual_seed(0)

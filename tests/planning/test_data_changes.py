@@ -16,6 +16,8 @@ from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.verification import verify
 from tests.planning.conftest import RawDataset
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "nnUNetPlans_3d_fullres"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SPLIT = [{"train": ["a", "b"], "val": ["c"]}]

@@ -75,6 +75,7 @@ def test_memory_estimate_of_the_published_residual_networks(patch, features, siz
     assert conv_feature_map_size(topology, features, (1, 3, 4, 6, 6, 6, 6), (1,) * 6, 3, residual=True) == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 def test_memory_estimate_counts_what_the_network_computes(residual):
     topology = plan_topology((2.5, 1, 1), (8, 32, 48))

@@ -158,6 +158,7 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_run_skips_what_is_done_and_makes_the_rest(dataset):
     raw, preprocessed = dataset
     folder = preprocessed / "nnUNetPlans_3d_fullres"
@@ -177,6 +178,7 @@ def test_run_skips_what_is_done_and_makes_the_rest(dataset):
     assert set(after) == set(before), "half-written files and those of no case are removed"
 
 
+@pytest.mark.slow
 def test_run_starts_over_when_the_plans_change(dataset):
     _, preprocessed = dataset
     preprocess()
@@ -185,6 +187,7 @@ def test_run_starts_over_when_the_plans_change(dataset):
     assert load_case(preprocessed / "nnUNetPlans_3d_fullres", "b")[0].shape == (1, 3, 4, 4)
 
 
+@pytest.mark.slow
 def test_run_names_the_case_that_fails(dataset):
     raw, _ = dataset
     (raw / "labelsTr" / "b.nii.gz").write_bytes(b"not an image")
@@ -206,6 +209,7 @@ def test_run_without_plans_says_which_command_makes_them(dataset):
         preprocess()
 
 
+@pytest.mark.slow
 def test_recipe_lies_beside_the_cases(dataset):
     preprocess()
     assert load_json(dataset[1] / "nnUNetPlans_3d_fullres.recipe.json")["spacing"] == [1.0, 1.0, 1.0]

@@ -62,6 +62,7 @@ def test_calls_are_refused(tmp_path, capsys, call):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [
     b"", b"\x80\x04", b"not a pickle", b"\x80\x04\x8e" + struct.pack("<Q", 2**50) + b"x.", b"\x80\x04\x8b\xff\xff\xff\x7f1.",
     RECONSTRUCT + b"(cnumpy\nndarray\n(L1000000000000000L\ntS'b'\ntR.", b"(" * 100_000, b"]" + b"2" * 1000 + b"a" * 999, b"I" + b"9" * 10_000 + b"\n.",

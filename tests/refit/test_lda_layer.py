@@ -104,6 +104,7 @@ def test_a_head_is_refitted_and_calibrated_with_a_class_of_one_case():
     assert report["cases_per_class"] == [9, 1, 9] and np.isfinite(report["temperature"]) and np.isfinite(report["leave_one_out"]["macro_f1"])
 
 
+@pytest.mark.slow
 def test_left_out_logits_of_noise_are_at_chance():
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(150, 300)), np.arange(150) % 3
@@ -138,6 +139,7 @@ def test_directions_that_mirroring_moves_lose_weight():
     assert weight[1] < 0.2 * weight[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [0, 4])
 def test_refitted_head_computes_the_calibrated_lda(hidden):
     torch.manual_seed(0)

@@ -19,6 +19,8 @@ from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint, spli
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = {
     "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     "arch_kwargs": {

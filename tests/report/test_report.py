@@ -17,6 +17,8 @@ from report.tables import TABLES
 from report.tex import escape, number, setting, values_of
 from tests.evaluation.small_run import image_options, status_of, table_options, write_run
 
+pytestmark = pytest.mark.slow
+
 REPORT = Path(__file__).parents[2] / "report"
 RUN = {"name": "TEAM", "device": "2 CPU cores", "inference_mode": "exact", "data": {"training": 60, "validation": 4, "test": 6},
        "stages": [{"stage": "train", "seconds": 330.0}, {"stage": "predict_test", "seconds": 30.0}],

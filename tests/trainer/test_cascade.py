@@ -34,6 +34,7 @@ def cascade(folders, preprocessed_template, plans, dataset_json, tmp_path, monke
     return make
 
 
+@pytest.mark.slow
 def test_validation_of_the_first_stage_writes_what_the_second_reads(cascade):
     first = cascade("3d_lowres")
     first.run_training()
@@ -44,6 +45,7 @@ def test_validation_of_the_first_stage_writes_what_the_second_reads(cascade):
     assert found.shape == case_store.load_case(Path(first.preprocessed_dataset_folder), "case_6")[0].shape[1:] and set(np.unique(found)) <= {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_the_second_stage_trains_on_the_image_and_one_channel_per_label(cascade):
     second = cascade("3d_cascade_fullres")
     folder = Path(second.folder_with_segs_from_previous_stage)

@@ -212,6 +212,7 @@ class OneBadRequest:
         return (self.gone if epoch == 9 else self.batches).batch(epoch, iteration)
 
 
+@pytest.mark.slow
 def test_workers_keep_the_order_and_pass_on_the_real_error(batches):
     """One start of two processes serves both: good batches, then one from a case that is not there."""
     once = OneBadRequest(batches)

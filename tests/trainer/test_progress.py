@@ -149,6 +149,7 @@ class FailingSink:
         pass
 
 
+@pytest.mark.slow
 def test_a_failing_sink_warns_once_and_the_weights_are_those_without_it(make_trainer, monkeypatch, tmp_path, capsys):
     plain = make_trainer(num_epochs=3)
     plain.run_training()
@@ -213,6 +214,7 @@ class TestTensorBoard:
         events.Reload()
         return [(event.step, event.value) for event in events.Scalars(tag)]
 
+    @pytest.mark.slow
     def test_a_resumed_training_shows_each_epoch_once(self, make_trainer):
         resumed = stop_and_resume(make_trainer)
         resumed.logger.open_sinks(0)  # an epoch of the broken training that its checkpoint does not know

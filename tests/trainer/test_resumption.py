@@ -77,6 +77,7 @@ def edit_dataset(base):
     save_json(description, base / "dataset.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "overrides", "batch_size", "named"), [
     (None, {}, 3, "batch_size was 2, is 3"),
     (None, {"seed": 1}, None, "seed was 0, is 1"),
@@ -155,6 +156,7 @@ def test_validating_a_model_on_what_it_was_trained_on_is_refused(base):
         run_training(DATASET, "3d_fullres", 0, only_run_validation=True, device=CPU)
 
 
+@pytest.mark.slow
 def test_validating_after_a_mask_was_corrected_is_possible(base):
     job().train(CPU)
     correct_mask(base)

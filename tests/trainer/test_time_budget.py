@@ -97,6 +97,7 @@ def quick(monkeypatch, folders, clock):
     return folders / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0"
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_in_what_is_left(quick, clock, monkeypatch):
     class Killed(RuntimeError):
         pass

@@ -18,6 +18,8 @@ from nnunetv2.training import run_training as command
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from tests.trainer.conftest import DATASET
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LENGTH = {"epochs": 2, "iterations": 5, "val_iterations": 1}
 

@@ -189,6 +189,7 @@ def test_log_refuses_a_gap_and_takes_a_correction(tmp_path):
         log.log("lrs", 1.0, 2)
 
 
+@pytest.mark.slow
 def test_progress_picture_is_drawn_with_and_without_classes(tmp_path):
     for has_classes in (False, True):
         folder = tmp_path / str(has_classes)

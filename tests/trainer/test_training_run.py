@@ -18,6 +18,8 @@ from nnunetv2.utilities.checkpoint import load_checkpoint, split_network_weights
 from nnunetv2.utilities.files import load_json
 from tests.trainer.stopping_trainer import StopsAfterOneEpoch
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -140,6 +140,7 @@ def test_batch_normalisation_leaves_the_plans_as_they_are(made):
     assert trainer.configuration_manager.network_arch_init_kwargs["norm_op"].endswith("InstanceNorm3d")
 
 
+@pytest.mark.slow
 def test_prediction_builds_the_network_of_the_trainer(make_trainer):
     trainer = make_trainer(find_trainer("nnUNetTrainerBN"), **ONE_EPOCH)
     trainer.run_training()
@@ -188,6 +189,7 @@ def test_a_folder_of_trainers_that_is_not_there_is_named(monkeypatch):
         find_trainer("nnUNetTrainerOfAnotherTest")
 
 
+@pytest.mark.slow
 def test_short_training_sets_a_rate_in_every_step(folders, make_trainer):
     from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort, rate_at
 

@@ -95,6 +95,7 @@ def test_short_epochs_have_a_picture_of_the_last_alone(make_trainer, monkeypatch
     assert drawn(make_trainer(**ONE_EPOCH | {"num_epochs": 3, "picture_every": 1}), monkeypatch) == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_a_training_with_a_class_head_leaves_the_picture(make_trainer, deep_supervision):
     trainer = make_trainer(**ONE_EPOCH, enable_deep_supervision=deep_supervision, oversample_foreground_percent=1.0)

@@ -65,6 +65,7 @@ def test_another_shape_is_refused(tmp_path, content, shape):
     assert "not as they must be" in refusal(written(tmp_path, content), shape)
 
 
+@pytest.mark.slow
 @given(content=json_values)
 def test_whatever_a_shape_is_asked_it_answers_with_problems_or_none(content):
     for shape in SHAPES:
