@@ -28,8 +28,8 @@ setup(
         "SimpleITK>=2.2.1", "blosc2>=3.0.0", "isal>=1.7", "threadpoolctl", "tqdm", "pydantic>=2.5", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
     ],
     extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": ["fastapi>=0.115", "uvicorn>=0.30"], "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
-                    "progress": ["tensorboard"],
-                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard"],
+                    "progress": ["tensorboard"], "cluster": ["distributed"],
+                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed"],
                     "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit"]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},

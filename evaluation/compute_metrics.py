@@ -29,6 +29,7 @@ from evaluation.subtype_tables import read_predictions, read_probabilities, read
 from evaluation.summary import case_row, summarise_segmentation, summarise_subtype
 from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
+from nnunetv2.utilities.cluster import add_scheduler_flag, n_workers, workers_of
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
 from nnunetv2.utilities.errors import CasesFailed, InputError
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         description = description_of(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
         if args.subtypes and description.task is None:
             raise ValueError(f"{args.dataset} declares no class task; leave --subtypes and --truth out")
-        metrics = compute(args, description)
+        with workers_of(args.scheduler, args.jobs):
+            metrics = compute(args, description)
     except (ValueError, CasesFailed) as error:
         raise InputError(f"nothing was scored:\n{error}") from error
     metrics = {"synthetic": args.synthetic or is_synthetic(args.ref) or description.made_up, "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
@@ -96,7 +98,9 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
 def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int, description: DataDescription) -> tuple[list[dict], list[str]]:
     """Rows of all cases in the order of `jobs`, and the problems of those that cannot be scored."""
     score = partial(_score_case, surface=surface, description=description)
-    if processes > 1:
+    if n_workers():  # they have folders of their own
+        jobs = {case: (reference.absolute(), prediction and prediction.absolute()) for case, (reference, prediction) in jobs.items()}
+    if processes > 1 or n_workers():
         results = list(in_processes(score, {case: (case, *paths) for case, paths in jobs.items()}, processes, "Scoring").values())
     else:
         results = [score(case, *paths) for case, paths in tqdm(jobs.items(), desc="Scoring", unit="case", disable=None)]
@@ -174,6 +178,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--bootstrap", type=whole_number(1), default=2000, help="resamples (default 2000)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     parser.add_argument("--jobs", type=whole_number(1), default=os.cpu_count() or 1, help="processes (default: one per core)")
+    add_scheduler_flag(parser)
     parser.add_argument("--surface", choices=SURFACES, default="elements", help="definition of a surface (see evaluation/surface.py)")
     parser.add_argument("--allow-missing", action="store_true", help="score missing predictions as empty masks")
     parser.add_argument("--allow-training-cases", action="store_true", help="score cases that the model was trained on")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
+from nnunetv2.utilities.cluster import add_scheduler_flag, workers_of
 from nnunetv2.utilities.commands import real_number, run, whole_number
 
 
@@ -33,6 +34,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-prev_stage_predictions", default=None, help="folder with predictions of the previous cascade stage")
     parser.add_argument("-num_parts", type=whole_number(1), default=1, help="split the cases over this many machines")
     parser.add_argument("-part_id", type=whole_number(0), default=0, help="which part this machine does, from 0")
+    add_scheduler_flag(parser)
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
     parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
@@ -56,17 +58,25 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
 def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Namespace], str]) -> None:
     if args.disable_tta and args.tta not in (None, 1):
         sys.exit(f"error: --disable_tta and --tta {args.tta} contradict each other")
+    if args.scheduler is not None and args.num_parts > 1:
+        sys.exit("error: --scheduler divides the cases itself; leave -num_parts out")
     device = device_from_name(args.device)
     from nnunetv2.inference.predict_from_raw_data import run_prediction
 
     def go() -> int | None:
-        return run_prediction(
-            args.i, args.o, findmodel_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode, precision=args.precision,
-            tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine, roi_model=args.roi_model,
+        settings = dict(
+            input_folder=args.i, output_folder=args.o, model_folder=findmodel_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode,
+            precision=args.precision, tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine, roi_model=args.roi_model,
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
             folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,
             device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar, dicom_seg=args.dicom_seg, dicom_images=args.dicom_images)
+        if args.scheduler is None:
+            return run_prediction(**settings)
+        from nnunetv2.inference.cluster_prediction import predict_on_workers
+
+        with workers_of(args.scheduler):
+            return predict_on_workers(settings)
 
     run(go)
 

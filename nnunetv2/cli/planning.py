@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from nnunetv2.cli.common import make_parser, processes
+from nnunetv2.utilities.cluster import add_scheduler_flag, workers_of
 from nnunetv2.utilities.commands import real_number, run
 
 PLANNERS = "ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL, or one below nnunetv2/experiment_planning"
@@ -50,12 +51,17 @@ def extract_fingerprint(argv: Sequence[str] | None = None) -> None:
     parser = make_parser("extract_fingerprint", "Spacings, shapes and foreground intensities of a raw dataset.", "nnUNetv2_extract_fingerprint -d 777")
     _add_dataset_ids(parser)
     _add_fingerprint_flags(parser, "-np")
+    add_scheduler_flag(parser)
     _add_verbosity(parser)
     args = parser.parse_args(argv)
     _quiet(args)
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-    run(api.extract_fingerprints, args.d, num_processes=args.np, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
+    def extract() -> None:
+        with workers_of(args.scheduler, args.np):
+            api.extract_fingerprints(args.d, num_processes=args.np, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
+
+    run(extract)
 
 
 def plan_experiment(argv: Sequence[str] | None = None) -> None:
@@ -76,12 +82,17 @@ def preprocess(argv: Sequence[str] | None = None) -> None:
     _add_dataset_ids(parser)
     parser.add_argument("-plans_name", default="nnUNetPlans", help="plans to use")
     _add_preprocess_flags(parser)
+    add_scheduler_flag(parser)
     _add_verbosity(parser)
     args = parser.parse_args(argv)
     _quiet(args)
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-    run(api.preprocess, args.d, args.plans_name, args.c, args.np, args.verbose)
+    def every_configuration() -> None:
+        with workers_of(args.scheduler, max(args.np) if args.np else None):
+            api.preprocess(args.d, args.plans_name, args.c, args.np, args.verbose)
+
+    run(every_configuration)
 
 
 def plan_and_preprocess(argv: Sequence[str] | None = None) -> None:
@@ -92,16 +103,18 @@ def plan_and_preprocess(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no_pp", action="store_true", help="stop after planning")
     _add_planner_flags(parser)
     _add_preprocess_flags(parser)
+    add_scheduler_flag(parser)
     _add_verbosity(parser)
     args = parser.parse_args(argv)
     _quiet(args)
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
     def everything() -> None:
-        api.extract_fingerprints(args.d, num_processes=args.npfp, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
-        plans_name = api.plan_experiments(args.d, args.pl, args.gpu_memory_target, args.preprocessor_name,
-                                          args.overwrite_target_spacing, args.overwrite_plans_name)
-        if not args.no_pp:
-            api.preprocess(args.d, plans_name, args.c, args.np, args.verbose)
+        with workers_of(args.scheduler, max(args.np) if args.np else args.npfp):
+            api.extract_fingerprints(args.d, num_processes=args.npfp, check_dataset_integrity=args.verify_dataset_integrity, clean=args.clean, verbose=args.verbose)
+            plans_name = api.plan_experiments(args.d, args.pl, args.gpu_memory_target, args.preprocessor_name,
+                                              args.overwrite_target_spacing, args.overwrite_plans_name)
+            if not args.no_pp:
+                api.preprocess(args.d, plans_name, args.c, args.np, args.verbose)
 
     run(everything)

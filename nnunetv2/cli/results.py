@@ -1,8 +1,10 @@
 """Commands that evaluate, ensemble, post-process, share and draw."""
 
+import os
 from collections.abc import Sequence
 
 from nnunetv2.cli.common import fold, make_parser, processes
+from nnunetv2.utilities.cluster import add_scheduler_flag, workers_of
 from nnunetv2.utilities.commands import real_number, run, whole_number
 
 FIVE_FOLDS = (0, 1, 2, 3, 4)
@@ -18,10 +20,18 @@ def evaluate_folder(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", default=None, help="output file; default: pred_folder/summary.json")
     parser.add_argument("-np", type=processes, default=None, help="processes; default: one a core")
     parser.add_argument("--chill", action="store_true", help="missing predictions are left out instead of refused")
+    add_scheduler_flag(parser)
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 
-    run(compute_metrics_on_folder2, args.gt_folder, args.pred_folder, args.djfile, args.pfile, args.o, args.np, chill=args.chill)
+    def evaluate() -> None:
+        with workers_of(args.scheduler, args.np):
+            folders = args.gt_folder, args.pred_folder
+            if args.scheduler is not None:  # its workers have folders of their own
+                folders = tuple(map(os.path.abspath, folders))
+            compute_metrics_on_folder2(*folders, args.djfile, args.pfile, args.o, args.np, chill=args.chill)
+
+    run(evaluate)
 
 
 def evaluate_simple(argv: Sequence[str] | None = None) -> None:

@@ -150,7 +150,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")
     jobs = {name: (os.path.join(folder_ref, name), os.path.join(folder_pred, name), image_reader_writer, regions_or_labels, ignore_label, known_labels)
             for name in predictions}
-    summary = summarize(list(in_threads(evaluate_case, jobs, num_processes, "Evaluating").values()), regions_or_labels)
+    summary = summarize(list(in_threads(evaluate_case, jobs, num_processes, "Evaluating", anywhere=True).values()), regions_or_labels)
     if output_file is not None:
         save_summary_json(summary, output_file)
     return summary

@@ -65,7 +65,7 @@ class DatasetFingerprintExtractor:
         if self.verbose:
             print(f"Fingerprint of {len(cases)} cases, {N_SAMPLES // len(cases)} foreground voxels each.")
         jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
-        results = list(in_threads(analyze, jobs, self.num_threads, "fingerprint").values())
+        results = list(in_threads(analyze, jobs, self.num_threads, "fingerprint", anywhere=True).values())
         intensities = {}
         for channel, name in enumerate(dataset_json["channel_names"].values()):
             samples = np.concatenate([result.samples[channel] for result in results])

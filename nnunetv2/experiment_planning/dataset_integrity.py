@@ -39,7 +39,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
     statistics = {}
-    for case, (found, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases").items():
+    for case, (found, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases", anywhere=True).items():
         problems += [f"{case}: {problem}" for problem in found]
     if dataset_json["channel_names"].get("0", "").lower() == "ct":  # other intensities have another scale in every case
         for line in outliers(statistics):

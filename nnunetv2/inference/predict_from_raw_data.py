@@ -296,9 +296,11 @@ def run_prediction(
     allow_tqdm: bool = True,
     dicom_seg: bool = False,
     dicom_images: PathLike | None = None,
+    raise_failures: bool = False,
 ) -> int:
     """`nnUNetv2_predict` as a function: the exit status, 1 if cases failed (they are listed), else 0.
 
+    raise_failures: InputError with the list, instead of a status.
     An input folder that holds DICOM series and no images is converted into `dicom_images` first; see `dicom_cases`.
     """
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -308,7 +310,7 @@ def run_prediction(
         verbose=verbose, verbose_preprocessing=verbose,
         allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
         roi_model=roi_model)
-    dicom = _refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json", dicom_seg, dicom_images)
+    dicom = refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json", dicom_seg, dicom_images)
     source, target = (input_folder, output_folder) if dicom is None else (dicom.images, dicom.outputs)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
     failures, messages = {}, []
@@ -327,12 +329,14 @@ def run_prediction(
         return 130
     if dicom is not None:
         messages += dicom.finish(failures.keys(), part_id, num_parts)
+    if messages and raise_failures:
+        raise InputError("\n".join(messages))
     if messages:
         print("error: " + "\n".join(messages), file=sys.stderr)
     return int(bool(messages))
 
 
-def _refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path, dicom_seg: bool, dicom_images: PathLike | None) -> DicomCases | None:
+def refuse_before_loading(input_folder: PathLike, output_folder: PathLike, dataset_json: Path, dicom_seg: bool, dicom_images: PathLike | None) -> DicomCases | None:
     """What needs no network to be refused: an input folder without cases, cases that would overwrite each other, an output folder that is read-only.
 
     Where the folder holds DICOM series they are converted.

@@ -15,17 +15,22 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nnunetv2.configuration import available_cores, default_num_processes
+from nnunetv2.utilities import cluster
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, CasesFailed, in_one_message
 
 SILENCE = 60.0  # seconds without a result after which workers that somebody stopped are named
 
 
-def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int | None, description: str) -> dict[str, Any]:
+def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int | None, description: str, anywhere: bool = False) -> dict[str, Any]:
     """{name: function(*arguments)} in the order of `jobs`, for work that is mostly reading, writing and numpy.
+
+    anywhere: on a cluster's workers where one is in use (see cluster.py); `function` must then be as `in_processes` wants it.
 
     Raises:
         CasesFailed: some jobs failed; all others were still done.
     """
+    if anywhere and cluster.n_workers():
+        return _on_cluster(function, jobs, description)
     results, failures = {}, {}
     with ThreadPoolExecutor(_workers(num_threads, jobs)) as pool, _progress(description, jobs) as bar:
         names = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
@@ -42,8 +47,11 @@ def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int |
 def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: int | None, description: str) -> dict[str, Any]:
     """As `in_threads`, in worker processes. A worker that dies costs its case alone, which is named, and is replaced.
 
-    `function` must be importable, or a partial of one that is. A worker that somebody stopped (SIGSTOP) is named on stderr.
+    `function` must be importable, or a partial of one that is. A worker that somebody stopped (SIGSTOP) is named on stderr. Where a
+    cluster is in use (see cluster.py) its workers do the jobs, however many `num_processes`.
     """
+    if cluster.n_workers():
+        return _on_cluster(function, jobs, description)
     num_processes = _workers(num_processes, jobs)
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
@@ -73,6 +81,16 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
         for worker in workers:
             worker.process.kill()  # a stopped one does not hear anything gentler; what it was writing is swept as a leftover
             worker.process.join()
+    _raise_failures(failures, jobs, description)
+    return {name: results[name] for name in jobs}
+
+
+def _on_cluster(function: Callable, jobs: Mapping[str, tuple], description: str) -> dict[str, Any]:
+    results, failures = {}, {}
+    with _progress(description, jobs) as bar:
+        for name, succeeded, value in cluster.outcomes(_attempt, {name: (function, arguments) for name, arguments in jobs.items()}):
+            (results if succeeded else failures)[name] = value
+            bar.update()
     _raise_failures(failures, jobs, description)
     return {name: results[name] for name in jobs}
 
@@ -119,10 +137,19 @@ def _serve(connection: Connection, function: Callable, num_threads: int) -> None
             arguments = connection.recv()
         except EOFError:
             return
+        outcome = _attempt(function, arguments)
         try:
-            connection.send((True, function(*arguments)))
-        except Exception as error:
+            connection.send(outcome)
+        except Exception as error:  # a result that cannot be pickled
             connection.send((False, _reason(error)))
+
+
+def _attempt(function: Callable, arguments: tuple) -> tuple[bool, Any]:
+    """(True, result), or (False, reason)."""
+    try:
+        return True, function(*arguments)
+    except Exception as error:
+        return False, _reason(error)
 
 
 def _reason(error: BaseException) -> str:
