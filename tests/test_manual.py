@@ -20,6 +20,7 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "tests.conformance.run": ("tests/conformance/run.py",),
     "experiments/real.py": ("experiments/real.py",),
     "experiments/robustness.py": ("experiments/robustness.py",),
+    "add_scheduler_flag": ("nnunetv2/utilities/cluster.py",),
 }
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content
 INLINE = re.compile(r"`((?:bash|python) [^`\n]+|nnUNetv2_\w+ [^`\n]+)`")
