@@ -14,6 +14,7 @@ from tests.conformance.models import trained_models
 
 LOSS_BOUND = 1e-4  # relative, after four steps
 LOGIT_BOUND = 1e-3
+PROBABILITY_BOUND = 5e-3  # as for predicted files: half a unit in the last place of a logit of 20 in fp16 is .008
 
 
 def check_custom_trainers(bench: Bench) -> Iterator[Row]:
@@ -49,7 +50,8 @@ def check_programs_that_predict(bench: Bench) -> Iterator[Row]:
     ours, theirs = both(bench, "arrays_in_memory", model=str(model), images=images)
     for i in range(len(images)):
         yield agreeing(f"program on arrays in memory: mask {i}", ours["masks"][i], theirs["masks"][i])
-        yield within(f"program on arrays in memory: probabilities {i}", ours["probabilities"][i], theirs["probabilities"][i], LOGIT_BOUND)
+        yield within(f"program on arrays in memory: probabilities {i}", ours["probabilities"][i], theirs["probabilities"][i], PROBABILITY_BOUND,
+                     note="fp16 sums on both sides")
     ours, theirs = both(bench, "own_loop", model=str(model), image=images[1])
     yield within("program with a loop of its own: preprocessed array", ours["preprocessed"], theirs["preprocessed"], 1e-5)
     yield within("program with a loop of its own: logits", ours["logits"], theirs["logits"], LOGIT_BOUND, relative=True)

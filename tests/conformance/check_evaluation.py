@@ -175,6 +175,7 @@ def check_best_configuration(bench: Bench) -> Iterator[Row]:
     for found in information:
         for key in ("postprocessing_file", "some_plans_file"):
             found["best_model_or_ensemble"][key] = Path(found["best_model_or_ensemble"][key]).stem
+        found.pop("scored_on", None)  # here alone: whether the cases were held out
         found["folds"], found["dataset_name_or_id"] = list(found["folds"]), str(found["dataset_name_or_id"])
     yield equal("nnUNetv2_find_best_configuration: inference_information.json", *map(rounded, information))
     merged = f"crossval_results_folds_{'_'.join(map(str, FOLDS))}"
@@ -195,8 +196,8 @@ def check_model_zip(bench: Bench) -> Iterator[Row]:
     yield equal("model zip: members of upstream's that are here too", sorted(n for n in names["upstream"] & names["ours"] if "debug" not in n),
                 sorted(n for n in names["upstream"] if "debug" not in n), note="debug.json is a text dump that upstream alone writes")
     added = sorted(Path(n).name for n in names["ours"] - names["upstream"])
-    yield Row("model zip: more members here (on purpose)", ", ".join(added), "", f"{len(added)} more", "inference_* alone",
-              all(n.startswith("inference_") for n in added), "upstream packs them only beside an ensemble folder")
+    yield Row("model zip: more members here (on purpose)", ", ".join(added), "", f"{len(added)} more", "inference_* and manifests alone",
+              all(n.startswith("inference_") or n == "manifest.json" for n in added), "upstream packs inference_* only beside an ensemble folder and has no manifest")
     exchanged = Bench(bench.folder / "exchange")
     exchanged.upstream.command("install_pretrained_model_from_zip", zips["ours"])
     exchanged.command("install_pretrained_model_from_zip", zips["upstream"])

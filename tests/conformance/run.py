@@ -26,11 +26,10 @@ from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
 
-GROUPS = (  # rooms that share planned data sets and trained models go into one process
-    ("imageio", "planning", "preprocessing", "network", "loss", "training"),
-    ("inference", "evaluation", "commands", "downstream"),
-)
-ROOMS = [room for group in GROUPS for room in group]
+ROOMS = ["imageio", "planning", "preprocessing", "network", "loss", "training", "inference", "evaluation", "commands", "downstream"]
+SHARING = {"inference", "evaluation", "commands", "downstream"}  # rooms whose checks share trained models: one process does them
+WITHOUT_MODELS = {"check_cpu_engines_full_size", "check_sliding_window", "check_custom_trainers"}  # but these
+Unit = tuple[str, str]  # room, name of a check
 
 
 def run_check(check, bench: Bench) -> list[Row]:
@@ -47,32 +46,25 @@ def run_check(check, bench: Bench) -> list[Row]:
     return rows
 
 
-def compare(rooms: list[str], folder: Path, reduced: bool, line: int = 0) -> dict[str, list[Row]]:
-    """Rows of each of `rooms`, compared in `folder`; the progress bar goes to this line of the terminal."""
+def compare(units: list[Unit], folder: Path, reduced: bool, line: int = 0) -> dict[Unit, list[Row]]:
+    """Rows of each check of `units`, compared in `folder`; the progress bar goes to this line of the terminal."""
     torch.set_num_threads(int(THREADS))
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, reduced)
-    rows: dict[str, list[Row]] = {}
-    for room in tqdm(rooms, desc="rooms", position=line, disable=None):
-        try:
-            checks = checks_of(room)
-        except ImportError as error:
-            rows[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
-            continue
-        rows[room] = []
-        for check in checks:
-            began = time.monotonic()
-            rows[room] += run_check(check, bench)
-            print(f"{room} {check.__name__}: {time.monotonic() - began:.1f} s", flush=True)
+    rows: dict[Unit, list[Row]] = {}
+    for room, name in tqdm(units, desc="checks", position=line, disable=None):
+        began = time.monotonic()
+        rows[room, name] = run_check(next(check for check in checks_of(room) if check.__name__ == name), bench)
+        print(f"{room} {name}: {time.monotonic() - began:.1f} s", flush=True)
     bench.upstream.close()
     return rows
 
 
-def compare_in_processes(groups: list[list[str]], folder: Path, reduced: bool) -> dict[str, list[Row]]:
-    """As `compare`, each group of rooms in a process and a folder of its own."""
+def compare_in_processes(groups: list[list[Unit]], folder: Path, reduced: bool) -> dict[Unit, list[Row]]:
+    """As `compare`, each group in a process and a folder of its own."""
     with ProcessPoolExecutor(len(groups), mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = [pool.submit(compare, group, folder / str(i), reduced, i) for i, group in enumerate(groups)]
-        return {room: rows for run in runs for room, rows in run.result().items()}
+        return {unit: rows for run in runs for unit, rows in run.result().items()}
 
 
 def checks_of(room: str) -> list:
@@ -126,11 +118,18 @@ def main() -> int:
     if args.real_cts:
         os.environ["CONFORMANCE_REAL_CTS"] = args.real_cts
     folder, start = args.keep or Path(tempfile.mkdtemp(prefix="conformance_")), time.monotonic()
-    groups = [chosen for group in GROUPS if (chosen := [room for room in group if room in args.only])]
-    if args.jobs == 1 or len(groups) == 1:
-        rooms = compare([room for group in groups for room in group], folder, args.reduced)
-    else:
-        rooms = compare_in_processes(groups, folder, args.reduced)
+    rooms: dict[str, list[Row]] = {room: [] for room in args.only}
+    units: list[Unit] = []
+    for room in args.only:
+        try:
+            units += [(room, check.__name__) for check in checks_of(room)]
+        except ImportError as error:
+            rooms[room] = [Row(f"{room} can be imported", "error", "", str(error), "imports", False)]
+    shared = [unit for unit in units if unit[0] in SHARING and unit[1] not in WITHOUT_MODELS]
+    groups = [group for group in (shared, [unit for unit in units if unit not in shared]) if group]
+    found = compare(units, folder, args.reduced) if args.jobs == 1 or len(groups) == 1 else compare_in_processes(groups, folder, args.reduced)
+    for unit in units:
+        rooms[unit[0]] += found[unit]
     if not args.keep:
         shutil.rmtree(folder)
     print_table(rooms)

@@ -17,10 +17,10 @@ HOOKS = ("initialize", "_set_batch_size_and_oversample", "build_network_architec
 STATIC = ("build_network_architecture", "get_training_transforms", "get_validation_transforms")
 
 
-def traced(base, calls, transforms):
+def traced(base, calls, transforms, datasets):
     """A subclass of the same name that notes every hook when it is entered, not what a hook calls of its own base class.
 
-    `transforms` receives the names of the training transforms.
+    `transforms` receives the names of the training transforms, `datasets` the cases of the training and the validation dataset.
     """
 
     def note(name):
@@ -37,6 +37,8 @@ def traced(base, calls, transforms):
                 running.pop()
             if name == "get_training_transforms":
                 transforms[:] = [type(getattr(transform, "transform", transform)).__name__ for transform in result.transforms]
+            if name == "get_tr_and_val_datasets":
+                datasets[:] = [sorted(dataset.identifiers) for dataset in result]
             return result
 
         return staticmethod(hook) if name in STATIC else hook
@@ -47,8 +49,8 @@ def traced(base, calls, transforms):
 def train(trainer, plans, dataset_json, configuration, weights=None):
     """{calls, settings, outcome} of a training from the weights in file `weights`, which is written first when it is not there."""
     torch.manual_seed(0)
-    calls, transforms = [], []
-    made = traced(getattr(trainers, trainer), calls, transforms)({**plans, "continue_training": False}, configuration, 0, dataset_json, device=torch.device("cpu"))
+    calls, transforms, datasets = [], [], []
+    made = traced(getattr(trainers, trainer), calls, transforms, datasets)({**plans, "continue_training": False}, configuration, 0, dataset_json, device=torch.device("cpu"))
     made.initialize()
     if weights is not None and os.path.isfile(weights):
         made.network.load_state_dict(torch.load(weights, weights_only=True))
@@ -63,6 +65,7 @@ def train(trainer, plans, dataset_json, configuration, weights=None):
         probe = torch.linspace(-1, 1, int(np.prod(made.configuration_manager.patch_size))).reshape(1, 1, *made.configuration_manager.patch_size)
         out = made.network(probe)
     group = made.optimizer.param_groups[0]
+    drawn = {key for _, keys in steps for key in keys}
     outcome = {
         "losses": [float(np.mean(made.logger.get_value(key, step=-1))) for key in ("train_losses", "val_losses")],
         "weights": np.concatenate([value.detach().numpy().ravel() for value in made.network.state_dict().values()]).astype(np.float64),
@@ -75,7 +78,7 @@ def train(trainer, plans, dataset_json, configuration, weights=None):
             "optimizer": type(made.optimizer).__name__, "weight_decay": group["weight_decay"], "last_rate": round(group["lr"], 9),
             "rates": [round(float(made.logger.get_value("lrs", step=epoch)), 9) for epoch in range(made.num_epochs)],
             "loss": type(made.loss).__name__, "mirroring": made.inference_allowed_mirroring_axes, "oversampling": made.oversample_foreground_percent,
-            "batches": sorted({tuple(shape) for shape, _ in steps}), "cases": sorted({key for _, keys in steps for key in keys}),
+            "batches": sorted({tuple(shape) for shape, _ in steps}), "cases": datasets, "drawn_elsewhere": sorted(drawn - set(datasets[0])) if datasets else sorted(drawn),
             "checkpoints": sorted(file.name for file in Path(made.output_folder).glob("*.pth")),
             "checkpoint": sorted(set(torch.load(Path(made.output_folder) / "checkpoint_final.pth", weights_only=False)) & CHECKPOINT_KEYS),
             "epoch": made.current_epoch, "folder": Path(made.output_folder).parent.name, "transforms": transforms, "own": [len(getattr(made, "seen", [])), len(getattr(made, "read", []))],
