@@ -4,8 +4,8 @@
     subtype_probabilities.csv  Names,p_0,p_1,p_2,lesion_found       quiz_001.nii.gz,0.103101,0.207713,0.689186,1
 
 Both are named after the task; a row's name is its mask's file name. lesion_found is 0 where the case's mask shows no lesion: its
-probabilities are then the classes' shares of the training cases. It is empty where the class does not rest on the lesion. A text that a spreadsheet would run (=..., +..., -..., @...)
-has an apostrophe in front (utilities/csv_cells.py).
+probabilities are then the classes' shares of the training cases. It is empty where the class does not rest on the lesion. A text
+that a spreadsheet would run (=..., +..., -..., @...) has an apostrophe in front (utilities/csv_cells.py).
 """
 
 import csv
@@ -69,7 +69,10 @@ class ClassTables:
             self._write(self._part, self._header(), self._rows)
 
     def add(self, mask_name: str, probabilities: np.ndarray, lesion_found: bool | None = None) -> None:
-        """Write the row of a case; probabilities (n_classes,), lesion_found None where nobody looked. OSError if the disk does not take it, and then no part of it is there."""
+        """Write the row of a case; probabilities (n_classes,), lesion_found None where nobody looked.
+
+        OSError if the disk does not take it, and then no part of it is there.
+        """
         with self._lock:
             if self._rows is None:
                 self.begin()
