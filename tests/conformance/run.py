@@ -1,6 +1,6 @@
 """Run every comparison with upstream nnU-Net, print the table and write results/conformance.json.
 
-    bash experiments/run_conformance.sh            # builds the reference environment first; a quarter of an hour on 2 cores
+    bash experiments/run_conformance.sh            # builds the reference environment first; twenty minutes on 2 cores
     python -m tests.conformance.run --only network loss --reduced
 """
 
