@@ -190,11 +190,17 @@ class RunRecord(FileShape):
     synthetic: bool = False
     data_description: DescriptionShape | None = None
     name: str | None = None
-    stages: list[_Stage]
+    stages: list[_Stage] = []
     environment: dict[str, Any] = {}
     training: dict[str, Any] = {}
     plan: dict[str, Any] = {}
     class_evidence: ClassEvidence | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "RunRecord":
+        if not self.model_fields_set & type(self).model_fields.keys():
+            raise ValueError("it must hold what was run: name, stages, environment, training or plan")
+        return self
 
 
 class _Seconds(FileShape):
@@ -232,6 +238,6 @@ class SpeedTable(FileShape):
 
     @model_validator(mode="after")
     def _not_empty(self) -> "SpeedTable":
-        if not self.runs and not self.rows:
+        if not {"runs", "rows"} & self.model_fields_set:
             raise ValueError("it must hold runs or rows")
         return self

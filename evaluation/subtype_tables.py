@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2.utilities.classification import FOUND, LESION_FOUND
+from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 
 SUM_TOLERANCE = 1e-3  # probabilities are written with few digits
@@ -39,8 +39,8 @@ def read_probabilities(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
     errors += _bad_names(rows)
     table = {}
     for row in rows:
-        if row.get(LESION_FOUND, "") not in FOUND:
-            errors.append(f"{row['Names']}: {LESION_FOUND} {row[LESION_FOUND]!r} must be one of {', '.join(map(repr, FOUND))}")
+        if problem := lesion_found_in(row)[1]:
+            errors.append(f"{row['Names']}: {problem}")
         try:
             values = np.array([float(row[column]) for column in columns])
         except ValueError:
@@ -58,10 +58,10 @@ def case_of(name: str) -> str:
 
 
 def _read(path: Path, columns: list[str], optional: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows, and what is wrong with them: names given twice, empty fields but in `optional` columns."""
+    """Rows, and what is wrong with them: names given twice, empty fields."""
     table = read_csv(path, columns, only_these=True, optional=optional)
     errors = given_twice([row[columns[0]] for row in table.rows], table.lines)
-    return table.rows, errors + [f"line {line} has an empty field: {row}" for row, line in zip(table.rows, table.lines) if "" in (row[column] for column in columns)]
+    return table.rows, errors + [f"line {line} has an empty field: {row}" for row, line in zip(table.rows, table.lines) if "" in row.values()]
 
 
 def _bad_names(rows: list[dict[str, str]]) -> list[str]:

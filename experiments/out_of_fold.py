@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nnunetv2.utilities.classification import FOUND, LESION_FOUND
+from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in, lesion_mark
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_rows
 from nnunetv2.utilities.errors import InputError, name_some
@@ -93,6 +93,7 @@ def read_table(path: Path) -> tuple[list[str], Table]:
             usable = False
         if not usable:
             problems.append(f"line {line}: {[row[column] for column in columns]} must be probabilities, from 0 to 1")
+        problems += [f"line {line}: {problem}"] if (problem := lesion_found_in(row)[1]) else []
     problems += [f"column {column!r} must be called p_CLASS" for column in columns if not column.startswith("p_")]
     problems += ["it must have columns p_CLASS"] if not columns else []
     refuse(path, problems)
@@ -101,14 +102,13 @@ def read_table(path: Path) -> tuple[list[str], Table]:
 
 def lesions_found(path: Path) -> dict[str, bool | None]:
     """{mask file name: whether a lesion was found} of the same table; None where it does not say."""
-    return {row["Names"]: FOUND.get(row.get(LESION_FOUND, "")) for row in read_csv(path, ["Names"]).rows}
+    return {row["Names"]: lesion_found_in(row)[0] for row in read_csv(path, ["Names"]).rows}
 
 
 def write_tables(folder: Path, classes: list[str], table: Table, task: str = TASK, found: Mapping[str, bool | None] | None = None) -> None:
     """Both tables of classes, as prediction writes them; found: as `lesions_found` gives it."""
-    mark = {flag: text for text, flag in FOUND.items()}
     probabilities = [["Names", *(f"p_{name}" for name in classes), LESION_FOUND]]
-    probabilities += [[name, *(f"{p:.6f}" for p in row), mark[(found or {}).get(name)]] for name, row in sorted(table.items())]
+    probabilities += [[name, *(f"{p:.6f}" for p in row), lesion_mark((found or {}).get(name))] for name, row in sorted(table.items())]
     results = [["Names", task.capitalize()]] + [[name, classes[row.index(max(row))]] for name, row in sorted(table.items())]
     for path, rows in zip(tables_of(folder, task), (probabilities, results)):
         write_rows(path, rows)

@@ -13,7 +13,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
-from nnunetv2.utilities.classification import FOUND, LESION_FOUND, ClassificationTask
+from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask, lesion_found_in
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
 from nnunetv2.utilities.errors import InputError
@@ -179,9 +179,9 @@ def _read_class_table(file: Path, task: ClassificationTask) -> dict[str, tuple[n
             values = np.array([np.nan])
         if not np.all((values >= 0) & (values <= 1)):
             problems.append(f"line {line}: {[row[column] for column in columns]} are no probabilities")
-        if row.get(LESION_FOUND, "") not in FOUND:
-            problems.append(f"line {line}: {LESION_FOUND} {row[LESION_FOUND]!r} must be one of {', '.join(map(repr, FOUND))}")
-        probabilities[row["Names"]] = values, FOUND.get(row.get(LESION_FOUND, ""))
+        found, problem = lesion_found_in(row)
+        problems += [f"line {line}: {problem}"] if problem else []
+        probabilities[row["Names"]] = values, found
     refuse(file, problems)
     return probabilities
 

@@ -4,7 +4,7 @@
     subtype_probabilities.csv  Names,p_0,p_1,p_2,lesion_found       quiz_001.nii.gz,0.103101,0.207713,0.689186,1
 
 Both are named after the task; a row's name is its mask's file name. lesion_found is 0 where the case's mask shows no lesion: its
-probabilities are then the classes' shares of the training cases. It is empty where the class does not rest on the lesion. A text
+probabilities are then the classes' shares of the training cases. It is unknown where the class does not rest on the lesion. A text
 that a spreadsheet would run (=..., +..., -..., @...) has an apostrophe in front (utilities/csv_cells.py).
 """
 
@@ -19,7 +19,7 @@ from threading import Lock
 
 import numpy as np
 
-from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask
+from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask, lesion_mark
 from nnunetv2.utilities.csv_cells import guarded, unguarded
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.errors import InputError
@@ -163,7 +163,7 @@ class ClassTables:
 
 
 def _as_written(probabilities: np.ndarray, lesion_found: bool | None) -> tuple[str, ...]:
-    return (*(f"{p:.6f}" for p in probabilities), "" if lesion_found is None else str(int(lesion_found)))
+    return (*(f"{p:.6f}" for p in probabilities), lesion_mark(lesion_found))
 
 
 def _append(path: Path, row: Sequence[str]) -> None:

@@ -7,17 +7,26 @@ is named after the task.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.utilities.csv_files import read_csv, refuse
 from nnunetv2.utilities.safe_names import name_problem
 
+LESION_FOUND = "lesion_found"  # last column of a table of probabilities: whether a lesion was found; else they are the training's shares
+FOUND = {"1": True, "0": False, "unknown": None}  # what stands there; unknown: the class does not rest on the lesion
 
-LESION_FOUND = "lesion_found"  # last column of a table of probabilities: 1, or 0 where they are the training's shares; empty where nobody looked
 
-FOUND = {"1": True, "0": False, "": None}
+def lesion_found_in(row: Mapping[str, str]) -> tuple[bool | None, str | None]:
+    """What a row of such a table says, and what is wrong with it (None: nothing). A table without the column says nothing."""
+    text = row.get(LESION_FOUND, "unknown")
+    return FOUND.get(text), None if text in FOUND else f"{LESION_FOUND} is {text!r}; it must be one of {', '.join(FOUND)}"
+
+
+def lesion_mark(found: bool | None) -> str:
+    """What is written."""
+    return next(text for text, meaning in FOUND.items() if meaning is found)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_class_tables_are_averaged(study):
         (folder / "subtype_probabilities.csv").write_text(f"Names,p_x,p_y\na.nii.gz,{row}\n")
     ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
     assert (study.merged / "subtype_results.csv").read_text().split() == ["Names,Subtype", "a.nii.gz,y"]
-    assert (study.merged / "subtype_probabilities.csv").read_text().split() == ["Names,p_x,p_y,lesion_found", "a.nii.gz,0.450000,0.550000,"]
+    assert (study.merged / "subtype_probabilities.csv").read_text().split() == ["Names,p_x,p_y,lesion_found", "a.nii.gz,0.450000,0.550000,unknown"]
 
 
 def test_class_table_in_one_folder_alone_is_an_error(study):

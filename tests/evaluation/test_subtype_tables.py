@@ -49,7 +49,7 @@ def test_rounded_probabilities_are_rescaled(tmp_path):
 
 
 def test_the_mark_of_a_missing_lesion_is_read_and_may_be_absent(tmp_path):
-    rows = "a.nii.gz,.7,.2,.1,0\nb.nii.gz,.7,.2,.1,"
+    rows = "a.nii.gz,.7,.2,.1,0\nb.nii.gz,.7,.2,.1,unknown"
     assert read_probabilities(table(tmp_path, f"Names,p_0,p_1,p_2,lesion_found\n{rows}\n"), CLASSES).keys() == {"a", "b"}
-    with pytest.raises(ValueError, match="a.nii.gz: lesion_found 'yes' must be one of '1', '0', ''"):
+    with pytest.raises(ValueError, match="a.nii.gz: lesion_found is 'yes'; it must be one of 1, 0, unknown"):
         read_probabilities(table(tmp_path, "Names,p_0,p_1,p_2,lesion_found\na.nii.gz,.7,.2,.1,yes\n"), CLASSES)

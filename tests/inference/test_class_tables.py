@@ -17,7 +17,7 @@ def test_names_and_columns(tmp_path):
     tables.finish()
     assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\ncase_1.nii.gz,a\ncase_2.nii.gz,b\n"
     assert (tmp_path / "subtype_probabilities.csv").read_text() == (
-        "Names,p_a,p_b,p_c,lesion_found\ncase_1.nii.gz,0.500000,0.250000,0.250000,0\ncase_2.nii.gz,0.100000,0.700000,0.200000,\n")
+        "Names,p_a,p_b,p_c,lesion_found\ncase_1.nii.gz,0.500000,0.250000,0.250000,0\ncase_2.nii.gz,0.100000,0.700000,0.200000,unknown\n")
 
 
 def test_rows_of_an_earlier_run_stay_while_their_mask_is_there(tmp_path):
