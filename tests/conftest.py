@@ -24,6 +24,15 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+@pytest.fixture(scope="module")
+def scheduler():
+    """Address of a dask scheduler with two workers of one thread."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as running:
+        yield running.scheduler_address
+
+
 @pytest.fixture(autouse=True)
 def _environment_as_before():
     """Main functions called here set nnU-Net's folders for their process; the next test must not work in them."""

@@ -10,13 +10,6 @@ import SimpleITK as sitk
 from nnunetv2.cli.inference import predict_from_modelfolder
 
 pytestmark = pytest.mark.slow
-distributed = pytest.importorskip("distributed")
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as running:
-        yield running.scheduler_address
 
 
 @pytest.fixture

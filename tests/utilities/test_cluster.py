@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from nnunetv2.utilities import cluster
 from nnunetv2.utilities.cluster import n_workers, workers_of
@@ -14,14 +15,6 @@ from nnunetv2.utilities.errors import CasesFailed, InputError
 from nnunetv2.utilities.parallel import in_processes, in_threads
 
 pytestmark = pytest.mark.slow
-distributed = pytest.importorskip("distributed")
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    """Address of a scheduler with two workers of one thread."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as running:
-        yield running.scheduler_address
 
 
 def square(number: int) -> int:
@@ -86,7 +79,7 @@ def test_a_scheduler_that_does_not_answer_is_named(address, monkeypatch):
 def test_a_scheduler_without_workers_is_named(monkeypatch):
     monkeypatch.setattr(cluster, "SECONDS_TO_FIRST_WORKER", 0.5)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,
         pytest.raises(InputError, match="has no worker. Start some: dask worker"),
         workers_of(empty.scheduler_address),
     ):
