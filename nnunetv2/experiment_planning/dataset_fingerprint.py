@@ -13,7 +13,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record
-from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
@@ -107,8 +107,8 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
     for file, array in ((image_files, images), (label_file, seg)):
         if np.isnan(array).any():
             raise ValueError(f"{file} contains NaN; export the case again, or leave it out.")
-    if n_channels is not None and len(images) != n_channels:
-        raise ValueError(f"{name_some(image_files)}: {len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
+    if n_channels is not None and (problem := undeclared_channels(len(images), n_channels)):
+        raise ValueError(f"{name_some(image_files)}: {problem}.")
     if problem := off_its_image(label_file, properties, seg_properties, images.shape[1:], seg.shape[1:]):
         raise ValueError(problem)
     if labels is not None and (problem := undeclared_labels(seg, labels, label_file)):

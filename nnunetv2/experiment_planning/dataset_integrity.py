@@ -11,7 +11,7 @@ from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, ou
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
 from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import load_json
@@ -61,8 +61,8 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
     if problems:
         return problems, None
     (images, geometry), (seg, seg_geometry) = read
-    if len(images) != n_channels:
-        problems.append(f"{len(images)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json")
+    if problem := undeclared_channels(len(images), n_channels):
+        problems.append(problem)
     if all(channel.min() == channel.max() for channel in images):
         problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it; export it again, or leave the case out")
     if problem := off_its_image(label_file, geometry, seg_geometry, images.shape[1:], seg.shape[1:]):

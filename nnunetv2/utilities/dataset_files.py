@@ -55,6 +55,13 @@ def example_image(cases: Mapping[str, Mapping]) -> str | None:
     return next((files["images"][0] for files in cases.values() if files["images"]), None)
 
 
+def undeclared_channels(n_channels: int, declared: int) -> str | None:
+    """What to say of an image with more or fewer channels than dataset.json declares; None of a sound one."""
+    if n_channels != declared:
+        return f"{n_channels} channel(s), dataset.json declares {declared}; add the files or correct dataset.json"
+    return None
+
+
 def preprocessed_names(case: str) -> tuple[str, str, str]:
     """Names of a case's preprocessed files: data, segmentation, properties."""
     return f"{case}.b2nd", f"{case}_seg.b2nd", f"{case}.pkl"

@@ -15,7 +15,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import list_cases, load_case
 from nnunetv2.utilities.parallel import in_threads
-from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.errors import InputError, name_some
@@ -80,8 +80,8 @@ def generate_overlays_from_preprocessed(dataset_name_or_id: int | str, output_fo
 
 def _draw_raw(reader: SimpleITKIO, files: dict, n_channels: int, labels: Sequence[int], channel_idx: int, intensity: float, output: Path) -> None:
     (data, properties), (seg, on_grid) = reader.read_images(files["images"]), reader.read_seg(files["label"])
-    if len(data) != n_channels:
-        raise InputError(f"{name_some(files['images'])}: {len(data)} channel(s), dataset.json declares {n_channels}; add the files or correct dataset.json.")
+    if problem := undeclared_channels(len(data), n_channels):
+        raise InputError(f"{name_some(files['images'])}: {problem}.")
     if problem := off_its_image(files["label"], properties, on_grid, data.shape[1:], seg.shape[1:]):
         raise InputError(problem)
     if problem := undeclared_labels(seg, labels, files["label"]):
