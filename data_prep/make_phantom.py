@@ -6,6 +6,9 @@
     python data_prep/make_phantom.py OUT --preset abdomen --train 3 --validation 3 --test 1    # 512 x 512 x 200, for timing
     python data_prep/make_phantom.py OUT --preset torso              # the same millimetres on the voxels of demo
     python data_prep/make_phantom.py OUT --preset varied             # voxels of demo, fields of view of quiz: 1 to 8 windows
+    python data_prep/make_phantom.py OUT --preset demo --cues        # classes of twelve other kinds on the same images (phantom_cues.py)
+    python data_prep/make_phantom.py OUT --preset demo --cues --world cells     # another painter (phantom_cells.py)
+    python data_prep/make_phantom.py OUT --preset demo --cues --scanner other   # another scanner (phantom_scanner.py)
 
     OUT/{train,validation}/subtype{0,1,2}/quiz_S_NNN_0000.nii.gz    image, and quiz_S_NNN.nii.gz: 0, 1 pancreas, 2 lesion
     OUT/test/quiz_NNN_0000.nii.gz                                   image only
@@ -26,14 +29,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import gaussian_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import run_parallel
-from data_prep.phantom_anatomy import Abdomen, Canvas
-from data_prep.phantom_cues import CUES, CueAbdomen, Drawn, draw, paint_lesions
-from data_prep.phantom_lesion import paint_lesion
+from data_prep.phantom_anatomy import Canvas
+from data_prep.phantom_cues import CUES, Drawn, draw
+from data_prep.phantom_scanner import SCANNERS
+from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
 from data_prep.quiz_layout import SYNTHETIC_MARKER
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject
@@ -108,13 +111,6 @@ def case_files(out: Path, case: PhantomCase) -> tuple[Path, Path]:
     return folder / f"{case.name}_0000.nii.gz", folder / f"{case.name}.nii.gz"
 
 
-def ct_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Noise of unit variance with the mid-frequency hump of filtered back-projection: no lowest frequencies, none at Nyquist."""
-    white = rng.standard_normal(shape).astype(np.float32)
-    noise = gaussian_filter(white, (0.35, 0.6, 0.6)) - 0.7 * gaussian_filter(white, (0.8, 1.7, 1.7))
-    return noise / noise.std()
-
-
 def block_mean(volume: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return volume
@@ -122,22 +118,21 @@ def block_mean(volume: np.ndarray, factor: int) -> np.ndarray:
     return volume.reshape(z, factor, y, factor, x, factor).mean((1, 3, 5))
 
 
-def render(preset: Preset, subtype: int, rng: np.random.Generator, drawn: Drawn | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render(preset: Preset, subtype: int, rng: np.random.Generator, drawn: Drawn | None = None,
+           manner: Manner = PLAIN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One patient: image (HU, float32), labels (uint8), both (z, y, x), and spacing (z, y, x) in mm. drawn: of the cues, which then decide all."""
+    scanner, (paint, noise) = SCANNERS[manner.scanner], WORLDS[manner.world]
     spacing = np.array(preset.spacing)
     shape = [int(round(n * f)) for n, f in zip(preset.shape, 1 + rng.uniform(*preset.vary, 3))]
     fine = preset.supersample
     canvas = Canvas([n * fine for n in shape], spacing / fine, centre=rng.normal(0, 2.0, 3))
-    abdomen = Abdomen(canvas, rng) if drawn is None else CueAbdomen(canvas, rng, drawn)
-    abdomen.paint()
-    lesions = [paint_lesion(abdomen, subtype, rng, preset.radius_mm)] if drawn is None else paint_lesions(abdomen, drawn, rng)
-    region, distance = abdomen.pancreas
+    (region, distance), lesions = paint(canvas, rng, subtype, preset.radius_mm, drawn, scanner)
     labels = np.zeros(canvas.hu.shape, np.uint8)
     labels[region][distance < 0] = 1
     for lesion in lesions:
         labels[lesion.region][lesion.distance < 0] = 2
-    image = gaussian_filter(block_mean(canvas.hu, fine), 0.45)  # the scanner's own blur
-    image += preset.noise_hu * rng.uniform(0.8, 1.25) * ct_noise(image.shape, rng)
+    image = scanner.blurred(block_mean(canvas.hu, fine))
+    image += preset.noise_hu * scanner.noise * rng.uniform(0.8, 1.25) * noise(image.shape, rng)
     shares = np.stack([block_mean((labels == k).astype(np.float32), fine) for k in range(3)])
     return np.clip(image, -1024, 3071), shares.argmax(0).astype(np.uint8), spacing
 
@@ -164,13 +159,13 @@ def case_cues(preset_name: str, seed: int, case: PhantomCase) -> Drawn:
     return draw(np.random.default_rng([seed, list(PRESETS).index(preset_name), SPLITS.index(case.split), case.index, 1]), case.subtype)
 
 
-def write_case(out: Path, preset_name: str, seed: int, cues: bool, case: PhantomCase) -> None:
+def write_case(out: Path, preset_name: str, seed: int, manner: Manner, case: PhantomCase) -> None:
     """Render and write one case; image and mask share one geometry. Nothing is done where both files stand."""
     image_file, mask_file = case_files(out, case)
     if image_file.is_file() and mask_file.is_file():
         return
     rng = np.random.default_rng([seed, list(PRESETS).index(preset_name), SPLITS.index(case.split), case.index])
-    image, labels, spacing = render(PRESETS[preset_name], case.subtype, rng, case_cues(preset_name, seed, case) if cues else None)
+    image, labels, spacing = render(PRESETS[preset_name], case.subtype, rng, case_cues(preset_name, seed, case) if manner.cues else None, manner)
     voxels = image.astype(np.float64) if case.index % 16 == 9 else np.rint(image).astype(np.int16)
     values = np.array([0, ALMOST_ONE, 2], np.float32)[labels] if case.index % 4 else labels
     world = rng.bit_generator.state
@@ -181,19 +176,17 @@ def write_case(out: Path, preset_name: str, seed: int, cues: bool, case: Phantom
 
 
 def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, counts: tuple[int, int, int] | None = None,
-                 processes: int | None = None, cues: bool = False) -> list[PhantomCase]:
+                 processes: int | None = None, manner: Manner = PLAIN) -> list[PhantomCase]:
     """Write the data set into `out`, skipping the cases that stand; `counts` = (train, validation, test) overrides the preset's.
 
-    cues: classes of twelve kinds, drawn independently (phantom_cues.py), into cues.csv; the subtype is that of the texture.
+    With cues, classes of twelve kinds, drawn independently (phantom_cues.py), go into cues.csv; the subtype is that of the texture.
 
     Raises ValueError when `out` holds a data set made with other settings.
     """
     out = Path(out)
     counts = tuple(counts or PRESETS[preset].cases)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
-    made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings}
-    if cues:
-        made_with["cues"] = list(CUES)
+    made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings, **manner.settings()}
     manifest = out / "phantom.json"
     if is_there(manifest) and load_json(manifest, AnyObject) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
@@ -201,10 +194,10 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
     if not is_there(manifest):
         save_json(made_with, manifest)
     cases = list_cases(counts, seed)
-    if cues:
+    if manner.cues:
         _write_once(out / "cues.csv", "case," + ",".join(CUES) + "\n" + "".join(
             f"{case.name}," + ",".join(str(drawn.classes[cue]) for cue in CUES) + "\n" for case in cases for drawn in [case_cues(preset, seed, case)]))
-    run_parallel(partial(write_case, out, preset, seed, cues), cases, f"SYNTHETIC {preset}", processes)
+    run_parallel(partial(write_case, out, preset, seed, manner), cases, f"SYNTHETIC {preset}", processes)
     truth = sorted((case.name, case.subtype) for case in cases if case.split == "test")
     _write_once(out / "test_truth" / "subtypes.csv", "case,subtype\n" + "".join(f"{name},{subtype}\n" for name, subtype in truth))
     return cases
@@ -226,11 +219,13 @@ def main(arguments: list[str] | None = None) -> None:
     for split, place in zip(SPLITS, range(3)):
         parser.add_argument(f"--{split}", type=whole_number(0), metavar="N", help=f"number of {split} cases instead of the preset's")
     parser.add_argument("--cues", action="store_true", help="classes of twelve kinds on the same images, listed in OUT/cues.csv")
+    parser.add_argument("--world", choices=WORLDS, default="abdomen", help="painter (default abdomen); cells: another one, with --cues")
+    parser.add_argument("--scanner", choices=SCANNERS, default="standard", help="other: noisier, softer, thicker slices, earlier phase")
     parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)
     asked = (args.train, args.validation, args.test)
     counts = tuple(p if a is None else a for a, p in zip(asked, PRESETS[args.preset].cases))
-    cases = make_phantom(args.out, args.preset, args.seed, counts, args.processes, args.cues)
+    cases = make_phantom(args.out, args.preset, args.seed, counts, args.processes, Manner(args.cues, args.world, args.scanner))
     print(f"{len(cases)} SYNTHETIC cases in {args.out}")
 
 

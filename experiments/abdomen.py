@@ -7,11 +7,11 @@ import sys
 from math import ceil
 from pathlib import Path
 
-from experiments.accuracy import DATASET, trained_model
+from experiments.accuracy import trainer_of
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS, parse
-from experiments.pipeline import Pipeline, Stage, enter
-from experiments.preparation import CONFIGURATION, PLANS, TRAINER
+from experiments.pipeline import Pipeline, Stage, enter, model_of
+from experiments.preparation import CONFIGURATION, PLANS
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
@@ -28,21 +28,23 @@ def write_plans(source: Path, target: Path) -> None:
     save_json(plans | {"dataset_name": TORSOS}, target)
 
 
-def train(pipeline: Pipeline, at: dict[str, Path], configuration: str, start: Path, iterations: int, device: str) -> None:
-    fold = at["nnUNet_results"] / TORSOS / f"{TRAINER}__{PLANS}__{configuration}" / "fold_0"
+def train(pipeline: Pipeline, at: dict[str, Path], configuration: str, model: Path, iterations: int, device: str) -> None:
+    """Train `model` on, by its own trainer."""
+    trainer, start = trainer_of(model), model / "fold_0" / "checkpoint_final.pth"
+    fold = at["nnUNet_results"] / TORSOS / f"{trainer}__{PLANS}__{configuration}" / "fold_0"
     pipeline.run(Stage(f"preprocess_{configuration}", ["nnUNetv2_preprocess", "-d", "778", "-plans_name", PLANS, "-c", configuration],
                        [at["nnUNet_preprocessed"] / TORSOS / f"nnUNetPlans_{configuration}"]))
-    pipeline.run(Stage(f"train_{configuration}", ["python", "-m", "experiments.train_from", fold, start, "778", configuration, "0", "-p", PLANS, "-device", device,
+    pipeline.run(Stage(f"train_{configuration}", ["python", "-m", "experiments.train_from", fold, start, "778", configuration, "0", "-tr", trainer, "-p", PLANS, "-device", device,
                                                   "--epochs", str(EPOCHS), "--iterations", str(ceil(iterations / EPOCHS)), "--val_iterations", "4", "--no_val"], [fold]))
     if device == "cpu":
-        pipeline.run(Stage(f"quantize_{configuration}", ["nnUNetv2_quantize", "-d", "778", "-c", configuration, "-f", "0", "-tr", TRAINER, "-p", PLANS],
+        pipeline.run(Stage(f"quantize_{configuration}", ["nnUNetv2_quantize", "-d", "778", "-c", configuration, "-f", "0", "-tr", trainer, "-p", PLANS],
                            [fold / "quantization.json"]))
 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
     args = parse("abdomen", arguments)
-    main_model, out = trained_model(args.run), args.out.absolute()
+    main_model, out = model_of(args.run.absolute()), args.out.absolute()
     pipeline = Pipeline(out / "work")
     at = enter(pipeline.work)
     torsos, planned = pipeline.work / "torsos", at["nnUNet_preprocessed"] / TORSOS
@@ -53,11 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
               [planned / "dataset.json"]),
     ):
         pipeline.run(stage)
-    write_plans(args.run.absolute() / "work" / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json", planned / f"{PLANS}.json")
-    models = at["nnUNet_results"] / TORSOS / f"{TRAINER}__{PLANS}__"
+    write_plans(main_model / "plans.json", planned / f"{PLANS}.json")
+    models = at["nnUNet_results"] / TORSOS / f"{trainer_of(main_model)}__{PLANS}__"
     model = main_model if args.keep_model else Path(f"{models}{CONFIGURATION}")
     for configuration in (COARSE,) if args.keep_model else (COARSE, CONFIGURATION):
-        train(pipeline, at, configuration, main_model / "fold_0" / "checkpoint_final.pth", args.iterations, args.device)
+        train(pipeline, at, configuration, main_model, args.iterations, args.device)
     cases = pipeline.work / "abdomen"
     run_command(["python", "experiments/draw_cases.py", cases, "--preset", "abdomen", "--seed", str(SEEDS["abdomen"]), "--n", "1"])
     if args.device == "cpu":  # there upstream with TTA would take hours

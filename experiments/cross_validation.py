@@ -6,12 +6,13 @@
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.fold_jobs import run_command
 from experiments.options import PRESETS, parse, run_name
 from experiments.pipeline import Pipeline, Stage
-from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
+from experiments.preparation import CONFIGURATION, PLANS, Prepared, prepare
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.errors import CommandFailed
 
@@ -22,7 +23,7 @@ def train_fold(pipeline: Pipeline, at: Prepared, fold: int, length: list[str], v
     """Training and whole-case validation of a fold, with a record of its own, because folds may run side by side."""
     names = ("splits_final.json", "dataset_fingerprint.json", "dataset.json", f"{PLANS}.json", f"nnUNetPlans_{CONFIGURATION}.recipe.json",
              *([at.table] if at.table else []))
-    common = ["nnUNetv2_train", "777", CONFIGURATION, str(fold), "-tr", TRAINER, "-p", PLANS, "-device", at.device]
+    common = ["nnUNetv2_train", "777", CONFIGURATION, str(fold), "-tr", at.trainer, "-p", PLANS, "-device", at.device]
     for stage in (Stage("train", [*common, *length, "--c", "--no_val"], [at.model / f"fold_{fold}"], [at.preprocessed / name for name in names]),
                   Stage("validate", [*common, "--val"], [at.model / f"fold_{fold}" / "validation"])):
         pipeline.run(stage, at.work / f"fold_{fold}", variables)
@@ -55,7 +56,7 @@ def train_on_gpus(at: Prepared, args: argparse.Namespace, length: list[str]) -> 
 def _again(args: argparse.Namespace, at: Prepared) -> list[str]:
     """This run's options, for the process of one fold."""
     given = {"--data": args.data, "--out": at.out, "--epochs": args.epochs, "--iterations": args.iterations, "--val_iterations": args.val_iterations,
-             "--hours": args.hours, "--device": args.device, "--seed": args.seed}
+             "--hours": args.hours, "--device": args.device, "--seed": args.seed, "--trainer": args.trainer}
     return [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
 
 
@@ -82,6 +83,7 @@ def beside_radiomics(at: Prepared, masks: Path, reference: Path, test: Path | No
 def main(arguments: list[str] | None = None) -> None:
     args = parse("cross_validation", arguments)
     pipeline, at = prepare(args, alone=args.fold is None)  # folds may be trained by several runs at once
+    at = replace(at, trainer=PRESETS["cross_validation"].trainer(args, at.synthetic))
     length = [*PRESETS["cross_validation"].flags(args, at.synthetic), "--seed", str(args.seed)]
     if args.fold is not None:
         train_fold(pipeline, at, args.fold, length)
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     test = at.test_images
     if test is not None:
         checkpoints = [at.model / f"fold_{fold}" / "checkpoint_final.pth" for fold in FOLDS]
-        pipeline.run(Stage("predict_test", ["nnUNetv2_predict", "-i", test, "-o", ensemble, "-d", "777", "-c", CONFIGURATION, "-f", *map(str, FOLDS), "-tr", TRAINER,
+        pipeline.run(Stage("predict_test", ["nnUNetv2_predict", "-i", test, "-o", ensemble, "-d", "777", "-c", CONFIGURATION, "-f", *map(str, FOLDS), "-tr", at.trainer,
                                             "-p", PLANS, "-device", at.device, "--mode", "fast" if args.fast else "exact", "--continue_prediction"],
                            [ensemble], [at.model / "plans.json", at.model / "dataset.json", *checkpoints]), at.work / "ensemble")
     if at.task:

@@ -8,48 +8,32 @@ masks, the network's own head (what the class rested on before evidence blocks),
 """
 
 import argparse
-import json
 import random
 import shutil
+import sys
 import time
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from data_prep.lidc_to_quiz import CITATION, TASKS, Nodule, read_nodules
 from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
-from evaluation.bootstrap import interval, resample_counts
-from evaluation.lesion_features import lesion_features
-from evaluation.radiomics_baseline import make_model
+from evaluation.bootstrap import interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, score, train_command, weights_table, with_interval
 from experiments.fold_jobs import run_command
 from experiments.pipeline import enter
-from experiments.record_run import code_commit, environment
+from experiments.record_run import code_commit, environment, shown_command
 from experiments.small_plans import SMALL, write_small_plans
 from nnunetv2 import paths
-from nnunetv2.class_evidence.blocks import BLOCKS
-from nnunetv2.class_evidence.discriminant import fit_lda
-from nnunetv2.class_evidence.fit import fit_evidence, macro_f1, permutation_test
-from nnunetv2.inference.case_classification import describe_case
-from nnunetv2.inference.case_prediction import CLASS_VIEWS
 from nnunetv2.inference.model_loading import TrainedModel, find_model
-from nnunetv2.inference.network_geometry import network_geometry
-from nnunetv2.inference.sliding_window_prediction import mirror_views
-from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.training.class_head_refit import fastest, refit_head
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
 
 DATASET = "Dataset811_LIDC"
-RESAMPLES = 2000
-ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
-        "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)",
-        "blocks": "Evidence blocks alone, training cases in masks of the network they trained",
-        "honest_blocks": "The same, training cases in masks of a network that never saw them"}
 SOURCE = f"{CITATION}, CC BY 3.0"
 
 
@@ -92,117 +76,12 @@ def model_folder(trainer: str) -> Path:
     return paths.nnUNet_results / DATASET / f"{trainer}__{SMALL}__3d_fullres"
 
 
-def train(fold: int, args: argparse.Namespace) -> None:
+def train_and_describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, Described]:
     if not (model_folder(args.trainer) / f"fold_{fold}" / "checkpoint_final.pth").is_file():
-        run_command(["nnUNetv2_train", "811", "3d_fullres", str(fold), "-p", SMALL, "-tr", args.trainer, "-device", args.device, "--epochs", str(args.epochs), "--iterations",
-                     str(args.iterations), "--val_iterations", "2", "--no_val", "--no_refit", "--c"], None, 1)
-
-
-def describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, list[dict]]:
-    """Of every case, training and held out: the head's features, the evidence in the network's masks and in the true ones, radiomics and DSC."""
-    file = args.out / "work" / f"described_{args.trainer}_{fold}.jsonl"
+        run_command(train_command(811, fold, args), None, 1)
     model = find_model(model_folder(args.trainer), (fold,))
-    done = {}
-    if file.is_file():
-        done = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())}
-    device = torch.device(args.device)
-    geometry = network_geometry(model.configuration_manager, None)
-    network = fastest(model.build_network(model.checkpoints[0]).to(device), model, device)
-    measurement, views = model.measurement(), mirror_views(model.mirror_axes, CLASS_VIEWS)
-    folder = paths.nnUNet_preprocessed / DATASET / model.configuration_manager.data_identifier
-    scale = measurement.intensities[0]
-    with open(file, "a") as out:
-        for case in cases:
-            if case in done:
-                continue
-            data, reference, properties = load_case(folder, case)
-            data, true = data[:], np.maximum(reference[0], 0)
-            logits, features = describe_case(network, torch.from_numpy(data), geometry.patch_size, geometry.divisor, [1], device, views,
-                                             batch_size=model.configuration_manager.batch_size)
-            labels = logits.argmax(0).numpy()
-            radiomics = lesion_features(data[0] * scale.scale + scale.offset, labels == 1, tuple(geometry.spacing)) if labels.any() else None
-            row = {"case": case, "features": features.tolist(), "evidence": measurement(data, labels, properties, tuple(BLOCKS)),
-                   "true": measurement(data, true, properties, tuple(BLOCKS)), "radiomics": None if radiomics is None else [float(v) for v in radiomics],
-                   "dsc": float(2 * ((labels == 1) & (true == 1)).sum() / max((labels == 1).sum() + (true == 1).sum(), 1)),
-                   "log_volume": float(np.log(max((true == 1).sum(), 1)))}
-            out.write(json.dumps(row) + "\n")
-            out.flush()
-            done[case] = row
-    return model, [done[case] for case in cases]
-
-
-def predict_task(model: TrainedModel, described: dict[str, dict], unseen: dict[str, dict], split: dict[str, list[str]], label_of: dict[str, int],
-                 n_classes: int) -> tuple[dict, dict]:
-    """{row: (n, K) probabilities of the held-out cases}, and the report of the evidence's fit.
-
-    described: every case by the fold's network. unseen: every case by the network that did not train on it; without some of them the row
-    that needs them is NaN.
-    """
-    train = [case for case in split["train"] if described[case]["evidence"] is not None]
-    held_out = split["val"]
-    labels = np.array([label_of[case] for case in train])
-    shares = np.bincount(labels, minlength=n_classes) / len(labels)
-    head = deepcopy(model.build_network(model.checkpoints[0]).class_head)
-    if n_classes != head.classifier.out_features:
-        head.classifier = torch.nn.Linear(head.classifier.in_features, n_classes)
-    features = {case: torch.tensor(described[case]["features"]) for case in (*train, *held_out)}
-    stacked = torch.stack([features[case] for case in train])
-    refit_head(head, stacked, labels)
-    with torch.no_grad():
-        represented = head.represent(stacked.flatten(0, 1)).unflatten(0, stacked.shape[:2]).double().numpy()
-        network = np.stack([softmax(head.classify(features[case]).mean(0).double().numpy()) for case in held_out])
-    evidence, report = fit_evidence([described[case]["evidence"] for case in train], labels, n_classes, represented)
-    even = np.full(n_classes, 1 / n_classes)
-    blocks, _ = fit_evidence([described[case]["evidence"] for case in train], labels, n_classes)
-    honest = None
-    if all(case in unseen for case in train):
-        with_lesion = [case for case in train if unseen[case]["evidence"] is not None]
-        honest, _ = fit_evidence([unseen[case]["evidence"] for case in with_lesion], np.array([label_of[case] for case in with_lesion]), n_classes)
-    bound, _ = fit_evidence([described[case]["true"] for case in train], labels, n_classes)
-    with_radiomics = np.array([described[case]["radiomics"] is not None for case in train])
-    radiomics = make_model(int(np.bincount(labels[with_radiomics]).min())).fit(
-        np.array([described[case]["radiomics"] for case, has in zip(train, with_radiomics) if has]), labels[with_radiomics])
-    volume = fit_lda(np.array([[described[case]["log_volume"]] for case in train]), labels, n_classes)
-    rows = {
-        "evidence": np.stack([evidence.probabilities(described[case]["evidence"], p) for case, p in zip(held_out, network)]),
-        "network": network,
-        "radiomics": np.stack([shares if described[case]["radiomics"] is None else radiomics.predict_proba([described[case]["radiomics"]])[0]
-                               for case in held_out]),
-        "volume": softmax(volume(np.array([[described[case]["log_volume"]] for case in held_out])), axis=1),
-        "true_masks": np.stack([bound.probabilities(described[case]["true"], even) for case in held_out]),
-        "blocks": np.stack([blocks.probabilities(described[case]["evidence"], even) for case in held_out]),
-        "honest_blocks": np.full((len(held_out), n_classes), np.nan) if honest is None else np.stack(
-            [honest.probabilities(described[case]["evidence"], even) for case in held_out]),
-    }
-    return rows, report
-
-
-def by_patient(patients: np.ndarray, seed: int) -> np.ndarray:
-    """(RESAMPLES, n) weights of the cases: patients drawn with replacement."""
-    names, index = np.unique(patients, return_inverse=True)
-    return resample_counts(len(names), RESAMPLES, seed)[:, index]
-
-
-def weighted_f1(true: np.ndarray, guess: np.ndarray, weights: np.ndarray, n_classes: int) -> np.ndarray:
-    """(resamples,) macro-F1 of resampled cases."""
-    scores = []
-    for k in range(n_classes):
-        hits = weights @ ((true == k) & (guess == k))
-        scores.append(2 * hits / np.maximum(weights @ (true == k) + weights @ (guess == k), 1))
-    return np.mean(scores, axis=0)
-
-
-def score(task: str, probabilities: dict[str, np.ndarray], true: np.ndarray, weights: np.ndarray, seed: int) -> dict:
-    n_classes = len(classes_of(task))
-    guesses = {row: p.argmax(1) for row, p in probabilities.items() if np.isfinite(p).all()}
-    resampled = {row: weighted_f1(true, guess, weights, n_classes) for row, guess in guesses.items()}
-    table = {}
-    for row, guess in guesses.items():
-        found, p, chance = permutation_test(true, guess, n_classes, seed)
-        gain = resampled["evidence"] - resampled[row]
-        table[row] = {"macro_f1": found, "ci": interval(resampled[row]), "p": p, "chance_95": chance,
-                      "evidence_minus_this": macro_f1(true, guesses["evidence"], n_classes) - found, "difference_ci": interval(gain)}
-    return {"classes": classes_of(task), "n_of_class": np.bincount(true, minlength=n_classes).tolist(), "rows": table}
+    return model, describe(model, paths.nnUNet_preprocessed / DATASET / model.configuration_manager.data_identifier, cases,
+                           args.out / "work" / f"described_{args.trainer}_{fold}.jsonl", torch.device(args.device))
 
 
 def markdown(result: dict) -> str:
@@ -215,34 +94,24 @@ def markdown(result: dict) -> str:
     for task, found in result["tasks"].items():
         for row, value in found["rows"].items():
             name = f"{task} ({', '.join(f'{n} {c}' for n, c in zip(found['n_of_class'], found['classes']))})" if row == "evidence" else ""
-            difference = "" if row == "evidence" else f"{value['evidence_minus_this']:+.3f} ({value['difference_ci'][0]:+.3f} to {value['difference_ci'][1]:+.3f})"
-            lines.append(f"| {name} | {ROWS[row]} | {value['macro_f1']:.3f} ({value['ci'][0]:.3f} to {value['ci'][1]:.3f}) | {value['p']:.4f} | {difference} |")
-    lines += ["", "What the class rests on, weights of the blocks, mean over folds:", "", "| task | " + " | ".join(result["blocks"]) + " |",
-              "|" + "---|" * (1 + len(result["blocks"]))]
-    lines += [f"| {task} | " + " | ".join(f"{found['weights'].get(block, 0):.2f}" for block in result["blocks"]) + " |" for task, found in result["tasks"].items()]
+            difference = "" if row == "evidence" else with_interval(value["evidence_minus_this"], value["difference_ci"], "+")
+            lines.append(f"| {name} | {ROWS[row]} | {with_interval(value['macro_f1'], value['ci'])} | {value['p']:.4f} | {difference} |")
+    lines += ["", "What the class rests on, weights of the blocks, mean over folds:", "",
+              *weights_table({task: found["weights"] for task, found in result["tasks"].items()}, "task")]
     machine = result["environment"]
     return "\n".join([*lines, "", f"{machine.get('CPU', '')}; `{result['command']}`.", ""])
 
 
-def draw(result: dict, file: Path) -> None:
-    """Macro-F1 of every row by task."""
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    tasks, rows = list(result["tasks"]), list(next(iter(result["tasks"].values()))["rows"])
-    figure, axes = plt.subplots(figsize=(9, 4))
-    for i, row in enumerate(rows):
-        values = [result["tasks"][task]["rows"][row] for task in tasks]
-        middle = np.array([value["macro_f1"] for value in values])
-        reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
-        axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="o", capsize=2, label=ROWS[row])
-    axes.set_xticks(range(len(tasks)), tasks)
-    axes.set_ylabel("macro-F1, out of fold")
-    axes.set_title(f"REAL CT: {result['n']} LIDC-IDRI nodules, 95 % intervals by patient")
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
+def score_task(task: str, source: Path, folds: dict[int, Fold], splits: Sequence[dict[str, list[str]]], weights: np.ndarray, seed: int) -> dict[str, Any]:
+    """Every held-out nodule of `folds` in one task."""
+    classes = classes_of(task)
+    label_of = {nodule.name: classes.index(nodule.label) for nodule in read_nodules(source, TASKS[task])}
+    parts = [fold.predict(label_of, len(classes), splits[number]["val"]) for number, fold in folds.items()]
+    probabilities = {row: np.concatenate([part[row] for part, _ in parts]) for row in ROWS}
+    true = np.array([label_of[case] for number in folds for case in splits[number]["val"]])
+    reports = [report for _, report in parts]
+    return {"classes": classes, "n_of_class": np.bincount(true, minlength=len(classes)).tolist(), "rows": score(probabilities, true, weights, len(classes), seed),
+            "weights": mean_weights(reports, "weight"), "alone_within_training": mean_weights(reports, "macro_f1_alone")}
 
 
 @script
@@ -259,38 +128,26 @@ def main(arguments: list[str] | None = None) -> int:
     prepare(args.lidc, nodules, args)
     splits = folds_by_patient(nodules, args.folds, args.seed)
     cases = sorted(patient_of)
-    folds = []
     chosen = args.only_folds or list(range(args.folds))
-    for fold in chosen:
-        train(fold, args)
-        model, rows = describe(fold, cases, args)
-        folds.append((model, {row["case"]: row for row in rows}, splits[fold]))
+    described = {fold: train_and_describe(fold, cases, args) for fold in chosen}
+    unseen = {case: described[fold][1][case] for fold in chosen for case in splits[fold]["val"]}
+    folds = {fold: Fold(*described[fold], unseen, splits[fold]["train"]) for fold in chosen}
     order = [case for fold in chosen for case in splits[fold]["val"]]
-    unseen = {case: described[case] for _, described, split in folds for case in split["val"]}
-    weights = by_patient(np.array([patient_of[case] for case in order]), args.seed)
+    weights = by_group([patient_of[case] for case in order], args.seed)
     tasks = {}
     for task in TASKS:
-        n_classes = len(classes_of(task))
-        label_of = {nodule.name: classes_of(task).index(nodule.label) for nodule in read_nodules(args.lidc, TASKS[task])}
-        parts = [predict_task(model, described, unseen, split, label_of, n_classes) for model, described, split in folds]
-        probabilities = {row: np.concatenate([part[row] for part, _ in parts]) for row in ROWS}
-        found = score(task, probabilities, np.array([label_of[case] for case in order]), weights, args.seed)
-        found["weights"] = {block: float(np.mean([report["blocks"][block]["weight"] for _, report in parts])) for block in parts[0][1]["blocks"]}
-        found["alone_within_training"] = {block: float(np.mean([report["blocks"][block]["macro_f1_alone"] for _, report in parts]))
-                                          for block in parts[0][1]["blocks"]}
-        tasks[task] = found
-        print(task, {row: round(value["macro_f1"], 3) for row, value in found["rows"].items()}, flush=True)
-    dsc = np.concatenate([[described[case]["dsc"] for case in split["val"]] for _, described, split in folds])
+        tasks[task] = score_task(task, args.lidc, folds, splits, weights, args.seed)
+        print(task, {row: round(value["macro_f1"], 3) for row, value in tasks[task]["rows"].items()}, flush=True)
+    dsc = np.array([unseen[case]["dsc"] for case in order])
     drawn = weights @ dsc / weights.sum(1)
-    result = {"synthetic": False, "source": SOURCE, "command": f"bash experiments/run_lidc.sh --folds {args.folds} --epochs {args.epochs} --iterations {args.iterations} --trainer {args.trainer}"
-              + (f" --only_folds {' '.join(map(str, args.only_folds))}" if args.only_folds else ""),
+    result = {"synthetic": False, "source": SOURCE, "command": shown_command("run_lidc.sh", args.given),
               "commit": code_commit(), "environment": environment(args.device), "n": len(order), "patients": len({patient_of[case] for case in order}),
               "folds": args.folds, "held_out_folds": chosen, "seed": args.seed, "dsc": {"mean": float(dsc.mean()), "ci": interval(drawn)},
-              "no_lesion_found": int(sum(described[case]["evidence"] is None for _, described, split in folds for case in split["val"])),
-              "blocks": list(tasks["malignancy"]["weights"]), "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
+              "no_lesion_found": sum(unseen[case]["evidence"] is None for case in order),
+              "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
     save_json(result, args.out.with_suffix(".json"))
     args.out.with_suffix(".md").write_text(markdown(load_json(args.out.with_suffix(".json"), AnyObject)))
-    draw(result, args.out.with_suffix(".png"))
+    draw_rows(tasks, f"REAL CT: {result['n']} LIDC-IDRI nodules, out of fold, 95 % intervals by patient", args.out.with_suffix(".png"))
     print(markdown(result))
     return 0
 
@@ -306,7 +163,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--device", default="cpu")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    args.given = sys.argv[1:] if arguments is None else arguments
+    return args
 
 
 if __name__ == "__main__":

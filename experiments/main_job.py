@@ -6,24 +6,25 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.fold_jobs import run_command
 from experiments.options import PRESETS, parse, run_name
 from experiments.pipeline import Pipeline, Stage
-from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
+from experiments.preparation import CONFIGURATION, PLANS, Prepared, prepare
 from nnunetv2.utilities.commands import script
 
 
 def train(pipeline: Pipeline, at: Prepared, length: list[str]) -> None:
     files = [at.preprocessed / name for name in ("splits_final.json", "dataset.json", f"{PLANS}.json", *([at.table] if at.table else []))]
-    pipeline.run(Stage("train", ["nnUNetv2_train", "777", CONFIGURATION, "0", "-tr", TRAINER, "-p", PLANS, "-device", at.device, "--c", *length, "--no_val"],
+    pipeline.run(Stage("train", ["nnUNetv2_train", "777", CONFIGURATION, "0", "-tr", at.trainer, "-p", PLANS, "-device", at.device, "--c", *length, "--no_val"],
                        [at.model / "fold_0"], files))
 
 
 def predict(pipeline: Pipeline, at: Prepared, name: str, images: Path, mode: str) -> Path:
     masks = at.out / "predictions" / name
-    pipeline.run(Stage(f"predict_{name}", ["nnUNetv2_predict", "-i", images, "-o", masks, "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", TRAINER, "-p", PLANS,
+    pipeline.run(Stage(f"predict_{name}", ["nnUNetv2_predict", "-i", images, "-o", masks, "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", at.trainer, "-p", PLANS,
                                            "-device", at.device, "--mode", mode, "--continue_prediction"], [masks]))
     return masks
 
@@ -58,6 +59,7 @@ def hand_over(pipeline: Pipeline, at: Prepared, name: str, mode: str, test: Path
 def main(arguments: list[str] | None = None) -> None:
     args, start = parse("main_job", arguments), time.monotonic()
     pipeline, at = prepare(args)
+    at = replace(at, trainer=PRESETS["main_job"].trainer(args, at.synthetic))
     name, mode, test = run_name(args, at.synthetic), "fast" if args.fast else "exact", at.test_images
     train(pipeline, at, PRESETS["main_job"].flags(args, at.synthetic))
     run_command(["python", "data_prep/split_view.py", "--raw", at.raw, "--out", at.work / "validation"])

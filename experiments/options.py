@@ -17,6 +17,7 @@ from typing import NoReturn
 from nnunetv2.utilities.commands import real_number, whole_number
 from nnunetv2.utilities.safe_names import name_problem
 
+TRAINER = "nnUNetTrainer"
 SHOWN = 100  # status of --help: the driver ends well and sets nothing up
 
 
@@ -40,10 +41,14 @@ class Preset:
     synthetic: Length
     real: Length = Length(100, 250, 50)
     jobs: int = 1  # trainings at a time on made-up cases
+    short_recipe: str = TRAINER  # trainer on made-up cases
 
     def flags(self, args: argparse.Namespace, synthetic: bool) -> list[str]:
         """Of nnUNetv2_train: the hours that are given, else the length."""
         return ["--hours", str(args.hours)] if args.hours else self.length(args, synthetic).flags()
+
+    def trainer(self, args: argparse.Namespace, synthetic: bool) -> str:
+        return args.trainer or (self.short_recipe if synthetic else TRAINER)
 
     def length(self, args: argparse.Namespace, synthetic: bool) -> Length:
         preset = self.synthetic if synthetic else self.real
@@ -67,6 +72,8 @@ SEEDS = {
     "abdomen": 4718,
     "abdomen_training": 4720,
     "time_to_quality": 4721,
+    "cues": 4722,
+    "cues_other_scanner": 4723,
 }
 DEVELOPMENT_SEEDS = (2027, 4711, 4800, 4801, 4802)  # settings were worked out on these (docs/lab-notes.md); nothing is reported on them
 
@@ -127,12 +134,15 @@ def _common(description: str, out: str) -> Parser:
 def _named(parser: Parser) -> Parser:
     parser.add_argument("--name", type=file_name, help="of the submission and the report (default: yours; SYNTHETIC for synthetic data)")
     parser.add_argument("--hours", type=real_number(0, above=True), help="training, refit and validation end in this time, instead of --epochs and --iterations")
+    parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer)")
     parser.add_argument("--fast", action="store_true", help="coarse-to-fine inference")
     return parser
 
 
 def main_job() -> Parser:
     parser = _named(_common(MAIN_JOB, "results/fold0"))
+    parser.add_argument("--synthetic_seed", type=whole_number(0, 2**32 - 1), default=SEEDS["main_job"], metavar="N",
+                        help=f"of the synthetic CTs (default {SEEDS['main_job']}: those of the reported run)")
     parser.add_argument("--gpu_memory", type=real_number(0, above=True), metavar="GB", help="what the planner fills; little for a quick look on a CPU")
     return parser
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.convert_quiz import table_name
-from experiments.options import SEEDS
+from experiments.options import SEEDS, TRAINER
 from experiments.pipeline import Pipeline, Stage, enter
 from nnunetv2.utilities.data_description import read_description
 
-PLANS, CONFIGURATION, TRAINER = "nnUNetResEncUNetMPlans", "3d_fullres", "nnUNetTrainer"
+PLANS, CONFIGURATION = "nnUNetResEncUNetMPlans", "3d_fullres"
 SMALL_MEMORY = "0.18"  # GB: a batch of 2, as for the quiz's cases; by itself the planner would fill 8 GB with small synthetic ones
 
 
@@ -26,10 +26,11 @@ class Prepared:
     table: str
     synthetic: bool
     device: str
+    trainer: str = TRAINER
 
     @property
     def model(self) -> Path:
-        return self.results / f"{TRAINER}__{PLANS}__{CONFIGURATION}"
+        return self.results / f"{self.trainer}__{PLANS}__{CONFIGURATION}"
 
     @property
     def test_images(self) -> Path | None:
@@ -64,7 +65,7 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
     if data is None:
         print("NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS.", flush=True)
         data = work / "synthetic_data"
-        pipeline.run(Stage("data", ["python", "data_prep/make_phantom.py", data, "--preset", "demo", "--seed", str(SEEDS["main_job"]), *phantom], [data]))
+        pipeline.run(Stage("data", ["python", "data_prep/make_phantom.py", data, "--preset", "demo", "--seed", str(getattr(args, "synthetic_seed", SEEDS["main_job"])), *phantom], [data]))
     data = data.absolute()
     synthetic = made_up or (data / "SYNTHETIC.txt").exists()
     if synthetic and not made_up:

@@ -9,7 +9,6 @@ with the other's model too. Both train with upstream's plans: `small` and `tiny`
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -34,7 +33,7 @@ from experiments.real_preparation import (
 )
 from experiments.real_report import draw, markdown
 from experiments.real_sides import CONFIGURATION, PLANNED, Budget, Side
-from experiments.record_run import code_commit, environment
+from experiments.record_run import code_commit, environment, shown_command
 from experiments.stage import content_key
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import real_number, script, whole_number
@@ -130,7 +129,7 @@ def collect(
         "synthetic": False,
         "source": f"Task 04 Hippocampus (T1 MR), {DECATHLON}; images: Vanderbilt University Medical Center",
         "licence": "CC BY-SA 4.0",
-        "command": shlex.join(["bash", "experiments/run_real.sh", *args.given]),
+        "command": shown_command("run_real.sh", args.given),
         "commit": code_commit(),
         "environment": environment(args.device),
         "n": len(cases),

@@ -6,9 +6,12 @@
 """
 
 import argparse
+import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +30,13 @@ TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.ma
 def hardware() -> str:
     """CPU model and number of usable cores."""
     return f"{cpu_model()}, {available_cores()} cores"
+
+
+def shown_command(driver: str, arguments: Sequence[str]) -> str:
+    """`bash experiments/DRIVER ARGUMENTS` as results keep it: absolute paths become relative to the repository, so that no machine's folders are told."""
+    root = Path(__file__).resolve().parents[1]
+    told = [os.path.relpath(argument, root) if os.path.isabs(argument) else argument for argument in arguments]
+    return shlex.join(["bash", f"experiments/{driver}", *told])
 
 
 def code_commit() -> str:

@@ -8,7 +8,6 @@ to one orientation first. What `fast` misses although `exact` finds more than 1 
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.files import write_json, write_text
 from experiments.pipeline import model_of
-from experiments.record_run import code_commit, environment
+from experiments.record_run import code_commit, environment, shown_command
 from experiments.robustness_report import draw, markdown
 from experiments.scan_variants import AS_IS, UNSEEN, Scan, Variant, on_grid_of, variants_of
 from experiments.speed_masks import dice
@@ -211,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         "licence": "Apache-2.0",
         "model_is_synthetic": bool(description.get("synthetic")),
         "model": {"dataset": description.get("name"), "labels": labels},
-        "command": shlex.join(["bash", "experiments/run_robustness.sh", *args.given]),
+        "command": shown_command("run_robustness.sh", args.given),
         "commit": code_commit(),
         "environment": environment(args.device),
         "n": len(scans),

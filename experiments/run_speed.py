@@ -8,7 +8,6 @@ warm cache or a slow minute helps no row. The table (experiments/speed_table.py)
 
 import argparse
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from evaluation.subtype_tables import read_truth  # noqa: E402
 from experiments.file_shapes import PredictionTimes, SpeedRuns  # noqa: E402
 from experiments.measured_process import measure  # noqa: E402
 from experiments.pipeline import model_of  # noqa: E402
-from experiments.record_run import code_commit, environment  # noqa: E402
+from experiments.record_run import code_commit, environment, shown_command  # noqa: E402
 from experiments.speed_masks import folder_of  # noqa: E402
 from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
 from experiments.upstream_tiles import upstream_tiles  # noqa: E402
@@ -165,7 +164,7 @@ def main() -> None:
     masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
     result = load_json(result_file, SpeedRuns) if result_file.is_file() and not args.fresh else {"runs": []}
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
-    result |= {"command": shlex.join(["bash", "experiments/run_speed.sh", *flags]), "commit": code_commit(), "environment": environment(args.device),
+    result |= {"command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
                "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
     if not result["runs"]:
         shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)  # of another measurement

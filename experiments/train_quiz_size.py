@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS, parse
 from experiments.pipeline import Pipeline, Stage
-from experiments.preparation import CONFIGURATION, PLANS, TRAINER, Prepared, prepare
+from experiments.preparation import CONFIGURATION, PLANS, Prepared, prepare
 from nnunetv2.utilities.commands import script
 
 MOST_EPOCHS = 10
@@ -26,8 +26,8 @@ def train_after(pipeline: Pipeline, at: Prepared, configuration: str, iterations
         pipeline.run(Stage(f"preprocess_{configuration}", ["nnUNetv2_preprocess", "-d", "777", "-plans_name", PLANS, "-c", configuration],
                            [at.preprocessed / f"nnUNetPlans_{configuration}"]))
     epochs = min(iterations, 2 if configuration == CONFIGURATION and iterations < FEW_ITERATIONS else MOST_EPOCHS)
-    fold = at.results / f"{TRAINER}__{PLANS}__{configuration}" / "fold_0"
-    pipeline.run(Stage(f"train_{configuration}", ["python", "-m", "experiments.train_from", fold, checkpoint or "", "777", configuration, "0", "-tr", TRAINER, "-p", PLANS,
+    fold = at.results / f"{at.trainer}__{PLANS}__{configuration}" / "fold_0"
+    pipeline.run(Stage(f"train_{configuration}", ["python", "-m", "experiments.train_from", fold, checkpoint or "", "777", configuration, "0", "-tr", at.trainer, "-p", PLANS,
                                                   "-device", at.device, "--epochs", str(epochs), "--iterations", str(ceil(iterations / epochs)),
                                                   "--val_iterations", "1", "--no_val", "--no_refit"], [fold]))
     return fold / "checkpoint_final.pth"
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = None
     for configuration, iterations in zip(("3d_coarse", "3d_middle", "3d_crops", CONFIGURATION), args.iterations or (ON_GPU if at.device == "cuda" else ON_CPU)):
         checkpoint = train_after(pipeline, at, configuration, iterations, checkpoint)
-    model = ["-c", CONFIGURATION, "-f", "0", "-tr", TRAINER, "-p", PLANS]
+    model = ["-c", CONFIGURATION, "-f", "0", "-tr", at.trainer, "-p", PLANS]
     pipeline.run(Stage("refit", ["nnUNetv2_refit_class_head", "-d", "777", *model, "-device", at.device, "-views", "1"],
                        [at.model / "fold_0" / "class_head_refit.json"]))
     if at.device == "cpu":

@@ -17,6 +17,7 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "experiments/driver.sh": ("experiments/options.py",),
     "experiments.time_to_quality": ("experiments/time_to_quality.py",),
     "experiments.lidc": ("experiments/lidc.py",),
+    "experiments.cues": ("experiments/cues.py",),
     "tests.conformance.run": ("tests/conformance/run.py",),
     "experiments/real.py": ("experiments/real.py",),
     "experiments/robustness.py": ("experiments/robustness.py",),

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from experiments.record_run import code_commit
+from experiments.record_run import code_commit, shown_command
 from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
@@ -140,7 +140,7 @@ def main() -> int:
     passed, seconds = sum(row["pass"] for row in compared), time.monotonic() - start
     with atomic_write(args.out) as temporary:
         temporary.write_text(one_line_a_row({
-            "command": " ".join(["bash experiments/run_conformance.sh", *sys.argv[1:]]), "commit": code_commit(), "hardware": hardware(),
+            "command": shown_command("run_conformance.sh", sys.argv[1:]), "commit": code_commit(), "hardware": hardware(),
             "upstream": "nnunetv2 2.8.1", "reduced": args.reduced, "seconds": round(seconds, 1), "passed": passed,
             "total": len(compared), "skipped": len(rows) - len(compared), "kept_from_an_earlier_run": len(kept), "rows": rows,
         }))

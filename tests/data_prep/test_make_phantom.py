@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data_prep.check_dataset import check_dataset
-from data_prep.make_phantom import ALMOST_ONE, PRESETS, PROPORTIONS, case_files, ct_noise, list_cases, make_phantom, render, share_out
+from data_prep.make_phantom import ALMOST_ONE, PRESETS, PROPORTIONS, case_files, list_cases, make_phantom, render, share_out
+from data_prep.phantom_worlds import ct_noise
 from data_prep.phantom_anatomy import Canvas, SmoothNoise, curve
 from evaluation.lesion_features import MARGIN, NAMES, TEXTURE, lesion_features
 from experiments.stage import content_key
