@@ -145,6 +145,66 @@ def ablation() -> str:
     )
 
 
+CLASS_ROWS = {
+    "evidence": "class head",
+    "network": "network's own head",
+    "radiomics": "radiomics",
+    "volume": "volume alone",
+    "true_masks": "in true masks (bound)",
+}
+
+
+def nodules() -> str:
+    """What the class head sees in REAL nodules, out of fold."""
+    study = load_json(RESULTS / "lidc.json", AnyObject)
+    lines = [
+        f"REAL CT, n = {study['n']} nodules of {study['patients']} patients, out of fold by patient; macro-F1 (95 % interval by patient). "
+        f"Nodule DSC {study['dsc']['mean']:.3f} ({study['dsc']['ci'][0]:.3f} to {study['dsc']['ci'][1]:.3f}).",
+        "",
+        "| readers' rating (classes) | " + " | ".join(CLASS_ROWS.values()) + " | class head - radiomics |",
+        "|" + "---|" * (len(CLASS_ROWS) + 2),
+    ]
+    for task, found in study["tasks"].items():
+        rows = found["rows"]
+        difference = rows["radiomics"]["difference_ci"]
+        lines.append(
+            f"| {task} ({len(found['classes'])}) | {rows['evidence']['macro_f1']:.3f} ({rows['evidence']['ci'][0]:.3f} to {rows['evidence']['ci'][1]:.3f}) | "
+            + " | ".join(f"{rows[row]['macro_f1']:.3f}" for row in CLASS_ROWS if row != "evidence")
+            + f" | {rows['radiomics']['evidence_minus_this']:+.3f} ({difference[0]:+.3f} to {difference[1]:+.3f}) |"
+        )
+    return "\n".join([*lines, "", f"Source: {study['source']}. Command: `{study['command']}`; {short_machine(study)}; code {study['commit']}."])
+
+
+CUE_PARTS = {"out_of_fold": "out of fold", "new": "new cases", "other": "another scanner"}
+
+
+def cues() -> str:
+    """Which cues the class head finds, by world, on new cases and beside other parts."""
+    study = load_json(RESULTS / "cues.json", AnyObject)
+    lines = []
+    for name, world in study["worlds"].items():
+        sizes = ", ".join(f"{text} n = {world['lesion_dsc'][part]['n']}" for part, text in CUE_PARTS.items())
+        lines += [
+            f"World `{name}`, lesion DSC of new cases {world['lesion_dsc']['new']['mean']:.2f}; {sizes}:",
+            "",
+            "| cue | " + " | ".join(f"class head, {text}" for text in CUE_PARTS.values())
+            + " | network's own head | radiomics | in true masks | drawn numbers |",
+            "|" + "---|" * (len(CUE_PARTS) + 5),
+        ]
+        for cue, found in world["tasks"].items():
+            new = found["parts"]["new"]
+            bound = new["oracle"]
+            lines.append(
+                f"| {cue} | "
+                + " | ".join(f"{found['parts'][part]['rows']['evidence']['macro_f1']:.2f}" for part in CUE_PARTS)
+                + " | "
+                + " | ".join(f"{new['rows'][row]['macro_f1']:.2f}" for row in ("network", "radiomics", "true_masks"))
+                + f" | {'-' if bound is None else f'{bound:.2f}'} |"
+            )
+        lines.append("")
+    return "\n".join([*lines, f"SYNTHETIC data, macro-F1 of three classes; {short_machine(study)}; code {study['commit']}; `{study['command']}`."])
+
+
 def choices() -> str:
     """Choices of the training beside the first row with the same head."""
     study = load_json(RESULTS / "training_choices.json", AnyObject)
@@ -201,6 +261,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "benchmarks": benchmarks,
     "studies": index_table,
     "ablation": ablation,
+    "nodules": nodules,
+    "cues": cues,
     "choices": choices,
     "real": real_scans,
     "robustness": robust,

@@ -56,7 +56,7 @@ class Preset:
 
 
 PRESETS = {
-    "main_job": Preset(Length(12, 40, 4)),
+    "main_job": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerShort"),
     "cross_validation": Preset(Length(10, 30, 4)),
     "ablation": Preset(Length(12, 50, 4), jobs=2),
     "training_choices": Preset(Length(12, 25, 4), jobs=2),
@@ -134,7 +134,7 @@ def _common(description: str, out: str) -> Parser:
 def _named(parser: Parser) -> Parser:
     parser.add_argument("--name", type=file_name, help="of the submission and the report (default: yours; SYNTHETIC for synthetic data)")
     parser.add_argument("--hours", type=real_number(0, above=True), help="training, refit and validation end in this time, instead of --epochs and --iterations")
-    parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer)")
+    parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer; in the main job on synthetic data nnUNetTrainerShort)")
     parser.add_argument("--fast", action="store_true", help="coarse-to-fine inference")
     return parser
 
@@ -218,7 +218,7 @@ def abdomen() -> Parser:
 
 MAIN_JOB = """The main job: a folder of pancreas CTs in; masks, subtypes, metrics, figures, submission and report out.
 
-  bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, 15 to 35 minutes
+  bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, about 20 minutes
   bash experiments/run_fold0.sh --data data --name MYTEAM         the quiz's data on a GPU (16 GB are enough)
   bash experiments/run_fold0.sh --data data --epochs 50 --fast    fewer epochs, coarse-to-fine inference
   bash experiments/run_fold0.sh --data data --hours 3.5           training, refit and validation end within 3.5 hours
