@@ -44,7 +44,7 @@ def test_help_shows_and_sets_nothing_up(experiment, tmp_path):
 
 def test_lengths_follow_the_data_and_the_options():
     args = parse("main_job", ["--epochs", "3"])
-    assert PRESETS["main_job"].length(args, synthetic=True) == Length(3, 40, 4)
+    assert PRESETS["main_job"].length(args, synthetic=True) == Length(3, 20, 4)
     assert PRESETS["main_job"].length(args, synthetic=False) == Length(3, 250, 50)
 
 
