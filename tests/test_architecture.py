@@ -101,11 +101,13 @@ def test_every_room_has_its_place():
     assert {room_of(module) for module in modules() if module != "nnunetv2"} == set(LEVEL)
 
 
+@pytest.mark.slow
 def test_arrows_point_downward():
     upward = {(module, room) for module, room in arrows() if LEVEL[room] >= LEVEL[room_of(module)]}
     assert sorted(upward - TO_MEND) == []
 
 
+@pytest.mark.slow
 def test_no_mended_arrow_is_still_listed():
     assert sorted(TO_MEND - arrows()) == []
 

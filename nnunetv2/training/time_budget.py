@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nnunetv2.inference.case_prediction import CLASS_VIEWS
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
@@ -26,6 +27,7 @@ BUDGET_FILE = "time_budget.json"
 TIMED_STEPS, TIMED_VALIDATION_STEPS = 3, 2  # after one of each, which compiles and allocates
 SAFETY = 0.05  # of the budget, for checkpoints and what else is not measured
 FEWEST_EPOCHS = 20  # where iterations an epoch are free, they become fewer rather than the epochs, which steps of the learning rate and checkpoints need
+REFITS = 2  # checkpoints whose head is refitted: final and best
 LONGER = 1.1  # an epoch counts this much more than the mean of those so far before the schedule is shortened
 
 
@@ -105,7 +107,8 @@ def _wait(trainer: "nnUNetTrainer") -> None:
 
 
 def _seconds_afterwards(trainer: "nnUNetTrainer", patch: float) -> float:
-    """Of whole cases, by their median size: windows and mirrored views of the validation's, and of the training's for a refit of the class head."""
+    """Of whole cases, by their median size: windows and mirrored views of the validation's, and, for the refits of the class head, the training's in the few
+    views that decide a class."""
     configuration = trainer.configuration_manager
     size, window = list(configuration.median_image_size_in_voxels), list(configuration.patch_size)
     slices = size[0] if len(window) < len(size) else 1
@@ -113,7 +116,7 @@ def _seconds_afterwards(trainer: "nnUNetTrainer", patch: float) -> float:
     views = 2 ** len(trainer.inference_allowed_mirroring_axes or ())
     seconds = len(trainer.val_cases) * windows * slices * views * patch
     if trainer.class_task is not None:
-        seconds += len(trainer.train_cases) * max(1.0, prod(size) / prod(window)) * views * patch
+        seconds += REFITS * len(trainer.train_cases) * max(1.0, prod(size) / prod(window)) * min(views, CLASS_VIEWS) * patch
     return seconds
 
 

@@ -30,6 +30,7 @@ def phantom(spacing=(2.0, 2.0, 2.0), along=0.5, radius=6.0, organ_hu=100.0, lesi
     return evidence_case(image[None].astype(np.float32), labels, [2], spacing, HU, signs)
 
 
+@pytest.mark.slow
 def test_every_block_gives_the_same_names_for_every_case_and_no_infinity():
     cases = [phantom(), phantom((5.0, 1.0, 1.0), along=0.1), phantom(along=0.95, radius=3.0)]
     found = [measure(case, tuple(BLOCKS)) for case in cases]

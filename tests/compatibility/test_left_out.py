@@ -41,6 +41,7 @@ def test_public_names_are_read_off_a_module():
     assert public_names("import a\nb = c = 1\n_d = 2\ndef e(): f = 1\nclass G: pass") == ["b", "c", "e", "G"]
 
 
+@pytest.mark.slow
 def test_every_public_name_of_upstream_is_here_or_left_out(monkeypatch):
     for variable in FOLDERS:
         monkeypatch.setenv(variable, f"/nowhere/{variable}")

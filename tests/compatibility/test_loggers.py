@@ -62,6 +62,7 @@ def test_the_average_of_the_dice_comes_along(tmp_path):
     assert log.get_value("ema_fg_dice", None) == pytest.approx([0.5, 0.9 * 0.5 + 0.1 * 0.7])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_brings_the_values_back_and_they_are_drawn(tmp_path):
     log, other = MetaLogger(tmp_path, False), MetaLogger(tmp_path, False)
     for key in log.get_checkpoint():

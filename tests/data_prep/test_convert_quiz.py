@@ -35,6 +35,7 @@ def refusal(quiz, tmp_path, **options) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_masks_become_uint8_on_their_images_grid(quiz, tmp_path):
     out = run(quiz, tmp_path)
     mask, image = sitk.ReadImage(str(out / "labelsTr/quiz_0_001.nii.gz")), sitk.ReadImage(str(out / "imagesTr/quiz_0_001_0000.nii.gz"))
@@ -43,6 +44,7 @@ def test_masks_become_uint8_on_their_images_grid(quiz, tmp_path):
     assert np.bincount(sitk.GetArrayFromImage(mask).ravel()).tolist() == [6 * 7 * 8 - 48, 24, 24]
 
 
+@pytest.mark.slow
 def test_tables_name_every_labelled_case_and_no_test_case(quiz, tmp_path):
     out = run(quiz, tmp_path)
     rows = list(csv.DictReader((out / "subtypes.csv").open()))
@@ -54,6 +56,7 @@ def test_tables_name_every_labelled_case_and_no_test_case(quiz, tmp_path):
     assert sorted(file.name for file in (out / "imagesTs").iterdir()) == ["quiz_005_0000.nii.gz", "quiz_006_0000.nii.gz"]
 
 
+@pytest.mark.slow
 def test_fold_0_is_the_quizs_split_and_later_folds_never_see_validation_cases(quiz, tmp_path):
     folds = load_json(run(quiz, tmp_path) / "splits_final.json")
     assert folds[0]["val"] == ["quiz_0_004", "quiz_1_004", "quiz_2_004"]
@@ -79,6 +82,7 @@ def test_folds_do_not_depend_on_the_order_of_cases():
     assert stratified_folds(subtypes) == stratified_folds(dict(reversed(subtypes.items())))
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_what_is_right_and_repairs_what_is_not(quiz, tmp_path):
     out = run(quiz, tmp_path)
     broken, kept = out / "labelsTr/quiz_0_001.nii.gz", out / "labelsTr/quiz_1_001.nii.gz"
@@ -90,6 +94,7 @@ def test_a_second_run_keeps_what_is_right_and_repairs_what_is_not(quiz, tmp_path
     assert {file: file.stat().st_ino for file in before} == before
 
 
+@pytest.mark.slow
 def test_symlink_links_images_and_a_later_copy_replaces_the_links(quiz, tmp_path):
     out = run(quiz, tmp_path, symlink=True)
     image = out / "imagesTr/quiz_0_001_0000.nii.gz"
@@ -145,6 +150,7 @@ def test_voxels_that_are_not_finite_are_refused_though_itk_hides_them(quiz, tmp_
     assert "quiz_0_001_0000.nii.gz has 1 NaN or infinite voxel" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [3.0, 1.002, 0.5, -1.0])
 def test_mask_values_other_than_labels_are_refused_with_the_value(quiz, tmp_path, value):
     labels = np.ones((6, 7, 8), np.float32)
@@ -177,6 +183,7 @@ def test_files_in_sub_folders_are_refused(quiz, tmp_path):
     assert "copy/quiz_1_002.nii.gz: lies in a sub-folder" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_unknown_names_and_folders_are_refused_but_hidden_and_other_files_are_not(quiz, tmp_path):
     (quiz.root / "train/subtype0/._quiz_0_001.nii.gz").write_bytes(b"")
     (quiz.root / "train/notes.csv").write_text("")
@@ -189,6 +196,7 @@ def test_unknown_names_and_folders_are_refused_but_hidden_and_other_files_are_no
     assert "scan.nii.gz: not named" in message and "subtype7: unknown folder" in message
 
 
+@pytest.mark.slow
 def test_a_missing_split_is_refused_and_a_missing_test_set_is_not(quiz, tmp_path):
     shutil.rmtree(quiz.root / "test")
     run(quiz, tmp_path)
@@ -291,6 +299,7 @@ def test_a_second_conversion_into_the_folder_is_refused(quiz, tmp_path):
         run(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_rerun_that_restores_a_file_leaves_the_content_as_it_was(quiz, tmp_path):
     out = run(quiz, tmp_path)
     before = content_key([out])

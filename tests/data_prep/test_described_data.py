@@ -192,6 +192,7 @@ def test_a_rating_of_no_class_is_named(tmp_path):
         convert_lidc(folder, tmp_path / "data", processes=1)
 
 
+@pytest.mark.slow
 def test_decathlon_set_becomes_data_that_convert(tmp_path):
     for part, array in (("imagesTr", volume(90).astype(np.int16)), ("labelsTr", volume(2))):
         (tmp_path / "set" / part).mkdir(parents=True)

@@ -76,6 +76,7 @@ def test_folders_of_one_name_give_two_cases_and_unsafe_names_none(source, out, t
     assert sorted(rows_of(out)) == ["CT-2", "case0001", "ct"]
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_what_is_there_and_adds_what_is_new(source, out, capsys):
     convert(source, out)
     first = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
@@ -101,6 +102,7 @@ def test_a_run_that_ended_half_way_goes_on(source, out, monkeypatch, capsys):
     assert status == 0 and "1 of them by a former run" in printed and len(list(out.glob("*.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["source changed", "image cut"])
 def test_what_is_not_of_these_files_or_not_whole_is_made_again(source, out, harm):
     convert(source, out)
@@ -121,6 +123,7 @@ def test_an_image_whose_series_broke_does_not_stay(source, out):
     assert "is cut short or damaged" in status and not (out / "case0002_0000.nii.gz").exists() and list(rows_of(out)) == ["case0001"]
 
 
+@pytest.mark.slow
 def test_all_bad_series_are_in_one_message_and_the_good_ones_are_there(source, out):
     save(slices(hu(), series="1.9.1", shear=(0, 0.2)), source / "tilted")
     made = slices(hu(), series="1.9.2")

@@ -25,6 +25,7 @@ def painted(world: str, what: Drawn, scanner: str = "standard", preset=QUIET):
     return render(preset, what.classes["texture"], np.random.default_rng(5), what, Manner(True, world, scanner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_lesion_is_as_large_and_as_bright_as_drawn(world):
     for size, attenuation in ((0, 0), (2, 2)):
@@ -34,6 +35,7 @@ def test_a_lesion_is_as_large_and_as_bright_as_drawn(world):
         assert image[labels == 2].mean() == pytest.approx(LEVELS["attenuation"][attenuation], abs=12)  # blur lets the surroundings in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_the_gland_is_as_bright_as_drawn(world):
     def gland(k: int) -> float:
@@ -43,6 +45,7 @@ def test_the_gland_is_as_bright_as_drawn(world):
     assert gland(0) - gland(2) == pytest.approx(LEVELS["gland"][0] - LEVELS["gland"][2], abs=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_number_means_further_lesions(world):
     def pieces(k: int) -> int:
@@ -52,6 +55,7 @@ def test_number_means_further_lesions(world):
     assert pieces(0) == 1 and pieces(2) >= 2
 
 
+@pytest.mark.slow
 def test_worlds_are_unlike_each_other_and_a_seed_gives_one_image():
     what = draw(np.random.default_rng(3))
     one, again, other = (painted(world, what)[0] for world in ("cells", "cells", "abdomen"))
@@ -59,6 +63,7 @@ def test_worlds_are_unlike_each_other_and_a_seed_gives_one_image():
     assert one.shape == other.shape and abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 def test_the_other_scanner_is_noisier_and_softer_and_brightens_the_gland():
     what = drawn()
     standard, labels, _ = painted("abdomen", what)
@@ -72,6 +77,7 @@ def test_the_other_scanner_is_noisier_and_softer_and_brightens_the_gland():
     assert noisy[1].std() / noisy[0].std() == pytest.approx(1.7, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_manner_is_written_down_and_the_plain_one_is_what_it_was(tmp_path):
     make_phantom(tmp_path, "smoke", counts=(3, 0, 0), processes=1, manner=Manner(True, "cells", "other"))
     written = json.loads((tmp_path / "phantom.json").read_text())

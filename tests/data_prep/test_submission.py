@@ -134,6 +134,7 @@ def test_command_line_wants_the_right_file_name(quiz, predictions, tmp_path, cap
     assert "2 masks and subtype_results.csv, ready to hand in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/b", "..", "-x", "a\nb"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(quiz, predictions, tmp_path, name):
     with pytest.raises(SystemExit, match="--name"):

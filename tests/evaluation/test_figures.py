@@ -42,6 +42,7 @@ def points(drawing: Figure, panel: int) -> np.ndarray:
     return np.concatenate(clouds)
 
 
+@pytest.mark.slow
 def test_every_case_is_a_point_in_the_distributions(metrics, drawn, tmp_path):
     figures.distributions(metrics, tmp_path / "f")
     lesion = points(drawn[0], 1)
@@ -71,6 +72,7 @@ def test_real_data_is_not_called_synthetic(metrics, drawn, tmp_path):
     assert drawn[0].get_suptitle() == ""
 
 
+@pytest.mark.slow
 def test_roc_curve_has_scikit_learns_area():
     rng = np.random.default_rng(0)
     positive, score = rng.random(40) < 0.4, np.round(rng.random(40), 1)
@@ -132,6 +134,7 @@ def test_masks_of_another_size_are_refused(tmp_path):
         CaseImages.read("a", image, mask, None)
 
 
+@pytest.mark.slow
 def test_command_draws_figures_and_an_index_of_overlays(scored_run, drawn):
     assert main(["--results", str(scored_run), *image_options(scored_run)]) == 0
     index = json.loads((scored_run / "figures" / "figures.json").read_text())
@@ -140,6 +143,7 @@ def test_command_draws_figures_and_an_index_of_overlays(scored_run, drawn):
     assert set(index["figures"]) <= {path.stem for path in (scored_run / "figures").glob("*.pdf")}
 
 
+@pytest.mark.slow
 def test_one_overlay_is_a_vector_pdf_and_a_png(scored_run, tmp_path):
     case = "quiz_1_003.nii.gz"
     assert main(["--overlay", str(tmp_path / "picture.png"), "--image", str(scored_run / "images" / "quiz_1_003_0000.nii.gz"),

@@ -107,6 +107,7 @@ def test_every_case_is_predicted_out_of_fold(separable):
     assert all(p.sum() == pytest.approx(1) for p in predicted.values())
 
 
+@pytest.mark.slow
 def test_labels_of_validation_cases_are_not_looked_at(separable):
     features, truth, splits = separable
     blind = {case: label for case, label in truth.items() if case in splits[1]["train"]}
@@ -114,6 +115,7 @@ def test_labels_of_validation_cases_are_not_looked_at(separable):
     assert all(np.array_equal(seen[case], unseen[case]) for case in splits[1]["val"])
 
 
+@pytest.mark.slow
 def test_a_case_without_a_lesion_gets_the_training_shares(separable):
     features, truth, splits = separable
     predicted = fit_and_predict(features | {"empty": None}, truth, splits[0]["train"], ["empty"], CLASSES)
@@ -151,6 +153,7 @@ def run(folder: Path, *more: str) -> int:
                             "--splits", str(folder / "splits.json"), "--folds", "0", "1", "--out", str(folder / "out"), *more])
 
 
+@pytest.mark.slow
 def test_tables_have_the_networks_columns(folder):
     assert run(folder) == 0
     rows = list(csv.DictReader((folder / "out/subtype_probabilities.csv").open()))
@@ -159,6 +162,7 @@ def test_tables_have_the_networks_columns(folder):
     assert [row["Subtype"] for row in results] == ["0", "1", "2"] * 4
 
 
+@pytest.mark.slow
 def test_further_cases_are_predicted_with_all_training_cases(folder):
     assert run(folder, "--predict_images", str(folder / "images"), "--predict_masks", str(folder / "masks")) == 0
     assert len(list(csv.DictReader((folder / "out/test/subtype_results.csv").open()))) == 12

@@ -63,6 +63,7 @@ def test_reliability_points_hold_every_case_once():
     assert points == [{"probability": pytest.approx(0.025), "frequency": 0.5, "n": 2}, {"probability": 1, "frequency": 1, "n": 1}]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 100_000), st.integers(2, 5), st.integers(5, 40))
 @pytest.mark.filterwarnings("ignore")

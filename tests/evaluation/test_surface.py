@@ -113,6 +113,7 @@ def test_voxel_distances_equal_all_pairs_by_brute_force():
     assert distances.hausdorff(100) == pytest.approx(max(pairs.min(axis=1).max(), pairs.min(axis=0).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(50))
 def test_agrees_with_the_surface_distance_package(seed):
     """Google DeepMind's reference implementation of NSD, on random pairs; every seventh pair has an empty mask."""

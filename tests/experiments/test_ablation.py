@@ -133,6 +133,7 @@ def test_the_refit_follows_the_model_it_refits_and_trains_nothing(setup):
     assert load_json(run.folder("chosen_refit") / "fold_1" / "done.json")["seconds"] >= 60
 
 
+@pytest.mark.slow
 def test_two_at_a_time_train_everything_before_any_refit(setup):
     args, trainer = setup
     args.jobs = 2

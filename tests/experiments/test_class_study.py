@@ -42,6 +42,7 @@ def described(n: int, seed: int) -> dict:
     return rows
 
 
+@pytest.mark.slow
 def test_rows_that_need_no_network_find_what_is_there():
     rows = described(40, 0)
     rows["c39"] |= {"radiomics": None, "evidence": None}  # no lesion found in a new case
@@ -67,6 +68,7 @@ def made_up(row_names, value: float) -> dict:
             for row in row_names}
 
 
+@pytest.mark.slow
 def test_the_table_of_cues_says_synthetic_and_names_the_lowest(tmp_path):
     tasks = {task: {"weights": {"size": 0.5, "joint": 0.25}, "parts": {part: {"n_of_class": [1, 2, 3], "rows": made_up(cues.STUDIED, 0.7 if task == "duct" else 0.9),
                                                                              "oracle": None if task == "shuffled" else 0.97} for part in cues.PARTS}} for task in cues.TASKS}

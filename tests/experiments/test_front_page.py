@@ -61,6 +61,7 @@ def test_places_that_readme_says_to_edit_exist():
     assert [path for path in paths if not (REPOSITORY / path).exists() and not list(REPOSITORY.glob(f"*/{path}"))] == []
 
 
+@pytest.mark.slow
 def test_every_study_is_in_the_index():
     assert all(f"{study.file}." in index_table() for study in STUDIES)
 

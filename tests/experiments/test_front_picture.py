@@ -58,6 +58,7 @@ def test_probabilities_are_by_class():
     assert probabilities_of(METRICS["cases"][0]) == {"0": 0.25, "1": 0.75}
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(run, tmp_path):
     assert main(["--run", str(run), "--out", str(tmp_path / "front.png")]) == 0
     height, width, _ = plt.imread(tmp_path / "front.png").shape

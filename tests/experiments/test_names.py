@@ -12,6 +12,7 @@ from experiments.options import DEVELOPMENT_SEEDS, PARSERS, PRESETS, SEEDS, Leng
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["run_fold0.sh", "run_cv.sh"])
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "-x", "a\nb", "x" * 201, "a*"])
 def test_a_name_that_leads_elsewhere_is_refused_at_once(script, name, tmp_path):
@@ -25,6 +26,7 @@ def test_other_names_pass(name):
     assert parse("main_job", ["--name", name]).name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "message"), [
     (["--epochs", "0"], "--epochs"), (["--hours", "2", "--epochs", "3"], "--hours chooses the length"), (["--data", "/nowhere"], "/nowhere is not a folder"),
     (["--nme", "x"], "unknown option --nme x"), (["--device", "tpu"], "tpu"), (["--hours", "nan"], "--hours")])
@@ -34,6 +36,7 @@ def test_wrong_options_end_with_one_line(options, message):
     assert found.returncode == 2 and message in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", PARSERS)
 def test_help_shows_and_sets_nothing_up(experiment, tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "HOME": str(tmp_path)}

@@ -39,6 +39,7 @@ def test_there_are_48_ways_to_store_the_axes_and_one_is_the_scans_own(scan):
     assert np.array_equal(own.scan.array, scan.array)
 
 
+@pytest.mark.slow
 def test_a_mask_of_each_of_them_comes_back_voxel_by_voxel(scan, tmp_path):
     for way in turned(scan):
         assert np.array_equal(on_grid_of(mask_of(way.scan, tmp_path / "mask.nii.gz"), scan), scan.array), way.name

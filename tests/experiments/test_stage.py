@@ -47,6 +47,7 @@ def test_killed_stage_keeps_its_partial_output(tmp_path):
     assert out.read_text() == "xx"
 
 
+@pytest.mark.slow
 def test_changed_command_starts_over_and_so_does_all_after_it(tmp_path):
     a, b = tmp_path / "a.txt", tmp_path / "b.txt"
     run_stage(tmp_path, "a", [a], append(a), [])
@@ -83,6 +84,7 @@ def test_an_input_that_is_not_there_is_named_and_a_pattern_may_match_nothing(tmp
         content_key([tmp_path / "speed.json"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text(""), lambda file: file.write_text("hal")])
 def test_stage_runs_again_over_outputs_that_are_half_there(tmp_path, harm):
     out = tmp_path / "masks"
@@ -118,6 +120,7 @@ def test_a_second_run_of_a_script_is_refused_until_the_first_has_ended(tmp_path)
     assert "locked" in subprocess.run(command, **{**start, "stdin": subprocess.DEVNULL}).stdout
 
 
+@pytest.mark.slow
 def test_commands_hold_the_lock_of_a_run_that_was_killed(tmp_path):
     (tmp_path / "wait.py").write_text("import sys; print('begun', flush=True); sys.stdin.readline()")
     program = ("import sys, pathlib; from experiments.pipeline import Pipeline, Stage; work = pathlib.Path(sys.argv[1]); "
@@ -150,6 +153,7 @@ def test_a_stage_that_fails_ends_the_experiment_with_its_status(tmp_path):
     assert end.value.code == 3
 
 
+@pytest.mark.slow
 def test_forget_from_reruns_that_stage_and_later_ones_only(tmp_path):
     paths = {name: tmp_path / name for name in "abc"}
     for name, path in paths.items():

@@ -44,6 +44,7 @@ def test_rows_by_hand():
     assert short["seconds_to_goal"] == [10.0, None] and short["share_of_time"] == [pytest.approx(1 / 3), None]
 
 
+@pytest.mark.slow
 def test_files_are_written_and_say_what_is_real(tmp_path):
     result = {"synthetic": False, "command": "bash x", "commit": "c", "environment": {"CPU": "Some CPU"}, "threads": "1", "epochs": 3, "n": 3,
               "recipes": {"upstream": "nnU-Net 2.8.1", "short": "Short"}, "sets": {"nodules": {"title": "REAL CT, lung nodules", "runs": RUNS}}}

@@ -113,6 +113,7 @@ def test_every_choice_is_compared_with_the_first_before_and_after_the_refit(args
     assert "SYNTHETIC" in text and "| 1.000 [+" in text
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_predicted_before_its_head_is_refitted(args, commands):
     Study(args).run_all()
     assert {call[2] for call in commands.calls} == {1, 2, 3}
@@ -123,6 +124,7 @@ def test_what_was_trained_is_predicted_before_its_head_is_refitted(args, command
         assert steps == ["nnUNetv2_predict", "nnUNetv2_refit_class_head", "nnUNetv2_predict"]
 
 
+@pytest.mark.slow
 def test_a_rerun_predicts_nothing_again(args, commands):
     Study(args).run_all()
     commands.calls.clear()
@@ -148,6 +150,7 @@ def test_other_settings_do_not_enter_the_same_study(args, commands):
         Study(args)
 
 
+@pytest.mark.slow
 def test_a_refitted_head_is_never_taken_for_the_trained_one(args, commands):
     study = Study(args)
     study.run_all()

@@ -51,6 +51,7 @@ def assert_same_as_itk(stack, folder):
 
 # ---- good series
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0), (-1, 0, 0, 0, 1, 0), OBLIQUE, TURNED])
 def test_slices_in_any_order_of_names_are_what_simpleitk_makes_of_them(tmp_path, orientation):
     values = hu()
@@ -153,6 +154,7 @@ def as_jpeg_2000(made):
     assert made[0].file_meta.TransferSyntaxUID == pydicom.uid.JPEG2000Lossless
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls, as_jpeg_lossless, as_jpeg_2000])
 def test_compressed_slices_hold_the_same_values(tmp_path, compress):
     values = hu((6, 16, 18))
@@ -226,6 +228,7 @@ def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even_enough(tmp_path):
     assert "unevenly spaced" in refusal(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REALCT / "example_ct_dicom_converted.nii.gz").is_file(), reason="../shared/realct is not here")
 def test_a_real_ct_comes_back_voxel_for_voxel_and_as_simpleitk_reads_it(tmp_path):
     image = sitk.ReadImage(str(REALCT / "example_ct_dicom_converted.nii.gz"))
@@ -289,6 +292,7 @@ def test_slices_shifted_unevenly_are_no_tilt(tmp_path):
     assert "shifted to the side by up to 3 mm, and not evenly" in refusal(tmp_path, sheared=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changed", "named"), [
     ({"RescaleSlope": None, "RescaleIntercept": None}, "RescaleSlope and RescaleIntercept missing"),
     ({"RescaleSlope": 0}, "RescaleSlope is 0"), ({"ImagePositionPatient": None}, "ImagePositionPatient missing"),
@@ -313,6 +317,7 @@ def test_all_problems_of_a_series_come_at_once(tmp_path):
     assert "2 problem(s)" in message and "missing" in message and "hold several slices" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [200, 500, 700, 900, -60])
 def test_a_file_that_is_cut_short_is_named(tmp_path, keep):
     path = save(slices(hu()), tmp_path)[2]
@@ -322,6 +327,7 @@ def test_a_file_that_is_cut_short_is_named(tmp_path, keep):
     assert not list((tmp_path.parent / "out").glob("*.nii.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", [as_rle, as_jpeg_ls, as_jpeg_lossless, as_jpeg_2000])
 @pytest.mark.parametrize("keep", [-12, -80])
 def test_a_compressed_file_that_is_cut_short_is_named(tmp_path, compress, keep):

@@ -50,12 +50,14 @@ def read_or_refuse(path):
     assert peak < 8 * 2**20
 
 
+@pytest.mark.slow
 @QUICK
 @given(headers(), st.sampled_from(["a.nii", "a.nii.gz"]))
 def test_garbage_in_fields_of_a_nifti_header(tmp_path, content, name):
     read_or_refuse(save(content, tmp_path / name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "name"), [(nifti(), "a.nii"), (gzip.compress(nifti()), "b.nii.gz"), (nrrd(encoding="gzip"), "a.nrrd"), (nrrd(), "b.nrrd"),
                                                (mha(), "a.mha"), (gipl(), "a.gipl")], ids=lambda value: value if isinstance(value, str) else "")
 @QUICK

@@ -54,6 +54,7 @@ def test_masks_flipped_in_content_stand_out_among_phantoms(tmp_path):
     assert len(found) >= 0.9 * len(flipped)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REALCT.is_dir(), reason="real CTs are not part of the repository; set REALCT")
 def test_real_mask_paired_in_voxels_with_its_flipped_ct_stands_out():
     image, true = read_volume(REALCT / "example_ct_dicom_converted.nii.gz")[0], read_volume(REALCT / "example_seg_dicom.nii.gz")[0] == 7

@@ -69,6 +69,7 @@ def assert_seg_is(path, mask, planes, labels=LABELS):
         assert all(np.array_equal(found[name][key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_converted_images_and_lie_on_the_slices(model_folder, dicom_folder, tmp_path):
     assert predict(model_folder, dicom_folder, tmp_path / "out", dicom_images=tmp_path / "kept") == 0
     convert_folder(dicom_folder, tmp_path / "images")
@@ -80,6 +81,7 @@ def test_masks_are_those_of_the_converted_images_and_lie_on_the_slices(model_fol
     assert sitk.ReadImage(str(tmp_path / "out" / "case0002.nii.gz")).GetDirection() == (1, 0, 0, 0, -1, 0, 0, 0, -1)
 
 
+@pytest.mark.slow
 def test_the_table_tells_which_mask_is_of_which_series_and_no_file_name_is_a_patients(model_folder, dicom_folder, tmp_path):
     predict(model_folder, dicom_folder, tmp_path / "out")
     rows = read_csv(tmp_path / "out" / "series.csv").rows
@@ -113,6 +115,7 @@ def test_highdicom_reads_the_seg_back_as_the_mask(model_folder, dicom_folder, tm
     assert np.array_equal(layers, array(tmp_path / "out" / "case0001.nii.gz"))
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_masks_images_and_segs(model_folder, dicom_folder, tmp_path):
     pytest.importorskip("highdicom")
     predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
@@ -122,6 +125,7 @@ def test_a_second_run_keeps_masks_images_and_segs(model_folder, dicom_folder, tm
     assert len(files) == 6 and [path.stat().st_mtime_ns for path in files] == before
 
 
+@pytest.mark.slow
 def test_a_bad_series_is_named_and_the_others_are_predicted(model_folder, dicom_folder, tmp_path, capsys):
     (dicom_folder / PATIENT / "b" / "IM0004").unlink()
     assert predict(model_folder, dicom_folder, tmp_path / "out") == 1
@@ -129,12 +133,14 @@ def test_a_bad_series_is_named_and_the_others_are_predicted(model_folder, dicom_
     assert (tmp_path / "out" / "case0001.nii.gz").is_file() and not (tmp_path / "out" / "case0002.nii.gz").exists()
 
 
+@pytest.mark.slow
 def test_parts_share_the_series(model_folder, dicom_folder, tmp_path):
     for part in (1, 0):
         assert predict(model_folder, dicom_folder, tmp_path / "out", num_parts=2, part_id=part) == 0
     assert [row["case"] for row in read_csv(tmp_path / "out" / "series.csv").rows] == ["case0001", "case0002"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "options", "named"), [
     ({}, {"dicom_seg": True}, "--dicom_seg needs DICOM series"),
     ({"channel_names": {"0": "T1", "1": "T2"}}, {}, "takes 2 channels (T1, T2)"), ({"file_ending": ".png"}, {}, "'.png' is none that SimpleITKIO reads")])
@@ -155,6 +161,7 @@ def test_without_highdicom_a_seg_is_refused_before_anything_is_computed(model_fo
     assert not (tmp_path / "out_images").exists()
 
 
+@pytest.mark.slow
 def test_a_case_that_failed_gets_no_seg_of_an_older_mask(model_folder, dicom_folder, tmp_path, monkeypatch, capsys):
     pytest.importorskip("highdicom")
     predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
@@ -206,6 +213,7 @@ def stack_in(folder):
     return stack_of(scan_folder(folder, progress=False).series[0])
 
 
+@pytest.mark.slow
 def test_an_empty_mask_makes_a_seg_without_foreground(tmp_path):
     pytest.importorskip("highdicom")
     save(slices(hu()), tmp_path)

@@ -172,6 +172,7 @@ def test_torch_engine_in_half_computes_in_bf16_and_returns_fp32():
     assert torch.equal(half.in_full_precision()(x)[0], b)
 
 
+@pytest.mark.slow
 def test_a_batch_that_memory_does_not_hold_goes_through_item_by_item():
     class Small(Net):
         def forward(self, x):

@@ -59,6 +59,7 @@ def truth(data):
     return np.digitize(data[0].numpy(), [0.5, 2.0], right=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [np.s_[35, 35, 35], np.s_[39, 0, 39], (np.arange(20, 40, 2), 38, np.arange(0, 20, 2))],
                          ids=["voxel", "voxel in a corner", "specks"])
 def test_a_label_that_the_coarse_pass_overlooks_is_found(place):
@@ -129,11 +130,13 @@ def test_nothing_on_the_coarse_grid_is_reported_as_the_whole_volume():
     assert np.array_equal(labels, truth(data)) and report.not_segmented == 0 and report.whole_because
 
 
+@pytest.mark.slow
 def test_without_boxes_there_is_no_report():
     assert CasePredictor([ByValue()], GEOMETRY, InferenceMode(tta=1), LABELS, lesion_channels=None)(image()).roi is None
     assert predict(torch.zeros(1, 8, 8, 8))[1] is None  # no larger than a patch: it goes through as it is
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(arrays(np.float32, st.tuples(*[st.integers(3, 20)] * 3), elements=st.sampled_from([0.0, 1.0, 3.0])), st.sets(st.sampled_from([1, 2]), min_size=1),
        st.integers(0, 3))

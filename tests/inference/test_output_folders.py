@@ -76,6 +76,7 @@ def test_each_folder_has_the_class_tables_of_its_own_masks(predictor, twins, tmp
         assert len(cases_predicted(tmp_path / folder)) == 1 and (tmp_path / folder / "plans.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [
     lambda path: path.write_bytes(b""),
     lambda path: path.write_bytes(path.read_bytes()[:100]),
@@ -105,6 +106,7 @@ def test_continuing_with_nothing_left_changes_no_table(predictor, predicted, ima
     assert cases_predicted(folder) == [] and (folder / "subtype_results.csv").read_bytes() == (predicted / "subtype_results.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_costs_the_cases_it_did_not_take(model_folder, image_folder, predicted, tmp_path, capsys):
     """Probabilities do not fit, masks would."""
     with no_file_larger_than(20_000):
@@ -126,6 +128,7 @@ def test_the_list_of_failures_survives_a_report_that_cannot_be_written(predictor
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_an_error_though_all_cases_are_done(predictor, image_folder, tmp_path):
     (tmp_path / "prediction_times.json").mkdir()
     with pytest.raises(CasesFailed, match="^These files of the run could not be written"):
@@ -162,6 +165,7 @@ def test_an_empty_folder_is_refused_before_the_model_is_loaded(model_folder, tmp
         run(lambda: run_prediction(tmp_path / "in", tmp_path / "out", model_folder, **ARGUMENTS))
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_done_and_says_how_to_go_on(model_folder, image_folder, tmp_path, monkeypatch, capsys):
     predict = predict_from_raw_data.CasePredictor.__call__
 

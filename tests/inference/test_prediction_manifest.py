@@ -60,12 +60,14 @@ def test_what_was_predicted_fits(predicted, capsys):
     assert "0 misfit(s)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_continuing_with_the_same_model_keeps_all(predicted, images, model):
     before = times(predicted)
     again(images, predicted, model)
     assert times(predicted) == before and not verify(predicted).misfits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "named"), [("weights", "model.checkpoints"), ("mode", "settings.tta")])
 def test_continuing_with_another_model_or_mode_is_refused(predicted, images, model, change, named):
     if change == "weights":
@@ -74,6 +76,7 @@ def test_continuing_with_another_model_or_mode_is_refused(predicted, images, mod
         again(images, predicted, model, **({"tta": 2} if change == "mode" else {}))
 
 
+@pytest.mark.slow
 def test_continuing_predicts_a_case_anew_whose_image_changed(predicted, images, model):
     before = times(predicted)
     image = sitk.ReadImage(str(images / "case_1_0000.nii.gz"))
@@ -83,6 +86,7 @@ def test_continuing_predicts_a_case_anew_whose_image_changed(predicted, images, 
     assert after["case_0.nii.gz"] == before["case_0.nii.gz"] and after["case_1.nii.gz"] != before["case_1.nii.gz"]
 
 
+@pytest.mark.slow
 def test_a_mask_that_an_interrupted_run_meant_to_write_over_is_no_mask_of_that_run(predicted, images, model):
     other_weights(model)
     before = times(predicted)
@@ -97,6 +101,7 @@ def test_a_mask_that_an_interrupted_run_meant_to_write_over_is_no_mask_of_that_r
     assert all(after[name] != before[name] for name in before) and not verify(predicted).misfits
 
 
+@pytest.mark.slow
 def test_masks_without_a_record_are_kept_and_stay_of_unknown_origin(predicted, images, model):
     (predicted / "manifest.json").unlink()
     before = times(predicted)
@@ -105,10 +110,12 @@ def test_masks_without_a_record_are_kept_and_stay_of_unknown_origin(predicted, i
     assert times(predicted) == before and not found.misfits and "no record says which model" in found.unknown[0]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_moved_is_the_same(predicted, images, model, tmp_path):
     again(images, predicted, model.rename(tmp_path / "elsewhere"))
 
 
+@pytest.mark.slow
 def test_parts_keep_a_manifest_each_that_read_as_one(images, model, tmp_path):
     for part in range(2):
         run_prediction(images, tmp_path / "parts", model, folds=(0,), num_parts=2, part_id=part, **ARGUMENTS)
@@ -116,6 +123,7 @@ def test_parts_keep_a_manifest_each_that_read_as_one(images, model, tmp_path):
     assert not verify(tmp_path / "parts").misfits
 
 
+@pytest.mark.slow
 def test_a_second_run_into_the_folder_is_refused(predicted, images, model):
     with prediction_lock(predicted), pytest.raises(FolderBusy):
         again(images, predicted, model)
@@ -142,6 +150,7 @@ def change_model(predicted, images, model):
     other_weights(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("harm", "named"), [
     (harm_mask, "case_0.nii.gz was changed after its prediction"), (lose_mask, "case_0.nii.gz is gone"),
     (add_mask, "case_9.nii.gz is of another origin"), (change_image, "case_0_0000.nii.gz changed since case_0.nii.gz was predicted"),

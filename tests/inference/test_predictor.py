@@ -33,6 +33,7 @@ def predicted(model_folder, image_folder, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_case_has_its_files(predicted):
     names = {path.name for path in predicted.iterdir()}
     assert names == {f"case_{i}{ending}" for i in range(3) for ending in (".nii.gz", ".npz", ".pkl")} | {
@@ -53,6 +54,7 @@ def test_mask_is_the_argmax_of_the_saved_probabilities(predicted):
     assert set(np.unique(mask)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_label_output_equals_that_of_the_full_probabilities(predicted, model_folder, image_folder, tmp_path):
     run_prediction(image_folder, tmp_path, model_folder, folds=(0,), **ARGUMENTS)
     for i in range(3):
@@ -95,6 +97,7 @@ def test_continuing_clears_what_a_killed_process_was_writing(predicted, model_fo
     assert (folder / "case_1.nii.gz").read_bytes() == (predicted / "case_1.nii.gz").read_bytes()
 
 
+@pytest.mark.slow
 def test_continuing_redoes_a_case_without_its_row_in_the_csv(predicted, model_folder, image_folder, tmp_path):
     folder = shutil.copytree(predicted, tmp_path / "out")
     table = folder / "subtype_results.csv"
@@ -104,6 +107,7 @@ def test_continuing_redoes_a_case_without_its_row_in_the_csv(predicted, model_fo
     assert "case_2" in table.read_text()
 
 
+@pytest.mark.slow
 def test_parts_together_do_every_case_once(model_folder, image_folder, tmp_path):
     for part in range(2):
         run_prediction(image_folder, tmp_path, model_folder, folds=(0,), num_parts=2, part_id=part, **ARGUMENTS)
@@ -112,6 +116,7 @@ def test_parts_together_do_every_case_once(model_folder, image_folder, tmp_path)
     assert len((tmp_path / "subtype_results.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_a_broken_image_fails_alone_and_the_exit_status_says_so(model_folder, image_folder, tmp_path, capsys):
     images = shutil.copytree(image_folder, tmp_path / "images")
     (images / "case_1_0000.nii.gz").write_bytes(b"not an image")
@@ -121,6 +126,7 @@ def test_a_broken_image_fails_alone_and_the_exit_status_says_so(model_folder, im
     assert "case_1" not in (tmp_path / "out" / "subtype_results.csv").read_text()
 
 
+@pytest.mark.slow
 def test_folds_are_averaged(model_folder):
     data = torch.randn(1, 8, 16, 16)
     single = [make_predictor(model_folder, (fold,)).predict_case_logits(data) for fold in (0, 1)]
@@ -187,6 +193,7 @@ def test_contradicting_levers_are_refused(contradiction):
         nnUNetPredictor(**{"device": CPU} | contradiction)
 
 
+@pytest.mark.slow
 def test_cascade_needs_the_previous_stages_masks_and_adds_them_as_channels(tmp_path, image_folder, predicted):
     plans = tiny_plans(class_head=False)
     plans["configurations"]["3d_lowres"] = plans["configurations"]["3d_fullres"] | {"next_stage": "3d_fullres"}

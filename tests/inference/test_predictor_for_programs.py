@@ -37,6 +37,7 @@ def masks(predictor, images):
     return [predictor.predict_single_npy_array(*image) for image in images]
 
 
+@pytest.mark.slow
 def test_result_has_mask_class_and_volumes(predictor, images, masks):
     result = predictor.predict_single_npy_array(*images[0], return_classification=True)
     assert np.array_equal(result.mask, masks[0]) and result.probabilities is None and result.roi is None
@@ -113,6 +114,7 @@ def test_all_that_is_wrong_is_said_at_once(predictor):
         predictor.predict_single_npy_array(np.zeros((8, 16, 16)), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float64, np.float16])
 def test_any_type_of_number_serves(predictor, dtype):
     assert predictor.predict_single_npy_array(smooth_ct().astype(dtype)[None], SPACING).shape == (10, 26, 24)
@@ -155,6 +157,7 @@ def test_cancelling_by_a_function_keeps_what_is_done(predictor, image_folder, tm
     assert len((tmp_path / "subtype_results.csv").read_text().splitlines()) == 2 and (tmp_path / "prediction_times.json").is_file()
 
 
+@pytest.mark.slow
 def test_files_one_after_the_other_give_the_same(predictor, image_folder, masks):
     assert all(np.array_equal(a, b) for a, b in zip(predictor.predict_from_files_sequential(image_folder, None), masks, strict=True))
 
@@ -190,6 +193,7 @@ def test_a_bad_array_costs_itself_alone(predictor, images, masks):
     assert caught.value.results[0] is None and np.array_equal(caught.value.results[1], masks[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_iterators_give_preprocessed_cases_in_order(predictor, images, image_folder, masks, workers):
     files = [[image_folder / f"case_{i}_0000.nii.gz"] for i in range(3)]
@@ -214,6 +218,7 @@ def test_an_iterators_cases_that_would_be_one_file_are_not_both_written(predicto
     assert len((tmp_path / "subtype_results.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_logits_of_the_network_as_it_stands(model_folder, images):
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False, engine="torch", tta=1)
     predictor.initialize_from_trained_model_folder(model_folder, (0, 1))
@@ -228,6 +233,7 @@ def test_logits_of_the_network_as_it_stands(model_folder, images):
     torch.testing.assert_close(sum(by_fold) / 2, predictor.predict_logits_from_preprocessed_data(data))
 
 
+@pytest.mark.slow
 def test_a_network_that_is_set_predicts(predictor, model_folder, images):
     own = nnUNetPredictor(device=CPU, allow_tqdm=False, engine="torch", tta=1)
     own.initialize_from_trained_model_folder(model_folder, (0,))
@@ -249,6 +255,7 @@ def test_what_upstream_looks_up_in_every_prediction_may_be_set_between_two(model
     assert len(predictor.case_predictor.views) == 1 and not predictor.case_predictor.gaussian
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["predict_sliding_window_return_logits", "predict_logits_from_preprocessed_data"])
 def test_what_a_subclass_overrides_is_called(model_folder, images, masks, method):
     calls = []
@@ -275,6 +282,7 @@ def test_before_a_model_is_loaded_its_attributes_are_there():
     assert (predictor.network, predictor.list_of_parameters, predictor.plans_manager, predictor.dataset_json, predictor.allowed_mirroring_axes) == (None,) * 5
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_predictor(predictor, images, masks):
     found = [None] * 6
     threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, predictor.predict_single_npy_array(*images[i % 3]))) for i in range(6)]

@@ -86,6 +86,7 @@ def predictor(model_folder):
     return predictor
 
 
+@pytest.mark.slow
 def test_an_image_gets_its_mask_class_and_volumes(predictor, image_folder, tmp_path):
     path = image_folder / "case_0_0000.nii.gz"
     expected = predictor.predict_sitk_images(sitk.ReadImage(str(path)))
@@ -101,6 +102,7 @@ def test_an_image_gets_its_mask_class_and_volumes(predictor, image_folder, tmp_p
     assert np.array_equal(sitk.GetArrayFromImage(mask), expected.mask) and mask.GetSpacing() == sitk.ReadImage(str(path)).GetSpacing()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"no image", b"\x1f\x8b", b"0" * 400])
 def test_what_is_no_image_fails_with_a_reason(predictor, tmp_path, content):
     with serving(tmp_path, segment_files(predictor)) as server:
@@ -115,6 +117,7 @@ def test_an_image_that_promises_too_many_voxels_is_not_read(predictor, image_fol
         assert job["error"] == "The image has 6240 voxels; this server takes up to 6239."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "content", "headers", "status"), [
     ("/jobs?name=a.nii.gz", b"x" * 10_001, {}, 413), ("/jobs?name=a.nii.gz", b"", {}, 400), ("/jobs?name=a.exe", b"x", {}, 415),
     ("/jobs?name=..%2Fa.nii.gz", b"x", {}, 415), ("/jobs?name=a%0A.nii.gz", b"x", {}, 415), ("/jobs?name=a.rar", b"x", {}, 415),
@@ -131,6 +134,7 @@ def test_a_body_without_length_is_cut_at_the_limit(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/jobs/0", f"/jobs/{'0' * 32}", "/jobs/..%2F..%2Fetc", f"/jobs/{'0' * 32}/mask"])
 def test_a_job_that_is_none_is_not_found(tmp_path, path):
     with serving(tmp_path) as server:

@@ -46,6 +46,7 @@ def job_of(predictor, content, tmp_path, **options):
         return job, server.call("GET", f"/jobs/{job['id']}/mask"), server.call("GET", f"/jobs/{job['id']}/image")
 
 
+@pytest.mark.slow
 def test_a_series_in_a_zip_gets_the_mask_of_its_volume(predictor, tmp_path):
     values = smooth_ct()
     expected = predictor.predict_single_npy_array(values[None].astype(np.float32), {"spacing": [2.5, 0.9, 0.8]})
@@ -63,6 +64,7 @@ def link() -> zipfile.ZipInfo:
     return entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "named"), [
     (b"PK no zip", "not a whole zip"), (zipped({}), "holds 0"), (zipped({"a.txt": b"x" * 200}), "1 x no DICOM file"), (zipped({link(): b"/etc/passwd"}), "link: link")])
 def test_a_zip_without_a_series_fails_with_a_reason(predictor, tmp_path, content, named):
@@ -70,12 +72,14 @@ def test_a_zip_without_a_series_fails_with_a_reason(predictor, tmp_path, content
     assert job["status"] == "failed" and named in job["error"] and str(tmp_path) not in job["error"]
 
 
+@pytest.mark.slow
 def test_names_that_lead_out_are_of_no_concern(predictor, tmp_path):
     members = {f"../../{name}": content for name, content in series(tmp_path / "dicom", smooth_ct()).items()}
     assert job_of(predictor, zipped(members), tmp_path)[0]["status"] == "done"
     assert not list(tmp_path.rglob("DOE"))
 
 
+@pytest.mark.slow
 def test_two_series_or_a_broken_one_are_named_without_paths_of_the_server(predictor, tmp_path):
     one, other = series(tmp_path / "a", hu()), series(tmp_path / "b", hu(), series="1.2.9")
     two = job_of(predictor, zipped(one | {f"b/{name}": content for name, content in other.items()}), tmp_path)[0]

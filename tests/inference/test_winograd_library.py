@@ -104,6 +104,7 @@ def test_a_library_that_is_damaged_is_compiled_anew(compiler, fresh_cache, suffi
     assert winograd_library.load_library().lanes() in (4, 8, 16) and runs() == 2
 
 
+@pytest.mark.slow
 def test_of_many_that_start_at_once_one_compiles_and_the_others_wait(compiler, fresh_cache, capsys):
     runs, together = compiler("sleep 0.5"), threading.Barrier(6)
 

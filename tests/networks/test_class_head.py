@@ -244,6 +244,7 @@ def test_hidden_layer(inputs):
     assert head(*inputs[:2]).shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_standardiser_at_batch_size_2_finds_the_distribution():
     torch.manual_seed(0)
     standardiser = RunningStandardiser(1, horizon=2000)

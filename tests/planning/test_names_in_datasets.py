@@ -76,6 +76,7 @@ def test_image_names_that_are_not_utf8_are_named(tmp_path):
         create_lists_from_splitted_dataset_folder(tmp_path, ".nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identifier", ["/absolute", "..", "../x", "gt_segmentations", "GT_segmentations", "a/b", None, ""])
 def test_preprocessing_deletes_no_folder_that_plans_name(planned, tmp_path, identifier):
     victim = tmp_path / "victim"

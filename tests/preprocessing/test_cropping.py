@@ -1,3 +1,4 @@
+import pytest
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ def test_fill_holes_equals_scipy(mask):
     assert np.array_equal(fill_holes(mask), binary_fill_holes(mask))
 
 
+@pytest.mark.slow
 @given(MASKS)
 @settings(max_examples=60, deadline=None)
 def test_filling_after_the_crop_equals_filling_before(mask):

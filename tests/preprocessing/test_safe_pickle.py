@@ -84,6 +84,7 @@ def test_an_array_larger_than_its_data_is_refused(tmp_path):
     assert "data of another size" in refusal(tmp_path, content.replace(b"K\x04\x85", b"J\xff\xff\xff\x7f\x85"))
 
 
+@pytest.mark.slow
 @given(cut=st.integers(0, 200), place=st.integers(0, 200), byte=st.integers(0, 255))
 def test_any_damage_ends_in_data_or_an_input_error(tmp_path_factory, cut, place, byte):
     content = bytearray(pickle.dumps({"a": np.arange(5), "b": (1.5, "x")}))

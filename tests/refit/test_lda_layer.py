@@ -119,6 +119,7 @@ def test_left_out_logits_are_those_of_a_fit_to_the_others():
     np.testing.assert_allclose(left_out_logits(views, labels, 3)[3], fit_views(views[others], labels[others], 3)(views[3]).mean(0))
 
 
+@pytest.mark.slow
 def test_held_out_cases_are_judged_by_the_mean_of_their_views():
     """Views at +d and -d around the case: each alone is far off, their mean is the case."""
     features, labels = gaussians([12, 12, 12])

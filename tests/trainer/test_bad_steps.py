@@ -24,6 +24,7 @@ class OverflowsOnce(nnUNetTrainer):
         return super().train_step(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
 def test_a_bad_batch_leaves_weights_optimisers_and_statistics_alone(make_trainer, value):
     trainer = make_trainer()
@@ -41,6 +42,7 @@ def test_a_bad_batch_leaves_weights_optimisers_and_statistics_alone(make_trainer
     assert trainer.train_step(batches.batch(0, 2))["taken"]
 
 
+@pytest.mark.slow
 def test_a_training_with_one_bad_batch_ends_well_and_says_which_cases(make_trainer):
     trainer = make_trainer(OverflowsOnce)
     trainer.run_training()

@@ -28,6 +28,7 @@ def plain(plans, dataset_json):
     del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_is_called(plain, make_trainer, hook):
     called = []
@@ -65,6 +66,7 @@ def test_hooks_of_an_epoch_come_in_nnunets_order(plain, make_trainer):
     assert tuple(order) == names
 
 
+@pytest.mark.slow
 def test_a_split_of_ones_own_decides_what_is_trained_on_and_validated(plain, make_trainer):
     class OwnSplit(nnUNetTrainer):
         def do_split(self):

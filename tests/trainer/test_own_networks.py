@@ -75,6 +75,7 @@ def test_the_fast_mode_shows_a_network_of_one_size_its_patches(trained, kind):
     torch.testing.assert_close(logits.float()[inner], expected[inner], atol=0.05, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OwnNetworkTrainer, DeeplySupervisedTrainer])
 def test_whole_cases_are_validated_with_it(trained, kind, folders):
     trainer = trained(kind)

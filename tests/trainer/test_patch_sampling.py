@@ -62,6 +62,7 @@ def test_middle_of_the_box_overlaps_the_volume(n, patch, margin, seed):
     assert start < n and start + patch > 0
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 20), st.data())
 def test_forced_patch_holds_the_chosen_voxel(n, patch, margin, data):
     voxel = data.draw(st.integers(0, n - 1))

@@ -74,6 +74,7 @@ def test_every_value_of_every_epoch_arrives(make_trainer, wandb):
     assert values["epoch_seconds"] == [log["epoch_end_timestamps"][1] - log["epoch_start_timestamps"][1]]
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_worst_patch_arrives_with_its_epoch(make_trainer, wandb):
     trainer = make_trainer(**ONE_STEP, picture_every=10, oversample_foreground_percent=1.0)
     trainer.run_training()
@@ -103,6 +104,7 @@ def stop_and_resume(make_trainer):
     return resumed
 
 
+@pytest.mark.slow
 def test_a_resumed_training_sends_no_epoch_twice(make_trainer, wandb):
     resumed = stop_and_resume(make_trainer)
     resumed.run_training()
@@ -228,6 +230,7 @@ class TestTensorBoard:
         resumed._send_validation({"mean": {}, "foreground_mean": {"Dice": 0.5}})
         assert self.read(resumed, "final_val/foreground_dice") == [(2, 0.5)] and len(self.read(resumed, "lrs")) == 2
 
+    @pytest.mark.slow
     def test_a_new_training_in_the_folder_replaces_the_old(self, make_trainer):
         for _ in range(2):
             trainer = make_trainer(num_epochs=1, **ONE_STEP)
@@ -235,6 +238,7 @@ class TestTensorBoard:
         assert len(self.read(trainer, "train_losses")) == 1
         assert len(list(Path(trainer.output_folder, "tensorboard").iterdir())) == 1
 
+    @pytest.mark.slow
     def test_a_full_disk_warns_once(self, make_trainer, capsys, monkeypatch):
         from tensorboard.summary.writer.record_writer import RecordWriter
 

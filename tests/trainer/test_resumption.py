@@ -99,11 +99,13 @@ def test_a_difference_is_refused_by_name(base, monkeypatch, change, overrides, b
     assert "checkpoint_latest.pth belongs to another training" in str(error.value) and named in str(error.value)
 
 
+@pytest.mark.slow
 def test_workers_and_checkpoint_intervals_may_differ(base, monkeypatch):
     kill_after_one_epoch(monkeypatch)
     assert job(True, save_every=5).train(CPU).current_epoch == 2
 
 
+@pytest.mark.slow
 def test_a_finished_training_of_other_labels_is_not_finished(base):
     job().train(CPU)
     correct_class_label(base)
@@ -111,6 +113,7 @@ def test_a_finished_training_of_other_labels_is_not_finished(base):
         job(True).train(CPU)
 
 
+@pytest.mark.slow
 def test_trained_anew_on_corrected_labels_and_killed_it_goes_on_with_the_new_training(base, monkeypatch, capsys):
     old = job().train(CPU)
     correct_class_label(base)
@@ -123,12 +126,14 @@ def test_trained_anew_on_corrected_labels_and_killed_it_goes_on_with_the_new_tra
     assert load_checkpoint(folder / "checkpoint_final.pth")["identity"]["class_labels"]["case_1"] == "0"
 
 
+@pytest.mark.slow
 def test_the_same_training_again_sets_nothing_aside(base):
     folder = Path(job().train(CPU).output_folder)
     job().train(CPU)
     assert not list(folder.glob("earlier_*"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_does_not_keep_one_from_training_anew(base):
     folder = Path(job().make_trainer(CPU).output_folder)
     folder.mkdir(parents=True)
@@ -137,6 +142,7 @@ def test_a_damaged_checkpoint_does_not_keep_one_from_training_anew(base):
     assert (folder / "earlier_1" / "checkpoint_final.pth").read_bytes() == b"half"
 
 
+@pytest.mark.slow
 def test_checkpoints_without_a_record_are_compared_by_plans_and_schedule(base, monkeypatch):
     kill_after_one_epoch(monkeypatch)
     latest = Path(job().make_trainer(CPU).output_folder) / "checkpoint_latest.pth"
@@ -149,6 +155,7 @@ def test_checkpoints_without_a_record_are_compared_by_plans_and_schedule(base, m
     assert job(True).train(CPU).current_epoch == 2
 
 
+@pytest.mark.slow
 def test_validating_a_model_on_what_it_was_trained_on_is_refused(base):
     job().train(CPU)
     move_a_case(base)
@@ -171,6 +178,7 @@ def test_two_trainings_of_one_fold_are_refused(base):
         run_training(DATASET, "3d_fullres", 0, device=CPU)
 
 
+@pytest.mark.slow
 def test_the_folds_manifest_tells_data_settings_code_and_checkpoints(base):
     description = {"dataset_json": load_json(base / "dataset.json"), "cases": [*TRAIN, *VAL], "split": None, "class_labels": None}
     record(base, planned=description, preprocessed={"nnUNetPlans_3d_fullres": {case: case for case in (*TRAIN, *VAL)}})
@@ -180,12 +188,14 @@ def test_the_folds_manifest_tells_data_settings_code_and_checkpoints(base):
     assert manifest["code"]["source"] and set(manifest["checkpoints"]) == {"checkpoint_final.pth", "checkpoint_best.pth"}
 
 
+@pytest.mark.slow
 def test_a_trained_fold_fits_its_manifest(base):
     folder = Path(job().train(CPU).output_folder)
     found = verify(folder)
     assert not found.misfits and any("checkpoint_final.pth" in line for line in found.fits)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_or_plans_exchanged_afterwards_do_not_fit(base):
     folder = Path(job().train(CPU).output_folder)
     content = load_checkpoint(folder / "checkpoint_final.pth")

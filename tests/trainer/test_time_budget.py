@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,6 +63,7 @@ def slow_trainer(clock, seconds: float, after: int = 0):
     return Slow
 
 
+@pytest.mark.slow
 def test_a_schedule_that_would_not_end_in_time_is_shortened_and_its_rates_still_fall_to_the_end(make_trainer, clock):
     trainer = make_trainer(slow_trainer(clock, 600), num_epochs=12, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1)
     trainer.pacing = Pacing(1.0, None, Speed(0, 0, 0, 300))
@@ -72,6 +74,7 @@ def test_a_schedule_that_would_not_end_in_time_is_shortened_and_its_rates_still_
     assert "5 epochs" in Path(trainer.log_file).read_text() and "done about" in Path(trainer.log_file).read_text()
 
 
+@pytest.mark.slow
 def test_without_improvement_the_training_ends(make_trainer):
     class Worse(nnUNetTrainer):
         def validation_step(self, batch):
@@ -134,6 +137,17 @@ def test_too_few_hours_are_refused_before_anything_is_written(quick):
 def test_impossible_wishes_are_refused(quick, options, message):
     with pytest.raises(ValueError, match=message):
         train(**options)
+
+
+def test_what_follows_counts_the_views_that_each_step_takes():
+    """4 held-out cases of one window in 8 views; 10 training cases in the 2 views of a class, for two checkpoints."""
+    configuration = SimpleNamespace(median_image_size_in_voxels=[8, 8, 8], patch_size=[8, 8, 8])
+    trainer = SimpleNamespace(configuration_manager=configuration, inference_allowed_mirroring_axes=(0, 1, 2), val_cases=["v"] * 4, train_cases=["t"] * 10, class_task=None)
+    assert time_budget._seconds_afterwards(trainer, 0.5) == 4 * 8 * 0.5
+    trainer.class_task = "subtype"
+    assert time_budget._seconds_afterwards(trainer, 0.5) == (4 * 8 + 2 * 10 * 2) * 0.5
+    trainer.inference_allowed_mirroring_axes = ()
+    assert time_budget._seconds_afterwards(trainer, 0.5) == (4 + 2 * 10) * 0.5
 
 
 def test_speed_is_measured_and_leaves_nothing(make_trainer):

@@ -161,6 +161,7 @@ def test_pretrained_weights_leave_segmentation_layers_and_head_alone(tmp_path):
 # ---- learning rate ----
 
 
+@pytest.mark.slow
 def test_poly_rate_by_hand():
     optimizer = torch.optim.SGD([{"params": nn.Parameter(torch.zeros(1))}, {"params": nn.Parameter(torch.zeros(1)), "initial_lr": 1.0}], lr=0.01)
     scheduler = PolyLRScheduler(optimizer, 0.01, 10)
@@ -303,6 +304,7 @@ def test_alarm_file_says_when_the_alarm_is_over(tmp_path):
     assert json.loads((tmp_path / "class_alarm.json").read_text()) == {"active": False, "epoch": 4}
 
 
+@pytest.mark.slow
 def test_missing_class_among_training_cases_is_refused(make_trainer, plans, dataset_json):
     dataset_json["classification"]["classes"].append("rare")
     plans["configurations"]["3d_fullres"]["architecture"]["class_head"]["n_classes"] = 4

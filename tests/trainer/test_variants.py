@@ -70,6 +70,7 @@ def test_thick_slices_can_be_rotated_in_all_planes(plans, made):
     assert dummy_2d is False and rotation[1] == pytest.approx(math.radians(30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "rate"), [
     ("nnUNetTrainerAdam", "AdamW", 1e-2), ("nnUNetTrainerAdam1en3", "AdamW", 1e-3), ("nnUNetTrainerAdam3en4", "AdamW", 3e-4),
     ("nnUNetTrainerVanillaAdam", "Adam", 1e-2), ("nnUNetTrainerVanillaAdam1en3", "Adam", 1e-3), ("nnUNetTrainerVanillaAdam3en4", "Adam", 3e-4)])
@@ -84,6 +85,7 @@ def test_adan_says_which_package_it_needs(made):
         made("nnUNetTrainerAdan").initialize()
 
 
+@pytest.mark.slow
 def test_cosine_schedule(made):
     trainer = made("nnUNetTrainerCosAnneal")
     trainer.initialize()
@@ -168,6 +170,7 @@ def test_batches_of_eight(made):
     assert trainer.batch_size == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nnUNetTrainerDA5", "nnUNetTrainerNoDeepSupervision", "nnUNetTrainerBenchmark_5epochs", "nnUNetTrainerBenchmark_5epochs_noDataLoading",
                                   "nnUNetTrainerNoDA", "nnUNetTrainerCosAnneal"])
 def test_they_train(make_trainer, name):

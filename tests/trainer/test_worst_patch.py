@@ -68,6 +68,7 @@ def test_the_slice_is_that_with_most_errors_then_with_most_foreground():
     assert most_wrong_slice(truth, np.array([[[0, 0, 0]], [[0, 1, 0]], [[1, 0, 0]]])) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 8, 8), (8, 8)])
 def test_the_file_holds_the_picture_that_is_returned(tmp_path, shape):
     truth = np.zeros(shape, dtype=int)
@@ -86,6 +87,7 @@ def drawn(trainer, monkeypatch):
     return epochs
 
 
+@pytest.mark.slow
 def test_pictures_are_of_every_nth_epoch_and_the_last(make_trainer, monkeypatch):
     monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.nnUNetTrainer.PLOT_INTERVAL", -1.0)
     assert drawn(make_trainer(**ONE_EPOCH | {"num_epochs": 5, "picture_every": 2}), monkeypatch) == [1, 3, 4]
@@ -103,6 +105,7 @@ def test_a_training_with_a_class_head_leaves_the_picture(make_trainer, deep_supe
     assert Path(trainer.output_folder, "worst_patch.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_training_with_regions_leaves_the_picture(make_trainer, plans, dataset_json):
     del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
     dataset_json |= {"labels": {"background": 0, "whole": [1, 2], "lesion": [2]}, "regions_class_order": [1, 2]}

@@ -50,6 +50,7 @@ def test_names_given_twice_come_with_their_lines():
         "x is there 2 times, in lines 2, 4; keep one of them", "line 7: the name is missing; give it, or delete the line"]
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.tuples(plain, plain), max_size=5))
 def test_what_was_written_is_read(rows):
     text = io.StringIO()
@@ -57,6 +58,7 @@ def test_what_was_written_is_read(rows):
     assert [(row["a"], row["b"]) for row in parse_csv(text.getvalue(), "text", ["a", "b"]).rows] == rows
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=60))
 def test_any_text_is_a_table_or_an_input_error(text):
     try:
