@@ -4,7 +4,7 @@ Shared by lidc.py (REAL nodules) and cues.py (SYNTHETIC cues). The rows that sta
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -206,26 +206,24 @@ def weights_table(weights: Mapping[str, Mapping[str, float]], first: str) -> lis
             *(f"| {task} | " + " | ".join(f"{found.get(block, 0):.2f}" for block in blocks) + " |" for task, found in weights.items())]
 
 
-def draw_rows(tasks: Mapping[str, Mapping[str, Any]], title: str, file: Path, place: Callable[[Any], Any] | None = None) -> None:
-    """Macro-F1 of every row by task; `place` draws further into the axes."""
+def draw_rows(tasks: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
+    """Macro-F1 of every row by task."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     rows = list(next(iter(tasks.values()))["rows"])
-    figure, axes = plt.subplots(figsize=(max(9, 0.85 * len(tasks)), 4))
+    figure, axes = plt.subplots(figsize=(max(9, 0.6 * len(tasks)), 5.2))
     for i, row in enumerate(rows):
         values = [task["rows"][row] for task in tasks.values()]
         middle = np.array([value["macro_f1"] for value in values])
         reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
         axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="osD^v<>"[i], capsize=2, label=ROWS[row])
-    if place is not None:
-        place(axes)
     axes.set_xticks(range(len(tasks)), list(tasks), rotation=30 if len(tasks) > 6 else 0, ha="right" if len(tasks) > 6 else "center")
     axes.set_ylabel("macro-F1")
     axes.set_title(title)
-    axes.legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
+    figure.legend(fontsize=8, loc="lower center", ncols=2)
+    figure.tight_layout(rect=(0, 0.05 + 0.035 * ((len(rows) + 1) // 2), 1, 1))
     figure.savefig(file, dpi=130)
     plt.close(figure)
