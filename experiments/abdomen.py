@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     for configuration in (COARSE,) if args.keep_model else (COARSE, CONFIGURATION):
         train(pipeline, at, configuration, main_model, args.iterations, args.device)
     cases = pipeline.work / "abdomen"
-    run_command(["python", "experiments/draw_cases.py", cases, "--preset", "abdomen", "--seed", str(SEEDS["abdomen"]), "--n", "1"])
+    run_command(["python", "-m", "experiments.draw_cases", cases, "--preset", "abdomen", "--seed", str(SEEDS["abdomen"]), "--n", "1"])
     if args.device == "cpu":  # there upstream with TTA would take hours
         rows = ["--rows", "fast, ROI model", "fast", "upstream, no TTA", "--tta_from", args.seconds_from]
     else:

@@ -1,6 +1,6 @@
 """Train and score the variants of the classifier over the same folds; see run_ablation.sh, which prepares the data.
 
-    python experiments/ablation.py --out results/ablation --folds 3 --epochs 12 --iterations 50 --val_iterations 4 --device cpu --synthetic
+    python -m experiments.ablation --out results/ablation --folds 3 --epochs 12 --iterations 50 --val_iterations 4 --device cpu --synthetic
 
 A variant is an edit of the plans' `class_head`, a trainer, and whether the head is refitted. Each variant and fold leaves
 OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped; other settings start it over.

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = model_of(args.run.absolute())
     enter(args.run.absolute() / "work")
     cases = args.out / "work"
-    run_command(["python", "experiments/draw_cases.py", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n)])
+    run_command(["python", "-m", "experiments.draw_cases", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n)])
     fold = model / "fold_0"
     if not newer(fold / "quantization.json", fold / "checkpoint_final.pth"):
         run_command(["nnUNetv2_quantize", "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", trainer_of(model), "-p", PLANS])

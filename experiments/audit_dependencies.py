@@ -1,6 +1,6 @@
 """Look up the pinned packages in the database of known vulnerabilities, by pip-audit.
 
-    python experiments/audit_dependencies.py            # of constraints.txt; exit status 1 when one is known
+    python -m experiments.audit_dependencies            # of constraints.txt; exit status 1 when one is known
 
 The database is on the network. Where it cannot be reached, or knows nothing of a package, that is said and is no failure.
 """

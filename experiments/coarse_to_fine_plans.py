@@ -1,6 +1,6 @@
 """Add three configurations to planned ones that train the same network more cheaply: on coarser grids, and on smaller patches.
 
-    python experiments/coarse_to_fine_plans.py nnUNet_preprocessed/Dataset777_PancreasCT/nnUNetResEncUNetMPlans.json
+    python -m experiments.coarse_to_fine_plans nnUNet_preprocessed/Dataset777_PancreasCT/nnUNetResEncUNetMPlans.json
 
 `3d_coarse` sees CTs of 2 x 4 x 4 times the planned spacing, `3d_middle` parts of CTs of 1 x 2 x 2 times; both are preprocessed by
 themselves. `3d_crops` sees parts of the planned patch, of the cases preprocessed for `3d_fullres`. Weights of one start the
@@ -8,16 +8,14 @@ next (nnUNetv2_train -pretrained_weights), since the network is that of `3d_full
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from nnunetv2.inference.network_geometry import network_geometry  # noqa: E402
-from nnunetv2.inference.sliding_window_prediction import whole_volume_tile  # noqa: E402
-from nnunetv2.utilities.commands import script  # noqa: E402
-from nnunetv2.utilities.file_shapes import Plans  # noqa: E402
-from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402
+from nnunetv2.inference.network_geometry import network_geometry
+from nnunetv2.inference.sliding_window_prediction import whole_volume_tile
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.file_shapes import Plans
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 # name -> how many times the planned spacing and which part of the planned patch, in voxels; by axis
 CHEAP = {

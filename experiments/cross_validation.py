@@ -67,11 +67,11 @@ def score(at: Prepared, masks: Path, reference: Path, tables: Path, out: Path) -
 def beside_radiomics(at: Prepared, masks: Path, reference: Path, test: Path | None, ensemble: Path) -> None:
     """The baseline, and whether the mean of both is worth using: out-of-fold evidence alone decides, and you."""
     radiomics, both = at.out / "radiomics", at.out / "with_radiomics"
-    fresh = [] if test is None else ["--predict_images", test, "--predict_masks", ensemble]
+    fresh: list[str | Path] = [] if test is None else ["--predict_images", test, "--predict_masks", ensemble]
     run_command(["python", "evaluation/radiomics_baseline.py", "--images", at.raw / "imagesTr", "--masks", masks, "--truth", at.raw / at.table, *at.described,
           "--splits", at.raw / "splits_final.json", "--folds", *map(str, FOLDS), *fresh, "--out", radiomics])
     score(at, masks, reference, radiomics, radiomics)
-    average = ["python", "experiments/out_of_fold.py", "average"]
+    average = ["python", "-m", "experiments.out_of_fold", "average"]
     run_command([*average, masks, radiomics, "--out", both, "--task", at.task])
     if test is not None:
         run_command([*average, ensemble, radiomics / "test", "--out", both / "test", "--task", at.task])
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
             train_fold(pipeline, at, fold, length)
 
     masks, reference, ensemble = at.out / "predictions" / "out_of_fold", at.work / "out_of_fold_reference", at.out / "predictions" / "test"
-    run_command(["python", "experiments/out_of_fold.py", "gather", "--model", at.model, "--folds", *map(str, FOLDS), "--splits", at.raw / "splits_final.json",
+    run_command(["python", "-m", "experiments.out_of_fold", "gather", "--model", at.model, "--folds", *map(str, FOLDS), "--splits", at.raw / "splits_final.json",
           "--labels", at.raw / "labelsTr", "--out", masks, "--reference", reference, "--task", at.task or "subtype"])
     score(at, masks, reference, masks, at.out)
     test = at.test_images

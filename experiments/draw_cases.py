@@ -1,15 +1,13 @@
 """Draw new SYNTHETIC cases and lay them out flat, to try a trained model on.
 
-    python experiments/draw_cases.py results/accuracy/work --preset varied --seed 4716 --n 60
+    python -m experiments.draw_cases results/accuracy/work --preset varied --seed 4716 --n 60
 
 Writes OUT/images/CASE_0000.nii.gz, OUT/labels/CASE.nii.gz and OUT/subtypes.csv (case,subtype); the files themselves are in OUT/data.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
 from data_prep.split_view import link_or_copy

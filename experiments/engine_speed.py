@@ -1,7 +1,7 @@
 """Compare the CPU's compiled layers of two checkouts of this repository: seconds of a pass, or bytes of logits.
 
-    python experiments/engine_speed.py ../before .                       a table; 20 minutes at the quiz's window on one core
-    python experiments/engine_speed.py ../before . --bytes 20            whether 20 random networks and shapes give the same bytes; minutes
+    python -m experiments.engine_speed ../before .                       a table; 20 minutes at the quiz's window on one core
+    python -m experiments.engine_speed ../before . --bytes 20            whether 20 random networks and shapes give the same bytes; minutes
 
 Each run is a process, and rounds go through the rows forwards and backwards in turn, so that a slow minute helps no row. Ratios
 are the median over rounds of a round's two runs. `half` is 16-bit integers, also on CPUs where `auto` would not take them.
@@ -15,10 +15,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.record_run import hardware  # noqa: E402
-from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
+from experiments.record_run import hardware
+from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.errors import InputError
 
 ONE_PASS = Path(__file__).with_name("engine_pass.py")
 

@@ -1,6 +1,6 @@
 """What the class head sees in REAL CTs: nodules of LIDC-IDRI, out of fold by patient; see run_lidc.sh.
 
-    python experiments/lidc.py --lidc ../shared/lidc --out results/lidc --folds 2 --epochs 12 --iterations 40
+    python -m experiments.lidc --lidc ../shared/lidc --out results/lidc --folds 2 --epochs 12 --iterations 40
 
 Malignancy is the readers' rating, not pathology. One training of the segmentation a fold serves five tasks: the class head is fitted to each
 task's labels of the fold's training patients and predicts the others. Beside it stand the volume of the true mask, radiomics in the predicted

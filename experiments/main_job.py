@@ -45,7 +45,7 @@ def hand_over(pipeline: Pipeline, at: Prepared, name: str, mode: str, test: Path
     if test is not None:
         pipeline.run(Stage("submission", ["python", "data_prep/make_submission.py", *at.described, "--pred", at.out / "predictions" / "test", "--test", test, "--name",
                                           name, "--out", at.out], [at.out / f"{name}_results.zip"]))
-    record = ["python", "experiments/record_run.py", "--out", str(at.out)]
+    record = ["python", "-m", "experiments.record_run", "--out", str(at.out)]
     run_command([*record, "--raw", str(at.raw), "--name", name, "--device", at.device, "--mode", mode, "--plans", str(at.preprocessed / f"{PLANS}.json"), "--configuration",
           CONFIGURATION, "--fold", str(at.model / "fold_0"), *at.synthetic_flag])
     if subprocess.run(["bash", "report/build.sh", "--check"]).returncode == 0:

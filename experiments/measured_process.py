@@ -1,6 +1,6 @@
 """Run a command and keep what it took: seconds from start to end, and the most memory that it and its children held.
 
-    python experiments/measured_process.py --out measured.json --cores 2 -- nnUNetv2_train 4 3d_fullres 0
+    python -m experiments.measured_process --out measured.json --cores 2 -- nnUNetv2_train 4 3d_fullres 0
 
 The command's output goes to --out with the ending .log, and its exit status is this one's. A command that was killed and is run again adds
 to `starts`; seconds are then those of its last start.
@@ -16,11 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.file_shapes import Measured  # noqa: E402
-from nnunetv2.configuration import available_cores  # noqa: E402
-from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
-from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
+from experiments.file_shapes import Measured
+from nnunetv2.configuration import available_cores
+from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.files import is_there, load_json, save_json
 
 SAMPLE_SECONDS = 0.25  # between looks at memory
 # of the time, at most, goes into looks at main memory: one at gigabytes in small pages takes the system tens of milliseconds, and stops the process

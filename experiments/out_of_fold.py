@@ -1,8 +1,8 @@
 """Bring the folds of a cross-validation together, and average subtype tables.
 
-    python experiments/out_of_fold.py gather --model MODEL --folds 1 2 3 4 5 --splits RAW/splits_final.json \
+    python -m experiments.out_of_fold gather --model MODEL --folds 1 2 3 4 5 --splits RAW/splits_final.json \
         --labels RAW/labelsTr --out OUT --reference REFERENCE
-    python experiments/out_of_fold.py average TABLES_A TABLES_B --out OUT
+    python -m experiments.out_of_fold average TABLES_A TABLES_B --out OUT
 
 gather: copies MODEL/fold_K/validation/*.nii.gz into OUT, joins the folds' subtype tables there, and copies the true masks
 of the same cases into REFERENCE, so that OUT can be scored. average: mean of the probabilities in two folders' tables.
@@ -10,11 +10,9 @@ of the same cases into REFERENCE, so that OUT can be scored. average: mean of th
 
 import argparse
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in, lesion_mark
 from nnunetv2.utilities.commands import script, whole_number

@@ -1,13 +1,12 @@
 """What the checks on reading cost: seconds of CPU time of our reader and of plain SimpleITK on the same files.
 
-    python experiments/reading_speed.py imagesTs/case_0000.nii.gz ...      a table on stdout; the least of 15 readings in turn
+    python -m experiments.reading_speed imagesTs/case_0000.nii.gz ...      a table on stdout; the least of 15 readings in turn
 
 On 2 cores of a shared CPU, as ratio to SimpleITK: REAL int16 and int32 CTs of two patients in .nii.gz 0.8, one of them stacked to 100 x 512 x 512
 voxels 1.0 to 1.15, that as float32 0.4; a mask of its size 0.6. Run it on your files before you rely on a figure.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 

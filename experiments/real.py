@@ -1,6 +1,6 @@
 """Upstream nnU-Net and this repository side by side on REAL scans, from the Decathlon's files to scores; see run_real.sh.
 
-    python experiments/real.py --upstream .venv-upstream/bin/python --folds 0 --budget 1
+    python -m experiments.real --upstream .venv-upstream/bin/python --folds 0 --budget 1
 
 Both convert, take the fingerprint, plan, preprocess, train and predict, each in folders of its own and as whole processes; each predicts
 with the other's model too. Both train with upstream's plans: `small` and `tiny` have fewer features and a smaller batch, for a CPU;
@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 

@@ -98,7 +98,8 @@ class Side:
         file = self._file(name)
         measured = [
             sys.executable,
-            str(EXPERIMENTS / "measured_process.py"),
+            "-m",
+            "experiments.measured_process",
             "--out",
             str(file),
             "--cores",

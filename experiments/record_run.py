@@ -1,8 +1,8 @@
 """Write run.json, the protocol of a run for its report, and print the figures a run ends with.
 
-    python experiments/record_run.py --out results/fold0 --name MYTEAM --device cuda --mode exact --plans PLANS.json \
+    python -m experiments.record_run --out results/fold0 --name MYTEAM --device cuda --mode exact --plans PLANS.json \
         --configuration 3d_fullres --fold MODEL/fold_0
-    python experiments/record_run.py --out results/fold0 --summary      # the closing table alone
+    python -m experiments.record_run --out results/fold0 --summary      # the closing table alone
 """
 
 import argparse
@@ -10,19 +10,17 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.result_shapes import Metrics, RunRecord  # noqa: E402
-from experiments.file_shapes import Refit, Stages  # noqa: E402
-from nnunetv2.configuration import available_cores  # noqa: E402
-from nnunetv2.utilities.commands import script  # noqa: E402
-from nnunetv2.utilities.cpu_flags import cpu_model  # noqa: E402
-from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of  # noqa: E402
-from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
-from nnunetv2.utilities.files import load_json, save_json  # noqa: E402
+from evaluation.result_shapes import Metrics, RunRecord
+from experiments.file_shapes import Refit, Stages
+from nnunetv2.configuration import available_cores
+from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.cpu_flags import cpu_model
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
+from nnunetv2.utilities.file_shapes import DatasetJson, Splits
+from nnunetv2.utilities.files import load_json, save_json
 
 TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.macro_f1": 0.70}  # the quiz's, on its validation cases
 

@@ -1,6 +1,6 @@
 """How much masks of REAL CTs depend on mode, axes, voxel size, field of view and intensities; see run_robustness.sh.
 
-    python experiments/robustness.py --model MODEL_FOLDER --scans ts_sm_0000 ts_dicom_0000
+    python -m experiments.robustness --model MODEL_FOLDER --scans ts_sm_0000 ts_dicom_0000
 
 Every variant of a scan (experiments/scan_variants.py) goes through every mode, as one process a scan, mode and reader; its mask comes back to the
 scan's grid and is compared with the mask of the scan as it is, in the same mode. Axes are also tried with the reader that turns every image
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from evaluation.files import write_json, write_text
 from experiments.pipeline import model_of

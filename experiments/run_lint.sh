@@ -20,5 +20,5 @@ else
     echo "shellcheck: skipped, it is not installed (apt-get install shellcheck)"
 fi
 bandit -q -c pyproject.toml -r nnunetv2 dynamic_network_architectures data_prep evaluation report experiments
-python experiments/audit_dependencies.py
+python -m experiments.audit_dependencies
 echo "[lint] nothing found"

@@ -8,7 +8,7 @@
 #
 # Reads ../shared/hippocampus, or the folder that --source names; without it a message says so and the status is 0. Builds upstream's
 # environment in .venv-upstream once (NNUNET_UPSTREAM_PYTHON names another). Writes results/real.{json,md,png}; what each program made
-# stays in results/real/work, and a killed run goes on there. All options: python experiments/real.py --help
+# stays in results/real/work, and a killed run goes on there. All options: python -m experiments.real --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,4 +18,4 @@ if [[ -z "${NNUNET_UPSTREAM_PYTHON:-}" ]]; then
     bash experiments/run_conformance.sh --environment
     export NNUNET_UPSTREAM_PYTHON="$PWD/.venv-upstream/bin/python"
 fi
-exec python experiments/real.py "$@"
+exec python -m experiments.real "$@"

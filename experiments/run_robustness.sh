@@ -7,10 +7,10 @@
 #
 # The CTs have no truth that a model could be judged by: masks are compared with themselves. Without the CTs a message says so and the
 # status is 0. Writes results/robustness.{json,md,png}; masks stay in results/robustness/work, and a killed run goes on there.
-# All options: python experiments/robustness.py --help
+# All options: python -m experiments.robustness --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
-exec python experiments/robustness.py "$@"
+exec python -m experiments.robustness "$@"

@@ -1,6 +1,6 @@
 """Time whole prediction processes, upstream nnU-Net and the modes of this repository, on the same model and images.
 
-    python experiments/run_speed.py --upstream .venv-upstream/bin/python --run results/quiz_size
+    python -m experiments.run_speed --upstream .venv-upstream/bin/python --run results/quiz_size
 
 A run is one process from its start to its last file. Rounds go through the rows forwards and backwards in turn, so that a
 warm cache or a slow minute helps no row. The table (experiments/speed_table.py) is written after each run.
@@ -13,20 +13,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.case_pairs import is_synthetic  # noqa: E402
-from evaluation.subtype_tables import read_truth  # noqa: E402
-from experiments.file_shapes import PredictionTimes, SpeedRuns  # noqa: E402
-from experiments.measured_process import measure  # noqa: E402
-from experiments.pipeline import model_of  # noqa: E402
-from experiments.record_run import code_commit, environment, shown_command  # noqa: E402
-from experiments.speed_masks import folder_of  # noqa: E402
-from experiments.speed_table import REPEATED, derive_with_tta, write_table  # noqa: E402
-from experiments.upstream_tiles import upstream_tiles  # noqa: E402
-from nnunetv2.configuration import available_cores  # noqa: E402
-from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
-from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
+from evaluation.case_pairs import is_synthetic
+from evaluation.subtype_tables import read_truth
+from experiments.file_shapes import PredictionTimes, SpeedRuns
+from experiments.measured_process import measure
+from experiments.pipeline import model_of
+from experiments.record_run import code_commit, environment, shown_command
+from experiments.speed_masks import folder_of
+from experiments.speed_table import REPEATED, derive_with_tta, write_table
+from experiments.upstream_tiles import upstream_tiles
+from nnunetv2.configuration import available_cores
+from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import is_there, load_json, save_json
 
 REFERENCE = "upstream"  # every ratio is to this row
 ROWS = {  # name -> flags of the predict command; upstream's own command where the name begins with its

@@ -8,7 +8,7 @@
 #
 # Writes results/speed.{json,md,png}. Each finished run is kept in the .json, so a killed measurement goes on when it is given
 # again; --fresh starts over. Upstream with mirroring costs minutes per case on a CPU: it gets 2 rounds of 3 cases, the rest 3
-# rounds of 4. Leave the machine alone meanwhile. Other options: python experiments/run_speed.py --help
+# rounds of 4. Leave the machine alone meanwhile. Other options: python -m experiments.run_speed --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,4 +18,4 @@ if [[ -z "${NNUNET_UPSTREAM_PYTHON:-}" ]]; then
     [[ -e .venv-upstream/complete ]] || bash experiments/run_conformance.sh --reduced --only commands --out "$(mktemp)"
     export NNUNET_UPSTREAM_PYTHON="$PWD/.venv-upstream/bin/python"
 fi
-exec python experiments/run_speed.py --upstream "$NNUNET_UPSTREAM_PYTHON" "$@"
+exec python -m experiments.run_speed --upstream "$NNUNET_UPSTREAM_PYTHON" "$@"

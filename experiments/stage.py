@@ -1,6 +1,6 @@
 """Run one stage of an experiment unless it is already done and valid.
 
-    python experiments/stage.py --work results/fold0/work --name train --outputs results/fold0/work/nnUNet_results -- nnUNetv2_train ...
+    python -m experiments.stage --work results/fold0/work --name train --outputs results/fold0/work/nnUNet_results -- nnUNetv2_train ...
 
 A stage is identified by its command line, the content of its `--inputs` and everything that ran before it: change one and
 this stage and all later ones run again. `work/stages.json` keeps, per stage, that identity, whether it finished, the
@@ -25,13 +25,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from experiments.file_shapes import InputHashes, Stages  # noqa: E402
-from nnunetv2.utilities.commands import run  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
-from nnunetv2.utilities.files import is_there, load_json, save_json  # noqa: E402
-from nnunetv2.utilities.folder_lock import folder_lock  # noqa: E402
-from nnunetv2.utilities.manifest import known_hash  # noqa: E402
+from experiments.file_shapes import InputHashes, Stages
+from nnunetv2.utilities.commands import run
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import is_there, load_json, save_json
+from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.manifest import known_hash
 
 GROWING = (".json", ".txt", ".log", ".csv", ".png", ".html")  # written anew by later commands, and then perhaps shorter
 

@@ -1,7 +1,7 @@
 """How long does each training take to segment as well as nnU-Net does at the end of its schedule? run_time_to_quality.sh calls it.
 
-    python experiments/time_to_quality.py --sets hippocampus nodules --seeds 0 1 --epochs 12 --iterations 40
-    python experiments/time_to_quality.py --sets hippocampus --recipes upstream short_quarter --out results/time_to_quality
+    python -m experiments.time_to_quality --sets hippocampus nodules --seeds 0 1 --epochs 12 --iterations 40
+    python -m experiments.time_to_quality --sets hippocampus --recipes upstream short_quarter --out results/time_to_quality
 
 Data: REAL hippocampus (Decathlon Task 04) and REAL lung nodules (LIDC-IDRI) from ../shared, and SYNTHETIC pancreas CTs. All recipes train
 on the same preprocessed cases by the same plans, one after the other. After each epoch the weights are kept; one program then segments the

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
           str(args.validation), "--test", "4"])  # keeps what is there
     pipeline, at = prepare(args)
     done = at.work / "coarse_plans.done"
-    pipeline.run(Stage("coarse_plans", ["bash", "-c", 'python experiments/coarse_to_fine_plans.py "$1" && touch "$2"', "plans", at.preprocessed / f"{PLANS}.json", done],
+    pipeline.run(Stage("coarse_plans", ["bash", "-c", 'python -m experiments.coarse_to_fine_plans "$1" && touch "$2"', "plans", at.preprocessed / f"{PLANS}.json", done],
                        [done]))
     checkpoint = None
     for configuration, iterations in zip(("3d_coarse", "3d_middle", "3d_crops", CONFIGURATION), args.iterations or (ON_GPU if at.device == "cuda" else ON_CPU)):

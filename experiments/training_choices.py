@@ -1,6 +1,6 @@
 """Settle choices of the training by out-of-fold figures, each against the training as it is; run_training_choices.sh prepares the data.
 
-    python experiments/training_choices.py --out results/training_choices --folds 3 --epochs 12 --iterations 25 --device cpu --synthetic
+    python -m experiments.training_choices --out results/training_choices --folds 3 --epochs 12 --iterations 25 --device cpu --synthetic
 
 A choice is a trainer, or another checkpoint of the same one. Per choice and fold: train, predict the held-out cases, refit the
 class head, predict them again. Both predictions are compared case by case with those of the first choice. Besides, mirrored views

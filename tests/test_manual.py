@@ -19,8 +19,8 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "experiments.lidc": ("experiments/lidc.py",),
     "experiments.cues": ("experiments/cues.py",),
     "tests.conformance.run": ("tests/conformance/run.py",),
-    "experiments/real.py": ("experiments/real.py",),
-    "experiments/robustness.py": ("experiments/robustness.py",),
+    "experiments.real": ("experiments/real.py",),
+    "experiments.robustness": ("experiments/robustness.py",),
     "add_scheduler_flag": ("nnunetv2/utilities/cluster.py",),
 }
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from experiments.measured_process import measure
 
-SCRIPT = Path(__file__).parents[2] / "experiments/measured_process.py"
+REPOSITORY = Path(__file__).parents[2]
 
 
 def measured(out, code):
     """(exit status, figures) of the script around `python -c code`."""
     ended = subprocess.run(
-        [sys.executable, str(SCRIPT), "--out", str(out), "--", sys.executable, "-c", code],
+        [sys.executable, "-m", "experiments.measured_process", "--out", str(out), "--", sys.executable, "-c", code],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,

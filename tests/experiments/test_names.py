@@ -54,3 +54,9 @@ def test_lengths_follow_the_data_and_the_options():
 def test_no_seed_serves_two_purposes():
     seeds = [*SEEDS.values(), *DEVELOPMENT_SEEDS]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_no_experiment_bends_the_search_path():
+    """They run as `python -m experiments.NAME` from the repository's root."""
+    bent = [path.name for path in (ROOT / "experiments").glob("*.py") if "sys.path" in path.read_text(encoding="utf-8")]
+    assert not bent
