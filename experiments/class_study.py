@@ -206,24 +206,28 @@ def weights_table(weights: Mapping[str, Mapping[str, float]], first: str) -> lis
             *(f"| {task} | " + " | ".join(f"{found.get(block, 0):.2f}" for block in blocks) + " |" for task, found in weights.items())]
 
 
-def draw_rows(tasks: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
-    """Macro-F1 of every row by task."""
+def draw_rows(groups: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
+    """Macro-F1 of every row by task, one panel per group of tasks, named where there are several."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = list(next(iter(tasks.values()))["rows"])
-    figure, axes = plt.subplots(figsize=(max(9, 0.6 * len(tasks)), 5.2))
-    for i, row in enumerate(rows):
-        values = [task["rows"][row] for task in tasks.values()]
-        middle = np.array([value["macro_f1"] for value in values])
-        reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
-        axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="osD^v<>"[i], capsize=2, label=ROWS[row])
-    axes.set_xticks(range(len(tasks)), list(tasks), rotation=30 if len(tasks) > 6 else 0, ha="right" if len(tasks) > 6 else "center")
-    axes.set_ylabel("macro-F1")
-    axes.set_title(title)
+    rows = list(next(iter(next(iter(groups.values())).values()))["rows"])
+    widest = max(map(len, groups.values()))
+    figure, panels = plt.subplots(len(groups), 1, figsize=(max(9, 0.8 * widest), 1.6 + 3.6 * len(groups)), squeeze=False)
+    for axes, (group, tasks) in zip(panels[:, 0], groups.items()):
+        for i, row in enumerate(rows):
+            values = [task["rows"][row] for task in tasks.values()]
+            middle = np.array([value["macro_f1"] for value in values])
+            reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
+            axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="osD^v<>"[i], capsize=2,
+                          label=ROWS[row] if axes is panels[0, 0] else None)
+        axes.set_xticks(range(len(tasks)), list(tasks), rotation=30 if len(tasks) > 6 else 0, ha="right" if len(tasks) > 6 else "center")
+        axes.set_ylabel(f"macro-F1, {group}" if len(groups) > 1 else "macro-F1")
+        axes.set_ylim(0, 1.03)
+    figure.suptitle(title)
     figure.legend(fontsize=8, loc="lower center", ncols=2)
-    figure.tight_layout(rect=(0, 0.05 + 0.035 * ((len(rows) + 1) // 2), 1, 1))
+    figure.tight_layout(rect=(0, (0.3 + 0.2 * ((len(rows) + 1) // 2)) / figure.get_figheight(), 1, 1))
     figure.savefig(file, dpi=130)
     plt.close(figure)

@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     save_json(result, args.out.with_suffix(".json"))
     result = load_json(args.out.with_suffix(".json"), AnyObject)
     args.out.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
-    drawn = {(cue if len(worlds) == 1 else f"{cue}, {name}"): world["tasks"][cue]["parts"]["new"] for name, world in worlds.items() for cue in TASKS}
+    drawn = {name: {cue: world["tasks"][cue]["parts"]["new"] for cue in TASKS} for name, world in worlds.items()}
     draw_rows(drawn, f"SYNTHETIC: new cases, n = {args.new} per world, 95 % intervals", args.out.with_suffix(".png"))
     print(markdown(result))
     return 0

@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
               "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
     save_json(result, args.out.with_suffix(".json"))
     args.out.with_suffix(".md").write_text(markdown(load_json(args.out.with_suffix(".json"), AnyObject)))
-    draw_rows(tasks, f"REAL CT: {result['n']} LIDC-IDRI nodules, out of fold, 95 % intervals by patient", args.out.with_suffix(".png"))
+    draw_rows({"nodules": tasks}, f"REAL CT: {result['n']} LIDC-IDRI nodules, out of fold, 95 % intervals by patient", args.out.with_suffix(".png"))
     print(markdown(result))
     return 0
 

@@ -76,7 +76,7 @@ def test_the_table_of_cues_says_synthetic_and_names_the_lowest(tmp_path):
     text = cues.markdown({"worlds": {"cells": world}, "environment": {"CPU": "a CPU"}, "commit": "abc", "command": "bash experiments/run_cues.sh"})
     assert text.startswith("# SYNTHETIC") and "lowest 0.700 (duct)" in text and f"{(11 * 0.9 + 0.7) / 12:.3f}" in text
     assert len([line for line in text.splitlines() if line.startswith("| shuffled |")]) == len(cues.PARTS) + 1
-    class_study.draw_rows({task: found["parts"]["new"] for task, found in tasks.items()}, "SYNTHETIC", tmp_path / "x.png")
+    class_study.draw_rows({"cells": {task: found["parts"]["new"] for task, found in tasks.items()}}, "SYNTHETIC", tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
