@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 REPORT = Path(__file__).parents[2] / "report"
 RUN = {"name": "TEAM", "device": "2 CPU cores", "inference_mode": "exact", "data": {"training": 60, "validation": 4, "test": 6},
        "stages": [{"stage": "train", "seconds": 330.0}, {"stage": "predict_test", "seconds": 30.0}],
-       "environment": {"CPU": "4 & 2 cores_x"}, "training": {"weight_decay": 3e-05}, "plan": {"patch_size": [48, 80, 96], "stages": 5},
+       "environment": {"CPU": "4 & 2 cores_x"}, "training": {"trainer": "nnUNetTrainer", "optimiser": "SGD, momentum 0.99", "initial_learning_rate": 0.01, "weight_decay": 3e-05},
+       "plan": {"patch_size": [48, 80, 96], "stages": 5},
        "class_evidence": {"blocks": {"network": {"weight": 0.25, "macro_f1_alone": 0.71}, "inner_parts": {"weight": 0.0, "macro_f1_alone": 0.41},
                                      "texture": {"weight": 0.62, "macro_f1_alone": 0.77}},
                           "left_out": {"macro_f1": 0.73, "p": 0.0005, "chance_95": [0.25, 0.42], "evidence_found": True, "cases": 60}}}
