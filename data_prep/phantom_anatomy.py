@@ -73,6 +73,15 @@ class Canvas:
     def paint(self, region: Region, distance: np.ndarray, hu: float | np.ndarray, softness: float | None = None) -> None:
         self.blend(region, np.clip(0.5 - distance / (softness or self.softness), 0, 1), hu)
 
+    def inside(self, centre: np.ndarray, radii: np.ndarray, room: float = 4.0) -> np.ndarray:
+        """`centre` moved so far in that an ellipsoid of `radii`, and `room` mm around it, stays in the volume as far as it fits."""
+        reach = np.minimum(radii + room, [(axis[-1] - axis[0]) / 2 for axis in self.axes])
+        return np.clip(centre, [axis[0] + r for axis, r in zip(self.axes, reach)], [axis[-1] - r for axis, r in zip(self.axes, reach)])
+
+    def set_mean(self, region: Region, opacity: np.ndarray, inside: np.ndarray, hu: float) -> None:
+        """Shift what `opacity` covers until the voxels `inside` have the mean `hu`."""
+        self.hu[region] += opacity * (hu - self.hu[region][inside].mean()) / opacity[inside].mean()
+
     def ellipsoid(self, centre: Sequence[float], radii: Sequence[float], margin: float = 8.0) -> tuple[Region, np.ndarray]:
         """First-order signed distance to an ellipsoid, in the box `margin` mm larger than it."""
         centre, radii = np.asarray(centre, float), np.asarray(radii, float)

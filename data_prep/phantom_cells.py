@@ -25,7 +25,7 @@ class CellWorld:
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator, drawn: Drawn):
         self.canvas, self.rng, self.drawn, self.values = canvas, rng, drawn, drawn.values
-        self.parenchyma, self.veins, self.arteries = self.values["gland"], 0.0, 0.0
+        self.parenchyma = self.values["gland"]
         self.coarse, self.fine = (SmoothNoise(rng, step, canvas.extent + 10) for step in (14, 4))
         self.lesions: list[Lesion] = []
 
@@ -51,20 +51,19 @@ class CellWorld:
         canvas.hu[:] = tissue[cell].reshape(canvas.hu.shape) + 4 * self.fine(canvas.axes)
 
     def _gland(self) -> None:
-        canvas, rng, values = self.canvas, self.rng, self.values
+        canvas, rng = self.canvas, self.rng
         angle = np.linspace(-1, 1, 90) * rng.uniform(0.9, 1.2)
         bow = np.stack([np.zeros_like(angle), -55 * (np.cos(angle) - np.cos(angle).mean()), 46 * np.sin(angle)], axis=1)  # tail towards +x, the patient's left
         turn = Rotation.from_euler("zyx", [rng.normal(-28, 9), rng.normal(0, 9), rng.normal(0, 9)], degrees=True).as_matrix()
         self.spine = bow @ turn[::-1, ::-1] + rng.normal(0, 2, 3)
         along = np.linspace(0, 1, len(self.spine))
-        upstream = np.clip((along - values["place"]) / 0.08, 0, 1)
-        self.radii = (10.5 + 1.5 * np.sin(2 * np.pi * along * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))) * (1 + upstream * (values["atrophy"] - 1))
+        self.radii = (10.5 + 1.5 * np.sin(2 * np.pi * along * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))) * self.drawn.thickness(along)
         region, distance = canvas.tube(self.spine, self.radii)
         axes = canvas.local_axes(region)
         self.pancreas = region, distance + 1.2 * self.fine(axes)
         canvas.paint(region, self.pancreas[1] - 4, -95.0)  # a rim of fat
         canvas.paint(region, self.pancreas[1], self.parenchyma + 5 * self.fine(axes))
-        duct_region, duct = canvas.tube(self.spine[8:-6:4], (1.2 + upstream * (values["duct"] - 1.2))[8:-6:4])
+        duct_region, duct = canvas.tube(self.spine[8:-6:4], self.drawn.duct_radius(along)[8:-6:4])
         canvas.paint(duct_region, duct, 22.0)
 
     def _lesion(self, place: float, radius: float, main: bool) -> Lesion:
@@ -75,8 +74,7 @@ class CellWorld:
         if main and classes["shape"] == 1:
             stretch[rng.integers(3)] = 1.75
         radii = radius * stretch / np.prod(stretch) ** (1 / 3)
-        room = np.minimum(radii + 4, [(axis[-1] - axis[0]) / 2 for axis in canvas.axes])
-        centre = np.clip(centre, [axis[0] + r for axis, r in zip(canvas.axes, room)], [axis[-1] - r for axis, r in zip(canvas.axes, room)])
+        centre = canvas.inside(centre, radii)
         width = values["margin"] if main else 2.0
         region, distance = canvas.ellipsoid(centre, radii, margin=width + 6)
         away = [axis - c for axis, c in zip(np.ix_(*canvas.local_axes(region)), centre)]
@@ -86,7 +84,7 @@ class CellWorld:
         pattern = pattern - pattern[inside].mean()
         opacity = 1 / (1 + np.exp(np.clip(4 * distance / width, -40, 40)))
         canvas.blend(region, opacity, values["attenuation"] + pattern)
-        canvas.hu[region] += opacity * (values["attenuation"] - canvas.hu[region][inside].mean()) / opacity[inside].mean()
+        canvas.set_mean(region, opacity, inside, values["attenuation"])
         if main:
             self._attachments(centre, radii)
         return Lesion(region, distance, tuple(float(c) for c in centre), float(radius), values["attenuation"])

@@ -40,6 +40,18 @@ class Drawn:
     classes: dict[str, int]
     values: dict[str, float]
 
+    def _upstream(self, along: np.ndarray) -> np.ndarray:
+        """0 up to the lesion, 1 behind it, for places along the centre line."""
+        return np.clip((along - self.values["place"]) / 0.08, 0, 1)
+
+    def thickness(self, along: np.ndarray) -> np.ndarray:
+        """Factor on the gland's radius at places along its centre line."""
+        return 1 + self._upstream(along) * (self.values["atrophy"] - 1)
+
+    def duct_radius(self, along: np.ndarray) -> np.ndarray:
+        """mm"""
+        return 1.2 + self._upstream(along) * (self.values["duct"] - 1.2)
+
 
 def draw(rng: np.random.Generator, texture: int | None = None) -> Drawn:
     """All cues, each class as likely; `texture` fixes that one."""
@@ -64,18 +76,14 @@ class CueAbdomen(Abdomen):
 
     def __init__(self, canvas: Canvas, rng: np.random.Generator, drawn: Drawn):
         super().__init__(canvas, rng)
-        self.values = drawn.values
-        self.parenchyma = self.values["gland"]
-
-    def _upstream(self, along: np.ndarray) -> np.ndarray:
-        """0 up to the lesion, 1 behind it, for places along the centre line."""
-        return np.clip((along - self.values["place"]) / 0.08, 0, 1)
+        self.drawn = drawn
+        self.parenchyma = drawn.values["gland"]
 
     def thickness(self, along: np.ndarray) -> np.ndarray:
-        return 1 + self._upstream(along) * (self.values["atrophy"] - 1)
+        return self.drawn.thickness(along)
 
     def duct_radius(self, along: np.ndarray) -> np.ndarray:
-        return 1.2 + self._upstream(along) * (self.values["duct"] - 1.2)
+        return self.drawn.duct_radius(along)
 
 
 def paint_lesions(abdomen: CueAbdomen, drawn: Drawn, rng: np.random.Generator) -> list[Lesion]:
@@ -103,8 +111,7 @@ def _paint(abdomen: CueAbdomen, drawn: Drawn, centre: np.ndarray, radius: float,
         stretch = np.ones(3)
         stretch[rng.integers(3)] = 1.75
         radii = radii * stretch / 1.75 ** (1 / 3)
-    room = np.minimum(radii + 4, [(axis[-1] - axis[0]) / 2 for axis in canvas.axes])
-    centre = np.clip(centre, [axis[0] + r for axis, r in zip(canvas.axes, room)], [axis[-1] - r for axis, r in zip(canvas.axes, room)])
+    centre = canvas.inside(centre, radii)
     width = values["margin"] if main else 2.0
     region, distance = canvas.ellipsoid(centre, radii, margin=width + 5)
     axes = canvas.local_axes(region)
@@ -114,7 +121,7 @@ def _paint(abdomen: CueAbdomen, drawn: Drawn, centre: np.ndarray, radius: float,
     pattern = pattern - pattern[inside].mean()
     opacity = np.clip(0.5 - distance / width, 0, 1)
     canvas.blend(region, opacity, values["attenuation"] + pattern)
-    canvas.hu[region] += opacity * (values["attenuation"] - canvas.hu[region][inside].mean()) / opacity[inside].mean()
+    canvas.set_mean(region, opacity, inside, values["attenuation"])
     if main:
         if values["nodule"] > 0:  # hangs on the wall, reaches inward
             direction = rng.normal(size=3)

@@ -45,7 +45,7 @@ def paint_lesion(abdomen: Abdomen, subtype: int, rng: np.random.Generator, radiu
     opacity = np.clip(0.5 - distance / MARGIN_MM[subtype], 0, 1)
     canvas.blend(region, opacity, target + pattern)
     # A wide margin lets the surroundings into the mask, which alone would tell the subtype by its mean: take that out again.
-    canvas.hu[region] += opacity * (target - canvas.hu[region][inside].mean()) / opacity[inside].mean()
+    canvas.set_mean(region, opacity, inside, target)
     return Lesion(region, distance, tuple(float(c) for c in centre), float(radius), target)
 
 

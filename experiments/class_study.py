@@ -3,7 +3,9 @@
 Shared by lidc.py (REAL nodules) and cues.py (SYNTHETIC cues). The rows that stand beside each other are ROWS.
 """
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_head_refit import fastest, refit_head
+from nnunetv2.utilities.commands import whole_number
 
 RESAMPLES = 2000
 ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
@@ -37,6 +40,19 @@ ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own hea
         "blocks": "Evidence blocks alone, training cases in masks of the network they trained",
         "honest_blocks": "The same, training cases in masks of a network that never saw them"}
 Described = dict[str, dict[str, Any]]  # case -> what describe() found
+
+
+def parse_study(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of training and intervals besides the study's own; `given` are the arguments as they were given."""
+    parser.add_argument("--folds", type=whole_number(2), default=2)
+    parser.add_argument("--epochs", type=whole_number(1), default=12)
+    parser.add_argument("--iterations", type=whole_number(1), default=40)
+    parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
+    parser.add_argument("--seed", type=whole_number(0), default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(arguments)
+    args.given = sys.argv[1:] if arguments is None else arguments
+    return args
 
 
 def train_command(dataset: int, fold: int, args: Any) -> list[str]:

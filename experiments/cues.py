@@ -8,7 +8,6 @@ scanner, by the mean of the folds. `shuffled` are labels without meaning.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +26,13 @@ from data_prep.make_phantom import PhantomCase, case_cues, list_cases
 from data_prep.phantom_cues import CUES, LEVELS, MIXED, Drawn
 from data_prep.phantom_worlds import WORLDS
 from evaluation.bootstrap import interval
-from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, score, train_command, weights_table, with_interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table, with_interval
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command
 from experiments.small_plans import SMALL, write_small_plans
+from nnunetv2.class_evidence.fit import macro_f1
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans
@@ -169,22 +169,23 @@ def study(world: World) -> dict[str, Any]:
     fresh = {"new": sorted(case.name for case in world.listed(False) if case.split == "validation"), "other": [f"other_{name}" for name in cases[OTHER]]}
     predicted = in_processes(predict_task, {task: (models[0], described, world.splits, labels[task], fresh) for task in TASKS}, None, f"{world.name}: fitting heads")
     order = {"out_of_fold": [case for split in world.splits for case in split["val"]], **fresh}
+    drawn_again = {part: by_group(names, world.args.seed) for part, names in order.items()}
     tasks = {}
     for task, (parts, reports) in predicted.items():
         tasks[task] = {"weights": mean_weights(reports, "weight"), "parts": {}}
         for part, names in order.items():
             true = np.array([labels[task][name] for name in names])
-            found = {"n_of_class": np.bincount(true, minlength=N_CLASSES).tolist(), "rows": score(parts[part], true, by_group(names, world.args.seed), N_CLASSES, world.args.seed)}
+            found = {"n_of_class": np.bincount(true, minlength=N_CLASSES).tolist(), "rows": score(parts[part], true, drawn_again[part], N_CLASSES, world.args.seed)}
             train = names if part == "out_of_fold" else order["out_of_fold"]
             perfect = oracle(task, world.drawn, labels[task], train, names)
-            found["oracle"] = None if perfect is None else float(score({"evidence": perfect}, true, by_group(names, 0), N_CLASSES, 0)["evidence"]["macro_f1"])
+            found["oracle"] = None if perfect is None else macro_f1(true, perfect.argmax(1), N_CLASSES)
             tasks[task]["parts"][part] = found
     home = {case: [fold[case]["dsc"] for fold in described] for case in described[0]}
     dsc = {}
     for part, names in order.items():
         values = np.array([described[fold][name]["dsc"] for fold, split in enumerate(world.splits) for name in split["val"]] if part == "out_of_fold"
                           else [np.mean(home[name]) for name in names])
-        weights = by_group(names, world.args.seed)
+        weights = drawn_again[part]
         dsc[part] = {"mean": float(values.mean()), "ci": interval(weights @ values / weights.sum(1)), "n": len(names)}
     return {"lesion_dsc": dsc, "tasks": tasks}
 
@@ -243,15 +244,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", type=whole_number(30), default=240, help="training cases per world, predicted out of fold (default 240)")
     parser.add_argument("--new", type=whole_number(10), default=120, help="new cases per world (default 120)")
     parser.add_argument("--other", type=whole_number(10), default=60, help="new cases of another scanner per world (default 60)")
-    parser.add_argument("--folds", type=whole_number(2), default=2)
-    parser.add_argument("--epochs", type=whole_number(1), default=12)
-    parser.add_argument("--iterations", type=whole_number(1), default=40)
-    parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of the intervals")
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args(arguments)
-    args.given = sys.argv[1:] if arguments is None else arguments
-    return args
+    return parse_study(parser, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Writes OUT/images/CASE_0000.nii.gz, OUT/labels/CASE.nii.gz and OUT/subtypes.csv 
 import argparse
 from pathlib import Path
 
-
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
 from data_prep.split_view import link_or_copy
 from nnunetv2.utilities.commands import script, whole_number

@@ -1,7 +1,7 @@
 """One process of experiments/engine_speed.py, which starts it with the checkout to run on PYTHONPATH. It prints one line of JSON.
 
-    PYTHONPATH=CHECKOUT python -m experiments.engine_pass time half 64 128 192        seconds of a pass, and a hash of its logits
-    PYTHONPATH=CHECKOUT python -m experiments.engine_pass bytes half 20               hashes of the logits of 20 random networks and shapes
+    PYTHONPATH=CHECKOUT python experiments/engine_pass.py time half 64 128 192        seconds of a pass, and a hash of its logits
+    PYTHONPATH=CHECKOUT python experiments/engine_pass.py bytes half 20               hashes of the logits of 20 random networks and shapes
 
 It uses nothing but what every checkout since the Winograd layers has.
 """

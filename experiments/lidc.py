@@ -10,7 +10,6 @@ masks, the network's own head (what the class rested on before evidence blocks),
 import argparse
 import random
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from data_prep.lidc_to_quiz import CITATION, TASKS, Nodule, read_nodules
 from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
 from evaluation.bootstrap import interval
-from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, score, train_command, weights_table, with_interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table, with_interval
 from experiments.fold_jobs import run_command
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command
@@ -156,16 +155,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
-    parser.add_argument("--folds", type=whole_number(2), default=2)
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
-    parser.add_argument("--epochs", type=whole_number(1), default=12)
-    parser.add_argument("--iterations", type=whole_number(1), default=40)
-    parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
-    parser.add_argument("--seed", type=whole_number(0), default=0)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args(arguments)
-    args.given = sys.argv[1:] if arguments is None else arguments
-    return args
+    return parse_study(parser, arguments)
 
 
 if __name__ == "__main__":

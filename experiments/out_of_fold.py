@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-
 from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in, lesion_mark
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_rows

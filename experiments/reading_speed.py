@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 REPEATS = 15

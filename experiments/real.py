@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
 from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-
 from evaluation.files import write_json, write_text
 from experiments.pipeline import model_of
 from experiments.record_run import code_commit, environment, shown_command

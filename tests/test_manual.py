@@ -22,6 +22,7 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "experiments.real": ("experiments/real.py",),
     "experiments.robustness": ("experiments/robustness.py",),
     "add_scheduler_flag": ("nnunetv2/utilities/cluster.py",),
+    "parse_study": ("experiments/class_study.py",),
 }
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content
 INLINE = re.compile(r"`((?:bash|python) [^`\n]+|nnUNetv2_\w+ [^`\n]+)`")
