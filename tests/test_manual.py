@@ -16,13 +16,12 @@ HANDED_ON = {  # programs that shell scripts hand options on to
     "run_speed": ("experiments/run_speed.py", "experiments/run_speed.sh"),
     "experiments/driver.sh": ("experiments/options.py",),
     "experiments.time_to_quality": ("experiments/time_to_quality.py",),
-    "experiments.lidc": ("experiments/lidc.py",),
-    "experiments.cues": ("experiments/cues.py",),
+    "experiments.lidc": ("experiments/lidc.py", "experiments/class_study.py"),
+    "experiments.cues": ("experiments/cues.py", "experiments/class_study.py"),
     "tests.conformance.run": ("tests/conformance/run.py",),
     "experiments.real": ("experiments/real.py",),
     "experiments.robustness": ("experiments/robustness.py",),
     "add_scheduler_flag": ("nnunetv2/utilities/cluster.py",),
-    "parse_study": ("experiments/class_study.py",),
 }
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)  # language, content
 INLINE = re.compile(r"`((?:bash|python) [^`\n]+|nnUNetv2_\w+ [^`\n]+)`")
