@@ -4,7 +4,6 @@ Shared by lidc.py (REAL nodules) and cues.py (SYNTHETIC cues). The rows that sta
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import softmax
+from tqdm import tqdm
 
 from evaluation.bootstrap import interval, resample_counts
 from evaluation.lesion_features import lesion_features
 from evaluation.radiomics_baseline import make_model
-from experiments.small_plans import SMALL
+from experiments.small_plans import NETWORKS
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.class_evidence.discriminant import fit_lda
 from nnunetv2.class_evidence.fit import fit_evidence, macro_f1, permutation_test
@@ -33,6 +33,9 @@ from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.training.class_head_refit import fastest, refit_head
 from nnunetv2.utilities.commands import whole_number
+from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.manifest import weights_hash
+from nnunetv2.utilities.parallel import in_processes
 
 RESAMPLES = 2000
 ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
@@ -47,43 +50,60 @@ def parse_study(parser: argparse.ArgumentParser, arguments: Sequence[str] | None
     parser.add_argument("--folds", type=whole_number(2), default=2)
     parser.add_argument("--epochs", type=whole_number(1), default=12)
     parser.add_argument("--iterations", type=whole_number(1), default=40)
+    parser.add_argument("--network", choices=NETWORKS, default="small", help="small: an eighth of the planned network's work (default); planned: as the planner made it")
     parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(arguments)
+    args.plans = NETWORKS[args.network]
     args.given = sys.argv[1:] if arguments is None else arguments
     return args
 
 
 def train_command(dataset: int, fold: int, args: Any) -> list[str]:
-    """Of one fold's segmentation with the small network; args: trainer, device, epochs, iterations. The heads are fitted later."""
-    return ["nnUNetv2_train", str(dataset), "3d_fullres", str(fold), "-p", SMALL, "-tr", args.trainer, "-device", args.device, "--epochs", str(args.epochs),
+    """Of one fold's segmentation; args: plans, trainer, device, epochs, iterations. The heads are fitted later."""
+    return ["nnUNetv2_train", str(dataset), "3d_fullres", str(fold), "-p", args.plans, "-tr", args.trainer, "-device", args.device, "--epochs", str(args.epochs),
             "--iterations", str(args.iterations), "--val_iterations", "2", "--no_val", "--no_refit", "--c"]
 
 
-def describe(model: TrainedModel, folder: Path, cases: Sequence[str], file: Path, device: torch.device) -> Described:
-    """Of each case among the preprocessed ones in `folder`: the head's features, the evidence in the network's masks and in the true ones,
-    radiomics in predicted masks, and the lesion's DSC and log volume (voxels). `file` keeps them, a line per case, and is gone on with."""
-    done = {row["case"]: row for row in map(json.loads, file.read_text().splitlines())} if file.is_file() else {}
+def segment(model: TrainedModel, folder: Path, cases: Sequence[str], work: Path, device: torch.device) -> Path:
+    """What the network makes of the preprocessed cases in `folder`: CASE.npz with labels (Z, Y, X) and the class head's features, below `work` in a folder
+    of these weights, which is returned. Cases that are there are not segmented again."""
+    out = work / f"segmented_{weights_hash(model.checkpoints[0])[:12]}"
+    todo = [case for case in cases if not (out / f"{case}.npz").is_file()]
+    if not todo:
+        return out
+    out.mkdir(parents=True, exist_ok=True)
     geometry = network_geometry(model.configuration_manager, None)
     network = fastest(model.build_network(model.checkpoints[0]).to(device), model, device)
-    measurement, views = model.measurement(), mirror_views(model.mirror_axes, CLASS_VIEWS)
+    views = mirror_views(model.mirror_axes, CLASS_VIEWS)
+    for case in tqdm(todo, desc="segmenting cases"):
+        logits, features = describe_case(network, torch.from_numpy(load_case(folder, case)[0][:]), geometry.patch_size, geometry.divisor,
+                                         list(model.measurement().lesion_channels), device, views, batch_size=model.configuration_manager.batch_size)
+        labels = logits.argmax(0).numpy().astype(np.uint8)
+        with atomic_write(out / f"{case}.npz") as file:
+            np.savez_compressed(file, labels=labels, features=features)
+    return out
+
+
+def _measure(model: TrainedModel, folder: Path, segmented: Path, case: str) -> dict[str, Any]:
+    geometry, measurement = network_geometry(model.configuration_manager, None), model.measurement()
     lesion, scale = list(measurement.lesion_channels), measurement.intensities[0]
-    with open(file, "a") as out:
-        for case in (case for case in cases if case not in done):
-            data, reference, properties = load_case(folder, case)
-            data, truth = data[:], np.maximum(reference[0], 0)
-            logits, features = describe_case(network, torch.from_numpy(data), geometry.patch_size, geometry.divisor, lesion, device, views,
-                                             batch_size=model.configuration_manager.batch_size)
-            labels = logits.argmax(0).numpy()
-            found, true = np.isin(labels, lesion), np.isin(truth, lesion)
-            radiomics = lesion_features(data[0] * scale.scale + scale.offset, found, tuple(geometry.spacing)) if found.any() else None
-            done[case] = {"case": case, "features": features.tolist(), "evidence": measurement(data, labels, properties, tuple(BLOCKS)),
-                          "true": measurement(data, truth, properties, tuple(BLOCKS)), "radiomics": None if radiomics is None else [float(v) for v in radiomics],
-                          "dsc": float(2 * (found & true).sum() / max(found.sum() + true.sum(), 1)), "log_volume": float(np.log(max(true.sum(), 1)))}
-            out.write(json.dumps(done[case]) + "\n")
-            out.flush()
-    return {case: done[case] for case in cases}
+    data, reference, properties = load_case(folder, case)
+    data, truth = data[:], np.maximum(reference[0], 0)
+    with np.load(segmented / f"{case}.npz") as file:
+        labels, features = file["labels"], file["features"]
+    found, true = np.isin(labels, lesion), np.isin(truth, lesion)
+    radiomics = lesion_features(data[0] * scale.scale + scale.offset, found, tuple(geometry.spacing)) if found.any() else None
+    return {"features": features, "evidence": measurement(data, labels, properties, tuple(BLOCKS)), "true": measurement(data, truth, properties, tuple(BLOCKS)),
+            "radiomics": radiomics, "dsc": float(2 * (found & true).sum() / max(found.sum() + true.sum(), 1)), "log_volume": float(np.log(max(true.sum(), 1)))}
+
+
+def describe(model: TrainedModel, folder: Path, cases: Sequence[str], work: Path, device: torch.device) -> Described:
+    """Of each case among the preprocessed ones in `folder`: the head's features, the evidence in the network's masks and in the true ones,
+    radiomics in predicted masks, and the lesion's DSC and log volume (voxels). Segmented cases are kept below `work`; what is measured in them is not."""
+    segmented = segment(model, folder, cases, work, device)
+    return in_processes(_measure, {case: (model, folder, segmented, case) for case in cases}, None, "measuring cases")
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from data_prep.make_phantom import PhantomCase, case_cues, list_cases
 from data_prep.phantom_cues import CUES, LEVELS, MIXED, Drawn
 from data_prep.phantom_worlds import WORLDS
 from evaluation.bootstrap import interval
-from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table, with_interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, segment, train_command, weights_table, with_interval
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command
-from experiments.small_plans import SMALL, write_small_plans
+from experiments.small_plans import write_small_plans
 from nnunetv2.class_evidence.fit import macro_f1
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.utilities.commands import script, whole_number
@@ -94,31 +94,37 @@ class World:
                          "other" if other else "standard", "--train", str(train), "--validation", str(validation), "--test", "0"])
             run_command(["python", "data_prep/convert_quiz.py", "--data", data, "--out", at["nnUNet_raw"], "--dataset", dataset])
         home, away = (at["nnUNet_preprocessed"] / dataset for dataset in (HOME, OTHER))
-        if not (home / f"{SMALL}.json").is_file():
+        plans = self.args.plans
+        if not (home / f"{plans}.json").is_file():
             run_command(["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--no_pp", "-gpu_memory_target", "0.18"])
             write_small_plans(home)
         save_json(self.splits, home / "splits_final.json")
-        run_command(["nnUNetv2_preprocess", "-d", "777", "-plans_name", SMALL, "-c", "3d_fullres"])
+        run_command(["nnUNetv2_preprocess", "-d", "777", "-plans_name", plans, "-c", "3d_fullres"])
         away.mkdir(exist_ok=True)
         save_json(load_json(at["nnUNet_raw"] / OTHER / "dataset.json", DatasetJson), away / "dataset.json")
-        save_json(load_json(home / f"{SMALL}.json", Plans) | {"dataset_name": OTHER}, away / f"{SMALL}.json")
-        run_command(["nnUNetv2_preprocess", "-d", "778", "-plans_name", SMALL, "-c", "3d_fullres"])
-        identifier = load_json(home / f"{SMALL}.json", Plans)["configurations"]["3d_fullres"]["data_identifier"]
+        save_json(load_json(home / f"{plans}.json", Plans) | {"dataset_name": OTHER}, away / f"{plans}.json")
+        run_command(["nnUNetv2_preprocess", "-d", "778", "-plans_name", plans, "-c", "3d_fullres"])
+        identifier = load_json(home / f"{plans}.json", Plans)["configurations"]["3d_fullres"]["data_identifier"]
         return {HOME: home / identifier, OTHER: away / identifier}
 
     def train(self, fold: int) -> Path:
         """The model folder."""
-        model = enter(self.work)["nnUNet_results"] / HOME / f"{self.args.trainer}__{SMALL}__3d_fullres"
+        model = enter(self.work)["nnUNet_results"] / HOME / f"{self.args.trainer}__{self.args.plans}__3d_fullres"
         if not (model / f"fold_{fold}" / "checkpoint_final.pth").is_file():
             run_command(train_command(777, fold, self.args))
         return model
+
+
+def segment_fold(model_folder: Path, fold: int, folders: Mapping[str, Path], cases: Mapping[str, Sequence[str]], work: Path, device: str) -> None:
+    for dataset, folder in folders.items():
+        segment(find_model(model_folder, (fold,)), folder, cases[dataset], work / dataset, torch.device(device))
 
 
 def describe_fold(model_folder: Path, fold: int, folders: Mapping[str, Path], cases: Mapping[str, Sequence[str]], work: Path, device: str) -> Described:
     """Of all cases of HOME and OTHER, the latter under their own names."""
     model, described = find_model(model_folder, (fold,)), {}
     for dataset, prefix in ((HOME, ""), (OTHER, "other_")):
-        found = describe(model, folders[dataset], cases[dataset], work / f"described_{dataset}_{fold}.jsonl", torch.device(device))
+        found = describe(model, folders[dataset], cases[dataset], work / dataset, torch.device(device))
         described |= {prefix + case: row for case, row in found.items()}
     return described
 
@@ -163,14 +169,15 @@ def study(world: World) -> dict[str, Any]:
     folders = world.prepare()
     models = [world.train(fold) for fold in range(world.args.folds)]
     cases = {dataset: sorted(case.name for case in world.listed(other)) for dataset, other in ((HOME, False), (OTHER, True))}
-    described = list(in_processes(describe_fold, {str(fold): (model, fold, folders, cases, world.work, world.args.device) for fold, model in enumerate(models)},
-                                  None if world.args.device == "cpu" else 1, f"{world.name}: describing cases by fold").values())
+    jobs = {str(fold): (model, fold, folders, cases, world.work / "segmented", world.args.device) for fold, model in enumerate(models)}
+    in_processes(segment_fold, jobs, None if world.args.device == "cpu" else 1, f"{world.name}: segmenting cases by fold")
+    described = [describe_fold(*job) for job in jobs.values()]
     labels = draw_labels(world.drawn, world.seed(False))
     fresh = {"new": sorted(case.name for case in world.listed(False) if case.split == "validation"), "other": [f"other_{name}" for name in cases[OTHER]]}
     predicted = in_processes(predict_task, {task: (models[0], described, world.splits, labels[task], fresh) for task in TASKS}, None, f"{world.name}: fitting heads")
     order = {"out_of_fold": [case for split in world.splits for case in split["val"]], **fresh}
     drawn_again = {part: by_group(names, world.args.seed) for part, names in order.items()}
-    tasks = {}
+    tasks: dict[str, Any] = {}
     for task, (parts, reports) in predicted.items():
         tasks[task] = {"weights": mean_weights(reports, "weight"), "parts": {}}
         for part, names in order.items():

@@ -25,7 +25,7 @@ from experiments.class_study import ROWS, Described, Fold, by_group, describe, d
 from experiments.fold_jobs import run_command
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command
-from experiments.small_plans import SMALL, write_small_plans
+from experiments.small_plans import write_small_plans
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.utilities.commands import script, whole_number
@@ -65,22 +65,22 @@ def prepare(lidc: Path, nodules: Sequence[Nodule], args: argparse.Namespace) -> 
                    "classification": {"name": "malignancy", "classes": classes_of("malignancy"), "labels": "malignancy.csv", "lesion_labels": [1]}},
                   raw / "dataset.json")
     save_json(folds_by_patient(nodules, args.folds, args.seed), preprocessed / "splits_final.json")
-    if not (preprocessed / f"{SMALL}.json").is_file():
+    if not (preprocessed / f"{args.plans}.json").is_file():
         run_command(["nnUNetv2_plan_and_preprocess", "-d", "811", "-pl", "nnUNetPlannerResEncM", "--no_pp", "-gpu_memory_target", "0.18"], None, 1)
         write_small_plans(preprocessed)
-    run_command(["nnUNetv2_preprocess", "-d", "811", "-plans_name", SMALL, "-c", "3d_fullres"], None, 1)
+    run_command(["nnUNetv2_preprocess", "-d", "811", "-plans_name", args.plans, "-c", "3d_fullres"], None, 1)
 
 
-def model_folder(trainer: str) -> Path:
-    return paths.nnUNet_results / DATASET / f"{trainer}__{SMALL}__3d_fullres"
+def model_folder(args: argparse.Namespace) -> Path:
+    return paths.nnUNet_results / DATASET / f"{args.trainer}__{args.plans}__3d_fullres"
 
 
 def train_and_describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, Described]:
-    if not (model_folder(args.trainer) / f"fold_{fold}" / "checkpoint_final.pth").is_file():
+    if not (model_folder(args) / f"fold_{fold}" / "checkpoint_final.pth").is_file():
         run_command(train_command(811, fold, args), None, 1)
-    model = find_model(model_folder(args.trainer), (fold,))
+    model = find_model(model_folder(args), (fold,))
     return model, describe(model, paths.nnUNet_preprocessed / DATASET / model.configuration_manager.data_identifier, cases,
-                           args.out / "work" / f"described_{args.trainer}_{fold}.jsonl", torch.device(args.device))
+                           args.out / "work" / "segmented", torch.device(args.device))
 
 
 def markdown(result: dict) -> str:

@@ -6,6 +6,7 @@ from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 
 PLANS, SMALL = "nnUNetResEncUNetMPlans", "nnUNetResEncUNetMPlans_small"
+NETWORKS = {"small": SMALL, "planned": PLANS}  # --network of a study -> name of its plans
 
 
 def write_small_plans(preprocessed: Path) -> None:
