@@ -49,7 +49,7 @@ class EvidenceCase:
 
     image: (C, D, H, W) float32 in the channels' own units (CT: HU). lesion, organ: (D, H, W) bool; the organ contains the lesion, and is the
     lesion where the labels know no other structure. spacing: mm. offset: the cut-out's corner in the whole image, in voxels; shape: of
-    the whole image. signs: +1 or -1 an axis, such that index * sign grows towards superior, posterior and left of the patient; left_axis: the one
+    the whole image. part_mm3: volumes of all components that the segmentation calls lesion, small ones too. signs: +1 or -1 an axis, such that index * sign grows towards superior, posterior and left of the patient; left_axis: the one
     that runs from right to left.
     """
 
@@ -62,6 +62,7 @@ class EvidenceCase:
     intensities: tuple[Intensities, ...]
     signs: tuple[int, int, int] = (1, 1, 1)
     left_axis: int = 2
+    part_mm3: tuple[float, ...] = ()
 
     @property
     def has_organ(self) -> bool:
@@ -101,7 +102,7 @@ class EvidenceCase:
             lesion = share[0] == share[0].max()
         return EvidenceCase(np.stack([blocks_mean(channel, steps) for channel in self.image]), lesion, organ | lesion,
                             tuple(s * n for s, n in zip(self.spacing, steps)), tuple(o // n for o, n in zip(self.offset, steps)),
-                            tuple(-(-s // n) for s, n in zip(self.shape, steps)), self.intensities, self.signs, self.left_axis)
+                            tuple(-(-s // n) for s, n in zip(self.shape, steps)), self.intensities, self.signs, self.left_axis, self.part_mm3)
 
     @cached_property
     def along(self) -> np.ndarray:
@@ -145,11 +146,10 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
     found = np.isin(labels, list(lesion_channels))
     if not found.any():
         return None
-    parts, n = ndimage.label(found, np.ones((3, 3, 3)))
-    if n > 1:
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        found = (sizes >= SMALLEST_SHARE * sizes.max())[parts]
+    parts, _ = ndimage.label(found, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    found = (sizes >= SMALLEST_SHARE * sizes.max())[parts]
     other = (labels > 0) & ~np.isin(labels, list(lesion_channels))
     organ = other | found
     box = box_around(organ, REACH_MM, spacing)
@@ -158,7 +158,7 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
         organ = ndimage.binary_fill_holes(organ)
     image = np.stack([data[(channel, *box)] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
     return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(s.start for s in box), tuple(labels.shape),
-                        tuple(intensities), signs, left_axis)
+                        tuple(intensities), signs, left_axis, tuple(float(n * np.prod(spacing)) for n in sizes[1:]))
 
 
 def box_around(mask: np.ndarray, margin_mm: float, spacing: Sequence[float]) -> Box:
@@ -178,6 +178,13 @@ def blocks_mean(x: np.ndarray, steps: Sequence[int]) -> np.ndarray:
     padded = np.pad(x, [(0, -n % k) for n, k in zip(x.shape, steps)], mode="edge")
     (a, b, c), (i, j, k) = padded.shape, steps
     return padded.reshape(a // i, i, b // j, j, c // k, k).mean((1, 3, 5), dtype=np.float32)
+
+
+def ball_mm(radius_mm: float, spacing: Sequence[float]) -> np.ndarray:
+    """Footprint of the voxels within `radius_mm`, the next neighbours at least."""
+    reach = [max(1, round(radius_mm / s)) for s in spacing]
+    z, y, x = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
+    return (z * spacing[0]) ** 2 + (y * spacing[1]) ** 2 + (x * spacing[2]) ** 2 <= max(radius_mm, max(spacing)) ** 2 + 1e-6
 
 
 def _neighbour_graph(inside: np.ndarray, spacing: Sequence[float]) -> Any:

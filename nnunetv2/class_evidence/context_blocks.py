@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2.class_evidence.case import EvidenceCase, box_around
+from nnunetv2.class_evidence.case import EvidenceCase, ball_mm, box_around
 from nnunetv2.class_evidence.lesion_blocks import Features
 
 SHELLS_MM = ((0.0, 3.0), (3.0, 6.0), (6.0, 10.0), (10.0, 15.0), (15.0, 20.0))
@@ -120,7 +120,7 @@ def duct(case: EvidenceCase) -> Features:
         flat = np.where(inside & ~lesion, local, level)  # fat around the organ is no duct, nor is the lesion
         maps = {f"tube_{radius:g}mm": _dark_tube(flat, case.spacing, radius, kept) for radius in TUBES_MM}
         smooth = ndimage.gaussian_filter(flat, [0.8 / s for s in case.spacing])
-        maps |= {f"hollow_{radius:g}mm": (ndimage.grey_closing(smooth, footprint=_ball(2 * radius, case.spacing)) - smooth) for radius in TUBES_MM[1:]}
+        maps |= {f"hollow_{radius:g}mm": (ndimage.grey_closing(smooth, footprint=ball_mm(2 * radius, case.spacing)) - smooth) for radius in TUBES_MM[1:]}
         sides = list(_sides(case, case.organ))
         for name, values in maps.items():
             reached = {}
@@ -189,19 +189,13 @@ def _filled(case: EvidenceCase) -> np.ndarray:
     """The organ with what is enclosed by it, such as a duct that the labels leave out."""
     radius = [max(1, round(2.0 / s)) for s in case.spacing]
     padded = np.pad(case.organ, [(r, r) for r in radius])
-    closed = ndimage.binary_closing(padded, _ball(2.0, case.spacing))
+    closed = ndimage.binary_closing(padded, ball_mm(2.0, case.spacing))
     return closed[tuple(slice(r, -r) for r in radius)] | case.organ
 
 
 def _depth(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """Distance (mm) of each voxel of a mask from its outside; the image's border is none."""
     return ndimage.distance_transform_edt(mask, spacing).astype(np.float32) if not mask.all() else np.full(mask.shape, 50.0, np.float32)
-
-
-def _ball(radius_mm: float, spacing: tuple[float, ...]) -> np.ndarray:
-    reach = [max(1, round(radius_mm / s)) for s in spacing]
-    z, y, x = np.ogrid[tuple(slice(-r, r + 1) for r in reach)]
-    return (z * spacing[0]) ** 2 + (y * spacing[1]) ** 2 + (x * spacing[2]) ** 2 <= max(radius_mm, max(spacing)) ** 2 + 1e-6
 
 
 def _dark_tube(image: np.ndarray, spacing: tuple[float, ...], radius_mm: float, where: np.ndarray) -> np.ndarray:

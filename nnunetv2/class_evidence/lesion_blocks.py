@@ -6,12 +6,17 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from dynamic_network_architectures.building_blocks.class_head import core_and_rim, density, image_texture, masked_statistics
-from nnunetv2.class_evidence.case import EvidenceCase, Intensities, box_around
+from nnunetv2.class_evidence.case import EvidenceCase, Intensities, ball_mm, box_around
 
 Features = dict[str, float]
 BANDS_MM = (1.0, 2.0, 4.0)  # scales of texture, standard deviations of Gaussians
 PERCENTILES = (5, 10, 25, 50, 75, 90, 95, 99)
 PROFILE_MM = (-8.0, -6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # distances from the border between which the image is averaged
+SATELLITES_MM3 = (40.0, 150.0, 500.0)  # of balls of 4, 7 and 10 mm across: what may count as a lesion of its own
+BALLS_MM = (2.5, 3.5)  # radii of solid parts that are looked for
+BLOBS_MM = (1.5, 2.5, 3.5)  # standard deviations of Gaussians
+INNER_MM = 4.0  # from the border on inward
+SOFT_HU = 160.0  # enhancing tissue ends about here; brighter voxels are calcium, which `calcification` describes
 BRIGHT_HU = (130.0, 200.0, 300.0)  # calcium from about the first on
 _TEXTURES, _PARTS, _STATISTICS = ("image", "detail", "spread", "band"), ("whole", "core", "rim"), ("mean", "std")
 
@@ -72,6 +77,31 @@ def inner_parts(case: EvidenceCase) -> Features:
                 found[f"{kind}_off_centre_{channel}"] = float(np.linalg.norm(centre - of_part) / np.cbrt(total * case.voxel_mm3))
             else:
                 found[f"{kind}_off_centre_{channel}"] = np.nan
+        found |= {f"{key}_{channel}": value for key, value in _blobs(case.coarse, channel).items()}
+    return found
+
+
+def _blobs(case: EvidenceCase, channel: int) -> Features:
+    """Solid parts of a certain size against the lesion's median: what balls of BALLS_MM that fit into them keep, and what Gaussians answer away from the
+    border, whose brightness is the surroundings'."""
+    box = case.near_lesion(8.0)
+    image, lesion = case.image[channel][box], case.lesion[box]
+    if case.intensities[channel].high is not None:
+        image = np.minimum(image, SOFT_HU)
+    depth = ndimage.distance_transform_edt(np.pad(lesion, 1), case.spacing)[1:-1, 1:-1, 1:-1]
+    low, middle, high = (float(v) for v in np.percentile(image[lesion], (16, 50, 84)))
+    spread = max((high - low) / 2, 1e-6)
+    found: Features = {}
+    flat = np.where(lesion, image, middle)
+    for radius in BALLS_MM:
+        ball = ball_mm(radius, case.spacing)
+        for kind, kept in (("bright", ndimage.grey_opening(flat, footprint=ball) - middle), ("dark", middle - ndimage.grey_closing(flat, footprint=ball))):
+            found |= {f"{kind}_ball_{radius:g}mm": float(kept[lesion].max()), f"{kind}_ball_share_{radius:g}mm": float((kept[lesion] > 1.5 * spread).mean())}
+    inner = lesion & (depth > min(INNER_MM, 0.5 * depth.max()))
+    for sigma in BLOBS_MM:
+        blurred = ndimage.gaussian_filter(image, [sigma / s for s in case.spacing])[inner]
+        found |= {f"bright_blob_{sigma:g}mm": float(blurred.max()) - middle, f"dark_blob_{sigma:g}mm": middle - float(blurred.min()),
+                  f"blob_spread_{sigma:g}mm": float(blurred.std())}
     return found
 
 
@@ -190,6 +220,7 @@ def size(case: EvidenceCase) -> Features:
              "number": float(n), "log_number": float(np.log(n)), "second_share": float(sizes[1] / sizes[0]) if n > 1 else 0.0,
              "rest_share": float(1 - sizes[0] / volume), "several": float(n > 1)}
     found |= {f"extent_{axis}": float(np.log(e)) for axis, e in zip("zyx", extents)} | {"diameter": float(extents.max())}
+    found |= {f"number_{least:.0f}mm3": float(sum(v >= least for v in case.part_mm3)) for least in SATELLITES_MM3}
     slices = case.lesion.sum((1, 2)) * case.spacing[1] * case.spacing[2]
     found["largest_slice"] = float(np.log(slices.max()))
     return found

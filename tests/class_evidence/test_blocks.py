@@ -92,6 +92,32 @@ def test_several_lesions_are_counted_and_specks_are_not():
     assert found["number"] == 2
 
 
+def test_satellites_too_small_to_be_measured_are_counted_by_volume():
+    labels = np.zeros((30, 30, 60), np.uint8)
+    labels[5:25, 5:25, 5:25] = 1  # 8000 mm3
+    labels[5:11, 5:11, 30:36] = 1  # 216 mm3, 3 % of the largest
+    labels[5:9, 5:9, 40:43] = 1  # 48 mm3
+    labels[5:7, 5:7, 50:52] = 1  # 8 mm3, a speck
+    case = evidence_case(np.zeros((1, 30, 30, 60), np.float32), labels, [1], (1, 1, 1), HU)
+    found = measure(case, ["size"])["size"]
+    assert [found[f"number_{least}mm3"] for least in (40, 150, 500)] == [3, 2, 1]
+    assert case.lesion.sum() == 8000 and found["number"] == 1
+
+
+@pytest.mark.parametrize("radius, seen", [(0.0, False), (1.0, False), (4.0, True)])
+def test_a_solid_nodule_in_the_lesion_is_told_from_specks_of_calcium(radius, seen):
+    spacing, shape = (1.6, 1.6, 1.6), (32, 32, 32)
+    lesion, image = ball(shape, (25, 25, 25), 14, spacing), np.full(shape, 100.0)
+    image[lesion] = 40
+    for middle in ((25, 25, 20), (25, 20, 28)):
+        image[ball(shape, middle, 1.0, spacing)] = 700  # specks
+    image[ball(shape, (25, 30, 30), radius, spacing)] = 120
+    found = measure(evidence_case(image[None].astype(np.float32), lesion, [1], spacing, HU), ["inner_parts"])["inner_parts"]
+    assert found["bright_ball_2.5mm_0"] == pytest.approx(80 if seen else 0, abs=1)
+    assert found["dark_ball_2.5mm_0"] == pytest.approx(0, abs=1)
+    assert (found["bright_blob_2.5mm_0"] > 40) == seen
+
+
 def test_without_a_lesion_there_is_no_case():
     assert evidence_case(np.zeros((1, 4, 4, 4), np.float32), np.ones((4, 4, 4), np.uint8), [2], (1, 1, 1), HU) is None
 
