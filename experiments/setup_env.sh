@@ -6,6 +6,7 @@
 #
 # PYTHON=python3.11 chooses the interpreter. Sourced by the other scripts: `source experiments/setup_env.sh [--no-venv]`.
 set -euo pipefail
+unset PYTHONDONTWRITEBYTECODE # without kept bytecode every process compiles every file, and the tests' asserts, anew
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-python3}"
 

@@ -38,5 +38,6 @@ def _environment_as_before():
     """Main functions called here set nnU-Net's folders for their process; the next test must not work in them."""
     before = dict(os.environ)
     yield
-    os.environ.clear()
-    os.environ.update(before)
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)

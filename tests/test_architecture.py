@@ -112,6 +112,7 @@ def test_no_mended_arrow_is_still_listed():
     assert sorted(TO_MEND - arrows()) == []
 
 
+@pytest.mark.slow
 def test_scorers_use_only_light_rooms_of_nnunetv2():
     scorers = {
         (module, room)
@@ -133,6 +134,7 @@ def test_only_experiments_import_data_prep():
     assert {room_of(module) for module, room in arrows() if room == "data_prep"} <= {"experiments"}
 
 
+@pytest.mark.slow
 def test_imports_form_no_circle():
     left = {module: imported(runs_at_import(tree)) & modules().keys() for module, tree in modules().items()}
     while ends := {module for module, needs in left.items() if not needs & left.keys()} | (

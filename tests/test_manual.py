@@ -79,6 +79,7 @@ def test_every_command_exists():
     assert missing == []
 
 
+@pytest.mark.slow
 def test_every_option_is_known():
     unknown = [
         (page, words[:2], option)

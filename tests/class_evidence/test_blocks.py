@@ -70,6 +70,7 @@ def test_an_image_stored_the_other_way_round_has_its_lesion_in_the_same_place():
     assert measure(phantom(along=0.8, signs=(1, -1, -1)), ["place"])["place"]["along"] == pytest.approx(0.2, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_wide_duct_is_seen_on_its_side_alone():
     wide, none = (measure(phantom(duct=duct), ["duct"])["duct"] for duct in (4.0, 0.0))
     assert wide["dark_share_left_0"] > 0.05 + none["dark_share_left_0"]

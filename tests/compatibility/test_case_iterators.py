@@ -55,6 +55,7 @@ def first_voxels(items):
     return [int(item["data"][0, 0, 0, 0]) for item in items]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 9])
 def test_items_of_files_come_in_order(cases, workers):
     items = list(preprocessing_iterator_fromfiles(cases.files, None, cases.outputs, *cases.settings, workers))

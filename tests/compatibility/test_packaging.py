@@ -38,6 +38,7 @@ def test_a_star_in_brackets_in_an_index_is_none():
     assert newer_syntax("a[(slice(None), *b)]") == []
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_packages(monkeypatch):
     monkeypatch.chdir(ROOT)
     build = run_setup("setup.py", stop_after="init").get_command_obj("build_py")

@@ -121,6 +121,7 @@ def test_all_bad_cases_are_in_one_list(quiz, tmp_path):
     assert "3 problem(s)" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0.3, 0.98])
 def test_truncated_gzip_is_refused_though_itk_reads_it(quiz, tmp_path, kept):
     file = quiz.test_image()
@@ -129,16 +130,19 @@ def test_truncated_gzip_is_refused_though_itk_reads_it(quiz, tmp_path, kept):
     assert "quiz_005_0000.nii.gz is damaged" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_gzip_is_refused(quiz, tmp_path):
     quiz.files()[1].write_bytes(b"not a mask")
     assert "quiz_0_001.nii.gz is no NIfTI-1 file" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_four_dimensions_are_refused(quiz, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 6, 7, 8), np.int16)), str(quiz.test_image()))
     assert "quiz_005_0000.nii.gz is not a single 3D volume" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_voxels_that_are_not_finite_are_refused_though_itk_hides_them(quiz, tmp_path, value):
     ct = np.zeros((6, 7, 8), np.float32)
@@ -163,6 +167,7 @@ def test_values_within_a_thousandth_are_snapped():
     assert snap_labels(np.array([0, 1.0000152587890625, 1.9991, -0.0009]), "mask").tolist() == [0, 1, 2, 0]
 
 
+@pytest.mark.slow
 def test_subtype_in_the_name_must_match_the_folder(quiz, tmp_path):
     image, mask = quiz.files("train", 0, 1)
     for file in (image, mask):
@@ -170,12 +175,14 @@ def test_subtype_in_the_name_must_match_the_folder(quiz, tmp_path):
     assert "subtype 1 in the name, 0 in the folder" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_id_in_two_splits_is_refused(quiz, tmp_path):
     for source, target in zip(quiz.files("train", 1, 2), quiz.files("validation", 1, 2)):
         shutil.copy(source, target)
     assert "quiz_1_002: this id is there 2 times" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_files_in_sub_folders_are_refused(quiz, tmp_path):
     (quiz.root / "train/subtype1/copy").mkdir()
     for file in quiz.files("train", 1, 2):
@@ -205,6 +212,7 @@ def test_a_missing_split_is_refused_and_a_missing_test_set_is_not(quiz, tmp_path
     assert "validation: no such folder" in refusal(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_files_of_another_conversion_are_refused(quiz, tmp_path):
     out = run(quiz, tmp_path)
     shutil.copy(quiz.test_image(), out / "imagesTr/quiz_0_999_0000.nii.gz")
@@ -214,6 +222,7 @@ def test_files_of_another_conversion_are_refused(quiz, tmp_path):
 
 # Geometry: a mask stored flipped (voxel-paired it would lie on gas), and one whose header sends it somewhere else.
 
+@pytest.mark.slow
 def test_flipped_mask_is_refused(quiz, tmp_path, flipped):
     array, geometry = flipped(quiz_labels(quiz))
     quiz.write(array, quiz.files("train", 0, 2)[1], **geometry)
@@ -221,6 +230,7 @@ def test_flipped_mask_is_refused(quiz, tmp_path, flipped):
     assert "quiz_0_002.nii.gz lies up to 5.4 mm off" in message and "--fix-geometry" in message
 
 
+@pytest.mark.slow
 def test_fix_geometry_puts_a_flipped_mask_back(quiz, tmp_path, flipped):
     expected = quiz_labels(quiz)
     array, geometry = flipped(expected)
@@ -229,11 +239,13 @@ def test_fix_geometry_puts_a_flipped_mask_back(quiz, tmp_path, flipped):
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "labelsTr/quiz_0_002.nii.gz"))), expected)
 
 
+@pytest.mark.slow
 def test_fix_geometry_refuses_a_mask_that_lies_outside_its_image(quiz, tmp_path):
     quiz.write(quiz_labels(quiz), quiz.files("train", 0, 2)[1], origin=(10.0, -20.0, 276.0))
     assert "only 0% of it lies in the image" in refusal(quiz, tmp_path, fix_geometry=True)
 
 
+@pytest.mark.slow
 def test_a_mask_with_a_right_header_on_the_wrong_tissue_is_refused(quiz, tmp_path):
     quiz.write(quiz_labels(quiz)[:, ::-1].copy(), quiz.files("train", 0, 2)[1])
     assert "of the pancreas mask lies on gas or bone" in refusal(quiz, tmp_path)
@@ -273,16 +285,19 @@ class TestRealCTs:
         mask = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "labelsTr/quiz_0_002.nii.gz")))
         assert round(ct[mask == 1].mean()) == 61
 
+    @pytest.mark.slow
     def test_mask_of_a_part_with_the_whole_volumes_origin_is_refused_even_when_resampled(self, quiz, tmp_path):
         put_real_case(quiz, "example_ct.nii.gz", "example_seg.nii.gz")
         assert "(z, y, x) = (30, 101, 122) voxels, must have (112, 101, 122)" in refusal(quiz, tmp_path)
         assert "lies on gas or bone" in refusal(quiz, tmp_path, fix_geometry=True)
 
+    @pytest.mark.slow
     def test_a_right_pair_passes(self, quiz, tmp_path):
         put_real_case(quiz, "example_ct_sm.nii.gz", "example_seg.nii.gz")
         run(quiz, tmp_path)
 
 
+@pytest.mark.slow
 def test_verify_finds_a_conversion_as_it_was_and_names_what_changed(quiz, tmp_path):
     out = run(quiz, tmp_path)
     assert not verify(out).misfits
@@ -294,6 +309,7 @@ def test_verify_finds_a_conversion_as_it_was_and_names_what_changed(quiz, tmp_pa
     assert "test/quiz_005_0000.nii.gz changed" in misfits and "subtypes.csv is missing or was edited" in misfits
 
 
+@pytest.mark.slow
 def test_a_second_conversion_into_the_folder_is_refused(quiz, tmp_path):
     with folder_lock(tmp_path / "raw" / DATASET, "conversion", "by another"), pytest.raises(FolderBusy, match="by another"):
         run(quiz, tmp_path)

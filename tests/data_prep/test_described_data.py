@@ -83,6 +83,7 @@ def test_a_wrong_description_is_named(tmp_path, change, named):
         read_description(tmp_path)
 
 
+@pytest.mark.slow
 def test_conversion_carries_names_labels_and_classes(nodules, tmp_path):
     convert(nodules, tmp_path / "raw", processes=1)
     raw = tmp_path / "raw" / "Dataset777_Nodules"
@@ -93,6 +94,7 @@ def test_conversion_carries_names_labels_and_classes(nodules, tmp_path):
     assert check_dataset(raw, 1)[1] == []
 
 
+@pytest.mark.slow
 def test_folds_keep_patients_together(nodules, tmp_path):
     convert(nodules, tmp_path / "raw", processes=1)
     folds = json.loads((tmp_path / "raw" / "Dataset777_Nodules" / "splits_final.json").read_text())[1:]
@@ -104,6 +106,7 @@ def test_folds_without_patients_are_as_before():
     assert stratified_folds(cases) == stratified_folds(cases, patients={name: name for name in cases})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table, line, named", [
     ("patients.csv", "v,p1", "patient p1 is in train and validation"),
     ("classes.csv", "v,maybe", "'maybe' is none of low, high"),
@@ -205,6 +208,7 @@ def test_decathlon_set_becomes_data_that_convert(tmp_path):
     assert len(found) == 8 and found[0].volumes_ml["posterior"] > 0 and found[0].volumes_ml["anterior"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_real_rating_has_a_class_and_no_patient_is_in_two_splits(task):
     if not SOURCE.is_dir():

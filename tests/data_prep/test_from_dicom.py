@@ -43,6 +43,7 @@ def out(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_each_series_becomes_one_image_that_the_reader_takes(source, out):
     assert convert(source, out)[0] == 0
     assert sorted(path.name for path in out.iterdir()) == ["case0001_0000.nii.gz", "case0002_0000.nii.gz", "series.csv"]
@@ -60,6 +61,7 @@ def test_the_table_says_what_came_from_where(source, out):
     assert "'=venous()" in (out / "series.csv").read_text()  # no spreadsheet runs it
 
 
+@pytest.mark.slow
 def test_names_of_folders_are_taken_when_asked_for_and_safe(source, out):
     shutil.copytree(source / PATIENT / "1", source / "chest")
     for one in (source / "chest").iterdir():
@@ -69,6 +71,7 @@ def test_names_of_folders_are_taken_when_asked_for_and_safe(source, out):
     assert sorted(rows_of(out)) == ["1", "2", "chest"]
 
 
+@pytest.mark.slow
 def test_folders_of_one_name_give_two_cases_and_unsafe_names_none(source, out, tmp_path):
     for place, uid in ((tmp_path / "x" / "ct", "1.2.3.7"), (tmp_path / "x" / "more" / "CT", "1.2.3.8"), (tmp_path / "x" / "a:b", "1.2.3.9")):
         save(slices(hu(), series=uid), place)
@@ -86,6 +89,7 @@ def test_a_second_run_keeps_what_is_there_and_adds_what_is_new(source, out, caps
     assert {path: path.stat().st_mtime_ns for path in first} == first and rows_of(out)["case0003"]["series_uid"] == "1.2.3.0"
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_half_way_goes_on(source, out, monkeypatch, capsys):
     write = dicom_conversion._write
 
@@ -115,6 +119,7 @@ def test_what_is_not_of_these_files_or_not_whole_is_made_again(source, out, harm
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(image))), hu(seed=5 if harm == "source changed" else 0))
 
 
+@pytest.mark.slow
 def test_an_image_whose_series_broke_does_not_stay(source, out):
     convert(source, out)
     path = next((source / PATIENT / "2").iterdir())
@@ -137,6 +142,7 @@ def test_all_bad_series_are_in_one_message_and_the_good_ones_are_there(source, o
     assert len(list(out.glob("*.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 def test_a_tilt_is_resampled_when_asked_for(source, out):
     save(slices(hu(), series="1.9.1", shear=(0, 0.2)), source / "tilted")
     assert convert(source, out, "--resample-tilt")[0] == 0
@@ -144,6 +150,7 @@ def test_a_tilt_is_resampled_when_asked_for(source, out):
     assert row["tilt_degrees"] == "11.31" and sitk.ReadImage(str(out / row["image"])).GetSize() == (8, 10, 6)
 
 
+@pytest.mark.slow
 def test_what_is_skipped_is_counted(source, out, capsys):
     (source / "readme.txt").write_text("x")
     save(slices(hu((2, 7, 8)), series="1.9.4"), source / "scout")
@@ -151,11 +158,13 @@ def test_what_is_skipped_is_counted(source, out, capsys):
     assert "1 x no DICOM file: readme.txt" in printed and "2 x file of a series of fewer than 5 slices" in printed
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(source, out, capsys):
     status, printed = convert(source, out, "--dry-run", capsys=capsys)
     assert status == 0 and "2 series can be converted" in printed and not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "named"), [(["--modality", "MR"], "no MR series of 5 or more slices"), (["--min-slices", "9"], "no CT series of 9 or more slices")])
 def test_a_folder_without_a_series_says_so(source, out, flags, named):
     assert named in convert(source, out, *flags)[0]
@@ -167,6 +176,7 @@ def test_images_of_another_origin_are_not_mixed_in(source, out):
     assert "holds images that series.csv does not know" in convert(source, out)[0]
 
 
+@pytest.mark.slow
 def test_a_table_whose_names_lead_out_is_refused(source, out, tmp_path):
     convert(source, out)
     table = out / "series.csv"

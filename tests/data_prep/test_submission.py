@@ -81,6 +81,7 @@ def test_files_in_a_folder_of_the_zip_are_found(quiz, predictions, tmp_path):
     assert "masks/quiz_005.nii.gz: does not belong there" in found and f"{TABLE}: missing" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "message"), [
     (tiny_labels().astype(np.float32), ": stored as float32"),
     (tiny_labels().astype(np.int16), ": stored as int16"),

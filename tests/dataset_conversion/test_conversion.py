@@ -166,6 +166,7 @@ def served(tmp_path):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_model_is_downloaded_and_installed(served, folders):
     url, checksum = served
     download_and_install_from_url(url, checksum)
@@ -174,6 +175,7 @@ def test_a_model_is_downloaded_and_installed(served, folders):
     assert (results / "Dataset001_A" / "nnUNetTrainer__nnUNetPlans__2d" / "plans.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_a_file_with_another_checksum_is_not_installed(served, folders):
     with pytest.raises(InputError, match="SHA-256"):
         download_and_install_from_url(served[0], "0" * 64)

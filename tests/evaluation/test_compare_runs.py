@@ -67,11 +67,13 @@ def test_misses_are_compared_themselves(scored_run):
     assert lesion["found"]["count_b"] == 0 and lesion["hd95_mm"]["verdict"].startswith("no verdict")
 
 
+@pytest.mark.slow
 def test_permutation_p_of_noise_is_uniform():
     p = [compare_means(np.zeros(15), noise, 0.01, 200, seed)["p"] for seed, noise in enumerate(RNG.normal(size=(200, 15)))]
     assert np.mean(np.array(p) < 0.2) == pytest.approx(0.2, abs=0.08)
 
 
+@pytest.mark.slow
 def test_subtype_difference_is_the_difference_of_the_scores():
     true = np.array([0, 1, 2] * 10)
     wrong = np.where(np.arange(30) < 15, (true + 1) % 3, true)

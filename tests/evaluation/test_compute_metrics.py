@@ -64,6 +64,7 @@ def test_real_data_carries_no_banner(scored):
     assert scored[0]["synthetic"] is False and BANNER not in scored[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["option", "marker"])
 def test_synthetic_data_is_called_so(run_folder, capsys, by):
     if by == "marker":
@@ -166,6 +167,7 @@ def test_what_a_killed_process_left_half_written_is_no_mask(tmp_path):
     assert find_masks(tmp_path) == {"case_1": tmp_path / "case_1.nii.gz"}
 
 
+@pytest.mark.slow
 def test_cases_that_the_model_was_trained_on_are_refused_unless_asked_for(run_folder, capsys):
     made_with = {"model": {"checkpoints": {}, "trained_on": ["quiz_1_002", "quiz_9_999"]}, "settings": {}}
     (run_folder / "prediction" / "manifest.json").write_text(json.dumps({"format": 1, "made_with": made_with, "cases": {}}))

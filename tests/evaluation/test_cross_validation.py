@@ -91,6 +91,7 @@ def test_ensemble_lists_the_cases_that_a_folder_lacks(study):
         ensemble_folders([first, second], study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
 
 
+@pytest.mark.slow
 def test_class_tables_are_averaged(study):
     folders = [model / "fold_0" / "validation" for model in study.models]
     for folder, row in zip(folders, ("0.2,0.8", "0.7,0.3")):
@@ -118,6 +119,7 @@ def models(*configurations):
     return [{"plans": "nnUNetPlans", "configuration": c, "trainer": "nnUNetTrainer"} for c in configurations]
 
 
+@pytest.mark.slow
 def test_the_better_ensemble_is_found_and_described(study):
     information = find_best_configuration("Dataset902_Cv", models("2d", "3d_fullres", "3d_lowres", "not_planned"), folds=(0, 1))
     best = information["best_model_or_ensemble"]
@@ -128,6 +130,7 @@ def test_the_better_ensemble_is_found_and_described(study):
     assert instructions.count("--save_probabilities") == 2 and "nnUNetv2_ensemble -i OUTPUT_FOLDER_MODEL_1 OUTPUT_FOLDER_MODEL_2" in instructions
 
 
+@pytest.mark.slow
 def test_without_ensembling_the_better_single_model_wins(study):
     information = find_best_configuration("Dataset902_Cv", models("3d_fullres", "2d"), allow_ensembling=False, folds=(0, 1))
     assert information["best_model_or_ensemble"]["selected_model_or_models"][0]["configuration"] == "2d"
@@ -162,6 +165,7 @@ def test_training_cases_choose_nothing_unless_asked(study):
         find_best_configuration("Dataset902_Cv", folds=("all",))
 
 
+@pytest.mark.slow
 def test_scores_of_training_cases_say_so(study, capsys):
     for model in study.models:
         (model / "fold_0").rename(model / "fold_all")

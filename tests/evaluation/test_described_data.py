@@ -127,6 +127,7 @@ def test_gallery_without_classes(parts):
     assert [column["title"] for column in data["columns"]] == ["Case", "Anterior DSC", "Posterior DSC", "Failures"]
 
 
+@pytest.mark.slow
 def test_gallery_holds_many_labels_in_two_channels(tmp_path):
     many = PARTS | {"labels": {"background": 0} | {f"part {k}": k for k in range(1, 6)}}
     folder = write_run(tmp_path, many)

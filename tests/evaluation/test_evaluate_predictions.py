@@ -99,6 +99,7 @@ def test_shapes_that_differ_are_named(folders):
         compute_metrics_on_folder_simple(*folders, [1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"origin": (0.0, 0.0, 5.0)}, {"direction": (-1.0, 0, 0, 0, 1, 0, 0, 0, 1)}, {"spacing": (1.0, 1.0, 2.0)}])
 def test_masks_on_another_grid_are_all_named_and_nothing_is_written(folders, change):
     for name in ("a", "b"):

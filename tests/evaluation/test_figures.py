@@ -49,6 +49,7 @@ def test_every_case_is_a_point_in_the_distributions(metrics, drawn, tmp_path):
     assert sorted(lesion[np.abs(lesion[:, 0]) < 0.5, 1]) == [0, 1, 1, 1]  # DSC stands at place 0
 
 
+@pytest.mark.slow
 def test_a_missed_lesion_is_in_the_size_figure(metrics, drawn, tmp_path):
     figures.lesion_size(metrics, tmp_path / "f")
     assert "missed (n = 1)" in [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
@@ -60,6 +61,7 @@ def test_confusion_matrix_shows_the_counts_of_the_json(metrics, drawn, tmp_path)
     assert shown == [1, 0, 0, 1, 1, 0, 0, 0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [figures.distributions, figures.lesion_size, figures.volume_agreement, figures.confusion_matrix,
                                   figures.roc_and_reliability])
 def test_synthetic_is_written_on_every_figure(metrics, drawn, tmp_path, draw):
@@ -67,6 +69,7 @@ def test_synthetic_is_written_on_every_figure(metrics, drawn, tmp_path, draw):
     assert drawn[0].get_suptitle() == "SYNTHETIC DATA"
 
 
+@pytest.mark.slow
 def test_real_data_is_not_called_synthetic(metrics, drawn, tmp_path):
     figures.distributions(metrics | {"synthetic": False}, tmp_path / "f")
     assert drawn[0].get_suptitle() == ""

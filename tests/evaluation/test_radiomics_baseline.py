@@ -66,6 +66,7 @@ def test_a_lesion_along_z_is_elongated_by_its_spacing():
     assert found["volume_ml"] == pytest.approx(3.0)
 
 
+@pytest.mark.slow
 def test_features_hardly_change_with_the_spacing_of_the_same_lesion():
     def scene(spacing, shape):
         return np.where(ball(8, spacing, shape), 20.0, 80.0), ball(12, spacing, shape)

@@ -27,6 +27,7 @@ def test_two_single_voxels_two_millimetres_apart():
     assert dice(reference, prediction) == 0
 
 
+@pytest.mark.slow
 def test_half_blocks_that_differ_by_one_slice():
     reference, prediction = np.zeros((100, 100, 100), bool), np.zeros((100, 100, 100), bool)
     reference[:50] = prediction[:51] = True
@@ -104,6 +105,7 @@ def test_a_mask_is_at_no_distance_from_itself(seed, definition):
     assert (distances.nsd(0), distances.hausdorff(100), distances.masd()) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_voxel_distances_equal_all_pairs_by_brute_force():
     a, b = blob(1), blob(2)
     points = [boundary_voxels(mask, (2, 0.7, 0.7))[0] for mask in (a, b)]

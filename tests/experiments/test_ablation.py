@@ -220,6 +220,7 @@ def test_calibration_scores_by_hand():
     assert "ece_expected" not in scores
 
 
+@pytest.mark.slow
 def test_chance_alone_explains_less_of_a_larger_sets_ece():
     rng = np.random.default_rng(1)
     probabilities = rng.dirichlet([1, 1, 1], 3000)

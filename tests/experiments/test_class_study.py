@@ -90,6 +90,7 @@ def test_cues_share_images_and_shuffled_labels_are_the_textures_in_another_order
     assert json.dumps(world.splits) == json.dumps(cues.World("cells", world.args).splits)
 
 
+@pytest.mark.slow
 def test_the_drawn_numbers_bound_what_can_be_found():
     world = cues.World("abdomen", cues._parse(["--train", "60", "--new", "30", "--other", "10"]))
     labels = cues.draw_labels(world.drawn, 1)

@@ -39,6 +39,7 @@ def test_readme_is_at_most_500_words():
     assert len(README.split()) <= 500
 
 
+@pytest.mark.slow
 def test_generated_blocks_are_what_the_results_give():
     assert [str(page) for page in stale_pages()] == []
 

@@ -27,6 +27,7 @@ def run(row, seconds, cases=1, times=None):
     return {"row": row, "seconds": seconds, "cases": cases, "peak_memory": 2**30, "peak_gpu_memory": 0, "times": times}
 
 
+@pytest.mark.slow
 def test_what_two_runs_of_upstream_differ_by_is_told(tmp_path):
     write(tmp_path / "upstream/a.nii.gz", [0, 1, 1, 2])
     write(tmp_path / "upstream_run_before/a.nii.gz", [0, 1, 1, 0])

@@ -31,6 +31,7 @@ def test_finished_stage_is_skipped(tmp_path):
     assert out.read_text() == "x"
 
 
+@pytest.mark.slow
 def test_stage_runs_again_when_its_output_is_gone(tmp_path):
     out = tmp_path / "a.txt"
     run_stage(tmp_path, "a", [out], append(out), [])

@@ -71,6 +71,7 @@ def apply(damage, path, content):
     return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "mask"])
 def test_every_damage_changes_an_image(kind, tmp_path):
     whole = tmp_path / "whole.nii.gz"

@@ -92,6 +92,7 @@ def test_far_more_bytes_than_the_header_describes_are_another_image(tmp_path, na
     refused(nifti() + bytes(5000), tmp_path / name, "goes on for more than 4096 bytes")
 
 
+@pytest.mark.slow
 def test_bomb_is_not_inflated(tmp_path):
     path = tmp_path / "bomb.nii.gz"
     path.write_bytes(gzip.compress(nifti() + bytes(64 * 2**20), 1))

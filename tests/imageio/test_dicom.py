@@ -166,6 +166,7 @@ def test_compressed_slices_hold_the_same_values(tmp_path, compress):
     assert_same_as_itk(stack, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("JPEG2000", "MR_small_jp2klossless.dcm"), ("RLE", "MR_small_RLE.dcm"), ("JPEG-LS", "MR_small_jpeg_ls_lossless.dcm")])
 def test_pydicoms_own_compressed_slices_decode_to_the_uncompressed_one(tmp_path, name, kind):
     """One slice of pydicom's test data, given positions to make a series of it."""
@@ -216,6 +217,7 @@ def test_frames_of_an_enhanced_ct_are_sorted_like_files(tmp_path, compressed):
     assert np.array_equal(read_stack(stack), values) and stack.spacing == (0.8, 0.9, 2.5) and stack.origin == (-10.0, 20.0, 30.0)
 
 
+@pytest.mark.slow
 def test_positions_rounded_to_a_tenth_of_a_millimetre_are_even_enough(tmp_path):
     made = slices(hu(), step=0.75)
     for one in made:
@@ -366,6 +368,7 @@ def test_an_unknown_compression_is_called_by_its_name(tmp_path):
 
 # ---- what is no scan
 
+@pytest.mark.slow
 def test_what_is_no_scan_is_counted_by_its_kind(tmp_path):
     from pydicom.data import get_testdata_file
 
@@ -406,6 +409,7 @@ def test_a_folder_of_dicom_is_known_without_reading_it_all(tmp_path):
 
 # ---- tilt
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shear", [(0.0, 0.4), (0.0, -0.4), (0.3, 0.2)])
 def test_a_tilted_stack_is_put_upright_where_it_lies_in_the_patient(tmp_path, shear):
     """A linear field in the world: linear interpolation reproduces it, so every covered voxel must hold the field at its own place."""

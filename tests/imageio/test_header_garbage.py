@@ -73,6 +73,7 @@ def test_random_bytes_anywhere(tmp_path, content, name, data):
 WORDS = st.one_of(st.sampled_from(["nan", "inf", "-1", "0", "1e30", "99999999999", "()", "none", "LOCAL", "\u00e9", "1 1 1", "True"]), st.text(max_size=12))
 
 
+@pytest.mark.slow
 @QUICK
 @given(key=st.sampled_from(["sizes", "dimension", "type", "encoding", "endian", "space_directions", "space_origin", "kinds", "space"]), value=WORDS)
 def test_garbage_in_fields_of_a_nrrd_header(tmp_path, key, value):
@@ -80,12 +81,14 @@ def test_garbage_in_fields_of_a_nrrd_header(tmp_path, key, value):
     read_or_refuse(save(content, tmp_path / "a.nrrd"))
 
 
+@pytest.mark.slow
 @QUICK
 @given(key=st.sampled_from(["NDims", "DimSize", "ElementType", "ElementSpacing", "Offset", "TransformMatrix", "CompressedData", "BinaryData", "ElementDataFile"]), value=WORDS)
 def test_garbage_in_fields_of_a_metaimage_header(tmp_path, key, value):
     read_or_refuse(save(mha(**{key: value}), tmp_path / "a.mha"))
 
 
+@pytest.mark.slow
 @given(voxels=st.lists(st.integers(-32768, 32767), min_size=60, max_size=60), order=st.sampled_from("<>"), gz=st.booleans())
 @settings(max_examples=25, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_voxels_come_back_as_they_were_written(tmp_path, voxels, order, gz):

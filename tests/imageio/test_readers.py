@@ -32,6 +32,7 @@ def oriented_image(letters: str, path, shape=(3, 4, 5)) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.DICOMOrient(image, "RAS"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letters", ORIENTATIONS)
 @pytest.mark.parametrize("reader", [SimpleITKIOWithReorient, NibabelIOWithReorient])
 def test_a_volume_is_read_in_ras_and_its_mask_lies_on_it(tmp_path, letters, reader):
@@ -48,6 +49,7 @@ def test_a_volume_is_read_in_ras_and_its_mask_lies_on_it(tmp_path, letters, read
     assert np.array_equal(seg, data) and again["sitk_stuff"] == properties["sitk_stuff"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letters", ORIENTATIONS)
 def test_other_formats_are_turned_as_well(tmp_path, letters):
     path, mask = tmp_path / "a.nrrd", tmp_path / "b.nrrd"
@@ -59,6 +61,7 @@ def test_other_formats_are_turned_as_well(tmp_path, letters):
     assert np.array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(image)) and np.allclose(written.GetOrigin(), image.GetOrigin())
 
 
+@pytest.mark.slow
 @given(affine=st.lists(st.floats(-2, 2), min_size=9, max_size=9), shape=st.tuples(*[st.integers(1, 4)] * 3))
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
 def test_turning_is_undone_and_keeps_every_voxel_at_its_place(affine, shape):

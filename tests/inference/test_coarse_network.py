@@ -90,6 +90,7 @@ def test_box_finder_without_a_box_to_find_is_refused(roi_folder):
         nnUNetPredictor(device=CPU, mode="exact", roi_model=roi_folder)
 
 
+@pytest.mark.slow
 def test_model_that_is_preprocessed_otherwise_is_refused_with_all_reasons(roi_folder, model_folder):
     main = find_model(model_folder, (0,))
     load = dict(dataset_json=tiny_dataset_json(), device=CPU, mode=inference_mode("fast", precision="fp32"), wish="torch")

@@ -75,6 +75,7 @@ def test_margin_stops_at_the_volumes_border():
     assert box == (slice(0, 7), slice(5, 12))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 60), st.data())
 def test_box_on_the_fine_grid_covers_every_voxel_that_was_averaged(n, coarse, data):
     """The means that coarsen takes say which voxels those are."""
@@ -102,6 +103,7 @@ def test_widening_never_shrinks_and_stops_at_the_volume():
     assert widen((slice(3, 9), slice(3, 5)), (4, 32), (20, 20)) == (slice(3, 9), slice(0, 20))
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_widened_box_holds_the_box_within_the_volume(data):
     n = data.draw(st.integers(1, 40))
@@ -165,6 +167,7 @@ def test_growing_into_another_box_makes_one_of_both():
     assert tried[-1] == (6, 6, 28) and len(tried) > 2
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(*[st.tuples(st.integers(0, 12), st.integers(1, 6))] * 3), max_size=8))
 def test_merged_boxes_are_apart_and_hold_all(sides):
     boxes = [tuple(slice(start, start + length) for start, length in box) for box in sides]
@@ -174,6 +177,7 @@ def test_merged_boxes_are_apart_and_hold_all(sides):
     assert len(apart) <= len(boxes) and (not boxes or around(apart) == around(boxes))
 
 
+@pytest.mark.slow
 @given(arrays(bool, (4, 4, 4)))
 def test_component_boxes_hold_every_voxel(mask):
     held = np.zeros_like(mask)
@@ -288,6 +292,7 @@ def test_box_needs_no_padding(tiling, side):
     assert predictor(image).logits.shape[1:] == (side,) * 3
 
 
+@pytest.mark.slow
 def test_outside_the_box_is_certain_background():
     image = torch.from_numpy(volume(np.s_[30:34, 30:34, 30:34], shape=(64, 64, 64)))[None]
     logits = case_predictor(Threshold(), roi="coarse")(image).full_logits(has_regions=False)

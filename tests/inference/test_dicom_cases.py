@@ -154,6 +154,7 @@ def test_what_dicom_cannot_serve_is_refused_before_the_model_is_loaded(model_fol
     assert named in str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_highdicom_a_seg_is_refused_before_anything_is_computed(model_folder, dicom_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
     with pytest.raises(InputError, match=r'pip install "nnunetv2\[dicom\]"'):
@@ -221,6 +222,7 @@ def test_an_empty_mask_makes_a_seg_without_foreground(tmp_path):
     assert not pydicom.dcmread(tmp_path / "seg.dcm").pixel_array.any()
 
 
+@pytest.mark.slow
 def test_regions_become_segments_that_overlap(tmp_path):
     pytest.importorskip("highdicom")
     save(slices(hu()), tmp_path)
@@ -232,6 +234,7 @@ def test_regions_become_segments_that_overlap(tmp_path):
     assert_seg_is(tmp_path / "seg.dcm", mask, stack.planes, labels)
 
 
+@pytest.mark.slow
 def test_labels_need_not_be_consecutive(tmp_path):
     pytest.importorskip("highdicom")
     save(slices(hu()), tmp_path)

@@ -59,6 +59,7 @@ def test_later_regions_paint_over_earlier_ones():
     assert convert_logits_to_labels(logits, REGIONS).flatten().tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(*[st.integers(2, 9)] * 3), st.tuples(*[st.integers(2, 14)] * 3), st.integers(0, 999))
 def test_box_equals_resampling_everything(shape, new_shape, seed):

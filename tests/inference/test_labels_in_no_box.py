@@ -76,6 +76,7 @@ def test_a_thin_lesion_that_blurs_into_another_label_on_the_coarse_grid_has_its_
     assert np.array_equal(labels, truth(data)) and report.searched_for == () and len(report.boxes) == 2
 
 
+@pytest.mark.slow
 def test_a_label_of_its_own_that_is_too_thin_for_the_coarse_pass_is_found():
     data = image(lesion=(np.s_[8:10, 8:10, 8:10], 3.0))  # inside the organ
     data[data == 1] = 0  # the organ's box holds the lesion alone, and the organ is a plate elsewhere
@@ -93,6 +94,7 @@ def test_a_lesion_that_only_the_fine_pass_sees_in_its_box_needs_no_search():
     assert engine.voxels < 40**3 / 2
 
 
+@pytest.mark.slow
 def test_a_label_that_is_nowhere_is_said_to_be_nowhere():
     engine = ByValue()
     with pytest.warns(UserWarning, match="lesion in no box; the rest of the volume was looked through, which takes longer: found nowhere"):
@@ -122,6 +124,7 @@ def test_a_region_in_no_box_is_found():
     assert torch.equal(prediction.full_logits(True)[1] > 0, data[0] > 2)
 
 
+@pytest.mark.slow
 def test_nothing_on_the_coarse_grid_is_reported_as_the_whole_volume():
     data = torch.zeros(1, 40, 40, 40)
     data[0, 20, 20, 20] = 3
@@ -185,6 +188,7 @@ def ct(path):
     write_image(path, array, spacing=(1.0, 1.0, 2.0))
 
 
+@pytest.mark.slow
 def test_boxes_and_what_was_not_segmented_are_in_the_report_of_the_run_and_in_a_warning(fast_predictor, tmp_path):
     ct(tmp_path / "in" / "case_0000.nii.gz")
     with pytest.warns(UserWarning, match=r"In 1 of 1 case\(s\) boxes were segmented and the rest of the volume was not, \d+%.*--roi none"):
@@ -193,6 +197,7 @@ def test_boxes_and_what_was_not_segmented_are_in_the_report_of_the_run_and_in_a_
     assert report["volume"] == [20, 60, 60] and 0 < report["not_segmented"] < 1 and report["boxes"] and report["searched_for"]
 
 
+@pytest.mark.slow
 def test_a_result_carries_its_report(fast_predictor):
     array = smooth_ct((20, 60, 60))[None]
     result = fast_predictor.predict_single_npy_array(array, {"spacing": [2.0, 1.0, 1.0]}, return_classification=True)

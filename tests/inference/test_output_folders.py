@@ -50,6 +50,7 @@ def voxels(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
 
 
+@pytest.mark.slow
 def test_two_images_of_one_name_have_each_their_mask(predictor, twins):
     assert [mask.shape for mask in predictor.predict_from_files(twins, None)] == [(10, 26, 24), (8, 20, 20)]
 
@@ -68,6 +69,7 @@ def test_two_images_of_one_name_do_not_go_into_one_folder(predictor, twins, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_each_folder_has_the_class_tables_of_its_own_masks(predictor, twins, tmp_path):
     predictor.predict_from_files(twins, [tmp_path / "a" / "x", tmp_path / "b" / "y"])
     for folder, name in (("a", "x"), ("b", "y")):
@@ -91,6 +93,7 @@ def test_continuing_makes_a_damaged_mask_again(predictor, predicted, image_folde
     assert np.array_equal(voxels(folder / "case_1.nii.gz"), voxels(predicted / "case_1.nii.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".npz", ".pkl"])
 def test_continuing_makes_damaged_probabilities_again(predictor, predicted, image_folder, tmp_path, ending):
     folder = shutil.copytree(predicted, tmp_path / "out")
@@ -119,6 +122,7 @@ def test_a_disk_that_takes_no_more_costs_the_cases_it_did_not_take(model_folder,
     assert np.array_equal(voxels(tmp_path / "case_1.nii.gz"), voxels(predicted / "case_1.nii.gz"))
 
 
+@pytest.mark.slow
 def test_the_list_of_failures_survives_a_report_that_cannot_be_written(predictor, image_folder, tmp_path):
     images = shutil.copytree(image_folder, tmp_path / "images")
     (images / "case_1_0000.nii.gz").write_bytes(b"no image")
@@ -136,6 +140,7 @@ def test_a_report_that_cannot_be_written_is_an_error_though_all_cases_are_done(p
     assert len(list(tmp_path.glob("*.nii.gz"))) == 3
 
 
+@pytest.mark.slow
 def test_the_report_names_the_cases_that_failed(predictor, image_folder, tmp_path):
     images = shutil.copytree(image_folder, tmp_path / "images")
     (images / "case_1_0000.nii.gz").write_bytes(b"no image")

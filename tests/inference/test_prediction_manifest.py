@@ -55,6 +55,7 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
 
 
+@pytest.mark.slow
 def test_what_was_predicted_fits(predicted, capsys):
     assert report(predicted) == 0
     assert "0 misfit(s)" in capsys.readouterr().out
@@ -161,6 +162,7 @@ def test_what_does_not_fit_is_named(predicted, images, model, capsys, harm, name
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_and_model_that_are_elsewhere_are_no_misfit(predicted, images, model, capsys):
     shutil.rmtree(images)
     shutil.rmtree(model)
@@ -175,6 +177,7 @@ def test_a_folder_without_manifest_says_so(tmp_path):
         verify(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_cases_that_the_model_was_trained_on_are_known(model, images, tmp_path):
     save_json({"format": 1, "code": {"source": "x"}, "checkpoints": {}, "training": {
         "split": {"train": ["case_0", "far"], "val": []}, "dataset": {}, "plans": {}, "settings": {}, "class_labels": {}, "cases": {}}}, model / "fold_0" / "manifest.json")
@@ -189,6 +192,7 @@ def test_cases_that_the_model_was_trained_on_are_known(model, images, tmp_path):
     assert trained_on(tmp_path / "out", ["case_0", "case_1"]) == ["case_0"]
 
 
+@pytest.mark.slow
 def test_files_touched_but_the_same_are_no_misfit(predicted, images):
     for path in images.iterdir():
         os.utime(path)

@@ -40,6 +40,7 @@ def test_every_case_has_its_files(predicted):
         "subtype_results.csv", "subtype_probabilities.csv", "dataset.json", "plans.json", "prediction_times.json", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_mask_carries_the_images_geometry(predicted, image_folder):
     mask, image = (sitk.ReadImage(str(path)) for path in (predicted / "case_1.nii.gz", image_folder / "case_1_0000.nii.gz"))
     assert (mask.GetSize(), mask.GetSpacing(), mask.GetOrigin(), mask.GetDirection()) == (
@@ -62,6 +63,7 @@ def test_label_output_equals_that_of_the_full_probabilities(predicted, model_fol
         assert (a != b).mean() <= 1e-3  # softmax of fp16 logits breaks ties otherwise than the logits do
 
 
+@pytest.mark.slow
 def test_class_of_the_csv_is_that_of_the_case_predictor(predicted, model_folder, image_folder):
     predictor = make_predictor(model_folder)
     image, properties = SimpleITKIO().read_images([image_folder / "case_2_0000.nii.gz"])
@@ -77,6 +79,7 @@ def test_times_of_each_stage_are_kept(predicted):
     assert times["engine"] == "torch" and times["tta"] == 1 and times["computed_in"] == "fp32"
 
 
+@pytest.mark.slow
 def test_continuing_predicts_only_what_is_missing(predicted, model_folder, image_folder, tmp_path):
     folder = shutil.copytree(predicted, tmp_path / "out")
     (folder / "case_1.nii.gz").unlink()
@@ -86,6 +89,7 @@ def test_continuing_predicts_only_what_is_missing(predicted, model_folder, image
     assert (folder / "case_1.nii.gz").read_bytes() and (folder / "subtype_probabilities.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_continuing_clears_what_a_killed_process_was_writing(predicted, model_folder, image_folder, tmp_path):
     folder, dead = shutil.copytree(predicted, tmp_path / "out"), f"{new_token()[:16]}{1:08x}{0:08x}"  # began before any process
     (folder / "case_1.nii.gz").rename(folder / f".case_1.{dead}.nii.gz")
@@ -153,6 +157,7 @@ def test_weights_of_another_network_are_refused_with_the_file(model_folder, tmp_
         make_predictor(folder)
 
 
+@pytest.mark.slow
 def test_manual_initialization_gives_the_folders_result(model_folder):
     data = torch.randn(1, 8, 16, 16)
     plans = PlansManager(tiny_plans())
@@ -163,17 +168,20 @@ def test_manual_initialization_gives_the_folders_result(model_folder):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_network_without_class_head_writes_no_csv(image_folder, tmp_path):
     save_model(tmp_path / "model", tiny_plans(class_head=False), tiny_dataset_json(), [tiny_network(class_head=False)])
     assert run_prediction(image_folder, tmp_path / "out", tmp_path / "model", folds=(0,), **ARGUMENTS) == 0
     assert not list((tmp_path / "out").glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_upstreams_checkpoint_under_plans_with_a_class_head_segments_without_class(image_folder, tmp_path):
     save_model(tmp_path / "model", tiny_plans(), tiny_dataset_json(), [tiny_network(class_head=False)])
     assert make_predictor(tmp_path / "model").predict_case_logits(torch.randn(1, 8, 16, 16))[1] is None
 
 
+@pytest.mark.slow
 def test_single_array_gives_the_mask_of_the_file(predicted, model_folder, image_folder):
     predictor = make_predictor(model_folder)
     mask, probabilities = predictor.predict_single_npy_array(
@@ -182,6 +190,7 @@ def test_single_array_gives_the_mask_of_the_file(predicted, model_folder, image_
     assert probabilities.shape == (3, *mask.shape)
 
 
+@pytest.mark.slow
 def test_without_output_the_masks_come_back(model_folder, image_folder, predicted):
     masks = make_predictor(model_folder).predict_from_files([[image_folder / "case_0_0000.nii.gz"]], None, save_probabilities=True)
     assert np.array_equal(masks[0][0], sitk.GetArrayFromImage(sitk.ReadImage(str(predicted / "case_0.nii.gz"))))
@@ -223,6 +232,7 @@ class AllBackground:
         return torch.stack([high, low, low] if self.precision == "bf16" else [low, high, low], 1), None
 
 
+@pytest.mark.slow
 def test_a_case_without_foreground_in_half_precision_is_repeated_in_fp32(model_folder, image_folder):
     predictor = make_predictor(model_folder, precision="half")
     predictor.case_predictor.engines = [AllBackground()]
@@ -232,6 +242,7 @@ def test_a_case_without_foreground_in_half_precision_is_repeated_in_fp32(model_f
     assert (mask == 1).all()
 
 
+@pytest.mark.slow
 def test_intensities_that_are_no_hounsfield_units_are_warned_of_and_noted(model_folder, tmp_path):
     write_image(tmp_path / "in" / "scaled_0000.nii.gz", smooth_ct().astype(np.float32) / 1000)
     with pytest.warns(UserWarning, match="scaled: channel 0: intensities span"):
@@ -239,6 +250,7 @@ def test_intensities_that_are_no_hounsfield_units_are_warned_of_and_noted(model_
     assert "span" in json.loads((tmp_path / "out" / "prediction_times.json").read_text())["intensity_warnings"]["scaled"][0]
 
 
+@pytest.mark.slow
 def test_constant_image_is_refused_by_name_and_the_others_are_done(model_folder, tmp_path, capsys):
     write_image(tmp_path / "in" / "blank_0000.nii.gz", np.full((10, 26, 24), -1000, np.int16))
     write_image(tmp_path / "in" / "good_0000.nii.gz", smooth_ct())

@@ -47,12 +47,14 @@ def test_result_has_mask_class_and_volumes(predictor, images, masks):
     assert result.volumes_ml == pytest.approx({"pancreas": (masks[0] == 1).sum() * voxel_ml, "lesion": (masks[0] == 2).sum() * voxel_ml})
 
 
+@pytest.mark.slow
 def test_class_is_the_one_that_the_table_has(predictor, images, image_folder, tmp_path):
     predictor.predict_from_files([[image_folder / "case_1_0000.nii.gz"]], tmp_path)
     result = predictor.predict_single_npy_array(*images[1], return_classification=True)
     assert (tmp_path / "subtype_results.csv").read_text() == f"Names,Subtype\ncase_1.nii.gz,{result.class_name}\n"
 
 
+@pytest.mark.slow
 def test_an_array_that_is_written_has_its_row_in_the_class_table(predictor, images, tmp_path):
     for i in (1, 0):
         assert predictor.predict_single_npy_array(*images[i], output_file_truncated=tmp_path / f"case_{i}") is None
@@ -60,6 +62,7 @@ def test_an_array_that_is_written_has_its_row_in_the_class_table(predictor, imag
     assert len((tmp_path / "subtype_results.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_sitk_images_in_and_out(predictor, image_folder, masks):
     image = sitk.ReadImage(str(image_folder / "case_2_0000.nii.gz"))
     mask = predictor.predict_sitk_images(image).mask_image()
@@ -162,6 +165,7 @@ def test_files_one_after_the_other_give_the_same(predictor, image_folder, masks)
     assert all(np.array_equal(a, b) for a, b in zip(predictor.predict_from_files_sequential(image_folder, None), masks, strict=True))
 
 
+@pytest.mark.slow
 def test_list_of_arrays_gives_each_its_mask(predictor, images, masks):
     found = predictor.predict_from_list_of_npy_arrays([image for image, _ in images], None, [properties for _, properties in images], None)
     assert all(np.array_equal(a, b) for a, b in zip(found, masks, strict=True))
@@ -172,6 +176,7 @@ def test_one_array_is_a_list_of_one(predictor, images, masks):
     assert np.array_equal(result.mask, masks[0])
 
 
+@pytest.mark.slow
 def test_arrays_are_written_where_they_are_told(predictor, images, masks, tmp_path):
     assert predictor.predict_from_list_of_npy_arrays([images[0][0], images[1][0]], None, [images[0][1], images[1][1]], [tmp_path / "a", None])[1].shape == (10, 26, 24)
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii.gz"))), masks[0])
@@ -244,6 +249,7 @@ def test_a_network_that_is_set_predicts(predictor, model_folder, images):
     assert not torch.equal(own.predict_logits_from_preprocessed_data(data), predictor.predict_logits_from_preprocessed_data(data))
 
 
+@pytest.mark.slow
 def test_what_upstream_looks_up_in_every_prediction_may_be_set_between_two(model_folder):
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False, engine="torch")
     predictor.initialize_from_trained_model_folder(model_folder, (0,))

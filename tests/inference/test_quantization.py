@@ -1,5 +1,7 @@
 """int8: what is quantised, how its ranges are found, and when prediction uses it."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tests.inference.tiny_model import save_model, tiny_dataset_json, tiny_network, tiny_plans
 
 pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+if find_spec("nncf") is None:  # importing it takes seconds
+    pytest.skip("without nncf", allow_module_level=True)
 from nnunetv2.inference import quantization  # noqa: E402
 from nnunetv2.inference.engines.guard import GuardedEngine  # noqa: E402
 from nnunetv2.inference.engines.openvino_engine import Int8Engine, OpenVINOEngine, load_or_convert  # noqa: E402

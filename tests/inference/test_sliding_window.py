@@ -33,6 +33,7 @@ def test_one_step_when_image_and_tile_are_equal():
     assert compute_steps_for_sliding_window((64, 100), (64, 64), 0.5) == [[0], [0, 18, 36]]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(0, 200), st.floats(0.1, 1))
 def test_steps_cover_the_image_without_gap(tile, extra, step):
     starts, = compute_steps_for_sliding_window((tile + extra,), (tile,), step)
@@ -91,6 +92,7 @@ def test_whole_volume_tile_is_the_next_multiple_of_the_strides(shape, tile):
     assert whole_volume_tile(shape, (16, 32, 32)) == tile
 
 
+@pytest.mark.slow
 @given(st.tuples(*[st.integers(1, 300)] * 3))
 def test_even_tiles_need_no_more_windows_than_the_largest(shape):
     largest, divisor = (64, 128, 192), (8, 32, 32)
@@ -104,6 +106,7 @@ def test_a_2d_tile_visits_every_slice():
     assert [s[1] for s in slicers] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.tuples(*[st.integers(2, 7)] * 3), st.sampled_from([1, 3, 8]), st.sampled_from([0.5, 1.0]), st.booleans())
 def test_logits_are_put_back_where_they_came_from(shape, batch_size, step, gaussian):

@@ -11,6 +11,7 @@ from tests.inference.tiny_model import tiny_network
 SHAPE = (8, 16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_prepared_network_computes_the_same(n):
     x = torch.randn(n, 1, *SHAPE, generator=torch.Generator().manual_seed(0))

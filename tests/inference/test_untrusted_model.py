@@ -58,6 +58,7 @@ def test_a_trainer_named_in_a_checkpoint_is_not_imported(model, tmp_path, monkey
     assert find_model(model, (0,)).trainer_name == "evil_trainer:Trainer" and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"patch_size": [10**6, 10**6, 10**6]}, {"patch_size": [0, 16, 16]}, {"patch_size": "x"}])
 def test_an_absurd_patch_is_refused(model, changes):
     change(model, **changes)

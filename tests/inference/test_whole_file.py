@@ -38,6 +38,7 @@ def test_a_whole_mask_has_no_damage(tmp_path, ending):
     assert damage_of_written(tmp_path / f"case{ending}") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 1, 10, 200, 4000, -40, -8, -3, -1])
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_mask_cut_anywhere_is_damaged(tmp_path, ending, keep):

@@ -89,6 +89,7 @@ def test_kernel_files_include_nothing_but_one_another_and_the_system():
     assert set(included) == headers, "every header is used, and each is in the hash"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix, damaged", [
     (".so", lambda content: content[:20_000]), (".so", lambda content: b""), (".so", lambda content: None), (".so", lambda content: content[:-1] + b"x"),
     (".sha256", lambda content: None), (".sha256", lambda content: b"\xff")], ids=["cut", "empty", "gone", "changed", "no digest", "broken digest"])
@@ -117,6 +118,7 @@ def test_of_many_that_start_at_once_one_compiles_and_the_others_wait(compiler, f
     assert runs() == 1 and capsys.readouterr().err.count("waiting for it") == 5
 
 
+@pytest.mark.slow
 def test_whoever_waits_too_long_gives_up(compiler, fresh_cache, monkeypatch):
     compiler()
     monkeypatch.setattr(winograd_library, "WAIT_FOR_ANOTHER", 0.1)
@@ -127,6 +129,7 @@ def test_whoever_waits_too_long_gives_up(compiler, fresh_cache, monkeypatch):
     assert winograd_library.load_library().lanes() in (4, 8, 16), "the lock of a process that ended is free"
 
 
+@pytest.mark.slow
 def test_a_compiler_that_hangs_is_given_up(compiler, fresh_cache, monkeypatch):
     compiler("exec sleep 60")
     monkeypatch.setattr(winograd_library, "COMPILES_WITHIN", 0.2)

@@ -67,6 +67,7 @@ def test_mean_lies_between_the_extremes_and_std_below_half_the_range(seed):
     assert (std <= (high - low) / 2 + 1e-5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", [("mean", "std"), ("mean",)])
 def test_statistics_without_gradient_go_plane_by_plane_to_the_same(statistics):
     features, masks = torch.randn(2, 64, 3, 128, 128), torch.rand(2, 2, 3, 128, 128)  # two planes are more than is taken at a time

@@ -72,6 +72,7 @@ def test_label_of_another_shape_is_found(dataset):
     assert "a.nii.gz has (z, y, x) = (8, 12, 9) voxels, must have (8, 12, 10) (its image)" in defects(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", [
     {"origin": (0, 0, 1.0)}, {"spacing": (0.75, 0.875, 2.6)}, {"direction": (1, 0, 0, 0, -1, 0, 0, 0, 1)}])
 def test_label_on_another_grid_is_found(dataset, geometry):

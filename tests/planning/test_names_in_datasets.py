@@ -34,6 +34,7 @@ def listed(dataset, names):
     dataset.save_json(dataset={name: {"images": [image], "label": label} for name in names}, numTraining=len(names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["/home/you/.bashrc", "../../../outside", "..", "a/b", "a\\b", ".hidden", "a\nb", "", "-rf"])
 @pytest.mark.parametrize("read", [verify_dataset_integrity, lambda raw: DatasetFingerprintExtractor(raw.name).run()])
 def test_a_case_name_that_leads_elsewhere_is_refused(dataset, name, read):

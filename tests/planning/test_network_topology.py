@@ -36,6 +36,7 @@ def test_patch_is_rounded_up_to_what_pooling_divides():
     assert plan_topology((1, 1), (33, 62.5)).patch_size == (40, 64)  # medians of an even number of cases end in .5
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(grids)
 def test_patch_grows_by_less_than_its_divisor(grid):
@@ -45,6 +46,7 @@ def test_patch_grows_by_less_than_its_divisor(grid):
         assert planned % divisor == 0 and 0 <= planned - wanted < divisor
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(grids)
 def test_divisor_is_the_product_of_strides_and_pooled_axes_keep_an_edge(grid):
@@ -55,6 +57,7 @@ def test_divisor_is_the_product_of_strides_and_pooled_axes_keep_an_edge(grid):
         assert divisor == 1 or topology.patch_size[axis] // divisor >= MIN_EDGE
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(grids)
 def test_kernels_never_shrink_again_on_the_way_down(grid):

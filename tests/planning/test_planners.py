@@ -147,6 +147,7 @@ def test_returned_plans_are_those_on_disk(dataset):
     assert plan(dataset) == json.loads((dataset.preprocessed / "nnUNetResEncUNetMPlans.json").read_text())
 
 
+@pytest.mark.slow
 def test_class_head_is_described_in_every_configuration_beside_the_networks_arguments(dataset):
     dataset.write_fingerprint((1, 0.8, 0.8), (400, 512, 512))
     dataset.classify()
@@ -216,6 +217,7 @@ def test_planning_without_a_fingerprint_says_how_to_get_one(dataset):
         plan(dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "identifier"), [
     ({"experiment_planner_class_name": "nnUNetPlannerResEncL"}, "nnUNetResEncUNetLPlans"), ({}, "nnUNetPlans"), ({"overwrite_plans_name": "mine"}, "mine")])
 def test_plans_identifier_is_returned_and_names_the_file(dataset, options, identifier):
@@ -278,6 +280,7 @@ def test_an_unknown_planner_is_refused_with_the_known_ones():
         planner_by_name("nnUNetPlanner3000")
 
 
+@pytest.mark.slow
 def test_memory_of_an_unknown_network_class_is_asked_of_the_network(dataset):
     dataset.write_fingerprint((1, 1, 1), (60, 60, 60))
 

@@ -29,6 +29,7 @@ def test_round_trip_is_exact(stored):
     assert properties["shape"] == (9, 10, 11) and np.array_equal(properties["class_locations"][1], PROPERTIES["class_locations"][1])
 
 
+@pytest.mark.slow
 def test_stored_types_are_upstreams(stored):
     data, seg, _ = load_case(stored[0], "a")
     assert (data.dtype, seg.dtype) == (np.float32, np.int16)
@@ -44,22 +45,26 @@ def test_2d_patches_are_stored_slice_by_slice(tmp_path):
     assert load_case(tmp_path, "flat")[0].chunks == (1, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_list_cases_leaves_out_half_written_files(stored):
     folder, _, _ = stored
     (folder / ".b.0123.b2nd").write_bytes(b"")
     assert list_cases(folder) == ["a"]
 
 
+@pytest.mark.slow
 def test_saved_case_is_complete(stored):
     assert is_complete(stored[0], "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.b2nd", "a_seg.b2nd", "a.pkl"])
 def test_case_without_one_file_is_not_complete(stored, name):
     (stored[0] / name).unlink()
     assert not is_complete(stored[0], "a")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.b2nd", "a_seg.b2nd", "a.pkl"])
 def test_case_with_a_truncated_file_is_not_complete(stored, name):
     path = stored[0] / name

@@ -10,6 +10,7 @@ from nnunetv2.preprocessing.cropping import OUTSIDE, bounding_box, crop_to_nonze
 MASKS = arrays(bool, st.tuples(*[st.integers(1, 6)] * 3))
 
 
+@pytest.mark.slow
 @given(MASKS)
 @settings(max_examples=60, deadline=None)
 def test_fill_holes_equals_scipy(mask):

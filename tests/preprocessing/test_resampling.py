@@ -23,6 +23,7 @@ def resample(array, new_shape, spacing=ISOTROPIC, new_spacing=ISOTROPIC, **kwarg
     return resample_data_or_seg_to_shape(array, new_shape, spacing, new_spacing, force_separate_z=None, **kwargs)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(SHAPES, SHAPES, st.sampled_from([1, 3]), st.integers(0, 2**31))
 def test_image_equals_scikit_image(shape, new_shape, order, seed):
@@ -31,6 +32,7 @@ def test_image_equals_scikit_image(shape, new_shape, order, seed):
     assert np.abs(resample(image[None], new_shape, order=order)[0] - expected).max() < 2e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(SHAPES, SHAPES, st.integers(0, 2**31))
 def test_labels_equal_thresholded_masks_even_in_ties(shape, new_shape, seed):

@@ -17,6 +17,7 @@ def sampled(scale: float, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     return logits * scale, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, 1.0, 4.0])
 def test_temperature_undoes_a_known_scale(scale):
     assert fit_temperature(*sampled(scale)) == pytest.approx(scale, rel=0.1)

@@ -65,6 +65,7 @@ def test_more_features_than_cases():
     assert (fit_lda(features, labels, 3)(features).argmax(1) == labels).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 1000))
 def test_units_of_the_features_do_not_matter(seed):
@@ -90,6 +91,7 @@ def test_a_class_of_few_cases_is_fitted(n):
     assert (fit_lda(features, labels, 3)(features).argmax(1) == labels).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_only_case_of_a_class_is_not_left_out(n):
     features, labels = gaussians([5, n, 5])
@@ -97,6 +99,7 @@ def test_the_only_case_of_a_class_is_not_left_out(n):
     assert left_out[labels != 1].all() and left_out[labels == 1].all() == (n == 2)
 
 
+@pytest.mark.slow
 def test_a_head_is_refitted_and_calibrated_with_a_class_of_one_case():
     head = ClassHead([2], [(1, 1, 1)], 3, n_classes=3, lesion_labels=[2], regions={"lesion": [2]}, stages=[0], descriptors=False)
     features, labels = gaussians([9, 1, 9], n_features=4)
@@ -112,6 +115,7 @@ def test_left_out_logits_of_noise_are_at_chance():
     assert (left_out_logits(features[:, None], labels, 3).argmax(1) == labels).mean() < 0.45
 
 
+@pytest.mark.slow
 def test_left_out_logits_are_those_of_a_fit_to_the_others():
     features, labels = gaussians([6, 7, 8])
     views = np.stack([features, features + 0.1], 1)

@@ -55,6 +55,7 @@ def test_blur_does_not_depend_on_how_fast_the_machine_is():
     assert blur.benchmark is False
 
 
+@pytest.mark.slow
 def test_rotation_and_scaling_are_drawn_as_often_and_as_far_as_published():
     geometry = AugmentationGeometry.from_patch_size((8, 8, 8))
     augmentation = PatchAugmentation(ComposeTransforms(spatial_transforms((8, 8, 8), geometry.rotation, False)), geometry.initial_patch_size)
@@ -71,6 +72,7 @@ def test_rotation_and_scaling_are_drawn_as_often_and_as_far_as_published():
     assert changed == pytest.approx(0.2 / 0.36, abs=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patch_size", [(8, 12, 16), (4, 16, 16), (16, 24)])
 def test_reading_the_middle_gives_what_the_whole_pipeline_gives(patch_size):
     """Same seed, with and without the margin: equal arrays for turned and unturned patches, 3D, dummy 2D and 2D."""

@@ -48,6 +48,7 @@ def test_every_hook_is_called(plain, make_trainer, hook):
     assert called
 
 
+@pytest.mark.slow
 def test_hooks_of_an_epoch_come_in_nnunets_order(plain, make_trainer):
     order = []
     names = ("on_train_start", "on_epoch_start", "on_train_epoch_start", "train_step", "on_train_epoch_end", "on_validation_epoch_start",

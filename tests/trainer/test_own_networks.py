@@ -61,6 +61,7 @@ def trained(plans, dataset_json, make_trainer, monkeypatch):
     return train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OwnNetworkTrainer, DeeplySupervisedTrainer])
 def test_the_fast_mode_shows_a_network_of_one_size_its_patches(trained, kind):
     trainer = trained(kind)

@@ -53,6 +53,7 @@ def test_small_volume_lies_in_the_middle_of_the_box():
     assert (low[0], high[0]) == (-3, -2)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(2, 40), st.integers(0, 20), st.integers(0, 2**31))
 def test_middle_of_the_box_overlaps_the_volume(n, patch, margin, seed):
     rng = np.random.default_rng(seed)
@@ -128,6 +129,7 @@ def test_batch_is_repeatable_and_leaves_the_global_generators_alone(batches):
     assert same(first, batches.batch(3, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"seed": 1}, {"fold": 1}, {"fold": "all"}, {"split": "val"}])
 def test_batch_depends_on(batches, change):
     assert not same(batches.batch(0, 0), replace(batches, **change).batch(0, 0))

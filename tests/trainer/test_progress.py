@@ -62,6 +62,7 @@ def assert_same_weights(a, b):
     assert all(torch.equal(a[key], b[key]) for key in a | b)
 
 
+@pytest.mark.slow
 def test_every_value_of_every_epoch_arrives(make_trainer, wandb):
     trainer = make_trainer(**ONE_STEP)
     trainer.run_training()

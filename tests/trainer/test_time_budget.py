@@ -127,6 +127,7 @@ def test_a_killed_training_goes_on_in_what_is_left(quick, clock, monkeypatch):
     assert json.loads((quick / "time_budget.json").read_text())["spent_seconds"] == spent
 
 
+@pytest.mark.slow
 def test_too_few_hours_are_refused_before_anything_is_written(quick):
     with pytest.raises(InputError, match="--hours 0.01 is too short"):
         train(hours=0.01)
@@ -150,6 +151,7 @@ def test_what_follows_counts_the_views_that_each_step_takes():
     assert time_budget._seconds_afterwards(trainer, 0.5) == (4 + 2 * 10) * 0.5
 
 
+@pytest.mark.slow
 def test_speed_is_measured_and_leaves_nothing(make_trainer):
     trainer = make_trainer()
     speed = time_budget.measure_speed(trainer)

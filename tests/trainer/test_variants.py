@@ -40,6 +40,7 @@ def test_all_of_upstreams_are_there():
     assert set(UPSTREAM) <= set(available_trainers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), [(f"nnUNetTrainer_{n}epochs", n) for n in (5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)] + [
     ("nnUNetTrainer_1epoch", 1), ("nnUNetTrainer_onlyMirror01_1500ep", 1500), ("nnUNetTrainerDA5_10epochs", 10), ("nnUNetTrainerCELoss_5epochs", 5),
     ("nnUNetTrainerBenchmark_5epochs", 5), *((f"nnUNetTrainer_{n}epochs_NoMirroring", n) for n in (250, 2000, 4000, 8000))])
@@ -96,6 +97,7 @@ def test_cosine_schedule(made):
     assert rates == pytest.approx([1e-2, 1e-2 * (1 + 0.5**0.5) / 2, 5e-3, 0], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_warm_up_rises_to_the_full_rate_and_then_falls(made):
     trainer = made("nnUNetTrainer_warmup")
     trainer.initialize()

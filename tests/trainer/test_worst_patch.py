@@ -93,6 +93,7 @@ def test_pictures_are_of_every_nth_epoch_and_the_last(make_trainer, monkeypatch)
     assert drawn(make_trainer(**ONE_EPOCH | {"num_epochs": 5, "picture_every": 2}), monkeypatch) == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_short_epochs_have_a_picture_of_the_last_alone(make_trainer, monkeypatch):
     assert drawn(make_trainer(**ONE_EPOCH | {"num_epochs": 3, "picture_every": 1}), monkeypatch) == [2]
 
@@ -114,6 +115,7 @@ def test_a_training_with_regions_leaves_the_picture(make_trainer, plans, dataset
     assert Path(trainer.output_folder, "worst_patch.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_validation_step_of_ones_own_has_no_picture(make_trainer):
     class Own(nnUNetTrainer):
         def validation_step(self, batch):
@@ -124,6 +126,7 @@ def test_a_validation_step_of_ones_own_has_no_picture(make_trainer):
     assert not Path(trainer.output_folder, "worst_patch.png").exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_warns_once_and_the_training_goes_on(make_trainer, monkeypatch, capsys):
     def broken(*arguments):
         raise RuntimeError("no such shape")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 
 from nnunetv2.utilities import cluster
 from nnunetv2.utilities.cluster import n_workers, workers_of
@@ -77,6 +76,8 @@ def test_a_scheduler_that_does_not_answer_is_named(address, monkeypatch):
 
 
 def test_a_scheduler_without_workers_is_named(monkeypatch):
+    from distributed import LocalCluster
+
     monkeypatch.setattr(cluster, "SECONDS_TO_FIRST_WORKER", 0.5)
     with (
         LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as empty,

@@ -20,6 +20,7 @@ def test_numbers_and_other_texts_stay(value):
     assert guarded(value) is value
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_what_is_read_is_what_was_given(text):
     buffer = io.StringIO(newline="")

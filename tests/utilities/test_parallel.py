@@ -12,6 +12,7 @@ from nnunetv2.utilities.parallel import in_processes, in_threads
 KILL_ITSELF = "__import__('os').kill(__import__('os').getpid(), 9)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [in_threads, in_processes])
 def test_results_come_by_name_in_order(run):
     assert list(run(eval, {"b": ("1 + 1",), "a": ("'x'",)}, 2, "Adding").items()) == [("b", 2), ("a", "x")]
@@ -22,6 +23,7 @@ def test_no_jobs_give_no_results(run):
     assert run(eval, {}, 2, "Nothing") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [in_threads, in_processes])
 def test_all_failures_are_named_with_their_reasons(run):
     with pytest.raises(RuntimeError, match="2 of 3 cases failed") as error:
@@ -29,6 +31,7 @@ def test_all_failures_are_named_with_their_reasons(run):
     assert "zero: " in str(error.value) and "division by zero" in str(error.value) and "nonsense" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_case_alone(tmp_path):
     jobs = {"a": (f"open({str(tmp_path / 'a')!r}, 'w').close()",), "killed": (KILL_ITSELF,), "b": (f"open({str(tmp_path / 'b')!r}, 'w').close()",)}
     with pytest.raises(RuntimeError, match="1 of 3 cases failed.\nkilled: .*memory.*-np 1"):
@@ -36,6 +39,7 @@ def test_a_killed_worker_costs_its_case_alone(tmp_path):
     assert (tmp_path / "a").exists() and (tmp_path / "b").exists()
 
 
+@pytest.mark.slow
 def test_an_error_about_input_is_named_without_a_traceback():
     with pytest.raises(CasesFailed) as error:
         in_processes(open, {"absent": ("/nowhere/a.nii.gz",)}, 1, "Opening")
@@ -43,6 +47,7 @@ def test_an_error_about_input_is_named_without_a_traceback():
     assert "Traceback" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_named_and_its_case_can_be_given_up(monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(parallel, "SILENCE", 0.2)
     told = []

@@ -27,6 +27,7 @@ def test_all_bad_names_are_listed_at_once():
         plain_names(["good", "../a", "b/c"], "case", "splits_final.json")
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_an_accepted_name_stays_directly_in_its_folder(name):
     if name_problem(name) is None:
