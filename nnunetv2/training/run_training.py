@@ -5,6 +5,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
 from nnunetv2.training.nnUNetTrainer.training_state import as_trained, checkpoint_problems, not_the_same
 from nnunetv2.training.time_budget import Length, Pacing, length_in, measure_speed, spent_before
+from nnunetv2.training.torchrun import meet, under_torchrun
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, load_network_weights, load_pretrained_weights
 from nnunetv2.utilities.data_manifest import refuse_changed_data
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -199,9 +201,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")
         elif several:
-            # torchrun starts all ranks anew when one is lost: those go on from the latest checkpoint
-            restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-            _train_as_rank(replace(job, continue_training=job.continue_training or restarted), device, "env://", int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            _train_as_rank(job, device, meet)
             if first:
                 trainer = _trained(job, device, "checkpoint_final.pth")
         elif num_gpus > 1:
@@ -240,21 +240,22 @@ def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetT
 
 def _train_rank(rank: int, job: TrainingJob, world_size: int, device_type: str, address: str) -> None:
     """One process of a training on several GPUs. Several CPU processes work too, which the tests use."""
-    _train_as_rank(job, torch.device(device_type, rank) if device_type == "cuda" else torch.device(device_type), address, rank, world_size)
+
+    def join(backend: str) -> bool:
+        dist.init_process_group(backend, init_method=address, rank=rank, world_size=world_size)
+        return False
+
+    _train_as_rank(job, torch.device(device_type, rank) if device_type == "cuda" else torch.device(device_type), join)
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _train_as_rank(job: TrainingJob, device: torch.device, address: str, rank: int, world_size: int) -> None:
+def _train_as_rank(job: TrainingJob, device: torch.device, join: Callable[[str], bool]) -> None:
+    """join: makes the process group for a backend; whether an earlier attempt at this training was lost and is to be gone on with."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=address, rank=rank, world_size=world_size)
+    again = join("nccl" if device.type == "cuda" else "gloo")
     try:
-        job.train(device)
+        replace(job, continue_training=job.continue_training or again).train(device)
         dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -140,7 +140,7 @@ def test_slices_are_resampled_on_their_own_along_the_axis_that_is_given():
 def test_a_process_of_several_trains_as_under_torchrun(monkeypatch):
     from nnunetv2.compatibility import training
     from nnunetv2.run.run_training import run_ddp
-    from nnunetv2.training.run_training import under_torchrun
+    from nnunetv2.training.torchrun import under_torchrun
 
     called = {}
     monkeypatch.setattr(training, "run_training", lambda *arguments: called.update(arguments=arguments, several=under_torchrun(), rank=os.environ["RANK"]))

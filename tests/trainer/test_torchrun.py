@@ -3,8 +3,12 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2.training import run_training as command
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
+from nnunetv2.training.torchrun import agree
 from tests.trainer.conftest import DATASET
 
 pytestmark = pytest.mark.slow
@@ -43,19 +48,96 @@ def final_weights(results: Path) -> dict[str, torch.Tensor]:
     return torch.load(model / "checkpoint_final.pth", weights_only=False)["network_weights"]
 
 
+def torchrun(results: Path, options: list[str], program: list[str], length: dict[str, int]) -> subprocess.Popen:
+    flags = [flag for name, value in length.items() for flag in (f"--{name}", str(value))]
+    environment = os.environ | {"nnUNet_results": str(results), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *options, *program, "900", "3d_fullres", "0", "-device", "cpu", "--no_val", *flags],
+                            env=environment, cwd=results.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def assert_trained_as_one(root: Path, together: str, monkeypatch, length: dict[str, int]) -> None:
+    monkeypatch.setenv("nnUNet_results", str(root / "one"))
+    command.run_training(DATASET, "3d_fullres", 0, device=torch.device("cpu"), final_validation=False, **length)
+    one, several = final_weights(root / "one"), final_weights(root / together)
+    assert one.keys() == several.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(several[key], value, rtol=0, atol=1e-5)
+
+
+MODULE = ["-m", "nnunetv2.run.run_training"]
+
+
 @pytest.mark.slow
 def test_two_processes_under_torchrun_train_as_one(without_classes, monkeypatch):
-    flags = [flag for name, value in LENGTH.items() for flag in (f"--{name}", str(value))]
-    environment = os.environ | {"nnUNet_results": str(without_classes / "two"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "nnunetv2.run.run_training",
-                           "900", "3d_fullres", "0", "-device", "cpu", "--no_val", *flags], env=environment, cwd=without_classes, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    monkeypatch.setenv("nnUNet_results", str(without_classes / "one"))
-    command.run_training(DATASET, "3d_fullres", 0, device=torch.device("cpu"), final_validation=False, **LENGTH)
-    one, two = final_weights(without_classes / "one"), final_weights(without_classes / "two")
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-5)
+    process = torchrun(without_classes / "two", ["--standalone", "--nproc_per_node", "2"], MODULE, LENGTH)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-3000:]
+    assert_trained_as_one(without_classes, "two", monkeypatch, LENGTH)
+
+
+@pytest.mark.slow
+def test_two_nodes_of_one_process_train_as_one(without_classes, monkeypatch):
+    """Two torchrun agents, here on one machine, that find each other by address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [torchrun(without_classes / "nodes", ["--nnodes", "2", "--node_rank", str(rank), "--nproc_per_node", "1", "--master_addr", "127.0.0.1",
+                                                  "--master_port", str(port)], MODULE, LENGTH) for rank in range(2)]
+    outputs = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:]
+    assert_trained_as_one(without_classes, "nodes", monkeypatch, LENGTH)
+
+
+DYING = """
+import os, signal
+from pathlib import Path
+from nnunetv2.cli.training import train
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+begin = nnUNetTrainer.on_train_epoch_start
+
+def begin_or_die(self):
+    died = Path("died")
+    if self.current_epoch == 2 and self.local_rank == 1 and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    begin(self)
+
+nnUNetTrainer.on_train_epoch_start = begin_or_die
+train()
+"""
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_started_anew_and_the_training_ends_as_if_undisturbed(without_classes, monkeypatch):
+    (without_classes / "dying.py").write_text(DYING)
+    length = LENGTH | {"epochs": 4}
+    process = torchrun(without_classes / "lost", ["--standalone", "--nproc_per_node", "2", "--max_restarts", "1"], ["dying.py"], length)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-3000:]
+    assert (without_classes / "died").exists()
+    assert_trained_as_one(without_classes, "lost", monkeypatch, length)
+
+
+def test_a_new_attempt_reads_nothing_of_the_lost_one():
+    """Three threads as three processes, twice with one store, as torchrun keeps it; the late first process must not be taken for the lost one's."""
+    store = dist.HashStore()
+    names = set()
+    for attempt in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            others = [pool.submit(agree, store, rank, 3, False, timedelta(seconds=20)) for rank in (1, 2)]
+            time.sleep(0.5)
+            found = {pool.submit(agree, store, 0, 3, False, timedelta(seconds=20)).result(), *(other.result() for other in others)}
+        assert len(found) == 1
+        name, again = found.pop()
+        assert again == bool(attempt)
+        names.add(name)
+    assert len(names) == 2
+
+
+def test_a_process_that_never_starts_ends_the_wait():
+    with pytest.raises(TimeoutError, match="Not all processes"):
+        agree(dist.HashStore(), 0, 2, False, timedelta(seconds=0.1))
 
 
 class Head(nn.Module):
