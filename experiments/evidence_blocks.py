@@ -31,12 +31,17 @@ SEEN_HU = (-100.0, 320.0)  # as planning clips the demo phantom, roughly: percen
 LESION = 2
 
 
+def read_case(image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any], Measurement]:
+    """Voxels (1, Z, Y, X) as far as a network sees them, labels (Z, Y, X), properties, and how to measure them."""
+    data, properties = SimpleITKIO().read_images([image])
+    labels = SimpleITKIO().read_seg(mask)[0][0].astype(np.uint8)
+    return np.clip(data, *SEEN_HU), labels, properties, Measurement((LESION,), tuple(properties["spacing"]), (Intensities(low=SEEN_HU[0], high=SEEN_HU[1]),))
+
+
 def measure_case(image: Path, mask: Path) -> dict[str, dict[str, float]] | None:
     """Features of every block in the true mask."""
-    data, properties = SimpleITKIO().read_images([image])
-    labels = SimpleITKIO().read_seg(mask)[0][0]
-    measurement = Measurement((LESION,), tuple(properties["spacing"]), (Intensities(low=SEEN_HU[0], high=SEEN_HU[1]),))
-    return measurement(np.clip(data, *SEEN_HU), labels.astype(np.uint8), properties, tuple(BLOCKS))
+    data, labels, properties, measurement = read_case(image, mask)
+    return measurement(data, labels, properties, tuple(BLOCKS))
 
 
 def study_cue(measured: list[dict[str, dict[str, float]]], labels: np.ndarray) -> dict[str, float]:

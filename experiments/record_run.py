@@ -31,10 +31,11 @@ def hardware() -> str:
 
 
 def shown_command(driver: str, arguments: Sequence[str]) -> str:
-    """`bash experiments/DRIVER ARGUMENTS` as results keep it: absolute paths become relative to the repository, so that no machine's folders are told."""
+    """`bash experiments/DRIVER.sh ARGUMENTS` or `python -m experiments.DRIVER ARGUMENTS` as results keep it: absolute paths become relative to the repository, so that no machine's folders are told."""
     root = Path(__file__).resolve().parents[1]
     told = [os.path.relpath(argument, root) if os.path.isabs(argument) else argument for argument in arguments]
-    return shlex.join(["bash", f"experiments/{driver}", *told])
+    start = ["bash", f"experiments/{driver}"] if driver.endswith(".sh") else ["python", "-m", f"experiments.{driver}"]
+    return shlex.join([*start, *told])
 
 
 def code_commit() -> str:

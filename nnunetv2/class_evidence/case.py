@@ -143,22 +143,30 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
 
     spacing: mm along the axes of `data`. signs, left_axis: see EvidenceCase.
     """
-    found = np.isin(labels, list(lesion_channels))
+    foreground = box_around(labels > 0, 0, spacing)  # passes over a whole abdomen cost seconds
+    within = labels[foreground]
+    found = np.isin(within, list(lesion_channels))
     if not found.any():
         return None
+    other = (within > 0) & ~found
     parts, _ = ndimage.label(found, np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     found = (sizes >= SMALLEST_SHARE * sizes.max())[parts]
-    other = (labels > 0) & ~np.isin(labels, list(lesion_channels))
-    organ = other | found
-    box = box_around(organ, REACH_MM, spacing)
-    organ = organ[box]
+    found, other = (_in_whole(mask, foreground, labels.shape) for mask in (found, other))
+    box = box_around(found | other, REACH_MM, spacing)
+    organ = (found | other)[box]
     if other.any():
         organ = ndimage.binary_fill_holes(organ)
     image = np.stack([data[(channel, *box)] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
     return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(s.start for s in box), tuple(labels.shape),
                         tuple(intensities), signs, left_axis, tuple(float(n * np.prod(spacing)) for n in sizes[1:]))
+
+
+def _in_whole(part: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
+    whole = np.zeros(shape, part.dtype)
+    whole[box] = part
+    return whole
 
 
 def box_around(mask: np.ndarray, margin_mm: float, spacing: Sequence[float]) -> Box:

@@ -106,27 +106,28 @@ def parenchyma(case: EvidenceCase) -> Features:
 
 def duct(case: EvidenceCase) -> Features:
     """Dark tubes in the organ, before and behind the lesion, by radius: the middle eigenvalue of the Hessian, and what a closing fills."""
-    if not case.has_organ:
+    here = case.coarse  # closings with balls take seconds on voxels below a millimetre
+    if not here.has_organ:
         return {}
-    box = box_around(case.organ, 6.0, case.spacing)
-    inside, lesion = _filled(case)[box], case.lesion[box]
-    kept = inside & ~ndimage.binary_dilation(lesion, iterations=max(1, round(2 / max(case.spacing))))
-    depth = _depth(inside, case.spacing)
-    kept &= depth > 1.2 * min(case.spacing)
+    box = box_around(here.organ, 6.0, here.spacing)
+    inside, lesion = _filled(here)[box], here.lesion[box]
+    kept = inside & ~ndimage.binary_dilation(lesion, iterations=max(1, round(2 / max(here.spacing))))
+    depth = _depth(inside, here.spacing)
+    kept &= depth > 1.2 * min(here.spacing)
     found: Features = {}
-    for channel, image in enumerate(case.image):
+    for channel, image in enumerate(here.image):
         local = image[box].astype(np.float32)
         level = float(np.median(local[kept])) if kept.any() else 0.0
         flat = np.where(inside & ~lesion, local, level)  # fat around the organ is no duct, nor is the lesion
-        maps = {f"tube_{radius:g}mm": _dark_tube(flat, case.spacing, radius, kept) for radius in TUBES_MM}
-        smooth = ndimage.gaussian_filter(flat, [0.8 / s for s in case.spacing])
-        maps |= {f"hollow_{radius:g}mm": (ndimage.grey_closing(smooth, footprint=ball_mm(2 * radius, case.spacing)) - smooth) for radius in TUBES_MM[1:]}
-        sides = list(_sides(case, case.organ))
+        maps = {f"tube_{radius:g}mm": _dark_tube(flat, here.spacing, radius, kept) for radius in TUBES_MM}
+        smooth = ndimage.gaussian_filter(flat, [0.8 / s for s in here.spacing])
+        maps |= {f"hollow_{radius:g}mm": (ndimage.grey_closing(smooth, footprint=ball_mm(2 * radius, here.spacing)) - smooth) for radius in TUBES_MM[1:]}
+        sides = list(_sides(here, here.organ))
         for name, values in maps.items():
             reached = {}
             for side, part in sides:
                 where = kept & part[box]
-                if where.sum() * case.voxel_mm3 < 200:
+                if where.sum() * here.voxel_mm3 < 200:
                     found |= {f"{name}_{statistic}_{side}_{channel}": np.nan for statistic in ("mean", "p90", "p98")}
                     continue
                 p90, p98 = np.percentile(values[where], (90, 98))
@@ -136,13 +137,13 @@ def duct(case: EvidenceCase) -> Features:
             found[f"{name}_most_{channel}"] = max(reached.values()) if reached else np.nan
         for side, part in sides:
             where = kept & part[box]
-            if where.sum() * case.voxel_mm3 < 200:
+            if where.sum() * here.voxel_mm3 < 200:
                 found |= {f"{name}_{side}_{channel}": np.nan for name in ("dark_share", "dark_area", "dark_thick")}
                 continue
             dark = where & (smooth < np.median(local[where]) - 25)
-            length = max(float(np.ptp(np.argwhere(where) * np.array(case.spacing), axis=0).max()), 1.0)
-            thick = _depth(dark, case.spacing)[dark]
-            found |= {f"dark_share_{side}_{channel}": float(dark.sum() / where.sum()), f"dark_area_{side}_{channel}": float(np.sqrt(dark.sum() * case.voxel_mm3 / length)),
+            length = max(float(np.ptp(np.argwhere(where) * np.array(here.spacing), axis=0).max()), 1.0)
+            thick = _depth(dark, here.spacing)[dark]
+            found |= {f"dark_share_{side}_{channel}": float(dark.sum() / where.sum()), f"dark_area_{side}_{channel}": float(np.sqrt(dark.sum() * here.voxel_mm3 / length)),
                       f"dark_thick_{side}_{channel}": float(np.percentile(thick, 90)) if thick.size else 0.0}
     return found
 

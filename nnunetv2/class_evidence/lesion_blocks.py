@@ -272,10 +272,12 @@ def _radial_profile(centred: np.ndarray, spacing: tuple[float, ...]) -> np.ndarr
 def _solidity(points: np.ndarray, spacing: tuple[float, ...], volume: float) -> float:
     """Share of its convex hull, of the voxels' corners, that the lesion fills."""
     half = np.array(spacing) / 2
-    corners = np.concatenate([points + half * sign for sign in ((-1, -1, -1), (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (1, -1, -1), (1, -1, 1), (1, 1, -1), (1, 1, 1))])
     try:
-        return float(volume / ConvexHull(np.unique(corners, axis=0)).volume)
-    except QhullError:
+        if len(points) > 100:  # the hull of boxes around points is that of the boxes around the vertices of the points' own hull
+            points = points[ConvexHull(points).vertices]
+        corners = np.concatenate([points + half * sign for sign in ((-1, -1, -1), (-1, -1, 1), (-1, 1, -1), (-1, 1, 1), (1, -1, -1), (1, -1, 1), (1, 1, -1), (1, 1, 1))])
+        return float(volume / ConvexHull(corners).volume)
+    except QhullError:  # a lesion of one flat layer
         return 1.0
 
 

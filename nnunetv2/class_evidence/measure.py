@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2.class_evidence.blocks import measure
-from nnunetv2.class_evidence.case import Intensities, evidence_case
+from nnunetv2.class_evidence.case import EvidenceCase, Intensities, evidence_case
 
 Measured = dict[str, dict[str, float]]
 
@@ -22,16 +22,20 @@ class Measurement:
     intensities: tuple[Intensities, ...]
     axes: tuple[int, ...] = (0, 1, 2)
 
-    def __call__(self, data: np.ndarray, labels: np.ndarray, properties: Mapping[str, Any] | None, blocks: Sequence[str]) -> Measured | None:
-        """data (C, D, H, W) as preprocessed, labels (D, H, W) by channel, 0 background; properties: the image's, at least `spacing` -> the blocks'
-        features; None where there is no lesion."""
+    def case(self, data: np.ndarray, labels: np.ndarray, properties: Mapping[str, Any] | None) -> EvidenceCase | None:
+        """data (C, D, H, W) as preprocessed, labels (D, H, W) by channel, 0 background; properties: the image's, at least `spacing` -> what the blocks
+        look at; None where there is no lesion."""
         properties = properties or {}
         spacing = self.spacing
         if len(spacing) < 3:
             own = properties["spacing"][self.axes[0]] if "spacing" in properties else max(spacing)
             spacing = (float(own), *spacing)
         direction = (properties.get("sitk_stuff") or {}).get("direction")
-        case = evidence_case(data, labels, self.lesion_channels, spacing, self.intensities, _turned(direction, self.axes), self.axes.index(2))
+        return evidence_case(data, labels, self.lesion_channels, spacing, self.intensities, _turned(direction, self.axes), self.axes.index(2))
+
+    def __call__(self, data: np.ndarray, labels: np.ndarray, properties: Mapping[str, Any] | None, blocks: Sequence[str]) -> Measured | None:
+        """The features of `blocks` in what `case` gives; None where there is no lesion."""
+        case = self.case(data, labels, properties)
         return None if case is None else measure(case, blocks)
 
 

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from scipy.spatial import ConvexHull
 
 from nnunetv2.class_evidence.blocks import BLOCKS, measure
 from nnunetv2.class_evidence.case import Intensities, evidence_case
+from nnunetv2.class_evidence.lesion_blocks import _solidity
 
 HU = (Intensities(1.0, 0.0, -200.0, 1000.0),)
 
@@ -52,6 +57,17 @@ def test_a_ball_is_round_and_a_rod_is_long():
     rod = measure(evidence_case(np.zeros((1, 20, 20, 40), np.float32), labels, [1], (1, 1, 1), HU), ["shape"])["shape"]
     assert abs(round_one["elongation"]) < 0.1 and rod["elongation"] == pytest.approx(np.log(8), abs=0.1)
     assert rod["sphericity"] < round_one["sphericity"]
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.4, 4.0))
+@settings(max_examples=15, deadline=None)
+def test_solidity_is_that_of_the_hull_of_all_voxel_corners(seed, z_mm):
+    mask = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(10, 14, 16)), 2) > 0
+    spacing = (z_mm, 0.7, 1.1)
+    points = np.argwhere(mask) * np.array(spacing)
+    corners = np.concatenate([points + (np.array(corner) - 0.5) * spacing for corner in np.ndindex(2, 2, 2)])
+    volume = mask.sum() * np.prod(spacing)
+    assert _solidity(points, spacing, volume) == pytest.approx(volume / ConvexHull(corners).volume, rel=1e-9)
 
 
 def test_attenuation_of_lesion_and_organ():
