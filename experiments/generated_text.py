@@ -64,8 +64,8 @@ def speed() -> str:
         [
             *lines,
             "",
-            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}.",
-            f"The evidence for the class is newer than this table and adds {evidence['seconds_a_case']['mean']:.1f} s per case (n = {evidence['n']}).*",
+            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}; newer class evidence adds "
+            f"{evidence['seconds_a_case']['mean']:.1f} s (n = {evidence['n']}).*",
         ]
     )
 
