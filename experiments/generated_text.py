@@ -207,6 +207,25 @@ def cues() -> str:
     return "\n".join([*lines, f"SYNTHETIC data, macro-F1 of three classes; {short_machine(study)}; code {study['commit']}; `{study['command']}`."])
 
 
+def cues_by_training() -> str:
+    """What a better segmentation is worth to the class: each kept study of cues in a row per world."""
+    lines = ["| world | lesion DSC, new cases | mean of single cues, new cases | out of fold | in true masks | command, code |", "|---|---|---|---|---|---|"]
+    for file in ("cues", "cues_planned"):
+        study = load_json(RESULTS / f"{file}.json", AnyObject)
+        for name, world in study["worlds"].items():
+            single = [found["parts"] for cue, found in world["tasks"].items() if cue not in ("mixed", "shuffled")]
+            mean = {
+                (part, row): sum(parts[part]["rows"][row]["macro_f1"] for parts in single) / len(single)
+                for part, row in (("new", "evidence"), ("out_of_fold", "evidence"), ("new", "true_masks"))
+            }
+            dsc = world["lesion_dsc"]["new"]
+            lines.append(
+                f"| {name} | {dsc['mean']:.2f} ({dsc['ci'][0]:.2f} to {dsc['ci'][1]:.2f}) | {mean['new', 'evidence']:.2f} | {mean['out_of_fold', 'evidence']:.2f} "
+                f"| {mean['new', 'true_masks']:.2f} | `{study['command']}`, {study['commit']} |"
+            )
+    return "\n".join([*lines, "", "SYNTHETIC data, macro-F1 of three classes."])
+
+
 def choices() -> str:
     """Choices of the training beside the first row with the same head."""
     study = load_json(RESULTS / "training_choices.json", AnyObject)
@@ -265,6 +284,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "nodules": nodules,
     "cues": cues,
+    "cues_by_training": cues_by_training,
     "choices": choices,
     "real": real_scans,
     "robustness": robust,
