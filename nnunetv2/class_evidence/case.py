@@ -45,12 +45,11 @@ class Intensities:
 
 @dataclass(frozen=True)
 class EvidenceCase:
-    """One case, cut out around its organ and lesion; axes (z, y, x) of the preprocessed grid.
+    """One case, cut out around its organ and lesion; axes (z, y, x) grow towards superior, posterior and left of the patient.
 
     image: (C, D, H, W) float32 in the channels' own units (CT: HU). lesion, organ: (D, H, W) bool; the organ contains the lesion, and is the
     lesion where the labels know no other structure. spacing: mm. offset: the cut-out's corner in the whole image, in voxels; shape: of
-    the whole image. part_mm3: volumes of all components that the segmentation calls lesion, small ones too. signs: +1 or -1 an axis, such that index * sign grows towards superior, posterior and left of the patient; left_axis: the one
-    that runs from right to left.
+    the whole image. part_mm3: volumes of all components that the segmentation calls lesion, small ones too.
     """
 
     image: np.ndarray
@@ -60,8 +59,6 @@ class EvidenceCase:
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     intensities: tuple[Intensities, ...]
-    signs: tuple[int, int, int] = (1, 1, 1)
-    left_axis: int = 2
     part_mm3: tuple[float, ...] = ()
 
     @property
@@ -102,7 +99,7 @@ class EvidenceCase:
             lesion = share[0] == share[0].max()
         return EvidenceCase(np.stack([blocks_mean(channel, steps) for channel in self.image]), lesion, organ | lesion,
                             tuple(s * n for s, n in zip(self.spacing, steps)), tuple(o // n for o, n in zip(self.offset, steps)),
-                            tuple(-(-s // n) for s, n in zip(self.shape, steps)), self.intensities, self.signs, self.left_axis, self.part_mm3)
+                            tuple(-(-s // n) for s, n in zip(self.shape, steps)), self.intensities, self.part_mm3)
 
     @cached_property
     def along(self) -> np.ndarray:
@@ -124,7 +121,7 @@ class EvidenceCase:
         from_first = _finite(dijkstra(graph, indices=first))
         last = int(np.argmax(from_first))
         from_last = _finite(dijkstra(graph, indices=last))
-        if (points[first] - points[last])[self.left_axis] * self.signs[self.left_axis] > 0:
+        if points[first][2] > points[last][2]:
             from_first, from_last = from_last, from_first
         total = np.maximum(from_first + from_last, 1e-6)
         values = np.zeros(inside.shape, np.float32)
@@ -137,11 +134,10 @@ class EvidenceCase:
         return along
 
 
-def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequence[int], spacing: Sequence[float], intensities: Sequence[Intensities],
-                  signs: tuple[int, int, int] = (1, 1, 1), left_axis: int = 2) -> EvidenceCase | None:
+def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequence[int], spacing: Sequence[float], intensities: Sequence[Intensities]) -> EvidenceCase | None:
     """data (C, D, H, W) as preprocessed, labels (D, H, W) by channel of the segmentation, 0 background -> the case; None without a lesion.
 
-    spacing: mm along the axes of `data`. signs, left_axis: see EvidenceCase.
+    Axes as EvidenceCase has them; spacing: mm.
     """
     foreground = box_around(labels > 0, 0, spacing)  # passes over a whole abdomen cost seconds
     within = labels[foreground]
@@ -160,7 +156,7 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
         organ = ndimage.binary_fill_holes(organ)
     image = np.stack([data[(channel, *box)] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
     return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(s.start for s in box), tuple(labels.shape),
-                        tuple(intensities), signs, left_axis, tuple(float(n * np.prod(spacing)) for n in sizes[1:]))
+                        tuple(intensities), tuple(float(n * np.prod(spacing)) for n in sizes[1:]))
 
 
 def _in_whole(part: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:

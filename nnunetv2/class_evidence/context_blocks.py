@@ -151,13 +151,13 @@ def duct(case: EvidenceCase) -> Features:
 def place(case: EvidenceCase) -> Features:
     """Where the lesion lies: along the organ's axis, in it and out of it, and in the body's axes (mm from the organ's middle and the image's)."""
     centre = np.argwhere(case.lesion).mean(0)
-    scale, signs = np.array(case.spacing), np.array(case.signs)
-    from_image = (centre + case.offset - (np.array(case.shape) - 1) / 2) * scale * signs
+    scale = np.array(case.spacing)
+    from_image = (centre + case.offset - (np.array(case.shape) - 1) / 2) * scale
     found = {f"from_image_{axis}": float(v) for axis, v in zip(("superior", "posterior", "left"), from_image)}
     if not case.has_organ:
         return found
     points = np.argwhere(case.organ)
-    from_organ = (centre - points.mean(0)) * scale * signs
+    from_organ = (centre - points.mean(0)) * scale
     extents = points.std(0) * scale
     found |= {f"from_organ_{axis}": float(v) for axis, v in zip(("superior", "posterior", "left"), from_organ)}
     found |= {f"relative_{axis}": float(v / max(e, 1e-6)) for axis, v, e in zip(("superior", "posterior", "left"), from_organ, extents)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from nnunetv2.class_evidence.blocks import measure
 from nnunetv2.class_evidence.case import EvidenceCase, Intensities, evidence_case
@@ -30,8 +31,10 @@ class Measurement:
         if len(spacing) < 3:
             own = properties["spacing"][self.axes[0]] if "spacing" in properties else max(spacing)
             spacing = (float(own), *spacing)
-        direction = (properties.get("sitk_stuff") or {}).get("direction")
-        return evidence_case(data, labels, self.lesion_channels, spacing, self.intensities, _turned(direction, self.axes), self.axes.index(2))
+        order, backward = body_axes((properties.get("sitk_stuff") or {}).get("direction"), self.axes)
+        data, labels = np.transpose(data, (0, *(1 + axis for axis in order))), np.transpose(labels, order)
+        data, labels = np.flip(data, [1 + axis for axis in backward]), np.flip(labels, backward)
+        return evidence_case(data, labels, self.lesion_channels, tuple(spacing[axis] for axis in order), self.intensities)
 
     def __call__(self, data: np.ndarray, labels: np.ndarray, properties: Mapping[str, Any] | None, blocks: Sequence[str]) -> Measured | None:
         """The features of `blocks` in what `case` gives; None where there is no lesion."""
@@ -39,9 +42,14 @@ class Measurement:
         return None if case is None else measure(case, blocks)
 
 
-def _turned(direction: Sequence[float] | None, axes: Sequence[int]) -> tuple[int, int, int]:
-    """-1 for the plans' axes along which the image is stored against superior, posterior, left; direction: SimpleITK's nine numbers, x first."""
-    if direction is None or len(direction) != 9:
-        return 1, 1, 1
-    diagonal = np.asarray(direction, float).reshape(3, 3).diagonal()[::-1]  # z, y, x
-    return tuple(-1 if diagonal[axis] < 0 else 1 for axis in axes)
+def body_axes(direction: Sequence[float] | None, axes: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+    """How an array is turned until its axes grow towards superior, posterior and left.
+
+    direction: SimpleITK's nine numbers, x first; None: the image lies as most CTs do. axes: of the image, z, y, x, in the array's order
+    (transpose_forward). Returns the order of the array's axes, and which of them, in that order, run backward. Oblique axes go to the nearest of
+    the body's.
+    """
+    matrix = np.eye(3) if direction is None or len(direction) != 9 else np.asarray(direction, float).reshape(3, 3)
+    along = matrix[::-1, [2 - axis for axis in axes]]  # rows: superior, posterior, left; columns: the array's axes
+    order = linear_sum_assignment(-np.abs(along))[1]
+    return tuple(int(axis) for axis in order), [row for row, axis in enumerate(order) if along[row, axis] < 0]
