@@ -7,7 +7,7 @@ from evaluation.tables import NAMES, heading
 from nnunetv2.utilities.data_description import DataDescription, description_of
 from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
 
-MOST_FAILURES, MOST_COMPARISONS = 10, 15  # rows of a table; the rest is counted
+MOST_FAILURES, MOST_COMPARISONS = 6, 15  # rows of a table; the rest is counted
 SPEED_ROWS = ("upstream", "exact", "half", "half, whole", "fast")
 LONGEST_TEXT = 70  # characters of a text in a narrow column
 
