@@ -76,10 +76,10 @@ def segment(model: TrainedModel, folder: Path, cases: Sequence[str], work: Path,
     out.mkdir(parents=True, exist_ok=True)
     geometry = network_geometry(model.configuration_manager, None)
     network = fastest(model.build_network(model.checkpoints[0]).to(device), model, device)
-    views = mirror_views(model.mirror_axes, CLASS_VIEWS)
+    views, lesion = mirror_views(model.mirror_axes, CLASS_VIEWS), list(model.measurement().lesion_channels)
     for case in tqdm(todo, desc="segmenting cases"):
-        logits, features = describe_case(network, torch.from_numpy(load_case(folder, case)[0][:]), geometry.patch_size, geometry.divisor,
-                                         list(model.measurement().lesion_channels), device, views, batch_size=model.configuration_manager.batch_size)
+        logits, features = describe_case(network, torch.from_numpy(load_case(folder, case)[0][:]), geometry.patch_size, geometry.divisor, lesion, device, views,
+                                         batch_size=model.configuration_manager.batch_size)
         labels = logits.argmax(0).numpy().astype(np.uint8)
         with atomic_write(out / f"{case}.npz") as file:
             np.savez_compressed(file, labels=labels, features=features)

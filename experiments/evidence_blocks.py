@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.make_phantom import list_cases, make_phantom
 from data_prep.phantom_cues import CUES
-from data_prep.phantom_worlds import WORLDS, Manner
+from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
 from experiments.options import DEVELOPMENT_SEEDS, Parser
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.class_evidence.case import Intensities
@@ -29,6 +29,13 @@ from nnunetv2.utilities.parallel import in_processes
 SEED = DEVELOPMENT_SEEDS[-1]
 SEEN_HU = (-100.0, 320.0)  # as planning clips the demo phantom, roughly: percentiles of pancreas and lesion
 LESION = 2
+
+
+def made_cases(out: Path, preset: str, n: int, manner: Manner = PLAIN) -> dict[str, tuple[Path, Path]]:
+    """Image and mask of n SYNTHETIC cases, made below `out` unless they are there."""
+    make_phantom(out, preset, SEED, (n, 0, 0), None, manner)
+    folders = {case.name: out / "train" / f"subtype{case.subtype}" for case in list_cases((n, 0, 0), SEED)}
+    return {name: (folder / f"{name}_0000.nii.gz", folder / f"{name}.nii.gz") for name, folder in folders.items()}
 
 
 def read_case(image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any], Measurement]:
@@ -62,12 +69,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     out = args.out / f"{args.world}_{args.train}"
-    counts = (args.train, 0, 0)
-    make_phantom(out, "demo", SEED, counts, None, Manner(cues=True, world=args.world))
-    files: dict[str, tuple[Any, ...]] = {}
-    for case in list_cases(counts, SEED):
-        folder = out / "train" / f"subtype{case.subtype}"
-        files[case.name] = (folder / f"{case.name}_0000.nii.gz", folder / f"{case.name}.nii.gz")
+    files = made_cases(out, "demo", args.train, Manner(cues=True, world=args.world))
     measured = in_processes(measure_case, files, None, "measuring")
     kept = [name for name in files if measured[name] is not None]
     rows = {row["case"]: row for row in read_csv(out / "cues.csv").rows}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from data_prep.make_phantom import list_cases, make_phantom
-from experiments.evidence_blocks import SEED, read_case
+from experiments.evidence_blocks import SEED, made_cases, read_case
 from experiments.options import Parser
 from experiments.record_run import code_commit, environment, shown_command
 from nnunetv2.class_evidence.blocks import BLOCKS
@@ -52,12 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=whole_number(3), default=12)
     parser.add_argument("--out", type=Path, default=Path("results/evidence_seconds"))
     args: argparse.Namespace = parser.parse_args(arguments)
-    images, counts = args.out / "work" / f"{PRESET}_{args.cases}", (args.cases, 0, 0)
-    make_phantom(images, PRESET, SEED, counts)
-    rows = []
-    for case in list_cases(counts, SEED):
-        folder = images / "train" / f"subtype{case.subtype}"
-        rows.append(seconds_of(folder / f"{case.name}_0000.nii.gz", folder / f"{case.name}.nii.gz"))
+    torch.set_num_threads(1)
+    rows = [seconds_of(*files) for files in made_cases(args.out / "work" / f"{PRESET}_{args.cases}", PRESET, args.cases).values()]
     totals = [sum(row.values()) for row in rows]
     result = {"synthetic": True, "command": shown_command("evidence_seconds", sys.argv[1:] if arguments is None else arguments),
               "commit": code_commit(), "environment": environment("cpu"), "n": args.cases, "seed": SEED,

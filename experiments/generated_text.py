@@ -64,7 +64,7 @@ def speed() -> str:
         [
             *lines,
             "",
-            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}; newer class evidence adds "
+            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}; today's class head adds "
             f"{evidence['seconds_a_case']['mean']:.1f} s (n = {evidence['n']}).*",
         ]
     )

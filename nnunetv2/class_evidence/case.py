@@ -81,8 +81,7 @@ class EvidenceCase:
     def distance(self) -> np.ndarray:
         """Signed distance (mm) from the lesion's border over `lesion_box`, negative inside."""
         lesion = self.lesion[self.lesion_box]
-        padded = np.pad(lesion, 1)  # the lesion of a crop may fill it
-        inside = ndimage.distance_transform_edt(padded, self.spacing)[1:-1, 1:-1, 1:-1]
+        inside = depth_inside(lesion, self.spacing)  # the lesion of a crop may fill it
         outside = ndimage.distance_transform_edt(~lesion, self.spacing)
         half = min(self.spacing) / 2
         return np.where(lesion, half - inside, outside - half).astype(np.float32)
@@ -139,8 +138,8 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
 
     Axes as EvidenceCase has them; spacing: mm.
     """
-    foreground = box_around(labels > 0, 0, spacing)  # passes over a whole abdomen cost seconds
-    within = labels[foreground]
+    near = box_around(labels > 0, REACH_MM, spacing)  # passes over a whole abdomen cost seconds
+    within = labels[near]
     found = np.isin(within, list(lesion_channels))
     if not found.any():
         return None
@@ -149,20 +148,18 @@ def evidence_case(data: np.ndarray, labels: np.ndarray, lesion_channels: Sequenc
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     found = (sizes >= SMALLEST_SHARE * sizes.max())[parts]
-    found, other = (_in_whole(mask, foreground, labels.shape) for mask in (found, other))
     box = box_around(found | other, REACH_MM, spacing)
     organ = (found | other)[box]
     if other.any():
         organ = ndimage.binary_fill_holes(organ)
-    image = np.stack([data[(channel, *box)] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
-    return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(s.start for s in box), tuple(labels.shape),
+    image = np.stack([data[channel][near][box] * i.scale + i.offset for channel, i in enumerate(intensities)]).astype(np.float32)
+    return EvidenceCase(image, found[box], organ, tuple(float(s) for s in spacing), tuple(outer.start + inner.start for outer, inner in zip(near, box)), tuple(labels.shape),
                         tuple(intensities), tuple(float(n * np.prod(spacing)) for n in sizes[1:]))
 
 
-def _in_whole(part: np.ndarray, box: Box, shape: Sequence[int]) -> np.ndarray:
-    whole = np.zeros(shape, part.dtype)
-    whole[box] = part
-    return whole
+def depth_inside(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance (mm) of each voxel of a mask from its outside, which begins at the image's border too."""
+    return ndimage.distance_transform_edt(np.pad(mask, 1), spacing)[1:-1, 1:-1, 1:-1]
 
 
 def box_around(mask: np.ndarray, margin_mm: float, spacing: Sequence[float]) -> Box:

@@ -6,7 +6,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from dynamic_network_architectures.building_blocks.class_head import core_and_rim, density, image_texture, masked_statistics
-from nnunetv2.class_evidence.case import EvidenceCase, Intensities, ball_mm, box_around
+from nnunetv2.class_evidence.case import EvidenceCase, Intensities, ball_mm, box_around, depth_inside
 
 Features = dict[str, float]
 BANDS_MM = (1.0, 2.0, 4.0)  # scales of texture, standard deviations of Gaussians
@@ -49,8 +49,8 @@ def texture(case: EvidenceCase) -> Features:
 def inner_parts(case: EvidenceCase) -> Features:
     """Bright and dark parts inside the lesion (septa, nodules, necrosis): how large, how far from the middle, how many."""
     box = case.near_lesion(4.0)
-    lesion, depth = case.lesion[box], np.pad(case.lesion[box], 1)
-    depth = ndimage.distance_transform_edt(depth, case.spacing)[1:-1, 1:-1, 1:-1]
+    lesion = case.lesion[box]
+    depth = depth_inside(lesion, case.spacing)
     found: Features = {}
     total = max(int(lesion.sum()), 1)
     for channel, image in enumerate(case.image):
@@ -88,7 +88,7 @@ def _blobs(case: EvidenceCase, channel: int) -> Features:
     image, lesion = case.image[channel][box], case.lesion[box]
     if case.intensities[channel].high is not None:
         image = np.minimum(image, SOFT_HU)
-    depth = ndimage.distance_transform_edt(np.pad(lesion, 1), case.spacing)[1:-1, 1:-1, 1:-1]
+    depth = depth_inside(lesion, case.spacing)
     low, middle, high = (float(v) for v in np.percentile(image[lesion], (16, 50, 84)))
     spread = max((high - low) / 2, 1e-6)
     found: Features = {}

@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from torch import distributed as dist
 
-ATTEMPT, GO_ON = "nnunetv2/attempt", "go on"
+ATTEMPT, START, GO_ON = "nnunetv2/attempt", "start", "go_on"
 PATIENCE = timedelta(minutes=30)  # until the last process has started
 _POLL_SECONDS = 0.2
 
@@ -39,7 +39,7 @@ def agree(store: dist.Store, rank: int, world_size: int, restarted: bool, patien
     end = time.monotonic() + patience.total_seconds()
     if rank == 0:
         earlier = store.check([ATTEMPT])
-        name = f"{uuid.uuid4().hex} {GO_ON if earlier or restarted else ''}"
+        name = f"{uuid.uuid4().hex}_{GO_ON if earlier or restarted else START}"
         store.set(ATTEMPT, name)
         for other in range(1, world_size):
             here = f"{name}/here/{other}"
