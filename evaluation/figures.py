@@ -103,20 +103,21 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
             values = block["per_class"][name]
             if values["auroc"] is not None:
                 axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
-                             label=f"{words} {name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
+                             label=f"{name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
                             [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], marker=CLASS_MARKERS[k], alpha=0.7, linewidths=0,
-                            label=f"{words} {name}")
+                            label=name)
         axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
         axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",
                     title=f"Reliability: ECE {number(block['ece'])}, Brier {number(block['brier'])}")
         for ax in axes:
             ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":", zorder=0)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-        axes[0].legend(loc="lower right")
-        axes[1].legend(loc="lower right", title=f"{block['ece_bins']} bins, area ~ n", title_fontsize=8)
+        see_through = {"loc": "lower right", "title_fontsize": 8, "frameon": True, "framealpha": 0.7, "edgecolor": "none", "borderpad": 0.2}
+        axes[0].legend(title=words.capitalize(), **see_through)
+        axes[1].legend(title=f"{words.capitalize()}; {block['ece_bins']} bins, area ~ n", **see_through)
 
 
 def roc_curve(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

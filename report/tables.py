@@ -125,7 +125,7 @@ def evidence(inputs: dict) -> str:
     found = (inputs["run"].get("class_evidence") or {}).get("blocks")
     if not found:
         return NOT_RUN
-    titles = {"joint": "all blocks at once", "network": "the network's features"}
+    titles = {"joint": "all blocks at once", "forest": "all blocks in a forest", "network": "the network's features"}
     rows = [[escape(titles.get(name, name.replace("_", " "))), number(block["weight"], 2), number(block.get("macro_f1_alone"), 2)]
             for name, block in sorted(found.items(), key=lambda item: -(item[1]["weight"] or 0))]
     half = (len(rows) + 1) // 2

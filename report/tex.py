@@ -7,14 +7,15 @@ from typing import Any
 NOT_RUN = r"\notrun"
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-           "/": r"/\allowbreak{}"}
+           "/": r"/\allowbreak{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}"}
 
 
 def escape(text: Any) -> str:
-    """Any text as literal LaTeX, ASCII only: what the font lacks and control characters become question marks, line ends blanks."""
+    """Any text as literal LaTeX, ASCII only: what the font lacks and control characters become question marks, line ends blanks. No ligatures: a command
+    can be copied out of the PDF."""
     text = str(text).replace("\u2212", "-").replace("\u00d7", "x").replace("\u2013", "-").replace("\u00b5", "u")
     text = " ".join(text.splitlines())
-    return "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text)
+    return "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text).replace("--", "-{}-")
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -1,4 +1,5 @@
-"""The training cases decide what each block is worth: a shrinkage discriminant a block, weighed on predictions that leave cases out.
+"""The training cases decide what each block is worth: a shrinkage discriminant per block, and a forest of all, weighed on predictions that leave
+cases out.
 
 Stacking (Wolpert 1992; van der Laan et al. 2007): every block is fitted without a fold of the training cases and predicts it; non-negative
 weights of the blocks are then fitted to these predictions alone, so a block without signal is given next to none, however many features it has.
@@ -19,12 +20,13 @@ from sklearn.model_selection import StratifiedKFold
 from nnunetv2.class_evidence.blocks import NETWORK
 from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores
 from nnunetv2.class_evidence.discriminant import LinearLayer, fit_lda
+from nnunetv2.class_evidence.forest import Forest, fit_forest
 from nnunetv2.class_evidence.head import EvidenceHead, standardised
 
 JOINT = "joint"  # all measured blocks in one discriminant: what shows only where two of them are seen together
+FOREST = "forest"  # all measured blocks in a random forest: what is not in proportion to a feature
 FOLDS = 5
-WEIGHT_PENALTY = 0.01  # of the squared weights of the stack, in nats a case; ten blocks that agree share their weight
-BIAS_PENALTY = 0.01
+WEIGHT_PENALTY = 0.1  # of the squared weights of the stack, in nats a case; ten blocks that agree share their weight
 PERMUTATIONS = 2000
 SIGNIFICANT = 0.05
 
@@ -52,8 +54,7 @@ class Block:
 
     def fit(self, train: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[LinearLayer, np.ndarray, np.ndarray] | None:
         """Layer over the prepared rows, centre and scale; None where a class has no case among `train`, or each one only."""
-        counts = np.bincount(labels[train], minlength=n_classes)
-        if counts.min() < 1 or counts.max() < 2:
+        if not _enough(labels[train], n_classes):
             return None
         centre, scale = self.prepare(train)
         rows = self.rows(train, centre, scale)
@@ -67,6 +68,49 @@ class Block:
         layer, centre, scale = fitted
         return layer(self.rows(test, centre, scale)).mean(1)
 
+    def left_out(self, cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+        """(n, K) logits of `cases`, from fits to the other folds of `cases`; labels (N,) of all cases."""
+        logits = np.zeros((len(cases), n_classes))
+        for train, test in folds_of(labels[cases], seed):
+            logits[test] = self.predict(cases[train], cases[test], labels, n_classes)
+        return logits
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A forest over a block's rows, of one view; its methods are as the block's."""
+
+    block: Block
+
+    @property
+    def values(self) -> np.ndarray:
+        return self.block.values
+
+    def grown(self, train: np.ndarray, labels: np.ndarray, n_classes: int) -> tuple[Forest, np.ndarray, np.ndarray, np.ndarray] | None:
+        """Forest, its log-probabilities of `train` by trees that did not draw the case, centre and scale of the rows."""
+        if not _enough(labels[train], n_classes):
+            return None
+        centre, scale = self.block.prepare(train)
+        return *fit_forest(self.block.rows(train, centre, scale)[:, 0], labels[train], n_classes), centre, scale
+
+    def predict(self, train: np.ndarray, test: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
+        grown = self.grown(train, labels, n_classes)
+        if grown is None:
+            return np.zeros((len(test), n_classes))
+        forest, _, centre, scale = grown
+        return forest(self.block.rows(test, centre, scale)[:, 0])
+
+    def left_out(self, cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+        """By the trees that did not draw the case (out of bag), which need no folds and no seed."""
+        grown = self.grown(cases, labels, n_classes)
+        return np.zeros((len(cases), n_classes)) if grown is None else grown[1]
+
+
+def _enough(labels: np.ndarray, n_classes: int) -> bool:
+    """Every class has a case, and one has two."""
+    counts = np.bincount(labels, minlength=n_classes)
+    return bool(counts.min() >= 1 and counts.max() >= 2)
+
 
 def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
     """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases."""
@@ -78,45 +122,49 @@ def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[
 
 @dataclass(frozen=True)
 class Stack:
-    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them, bias (K,)."""
+    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them."""
 
     temperatures: np.ndarray
     weights: np.ndarray
-    bias: np.ndarray
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Raw logits of the blocks (N, B, K) -> (N, K)."""
-        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures) + self.bias
+        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures)
 
 
-def left_out(blocks: Sequence[Block], cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
-    """(n, B, K) logits of `cases` by each block, from fits to the other folds of `cases`; labels (N,) of all cases."""
-    logits = np.zeros((len(cases), len(blocks), n_classes))
-    for train, test in folds_of(labels[cases], seed):
-        for position, block in enumerate(blocks):
-            logits[test, position] = block.predict(cases[train], cases[test], labels, n_classes)
-    return logits
+def left_out(blocks: Sequence[Block | Trees], cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
+    """(n, B, K) logits of `cases` by each block, from fits that left the case out; labels (N,) of all cases."""
+    return np.stack([block.left_out(cases, labels, n_classes, seed) for block in blocks], axis=1)
 
 
-def fit_stack(logits: np.ndarray, labels: np.ndarray) -> Stack:
-    """To left-out logits (n, B, K): cross-entropy in which every class counts alike, with a ridge on the weights."""
-    n, n_blocks, n_classes = logits.shape
-    temperatures = np.array([fit_temperature(logits[:, b], labels) for b in range(n_blocks)])
+def fit_stack(logits: np.ndarray, labels: np.ndarray, forest: int) -> Stack:
+    """To left-out logits (n, B, K). The blocks are weighed first; then all of them together against block `forest`, which as one among a dozen would
+    count for less than it tells (REAL nodules, docs/lab-notes.md)."""
+    temperatures = np.array([fit_temperature(logits[:, b], labels) for b in range(logits.shape[1])])
     calibrated = logits / temperatures[:, None]
+    blocks = [b for b in range(logits.shape[1]) if b != forest]
+    weights = np.zeros(logits.shape[1])
+    weights[blocks] = _balanced_fit(calibrated[:, blocks], labels)
+    together = np.einsum("nbk,b->nk", calibrated, weights)
+    share, weights[forest] = _balanced_fit(np.stack([together, calibrated[:, forest]], axis=1), labels)
+    weights[blocks] *= share
+    return Stack(temperatures, weights)
+
+
+def _balanced_fit(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Weights (B,) >= 0 that make the most of logits (n, B, K): cross-entropy in which every class counts alike, with a ridge."""
+    n, n_blocks, n_classes = logits.shape
     counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
     share = (n / (n_classes * counts))[labels] / n
     truth = np.eye(n_classes)[labels]
 
-    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, bias = parameters[:n_blocks], parameters[n_blocks:]
-        log_p = log_softmax(np.einsum("nbk,b->nk", calibrated, weights) + bias, axis=1)
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p = log_softmax(np.einsum("nbk,b->nk", logits, weights), axis=1)
         error = share[:, None] * (np.exp(log_p) - truth)
-        value = -(share * (log_p * truth).sum(1)).sum() + WEIGHT_PENALTY * (weights**2).sum() + BIAS_PENALTY * (bias**2).sum()
-        return value, np.concatenate([np.einsum("nk,nbk->b", error, calibrated) + 2 * WEIGHT_PENALTY * weights, error.sum(0) + 2 * BIAS_PENALTY * bias])
+        value = -(share * (log_p * truth).sum(1)).sum() + WEIGHT_PENALTY * (weights**2).sum()
+        return value, np.einsum("nk,nbk->b", error, logits) + 2 * WEIGHT_PENALTY * weights
 
-    start = np.concatenate([np.full(n_blocks, 1 / n_blocks), np.zeros(n_classes)])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * n_blocks + [(None, None)] * n_classes).x
-    return Stack(temperatures, found[:n_blocks], found[n_blocks:])
+    return minimize(loss, np.full(n_blocks, 1 / n_blocks), jac=True, method="L-BFGS-B", bounds=[(0, None)] * n_blocks).x
 
 
 def fit_evidence(measured: Sequence[Mapping[str, Mapping[str, float]]], labels: np.ndarray, n_classes: int,
@@ -129,30 +177,35 @@ def fit_evidence(measured: Sequence[Mapping[str, Mapping[str, float]]], labels: 
     features = {name: tuple(dict.fromkeys(key for case in measured for key in case[name])) for name in measured[0]}
     features = {name: keys for name, keys in features.items() if keys}
     values = {name: Block(np.array([[case[name].get(key, np.nan) for key in keys] for case in measured], float)[:, None]) for name, keys in features.items()}
-    blocks = dict(values)
+    blocks: dict[str, Block | Trees] = dict(values)
+    everything = Block(np.concatenate([block.values for block in values.values()], axis=2))
     if len(values) > 1:
-        blocks[JOINT] = Block(np.concatenate([block.values for block in values.values()], axis=2))
+        blocks[JOINT] = everything
+    blocks[FOREST] = Trees(everything)
     if network is not None:
         blocks[NETWORK] = Block(network, clipped=False)
     every = np.arange(len(labels))
-    stack = fit_stack(left_out(list(blocks.values()), every, labels, n_classes, seed), labels)
+    stack = fit_stack(left_out(list(blocks.values()), every, labels, n_classes, seed), labels, list(blocks).index(FOREST))
     head = _folded(features, blocks, stack, labels, n_classes)
     return head, _report(blocks, stack, labels, n_classes, seed)
 
 
-def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block], stack: Stack, labels: np.ndarray, n_classes: int) -> EvidenceHead:
-    """All blocks' layers, fitted to every case, as one layer."""
+def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarray, n_classes: int) -> EvidenceHead:
+    """All blocks' layers, fitted to every case, as one layer, with the forest beside it."""
     n_features = sum(map(len, features.values()))
-    weight, bias = np.zeros((n_classes, n_features)), stack.bias.copy()
+    weight, bias = np.zeros((n_classes, n_features)), np.zeros(n_classes)
     centre, scale = np.zeros(n_features), np.zeros(n_features)
-    every, network_weight, at = np.arange(len(labels)), 0.0, 0
+    every, network_weight, forest, forest_weight, at = np.arange(len(labels)), 0.0, None, 0.0, 0
     for (name, block), share, temperature in zip(blocks.items(), stack.weights, stack.temperatures):
         if name == NETWORK:
             network_weight = float(share)  # its logits come calibrated out of the network's head
             continue
-        fitted = block.fit(every, labels, n_classes)
+        fitted = block.grown(every, labels, n_classes) if isinstance(block, Trees) else block.fit(every, labels, n_classes)
         if fitted is None:
             raise ValueError(f"Every class needs a training case with a label, and one class two; there are {np.bincount(labels, minlength=n_classes).tolist()}.")
+        if isinstance(fitted[0], Forest):
+            forest, forest_weight = (fitted[0], float(share / temperature)) if share > 0 else (None, 0.0)
+            continue
         layer, block_centre, block_scale = fitted
         where = slice(0, n_features) if name == JOINT else slice(at, at + block.values.shape[2])
         weight[:, where] += layer.weight * share / temperature
@@ -160,16 +213,17 @@ def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block]
         if name != JOINT:
             centre[where], scale[where] = block_centre, block_scale
             at = where.stop
-    return EvidenceHead(features, centre, scale, weight, bias, np.bincount(labels, minlength=n_classes) / len(labels), network_weight)
+    prior = np.bincount(labels, minlength=n_classes) / len(labels)
+    return EvidenceHead(features, centre, scale, weight, bias, prior, network_weight, forest, forest_weight)
 
 
-def _report(blocks: Mapping[str, Block], stack: Stack, labels: np.ndarray, n_classes: int, seed: int) -> dict[str, Any]:
+def _report(blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarray, n_classes: int, seed: int) -> dict[str, Any]:
     """Nested: the stack that predicts a case was weighed and fitted without its fold."""
     every, listed = np.arange(len(labels)), list(blocks.values())
     combined = np.full((len(labels), n_classes), np.nan)
     alone = np.zeros((len(labels), len(listed), n_classes))
     for train, test in folds_of(labels, seed + 1):
-        within = fit_stack(left_out(listed, every[train], labels, n_classes, seed), labels[train])
+        within = fit_stack(left_out(listed, every[train], labels, n_classes, seed), labels[train], list(blocks).index(FOREST))
         alone[test] = np.stack([block.predict(every[train], every[test], labels, n_classes) for block in listed], axis=1)
         combined[test] = within(alone[test])
     known = np.isfinite(combined).all(1) & (np.bincount(labels, minlength=n_classes)[labels] > 1)

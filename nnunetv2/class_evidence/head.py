@@ -1,4 +1,4 @@
-"""The linear head over a case's evidence, as a checkpoint keeps it and prediction applies it."""
+"""The head over a case's evidence, as a checkpoint keeps it and prediction applies it."""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from nnunetv2.class_evidence.blocks import BLOCKS
+from nnunetv2.class_evidence.forest import Forest
 from nnunetv2.utilities.errors import InputError
 
 EVIDENCE_KEY = "class_evidence"  # of a checkpoint
@@ -19,10 +20,11 @@ _TENSORS = ("centre", "scale", "weight", "bias", "prior", "network_weight")
 
 @dataclass(frozen=True)
 class EvidenceHead:
-    """logits = clip((features - centre) * scale) @ weight.T + network_weight * log p_network + bias.
+    """logits = x @ weight.T + forest_weight * forest(x) + network_weight * log p_network + bias, with x = clip((features - centre) * scale).
 
     features: {block: names of its features}, F in all, in this order. centre, scale (F,), weight (K, F), bias, prior (K,) float64; prior:
-    the classes' shares of the training cases. network_weight: of the network's own class head.
+    the classes' shares of the training cases. network_weight: of the network's own class head. forest: None where it
+    is given no weight, and in checkpoints from before there was one.
     """
 
     features: Mapping[str, tuple[str, ...]]
@@ -32,6 +34,8 @@ class EvidenceHead:
     bias: np.ndarray
     prior: np.ndarray
     network_weight: float
+    forest: Forest | None = None
+    forest_weight: float = 0.0
 
     def vector(self, measured: Mapping[str, Mapping[str, float]]) -> np.ndarray:
         """(F,) of what `measure` found; NaN where this case lacks a feature."""
@@ -41,22 +45,31 @@ class EvidenceHead:
         """(K,) from the measured blocks and the network head's probabilities (K,); the training's shares for a case without a lesion (None)."""
         if measured is None:
             return self.prior.copy()
-        logits = standardised(self.vector(measured), self.centre, self.scale) @ self.weight.T + self.bias
+        x = standardised(self.vector(measured), self.centre, self.scale)
+        logits = x @ self.weight.T + self.bias
+        if self.forest is not None:
+            logits = logits + self.forest_weight * self.forest(x[None])[0]
         return softmax(logits + self.network_weight * log_softmax(np.log(np.maximum(network, 1e-12))))
 
     def to_checkpoint(self) -> dict[str, Any]:
         """Tensors and text: nothing that unpickling would have to run."""
-        return {"features": json.dumps(self.features)} | {name: torch.as_tensor(getattr(self, name), dtype=torch.float64) for name in _TENSORS}
+        forest = {} if self.forest is None else {"forest": self.forest.to_checkpoint(), "forest_weight": float(self.forest_weight)}
+        return {"features": json.dumps(self.features)} | {name: torch.as_tensor(getattr(self, name), dtype=torch.float64) for name in _TENSORS} | forest
 
     @staticmethod
     def from_checkpoint(content: Any, n_classes: int, where: object) -> "EvidenceHead":
         """InputError for contents that are no head of these classes over the blocks of this version."""
-        problem = _problem(content, n_classes)
+        problem, forest = _problem(content, n_classes), None
+        if problem is None and content.get("forest") is not None:
+            try:
+                forest = Forest.from_checkpoint(content["forest"], len(content["centre"]), n_classes)
+            except ValueError as error:
+                problem = f"has a forest that {error}"
         if problem is not None:
             raise InputError(f"{where}: its {EVIDENCE_KEY} {problem}. Refit the class head (nnUNetv2_refit_class_head) with this version.")
         features = {block: tuple(names) for block, names in json.loads(content["features"]).items()}
         arrays = {name: content[name].double().numpy() for name in _TENSORS}
-        return EvidenceHead(features, **(arrays | {"network_weight": float(arrays["network_weight"])}))
+        return EvidenceHead(features, **(arrays | {"network_weight": float(arrays["network_weight"])}), forest=forest, forest_weight=content.get("forest_weight", 0.0))
 
 
 def standardised(features: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -81,4 +94,6 @@ def _problem(content: Any, n_classes: int) -> str | None:
     wrong = [f"{name} {tuple(content[name].shape)} instead of {shape}" for name, shape in wanted.items() if tuple(content[name].shape) != shape]
     if wrong:
         return f"has {', '.join(wrong)}"
-    return None if all(bool(content[name].isfinite().all()) for name in _TENSORS) else "holds values that are not finite"
+    forest_weight = content.get("forest_weight", 0.0)
+    finite = isinstance(forest_weight, float) and np.isfinite(forest_weight) and all(bool(content[name].isfinite().all()) for name in _TENSORS)
+    return None if finite else "holds values that are not finite"
