@@ -85,7 +85,32 @@ def test_what_a_checkpoint_keeps_predicts_the_same():
     np.testing.assert_array_equal(again.probabilities(measured[7], p), head.probabilities(measured[7], p))
 
 
-@pytest.mark.parametrize("change", [{"weight": None}, {"features": "no json"}, {"features": '{"os": ["system"]}'}, {"n_classes": 2}])
+def test_what_lies_between_two_thresholds_is_the_forests_to_find():
+    rng = np.random.default_rng(3)
+    values, noise = rng.normal(size=150), rng.normal(size=(150, 3))
+    labels = (np.abs(values) < 0.6).astype(int)
+    measured = [{"attenuation": {"mean": float(v)}, "texture": {f"t{i}": float(x) for i, x in enumerate(row)}} for v, row in zip(values, noise)]
+    head, report = fit_evidence(measured, labels, 2)
+    assert report["blocks"]["joint"]["macro_f1_alone"] < 0.65 < 0.9 < report["left_out"]["macro_f1"]
+    again = EvidenceHead.from_checkpoint(head.to_checkpoint(), 2, "here")
+    even = np.full(2, 0.5)
+    for value, label in ((0.0, 1), (-2.0, 0), (2.0, 0)):
+        case = {"attenuation": {"mean": value}, "texture": {}}
+        assert again.probabilities(case, even).argmax() == label
+        np.testing.assert_array_equal(again.probabilities(case, even), head.probabilities(case, even))
+
+
+def test_a_checkpoint_without_a_forest_predicts_by_its_layer_alone():
+    measured, labels = cases(60, 2.0)
+    content = fit_evidence(measured, labels, 3)[0].to_checkpoint()
+    del content["forest"], content["forest_weight"]
+    head, even = EvidenceHead.from_checkpoint(content, 3, "here"), np.full(3, 1 / 3)
+    assert head.forest is None
+    x = np.clip((head.vector(measured[0]) - head.centre) * head.scale, -4, 4)
+    np.testing.assert_allclose(head.probabilities(measured[0], even), softmax(x @ head.weight.T + head.bias))
+
+
+@pytest.mark.parametrize("change", [{"weight": None}, {"features": "no json"}, {"features": '{"os": ["system"]}'}, {"n_classes": 2}, {"forest": {}}, {"forest_weight": "1"}])
 def test_damaged_heads_are_refused_by_name(change):
     measured, labels = cases(30, 2.0)
     content = fit_evidence(measured, labels, 3)[0].to_checkpoint() | {k: v for k, v in change.items() if k != "n_classes"}
