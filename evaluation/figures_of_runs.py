@@ -1,5 +1,6 @@
 """Figures about how a result came about: the training's curves, and what each inference mode costs and saves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ from matplotlib.ticker import NullFormatter
 from evaluation.figure_style import BLUE, CLASS_COLOURS, GREEN, GREY, LIGHT, ORANGE, RED, figure
 
 
-def training_curves(log: dict[str, list], path: Path, banner: str, words: str = "subtype") -> None:
+def training_curves(log: dict[str, list], path: Path, banner: str, words: str = "subtype", labels: Sequence[str] = ()) -> None:
     """Losses, pseudo Dice of patches and, with a class task, its cross-entropy and macro-F1 on training patches.
 
     log: {key: one value an epoch} as the trainer logs them (`train_losses`, `val_losses`, `ema_fg_dice`,
     `dice_per_class_or_region`, `lrs`, `class_ce`, `class_macro_f1`, `class_predicted`). Keys that are not there are not drawn.
+    labels: names of the foreground labels, in their order.
     """
     has_classes = bool(log.get("class_ce"))
     with figure(path, banner, columns=3 if has_classes else 2, height=2.3) as (_, (axes,)):
@@ -20,7 +22,7 @@ def training_curves(log: dict[str, list], path: Path, banner: str, words: str = 
         axes[0].set(title="Loss", xlabel="Epoch")
         dice = np.array(log.get("dice_per_class_or_region", []), float)
         for k in range(dice.shape[1] if dice.ndim == 2 else 0):
-            axes[1].plot(dice[:, k], color=CLASS_COLOURS[k], linewidth=0.8, linestyle=("-", "--", ":")[k % 3], label=f"label {k + 1}")
+            axes[1].plot(dice[:, k], color=CLASS_COLOURS[k], linewidth=0.8, linestyle=("-", "--", ":")[k % 3], label=labels[k] if k < len(labels) else f"label {k + 1}")
         _lines(axes[1], log, {"ema_fg_dice": ("moving average", GREY, "-")})
         axes[1].set(title="Pseudo Dice (patches)", xlabel="Epoch", ylim=(0, 1))
         if has_classes:

@@ -63,7 +63,7 @@ def draw_all(args: argparse.Namespace) -> dict:
         draw(metrics, folder / name)
     drawn = list(wanted)
     if progress is not None:
-        figures_of_runs.training_curves(progress, folder / "training_curves", stamp, description.task_words)
+        figures_of_runs.training_curves(progress, folder / "training_curves", stamp, description.task_words, description.label_names)
         drawn.append("training_curves")
     if "rows" in speed:
         figures_of_runs.speed_accuracy(speed, folder / "speed_accuracy")

@@ -94,10 +94,10 @@ def _one_channel(description: DataDescription) -> bool:
 
 
 def _columns(description: DataDescription) -> list[dict]:
-    """Of the table: the case, the DSC of each structure that is drawn and the lesion's volume."""
+    """Of the table: the case, the DSC of each structure that is judged and the lesion's volume."""
     columns: list[dict] = [{"key": "case", "title": "Case", "kind": "text"}]
-    columns += [{"key": f"{structure.key}_dsc", "title": "DSC" if structure == description.whole else f"{structure.title} DSC", "kind": "number", "digits": 3}
-                for structure in description.drawn]
+    columns += [{"key": f"{structure.key}_dsc", "title": "DSC" if description.judged == [structure] else f"{structure.title} DSC", "kind": "number", "digits": 3}
+                for structure in description.judged]
     lesion = description.lesion
     return columns + ([{"key": f"{lesion.key}_reference_ml", "title": f"{lesion.title} ml", "kind": "number", "digits": 1}] if lesion else [])
 

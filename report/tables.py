@@ -92,14 +92,14 @@ def stages(inputs: dict) -> str:
 
 def failure_list(inputs: dict) -> str:
     cases, description = failed_cases(inputs["metrics"]), description_of(inputs["metrics"])
-    shown, lesion = description.drawn, description.lesion
+    shown, lesion = description.judged, description.lesion
     with_classes = any("subtype_true" in row for row in cases) or description.is_quiz
     rows = [[escape(row["case"]), *(number(row[f"{structure.key}_dsc"], 2) for structure in shown),
              *([number(row[f"{lesion.key}_reference_ml"], 1)] if lesion else []),
              *_classes_of(row, with_classes), escape(", ".join(failures(row, description)))] for row in cases[:MOST_FAILURES]]
     if inputs["metrics"] and not rows:
         return "No case failed."
-    titles = ["DSC" if structure == description.whole else f"{escape(structure.title)} DSC" for structure in shown]
+    titles = ["DSC" if shown == [structure] else f"{escape(structure.title)} DSC" for structure in shown]
     titles += [f"{escape(lesion.title)} ml"] if lesion else []
     return tabular("l" + "c" * (len(titles) + 2 * with_classes) + r">{\raggedright\arraybackslash}p{%s}" % ("6cm" if description.is_quiz else "4.5cm"),
                    ["Case", *titles, *(["True", "Predicted"] if with_classes else []), "Failure"], rows)

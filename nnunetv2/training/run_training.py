@@ -107,7 +107,8 @@ def paced(job: TrainingJob, device: torch.device, hours: float | None, patience:
     """The job with the schedule's length that fits `hours`, as measured, or that of the training which it continues, and what keeps to it."""
     if hours is None and patience is None:
         return job, None
-    pacing = Pacing(hours, patience)
+    epochs_free, iterations_free = (name not in job.overrides for name in ("num_epochs", "num_iterations_per_epoch"))
+    pacing = Pacing(hours, patience, epochs_free=epochs_free)
     trainer = job.make_trainer(device)
     folder = Path(trainer.output_folder)
     earlier = next((folder / name for name in CONTINUE_FROM if job.continue_training and (folder / name).is_file()), None)
@@ -115,11 +116,11 @@ def paced(job: TrainingJob, device: torch.device, hours: float | None, patience:
         schedule = load_checkpoint(earlier, lazy=True).get("schedule", {})
         lengths = {name: schedule[name] for name in LENGTHS if name in schedule}
         if hours is not None:
-            pacing = Pacing(hours, patience, *spent_before(folder))
+            pacing = Pacing(hours, patience, *spent_before(folder), epochs_free)
     elif hours is not None:
         pacing.speed = measure_speed(trainer)
         wanted = Length(trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch)
-        length = length_in(hours * 3600 - pacing.spent, pacing.speed, wanted, "num_epochs" not in job.overrides, "num_iterations_per_epoch" not in job.overrides)
+        length = length_in(hours * 3600 - pacing.spent, pacing.speed, wanted, epochs_free, iterations_free)
         lengths = dict(zip(LENGTHS, (length.epochs, length.iterations, length.validation_iterations)))
         print(f"A step takes {pacing.speed.train_step:.3g} s, validation{'' if trainer.class_task is None else ' and refit'} afterwards about "
               f"{pacing.speed.afterwards / 60:.1f} min: {length.epochs} epoch(s) of {length.iterations} iteration(s) fit {hours:g} hours.")

@@ -1,8 +1,8 @@
 """A training that ends in time: `nnUNetv2_train ... --hours 3.5`, and `--patience 30` for one that ends when nothing improves any more.
 
 Speed is measured by a few steps before the training. The schedule gets the length that leaves time for the validation of whole cases and,
-with a class task, for the refit of the head. After each epoch the rest is estimated anew, and a schedule that would not end in time is
-shortened. `fold_X/time_budget.json` keeps what is spent, so that a training that was killed goes on with --c in what is left.
+with a class task, for the refit of the head. After each epoch the rest is estimated anew: a schedule that would not end in time is
+shortened, and in its first half one that would end far too early (the machine was busy at first) is made longer. `fold_X/time_budget.json` keeps what is spent, so that a training that was killed goes on with --c in what is left.
 """
 
 import time
@@ -28,7 +28,7 @@ TIMED_STEPS, TIMED_VALIDATION_STEPS = 3, 2  # after one of each, which compiles 
 SAFETY = 0.05  # of the budget, for checkpoints and what else is not measured
 FEWEST_EPOCHS = 20  # where iterations an epoch are free, they become fewer rather than the epochs, which steps of the learning rate and checkpoints need
 REFITS = 2  # checkpoints whose head is refitted: final and best
-LONGER = 1.1  # an epoch counts this much more than the mean of those so far before the schedule is shortened
+LONGER = 1.1  # an epoch counts this much more than the mean of those so far before the schedule's length changes
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def _seconds_afterwards(trainer: "nnUNetTrainer", patch: float) -> float:
 class Pacing:
     """What `nnUNetTrainer.pacing` does after each epoch. `hours` and `patience` may each be None."""
 
-    def __init__(self, hours: float | None, patience: int | None, speed: Speed | None = None, spent: float = 0.0) -> None:
-        """spent: seconds of the budget that are gone already."""
+    def __init__(self, hours: float | None, patience: int | None, speed: Speed | None = None, spent: float = 0.0, epochs_free: bool = False) -> None:
+        """spent: seconds of the budget that are gone already. epochs_free: there may be more of them than the schedule has."""
+        self.epochs_free = epochs_free
         self.hours, self.patience, self.speed, self._spent_before = hours, patience, speed, spent
         self._start = self._epoch_began = time.monotonic()
         self._epoch_seconds: list[float] = []
@@ -147,7 +148,7 @@ class Pacing:
             return
         if trainer.current_epoch > 0 and self.spent >= self.hours * 3600 > 0:
             trainer.print_to_log_file(f"{self.spent / 3600:.2f} of {self.hours:g} hours were spent before; the training ends with what it has.")
-            shorten(trainer, trainer.current_epoch)
+            change_length(trainer, trainer.current_epoch)
         trainer.print_to_log_file(f"{trainer.num_epochs - trainer.current_epoch} epoch(s) of {trainer.num_iterations_per_epoch} iteration(s) fit what is left of "
                                   f"{self.hours:g} hours; done by {time.strftime('%Y-%m-%d %H:%M', time.localtime(time.time() + self.hours * 3600 - self.spent))}.")
         self.save(trainer.output_folder)
@@ -162,9 +163,10 @@ class Pacing:
         afterwards = 0.0 if self.speed is None else self.speed.afterwards
         if self.hours is not None and left > 0:
             fitting = int((self.hours * 3600 - self.spent - afterwards) / (LONGER * mean))
-            if fitting < left:
+            early = self.epochs_free and trainer.current_epoch <= trainer.num_epochs / 2 and fitting > LONGER * left
+            if fitting < left or early:
                 left = max(0, fitting)
-                shorten(trainer, trainer.current_epoch + left)
+                change_length(trainer, trainer.current_epoch + left)
                 trainer.print_to_log_file(f"Epochs take {mean:.1f} s; to end within {self.hours:g} hours the schedule now has {trainer.num_epochs} epochs.")
         self.save(trainer.output_folder)
         done = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left * mean + afterwards))
@@ -178,10 +180,10 @@ class Pacing:
         best = max(values)
         if len(values) - 1 - values.index(best) >= self.patience:
             trainer.print_to_log_file(f"The pseudo Dice has not improved for {self.patience} epochs (best {best:.4f}); the training ends here.")
-            shorten(trainer, trainer.current_epoch)
+            change_length(trainer, trainer.current_epoch)
 
 
-def shorten(trainer: "nnUNetTrainer", epochs: int) -> None:
+def change_length(trainer: "nnUNetTrainer", epochs: int) -> None:
     """Let the training end after `epochs`, its learning rates falling to their end until then; a checkpoint says so at once."""
     trainer.num_epochs = max(epochs, trainer.current_epoch)
     for schedule in (trainer.lr_scheduler, trainer.class_lr_scheduler):

@@ -115,6 +115,17 @@ class DataDescription:
         return [s for s in self.structures.values() if len(s.labels) == 1]
 
     @property
+    def judged(self) -> list[Structure]:
+        """Whose DSC stands beside each case: the whole, which decides whether a case failed, and what is drawn."""
+        return list({s.key: s for s in (self.whole, *self.drawn)}.values())
+
+    @property
+    def label_names(self) -> list[str]:
+        """Of the foreground labels 1, 2, ..., as people read them."""
+        titles = self.content.get("titles") or {}
+        return [titles.get(name, name.replace("_", " ")) for name, _ in sorted(self.content["labels"].items(), key=lambda item: item[1])[1:]]
+
+    @property
     def label_values(self) -> tuple[int, ...]:
         return tuple(sorted(self.content["labels"].values()))
 

@@ -124,7 +124,7 @@ def test_gallery_shows_source_structures_and_task(nodules):
 
 def test_gallery_without_classes(parts):
     data = page_data(parts)
-    assert [column["title"] for column in data["columns"]] == ["Case", "Anterior DSC", "Posterior DSC", "Failures"]
+    assert [column["title"] for column in data["columns"]] == ["Case", "Whole organ DSC", "Anterior DSC", "Posterior DSC", "Failures"]
 
 
 @pytest.mark.slow

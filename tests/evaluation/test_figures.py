@@ -160,3 +160,10 @@ def test_labels_that_no_mask_may_hold_are_named(tmp_path):
     save_image(np.full((3, 4, 5), 255, np.uint8), mask)
     with pytest.raises(ValueError, match=r"a\.nii\.gz holds .*255.*labels must be \[0, 1, 2\]"):
         CaseImages.read("a", image, mask, None, (0, 1, 2))
+
+
+def test_training_curves_name_the_labels(drawn, tmp_path):
+    log = {"train_losses": [1, 0.5], "val_losses": [1, 0.6], "dice_per_class_or_region": [[0.1, 0.2, 0.3]] * 2}
+    figures_of_runs.training_curves(log, tmp_path / "f", "", labels=["anterior", "posterior"])
+    names = [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()]
+    assert names == ["anterior", "posterior", "label 3"]

@@ -75,6 +75,17 @@ def test_a_schedule_that_would_not_end_in_time_is_shortened_and_its_rates_still_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("epochs_free", "epochs"), [(True, 10), (False, 4)])
+def test_a_schedule_measured_on_a_busy_machine_gets_longer_unless_its_epochs_are_given(make_trainer, clock, epochs_free, epochs):
+    trainer = make_trainer(slow_trainer(clock, 300), num_epochs=4, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1)
+    trainer.pacing = Pacing(1.0, None, Speed(0, 0, 0, 300), epochs_free=epochs_free)
+    trainer.run_training()
+    assert trainer.num_epochs == epochs == trainer.current_epoch  # 300 s for the first, then 9 x 300 s x 1.1 + 300 s fit what is left of 3600 s
+    assert trainer.logger.get_value("lrs", None)[-1] == pytest.approx(0.01 * (1 - (epochs - 1) / epochs) ** 0.9)
+    assert spent_before(trainer.output_folder)[1] <= 3300.0
+
+
+@pytest.mark.slow
 def test_without_improvement_the_training_ends(make_trainer):
     class Worse(nnUNetTrainer):
         def validation_step(self, batch):
