@@ -38,7 +38,8 @@ from nnunetv2.utilities.manifest import weights_hash
 from nnunetv2.utilities.parallel import in_processes
 
 RESAMPLES = 2000
-ROWS = {"evidence": "Evidence blocks and network", "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
+ROWS = {"evidence": "Evidence blocks and network", "no_forest": "The same without the forest",
+        "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
         "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)",
         "blocks": "Evidence blocks alone, training cases in masks of the network they trained",
         "honest_blocks": "The same, training cases in masks of a network that never saw them"}
@@ -164,6 +165,11 @@ class _Task:
 
     def evidence(self) -> np.ndarray:
         head = self.evidence_fit[0]
+        return np.stack([head.probabilities(self.fold.described[case]["evidence"], p) for case, p in zip(self.cases, self.network_fit[1])])
+
+    def no_forest(self) -> np.ndarray:
+        head, _ = fit_evidence([self.fold.described[case]["evidence"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes, self.network_fit[0],
+                               with_forest=False)
         return np.stack([head.probabilities(self.fold.described[case]["evidence"], p) for case, p in zip(self.cases, self.network_fit[1])])
 
     def network(self) -> np.ndarray:

@@ -41,7 +41,7 @@ from nnunetv2.utilities.parallel import in_processes
 
 PRESET, N_CLASSES, SHUFFLED = "demo", 3, "shuffled"
 TASKS = (*CUES, SHUFFLED)
-STUDIED = ("evidence", "network", "radiomics", "volume", "true_masks")
+STUDIED = ("evidence", "no_forest", "network", "radiomics", "volume", "true_masks")
 HOME, OTHER = "Dataset777_PancreasCT", "Dataset778_OtherScanner"
 PARTS = {"out_of_fold": "training cases, each by a fold that left it out", "new": "new cases, mean of the folds", "other": "new cases of another scanner, mean of the folds"}
 Part = dict[str, dict[str, np.ndarray]]  # name of PARTS -> row -> (n, K) probabilities

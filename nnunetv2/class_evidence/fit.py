@@ -137,14 +137,16 @@ def left_out(blocks: Sequence[Block | Trees], cases: np.ndarray, labels: np.ndar
     return np.stack([block.left_out(cases, labels, n_classes, seed) for block in blocks], axis=1)
 
 
-def fit_stack(logits: np.ndarray, labels: np.ndarray, forest: int) -> Stack:
-    """To left-out logits (n, B, K). The blocks are weighed first; then all of them together against block `forest`, which as one among a dozen would
-    count for less than it tells (REAL nodules, docs/lab-notes.md)."""
+def fit_stack(logits: np.ndarray, labels: np.ndarray, forest: int | None) -> Stack:
+    """To left-out logits (n, B, K). The blocks are weighed first; then all of them together against block `forest`, if there is one, which as one among a
+    dozen would count for less than it tells."""
     temperatures = np.array([fit_temperature(logits[:, b], labels) for b in range(logits.shape[1])])
     calibrated = logits / temperatures[:, None]
     blocks = [b for b in range(logits.shape[1]) if b != forest]
     weights = np.zeros(logits.shape[1])
     weights[blocks] = _balanced_fit(calibrated[:, blocks], labels)
+    if forest is None:
+        return Stack(temperatures, weights)
     together = np.einsum("nbk,b->nk", calibrated, weights)
     share, weights[forest] = _balanced_fit(np.stack([together, calibrated[:, forest]], axis=1), labels)
     weights[blocks] *= share
@@ -168,11 +170,11 @@ def _balanced_fit(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def fit_evidence(measured: Sequence[Mapping[str, Mapping[str, float]]], labels: np.ndarray, n_classes: int,
-                 network: np.ndarray | None = None, seed: int = 0) -> tuple[EvidenceHead, dict[str, Any]]:
+                 network: np.ndarray | None = None, seed: int = 0, with_forest: bool = True) -> tuple[EvidenceHead, dict[str, Any]]:
     """The head, and a report on what it rests on.
 
     measured: of every case what `measure` gives, all with the same blocks. labels (N,) in 0..K-1, every class at least once. network: (N, V, F)
-    features of the network's own head, whose block is not measured; None without one.
+    features of the network's own head, whose block is not measured; None without one. with_forest: False for discriminants alone.
     """
     features = {name: tuple(dict.fromkeys(key for case in measured for key in case[name])) for name in measured[0]}
     features = {name: keys for name, keys in features.items() if keys}
@@ -181,13 +183,18 @@ def fit_evidence(measured: Sequence[Mapping[str, Mapping[str, float]]], labels: 
     everything = Block(np.concatenate([block.values for block in values.values()], axis=2))
     if len(values) > 1:
         blocks[JOINT] = everything
-    blocks[FOREST] = Trees(everything)
+    if with_forest:
+        blocks[FOREST] = Trees(everything)
     if network is not None:
         blocks[NETWORK] = Block(network, clipped=False)
     every = np.arange(len(labels))
-    stack = fit_stack(left_out(list(blocks.values()), every, labels, n_classes, seed), labels, list(blocks).index(FOREST))
+    stack = fit_stack(left_out(list(blocks.values()), every, labels, n_classes, seed), labels, _forest_in(blocks))
     head = _folded(features, blocks, stack, labels, n_classes)
     return head, _report(blocks, stack, labels, n_classes, seed)
+
+
+def _forest_in(blocks: Mapping[str, Block | Trees]) -> int | None:
+    return list(blocks).index(FOREST) if FOREST in blocks else None
 
 
 def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarray, n_classes: int) -> EvidenceHead:
@@ -223,7 +230,7 @@ def _report(blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarra
     combined = np.full((len(labels), n_classes), np.nan)
     alone = np.zeros((len(labels), len(listed), n_classes))
     for train, test in folds_of(labels, seed + 1):
-        within = fit_stack(left_out(listed, every[train], labels, n_classes, seed), labels[train], list(blocks).index(FOREST))
+        within = fit_stack(left_out(listed, every[train], labels, n_classes, seed), labels[train], _forest_in(blocks))
         alone[test] = np.stack([block.predict(every[train], every[test], labels, n_classes) for block in listed], axis=1)
         combined[test] = within(alone[test])
     known = np.isfinite(combined).all(1) & (np.bincount(labels, minlength=n_classes)[labels] > 1)

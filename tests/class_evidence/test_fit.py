@@ -92,6 +92,8 @@ def test_what_lies_between_two_thresholds_is_the_forests_to_find():
     measured = [{"attenuation": {"mean": float(v)}, "texture": {f"t{i}": float(x) for i, x in enumerate(row)}} for v, row in zip(values, noise)]
     head, report = fit_evidence(measured, labels, 2)
     assert report["blocks"]["joint"]["macro_f1_alone"] < 0.65 < 0.9 < report["left_out"]["macro_f1"]
+    linear, found = fit_evidence(measured, labels, 2, with_forest=False)
+    assert linear.forest is None and "forest" not in found["blocks"] and found["left_out"]["macro_f1"] < 0.65
     again = EvidenceHead.from_checkpoint(head.to_checkpoint(), 2, "here")
     even = np.full(2, 0.5)
     for value, label in ((0.0, 1), (-2.0, 0), (2.0, 0)):
