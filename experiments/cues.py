@@ -251,7 +251,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--train", type=whole_number(30), default=240, help="training cases per world, predicted out of fold (default 240)")
     parser.add_argument("--new", type=whole_number(10), default=120, help="new cases per world (default 120)")
     parser.add_argument("--other", type=whole_number(10), default=60, help="new cases of another scanner per world (default 60)")
-    return parse_study(parser, arguments)
+    return parse_study(parser, arguments, iterations=160)
 
 
 if __name__ == "__main__":

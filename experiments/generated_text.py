@@ -149,6 +149,7 @@ def ablation() -> str:
 
 CLASS_ROWS = {
     "evidence": "class head",
+    "no_forest": "without the forest",
     "network": "network's own head",
     "radiomics": "radiomics",
     "volume": "volume alone",
@@ -210,7 +211,7 @@ def cues() -> str:
 def cues_by_training() -> str:
     """What a better segmentation is worth to the class: each kept study of cues in a row per world."""
     lines = ["| world | lesion DSC, new cases | mean of single cues, new cases | out of fold | in true masks | command, code |", "|---|---|---|---|---|---|"]
-    for file in ("cues", "cues_planned"):
+    for file in ("cues", "cues_short", "cues_planned"):
         study = load_json(RESULTS / f"{file}.json", AnyObject)
         for name, world in study["worlds"].items():
             single = [found["parts"] for cue, found in world["tasks"].items() if cue not in ("mixed", "shuffled")]

@@ -33,6 +33,7 @@ STUDIES = (
     Study("real", "Do nnU-Net 2.8.1 and this repository, trained alike, come to the same on REAL scans?"),
     Study("lidc", "What does the class head see in REAL lung nodules?"),
     Study("cues", "Which of thirteen cues does the class head find, in two unlike worlds?"),
+    Study("cues_short", "Which cues does it find after a quarter of the training?"),
     Study("cues_planned", "Which cues does it find with the planned network instead of a small one?"),
     Study("evidence_seconds", "What does the class's evidence cost per case at the quiz's image size?"),
     Study("robustness", "What do mode, axes, voxel size, field of view and intensities do to masks of REAL CTs?"),
