@@ -8,7 +8,7 @@ What is reported was predicted by a stack that never saw the case: folds outside
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Trees:
-    """A forest over a block's rows, of one view; its methods are as the block's."""
+    """A forest over a block's rows, of one view; its methods are as the block's. Forests are kept: the same one predicts the cases that it left out and others."""
 
     block: Block
+    kept: dict[bytes, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def values(self) -> np.ndarray:
@@ -90,8 +91,11 @@ class Trees:
         """Forest, its log-probabilities of `train` by trees that did not draw the case, centre and scale of the rows."""
         if not _enough(labels[train], n_classes):
             return None
-        centre, scale = self.block.prepare(train)
-        return *fit_forest(self.block.rows(train, centre, scale)[:, 0], labels[train], n_classes), centre, scale
+        key = train.tobytes() + labels[train].tobytes()
+        if key not in self.kept:
+            centre, scale = self.block.prepare(train)
+            self.kept[key] = *fit_forest(self.block.rows(train, centre, scale)[:, 0], labels[train], n_classes), centre, scale
+        return self.kept[key]
 
     def predict(self, train: np.ndarray, test: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:
         grown = self.grown(train, labels, n_classes)
