@@ -38,6 +38,7 @@ from nnunetv2.utilities.manifest import weights_hash
 from nnunetv2.utilities.parallel import in_processes
 
 RESAMPLES = 2000
+MARKERS = "osD^v<>Pd"  # of the rows in a picture
 ROWS = {"evidence": "Evidence blocks and network", "no_forest": "The same without the forest",
         "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
         "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)",
@@ -264,7 +265,7 @@ def draw_rows(groups: Mapping[str, Mapping[str, Any]], title: str, file: Path) -
             values = [task["rows"][row] for task in tasks.values()]
             middle = np.array([value["macro_f1"] for value in values])
             reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
-            axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.11, middle, yerr=np.maximum(reach, 0), fmt="osD^v<>"[i], capsize=2,
+            axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.1, middle, yerr=np.maximum(reach, 0), fmt=MARKERS[i], capsize=2,
                           label=ROWS[row] if axes is panels[0, 0] else None)
         axes.set_xticks(range(len(tasks)), list(tasks), rotation=30 if len(tasks) > 6 else 0, ha="right" if len(tasks) > 6 else "center")
         axes.set_ylabel(f"macro-F1, {group}" if len(groups) > 1 else "macro-F1")

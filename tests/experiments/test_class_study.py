@@ -77,7 +77,8 @@ def test_the_table_of_cues_says_synthetic_and_names_the_lowest(tmp_path):
     assert text.startswith("# SYNTHETIC") and "lowest 0.700 (duct)" in text and f"{(11 * 0.9 + 0.7) / 12:.3f}" in text
     assert len([line for line in text.splitlines() if line.startswith("| shuffled |")]) == len(cues.PARTS) + 1
     class_study.draw_rows({"cells": {task: found["parts"]["new"] for task, found in tasks.items()}}, "SYNTHETIC", tmp_path / "x.png")
-    assert (tmp_path / "x.png").stat().st_size > 10_000
+    class_study.draw_rows({"nodules": {"margin": {"rows": made_up(ROWS, 0.5)}}}, "every row", tmp_path / "y.png")
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("x.png", "y.png"))
 
 
 def test_cues_share_images_and_shuffled_labels_are_the_textures_in_another_order():
