@@ -17,7 +17,7 @@ from evaluation.result_shapes import Metrics, RunRecord
 from experiments.file_shapes import Refit, Stages
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import script
-from nnunetv2.utilities.cpu_flags import cpu_model
+from nnunetv2.utilities.cpu_flags import cpu_model, vector_units
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
@@ -26,8 +26,9 @@ TARGETS = {"whole_pancreas.dsc.mean": 0.91, "lesion.dsc.mean": 0.31, "subtype.ma
 
 
 def hardware() -> str:
-    """CPU model and number of usable cores."""
-    return f"{cpu_model()}, {available_cores()} cores"
+    """CPU model, what it multiplies with, and number of usable cores."""
+    units = vector_units()
+    return f"{cpu_model()}{f' with {units}' if units else ''}, {available_cores()} cores"
 
 
 def shown_command(driver: str, arguments: Sequence[str]) -> str:
