@@ -41,7 +41,7 @@ def test_a_task_has_its_rows_and_a_rerun_segments_nothing_again(nodules, tmp_pat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(lidc, "TASKS", {"malignancy": TASKS["malignancy"]})  # each takes half a minute
     out = tmp_path / "lidc"
-    options = ["--lidc", str(nodules), "--out", str(out), "--epochs", "1", "--iterations", "1"]
+    options = ["--lidc", str(nodules), "--out", str(out), "--epochs", "1", "--iterations", "1", "--folds", "2", "--network", "small"]
     assert lidc.main(options) == 0
     result = json.loads(out.with_suffix(".json").read_text())
     assert result["n"] == result["patients"] == 30
