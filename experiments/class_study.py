@@ -160,19 +160,23 @@ class _Task:
 
     @cached_property
     def evidence_fit(self) -> tuple[EvidenceHead, dict[str, Any]]:
-        return fit_evidence([self.fold.described[case]["evidence"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes, self.network_fit[0])
+        return self._fit_with_network()
+
+    def _fit_with_network(self, with_forest: bool = True) -> tuple[EvidenceHead, dict[str, Any]]:
+        return fit_evidence([self.fold.described[case]["evidence"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes, self.network_fit[0],
+                            with_forest=with_forest)
+
+    def _with_network(self, head: EvidenceHead) -> np.ndarray:
+        return np.stack([head.probabilities(self.fold.described[case]["evidence"], p) for case, p in zip(self.cases, self.network_fit[1])])
 
     def _by_blocks(self, head: EvidenceHead, key: str = "evidence") -> np.ndarray:
         return np.stack([head.probabilities(self.fold.described[case][key], self.even) for case in self.cases])
 
     def evidence(self) -> np.ndarray:
-        head = self.evidence_fit[0]
-        return np.stack([head.probabilities(self.fold.described[case]["evidence"], p) for case, p in zip(self.cases, self.network_fit[1])])
+        return self._with_network(self.evidence_fit[0])
 
     def no_forest(self) -> np.ndarray:
-        head, _ = fit_evidence([self.fold.described[case]["evidence"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes, self.network_fit[0],
-                               with_forest=False)
-        return np.stack([head.probabilities(self.fold.described[case]["evidence"], p) for case, p in zip(self.cases, self.network_fit[1])])
+        return self._with_network(self._fit_with_network(with_forest=False)[0])
 
     def network(self) -> np.ndarray:
         return self.network_fit[1]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Which cues does the class head find? SYNTHETIC CTs in two unlike worlds, thirteen cues drawn independently on the same images.
 #
-#   bash experiments/run_cues.sh                       both worlds, 2 CPU cores, about two hours
+#   bash experiments/run_cues.sh                       both worlds, 2 CPU cores, about an hour and a half
 #   bash experiments/run_cues.sh --worlds cells        one of them
 #   bash experiments/run_cues.sh --device cuda         on a GPU
 #

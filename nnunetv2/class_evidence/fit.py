@@ -126,15 +126,14 @@ def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[
 
 @dataclass(frozen=True)
 class Stack:
-    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them, temperature of their sum."""
+    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them."""
 
     temperatures: np.ndarray
     weights: np.ndarray
-    temperature: float
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Raw logits of the blocks (N, B, K) -> (N, K)."""
-        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures) / self.temperature
+        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures)
 
 
 def left_out(blocks: Sequence[Block | Trees], cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
@@ -155,7 +154,7 @@ def fit_stack(logits: np.ndarray, labels: np.ndarray, forest: int | None) -> Sta
         share, weights[forest] = _balanced_fit(np.stack([together, calibrated[:, forest]], axis=1), labels)
         weights[blocks] *= share
     # The ridge makes the sum less sure than it may be.
-    return Stack(temperatures, weights, fit_temperature(np.einsum("nbk,b->nk", calibrated, weights), labels))
+    return Stack(temperatures, weights / fit_temperature(np.einsum("nbk,b->nk", calibrated, weights), labels))
 
 
 def _balanced_fit(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -208,7 +207,7 @@ def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block 
     weight, bias = np.zeros((n_classes, n_features)), np.zeros(n_classes)
     centre, scale = np.zeros(n_features), np.zeros(n_features)
     every, network_weight, forest, forest_weight, at = np.arange(len(labels)), 0.0, None, 0.0, 0
-    for (name, block), share, temperature in zip(blocks.items(), stack.weights / stack.temperature, stack.temperatures):
+    for (name, block), share, temperature in zip(blocks.items(), stack.weights, stack.temperatures):
         if name == NETWORK:
             network_weight = float(share)  # its logits come calibrated out of the network's head
             continue
