@@ -10,6 +10,8 @@ from math import prod
 
 from torch import Tensor, nn
 
+from dynamic_network_architectures.building_blocks.norm_nonlin import has_norm_nonlin, norm_nonlin
+
 PerAxis = int | Sequence[int]
 
 
@@ -51,7 +53,12 @@ class LayerOps:
 
 
 class ConvNormNonlin(nn.Module):
-    """One "same"-padded convolution and what follows it. Strides divide the grid, kernels are odd."""
+    """One "same"-padded convolution and what follows it. Strides divide the grid, kernels are odd.
+
+    in_one_step: norm and nonlinearity by `norm_nonlin`, where that computes the same; for trainings on a CPU.
+    """
+
+    in_one_step = False
 
     def __init__(self, ops: LayerOps, in_channels: int, out_channels: int, kernel_size: PerAxis, stride: PerAxis = 1):
         super().__init__()
@@ -75,7 +82,16 @@ class ConvNormNonlin(nn.Module):
         self.all_modules = nn.Sequential(*layers)  # second name of the same tensors: published weights carry both
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.all_modules(x)
+        if not self.in_one_step:
+            return self.all_modules(x)
+        x = self.conv(x)
+        if x[0, 0].numel() == 1:
+            return self.all_modules[1:](x)  # refuses it in training, in torch's own words
+        return norm_nonlin(x, self.norm, self.nonlin.negative_slope if hasattr(self, "nonlin") else 1.0)
+
+    def can_be_in_one_step(self) -> bool:
+        norm, nonlin = getattr(self, "norm", None), getattr(self, "nonlin", None)
+        return list(self.all_modules) == [m for m in (self.conv, norm, nonlin) if m is not None] and has_norm_nonlin(norm, nonlin)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> int:
         return self.out_channels * prod(strided_size(input_size, self.stride))

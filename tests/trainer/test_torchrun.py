@@ -39,6 +39,7 @@ def without_classes(preprocessed_template, tmp_path, monkeypatch, plans, dataset
     (root / DATASET / "dataset.json").write_text(json.dumps(dataset_json))
     monkeypatch.setenv("nnUNet_preprocessed", str(root))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_cpu_training", "fp32")  # bf16 rounds the sums of one process otherwise than those of two
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
 

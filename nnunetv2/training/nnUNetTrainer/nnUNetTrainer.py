@@ -40,6 +40,7 @@ from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
+from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32, lay_out_for_cpu
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
 from nnunetv2.training.nnUNetTrainer.objective import segmentation_loss
@@ -49,6 +50,7 @@ from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint,
 from nnunetv2.training.nnUNetTrainer.training_state import restore_training_state, training_state
 from nnunetv2.training.nnUNetTrainer.worst_patch import WorstPatch, draw_patch
 from nnunetv2.training.time_budget import Pacing
+from nnunetv2.utilities.allocator import keep_freed_memory
 from nnunetv2.utilities.checkpoint import check_contents, load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.errors import InputError
@@ -118,6 +120,7 @@ class nnUNetTrainer(TrainingData):
         self.enable_deep_supervision = True
         self.gradient_clip = 12.0  # L2 norm, of the segmentation network and of the head, each on its own
         self.texture_keeping = False  # leave blur, low resolution and gamma out of nnU-Net's augmentation
+        self.bf16_on_cpu = bf16_on_cpu()
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
@@ -185,6 +188,9 @@ class nnUNetTrainer(TrainingData):
         self.num_input_channels = determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
         self.network = build_network(self, self.plans_manager, self.configuration_manager, self.num_input_channels,
                                      self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            lay_out_for_cpu(self.network)
         if self._do_i_compile():
             self.network.compile()
         self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
@@ -217,7 +223,8 @@ class nnUNetTrainer(TrainingData):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """Of everything but the class head, which has its own unless its parameters are given to this one."""
-        optimizer = torch.optim.SGD(self.segmentation_parameters(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True)
+        optimizer = torch.optim.SGD(self.segmentation_parameters(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True,
+                                    fused=self.device.type == "cpu" or None)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def segmentation_parameters(self) -> list[nn.Parameter]:
@@ -372,12 +379,12 @@ class nnUNetTrainer(TrainingData):
         class_rows = {}
         with self._autocast():
             if self.class_task is None:
-                loss = self.loss(seg_and_class(self.network(data))[0], target)
+                loss = self.loss(in_float32(seg_and_class(self.network(data))[0]), target)
             else:
                 teacher_weight = self.class_training.teacher_weight(self._step / (self.num_epochs * self.num_iterations_per_epoch))
                 seg_logits, class_logits = self.network(data, teacher=target[0] if self.enable_deep_supervision else target, teacher_weight=teacher_weight)
                 class_target, has_lesion = batch["class_target"].to(self.device), batch["has_lesion"].to(self.device)
-                loss, _ = self.multitask_loss(seg_logits, target, class_logits, class_target, has_lesion, self._step)
+                loss, _ = self.multitask_loss(in_float32(seg_logits), target, class_logits, class_target, has_lesion, self._step)
                 class_rows = {"class_logits": class_logits.detach(), "class_target": torch.where(has_lesion, class_target, -1)}
         self._step += 1
         return {"loss": loss.detach(), "taken": self._update(loss), "keys": batch.get("keys", ()), **class_rows}
@@ -421,7 +428,7 @@ class nnUNetTrainer(TrainingData):
         """Segmentation only: monitoring needs no class labels of validation cases."""
         data, target = self._to_device(batch)
         with self._autocast():
-            seg_logits = seg_and_class(self.network(data))[0]
+            seg_logits = in_float32(seg_and_class(self.network(data))[0])
             loss = self.loss(seg_logits, target)
         if self.enable_deep_supervision:
             seg_logits, target = seg_logits[0], target[0]
@@ -537,7 +544,9 @@ class nnUNetTrainer(TrainingData):
         return [self.optimizer] if self.class_optimizer is None else [self.optimizer, self.class_optimizer]
 
     def _autocast(self) -> torch.autocast:
-        """float16 on CUDA; full precision elsewhere, where half is slow (CPU) or patchy (MPS)."""
+        """float16 on CUDA, bfloat16 on CPUs with AMX; full precision elsewhere, where half is slow (other CPUs) or patchy (MPS)."""
+        if self.device.type == "cpu":
+            return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16_on_cpu)
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda")
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor | list[Tensor]]:

@@ -26,7 +26,8 @@ class nnUNetTrainerShort(nnUNetTrainer):
         self.initial_lr, self.weight_decay = 1e-3, 1e-2
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay,
+                                      fused=self.device.type == "cpu" or None)
         return optimizer, EpochScheduler(optimizer, self.initial_lr, lambda epoch: rate_at(epoch / self.num_epochs))
 
     def train_step(self, batch):

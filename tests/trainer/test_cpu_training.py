@@ -1,0 +1,53 @@
+"""Precision of trainings on a CPU: who decides it, and what runs in it."""
+
+import pytest
+import torch
+from torch import nn
+
+from nnunetv2.training.nnUNetTrainer import cpu_training
+from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
+from nnunetv2.utilities.errors import InputError
+
+
+@pytest.mark.parametrize(("flags", "wish", "expected"), (
+    ({"amx_bf16", "avx512f"}, None, True), ({"amx_bf16"}, "auto", True), ({"amx_bf16"}, "fp32", False), ({"avx512_bf16"}, None, False), ({"avx2"}, "bf16", True)))
+def test_bf16_where_the_cpu_has_tiles_or_the_user_asks(monkeypatch, flags, wish, expected):
+    monkeypatch.setattr(cpu_training, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.delenv("nnUNet_cpu_training", raising=False)
+    if wish is not None:
+        monkeypatch.setenv("nnUNet_cpu_training", wish)
+    assert bf16_on_cpu() is expected
+
+
+def test_an_unknown_precision_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("nnUNet_cpu_training", "fp16")
+    with pytest.raises(InputError, match="nnUNet_cpu_training is 'fp16'; set it to one of auto, fp32, bf16"):
+        bf16_on_cpu()
+
+
+def test_logits_of_bf16_go_to_the_loss_as_float32_and_others_as_they_are():
+    double = torch.ones(1, 2, 2, 2, dtype=torch.float64)
+    assert in_float32(double) is double
+    assert [logits.dtype for logits in in_float32([double.bfloat16(), double])] == [torch.float32, torch.float64]
+    assert in_float32(double.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ("fp32", "bf16"))
+def test_convolutions_run_in_it_and_losses_in_float32(make_trainer, monkeypatch, precision):
+    monkeypatch.setenv("nnUNet_cpu_training", precision)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    trainer = make_trainer()
+    trainer.initialize()
+    trainer.dataloader_train, _ = trainer.get_dataloaders()
+    seen = set()
+    for module in trainer.network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    losses = []
+    trainer.loss.register_forward_hook(lambda module, inputs, output: losses.extend([output.dtype, *(logits.dtype for logits in inputs[0])]))
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    result = trainer.train_step(next(trainer.dataloader_train))
+    assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
+    assert set(losses) == {torch.float32} and result["taken"]
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
