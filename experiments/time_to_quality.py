@@ -27,6 +27,7 @@ from experiments.record_run import code_commit, environment
 from experiments.small_plans import SMALL, write_small_plans
 from experiments.speed_masks import dice as dice_of
 from experiments.time_to_quality_report import write_report
+from nnunetv2.training.nnUNetTrainer.cpu_training import PRECISION
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.errors import InputError
@@ -50,12 +51,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Recipe:
-    """steps: its share of --iterations in each epoch."""
+    """steps: its share of --iterations in each epoch. precision: of a training on the CPU, what nnUNet_cpu_training is set to."""
 
     title: str
     trainer: str
     steps: float = 1.0
     upstream: bool = False
+    precision: str = "auto"
 
 
 SETS = {
@@ -67,6 +69,7 @@ RECIPES = {
     "upstream": Recipe("nnU-Net 2.8.1", "nnUNetTrainer", upstream=True),
     "default": Recipe("nnUNetTrainer", "KeptDefault"),
     "short": Recipe("nnUNetTrainerShort", "KeptShort"),
+    "short_fp32": Recipe("nnUNetTrainerShort in fp32", "KeptShort", precision="fp32"),
     "short_half": Recipe("nnUNetTrainerShort, half the steps", "KeptShort", 1 / 2),
     "short_quarter": Recipe("nnUNetTrainerShort, a quarter of the steps", "KeptShort", 1 / 4),
 }
@@ -96,6 +99,7 @@ def train(recipe: Recipe, work: Path, dataset: str, seed: int, args: argparse.Na
     """Model folder, and seconds of the whole process. Each training has a results folder of its own, so that seeds do not meet."""
     iterations = max(1, round(args.iterations * recipe.steps))
     results = work / f"{'upstream' if recipe.upstream else 'ours'}_{recipe.trainer}_{args.epochs}x{iterations}_seed{seed}"
+    results = results if recipe.precision == "auto" else results.with_name(f"{results.name}_{recipe.precision}")
     model, done = results / dataset / f"{recipe.trainer}__{SMALL}__3d_fullres", results / "seconds.json"
     if not done.is_file():
         flags = ["777", "3d_fullres", "0", "-p", SMALL, "-device", args.device, "--epochs", str(args.epochs), "--iterations", str(iterations),
@@ -105,7 +109,8 @@ def train(recipe: Recipe, work: Path, dataset: str, seed: int, args: argparse.Na
         else:
             command = [sys.executable, "-m", "nnunetv2.run.run_training", *flags, "-tr", recipe.trainer, "--no_val"]
         variables = {variable: str(folder) for variable, folder in nnunet_folders(work).items()} | {
-            "nnUNet_results": str(results), "nnUNet_extTrainer": KEPT_TRAINERS, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
+            "nnUNet_results": str(results), "nnUNet_extTrainer": KEPT_TRAINERS, "nnUNet_n_proc_DA": "1", "nnUNet_compile": "f",
+            PRECISION: recipe.precision}
         start = time.monotonic()
         run_command(command, results / "train.log", 1, variables)
         done.write_text(json.dumps(time.monotonic() - start))

@@ -92,3 +92,20 @@ def test_a_network_laid_out_for_the_cpu_computes_the_same(kind, n_dims):
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradients_after[name], gradient, rtol=1e-8, atol=1e-8, msg=name)
     assert list(before) == list(network.state_dict()) and all(torch.equal(before[name], weight) for name, weight in network.state_dict().items())
+
+
+def test_a_residual_network_trains_in_bf16():
+    """Every layer has its code in bf16, forwards and backwards; logits are near those in fp32."""
+    torch.manual_seed(0)
+    network = ResidualEncoderUNet(1, 3, [4, 8, 12], nn.Conv3d, [[1, 3, 3], 3, 3], [1, [1, 2, 2], 2], [1, 2, 2], 3, [1, 1], conv_bias=True,
+                                  norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True})
+    x = torch.randn(2, 1, 8, 16, 16)
+    with torch.no_grad():
+        expected = network(x)
+    lay_out_for_cpu(network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(x)
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
+    logits.float().square().mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for name, parameter in network.named_parameters() if "seg_layers.0" not in name)

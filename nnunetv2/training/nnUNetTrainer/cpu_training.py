@@ -26,22 +26,12 @@ def bf16_on_cpu() -> bool:
     return wish == "bf16" or wish == "auto" and "amx_bf16" in cpu_flags()
 
 
-class AveragedInBF16(nn.AvgPool3d):
-    """autocast averages in fp32 and copies the tensor to and fro for it; sums of a bf16 pool are fp32 as well."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
-
-
 def lay_out_for_cpu(network: nn.Module) -> None:
     """Change `network`, in place, into one that computes the same faster on a CPU. Names, weights and results in fp32 stay as they are,
     the last but for rounding."""
     for module in network.modules():
         if isinstance(module, ConvNormNonlin) and module.can_be_in_one_step():
             module.in_one_step = True
-        elif type(module) is nn.AvgPool3d:
-            module.__class__ = AveragedInBF16
     n_dims = max((parameter.ndim for parameter in network.parameters()), default=0)
     if n_dims in CHANNELS_LAST:
         network.to(memory_format=CHANNELS_LAST[n_dims])
