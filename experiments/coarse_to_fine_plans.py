@@ -17,11 +17,12 @@ from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-# name -> how many times the planned spacing and which part of the planned patch, in voxels; by axis
+# name -> how many times the planned spacing and which part of the planned patch, in voxels, by axis; patches per batch, None as planned:
+# on patches as small as these most of a step goes into the weights, so that more of them cost little
 CHEAP = {
-    "3d_coarse": ((2, 4, 4), (2, 4, 4)),
-    "3d_middle": ((1, 2, 2), (2, 2, 3)),
-    "3d_crops": ((1, 1, 1), (2, 4 / 3, 2)),
+    "3d_coarse": ((2, 4, 4), (2, 4, 4), 8),
+    "3d_middle": ((1, 2, 2), (2, 2, 3), 4),
+    "3d_crops": ((1, 1, 1), (2, 4 / 3, 2), None),
 }
 
 
@@ -30,9 +31,11 @@ def with_cheap_configurations(plans: dict) -> dict:
     full = PlansManager(plans).get_configuration("3d_fullres")
     geometry = network_geometry(full, None)
     configurations = dict(plans["configurations"])
-    for name, (coarser, parts) in CHEAP.items():
+    for name, (coarser, parts, batch) in CHEAP.items():
         patch = [round(size / part) for size, part in zip(geometry.patch_size, parts)]
         configuration = {"inherits_from": "3d_fullres", "patch_size": list(whole_volume_tile(patch, geometry.divisor))}
+        if batch is not None:
+            configuration["batch_size"] = batch
         if any(factor > 1 for factor in coarser):
             configuration |= {"data_identifier": full.data_identifier.replace("3d_fullres", name),
                               "spacing": [s * c for s, c in zip(geometry.spacing, coarser)]}

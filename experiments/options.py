@@ -183,13 +183,13 @@ def train_quiz_size() -> Parser:
     parser = _staged(TRAIN_QUIZ_SIZE, "results/quiz_size")
     parser.add_argument("--train", type=whole_number(8), default=63, help="training cases (default 63)")
     parser.add_argument("--validation", type=whole_number(0), default=12, help="validation cases (default 12)")
-    parser.add_argument("--iterations", type=_four_numbers, metavar="COARSE,MIDDLE,CROPS,FULL", help="in all (default 350,900,120,12, on a GPU 0,0,0,1000)")
+    parser.add_argument("--iterations", type=_four_numbers, metavar="COARSE,MIDDLE,CROPS,FULL", help="in all (default 120,300,90,30, on a GPU 0,0,0,1000)")
     return parser
 
 
 def _four_numbers(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+){2},[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: four numbers, the last not 0, such as 350,900,120,12")
+        raise argparse.ArgumentTypeError(f"{text!r}: four numbers, the last not 0, such as 120,300,90,30")
     return tuple(map(int, text.split(",")))
 
 

@@ -15,7 +15,7 @@ from nnunetv2.utilities.commands import script
 
 MOST_EPOCHS = 10
 FEW_ITERATIONS = 100  # below, epochs become fewer: each ends with a validation
-ON_GPU, ON_CPU = (0, 0, 0, 1000), (350, 900, 120, 12)
+ON_GPU, ON_CPU = (0, 0, 0, 1000), (120, 300, 90, 30)
 
 
 def train_after(pipeline: Pipeline, at: Prepared, configuration: str, iterations: int, checkpoint: Path | None) -> Path | None:
