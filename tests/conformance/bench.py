@@ -17,6 +17,7 @@ from tests.conformance import exchange
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 THREADS = "1"  # a side: small networks gain nothing from more, and threads that wait for a busy core lose much
+AS_UPSTREAM = {"nnUNet_cpu_training": "fp32"}  # which trains in nothing else on a CPU
 
 
 def reference_python() -> Path:
@@ -205,14 +206,14 @@ class Bench:
     def command(self, command: str, *arguments: Any) -> str:
         """Run one of this repository's console commands as a process of its own; returns what it printed."""
         script = Path(sys.executable).with_name(f"nnUNetv2_{command}")
-        environment = os.environ | self._paths(self.ours) | {"OMP_NUM_THREADS": THREADS, "nnUNet_n_proc_DA": "1"}
+        environment = os.environ | self._paths(self.ours) | {"OMP_NUM_THREADS": THREADS, "nnUNet_n_proc_DA": "1"} | AS_UPSTREAM
         return run([script, *arguments], environment, REPOSITORY)
 
     @contextmanager
     def environment(self) -> Iterator[None]:
         """This repository's code, called in this process, sees the bench's folders."""
         before = dict(os.environ)
-        os.environ.update(self._paths(self.ours) | {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "nnUNet_compile": "f"})
+        os.environ.update(self._paths(self.ours) | {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "2", "nnUNet_compile": "f"} | AS_UPSTREAM)
         try:
             yield
         finally:
