@@ -20,6 +20,7 @@ class Study:
 STUDIES = (
     Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
+    Study("speed_amx", "The same on a CPU with AMX?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study(
@@ -39,6 +40,7 @@ STUDIES = (
     Study("robustness", "What do mode, axes, voxel size, field of view and intensities do to masks of REAL CTs?"),
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
+    Study("training_step", "What makes a training step on a CPU faster, and by how much?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
     Study("fuzz", "Is every damaged input met with one clear message, and is nothing lost?"),
     Study("faults", "Do kills, full disks and other mishaps leave every result as it would have been?"),
@@ -51,7 +53,9 @@ STUDIES = (
 
 
 def cases_of(result: dict) -> str:
-    """What the figures of a result rest on: cases, or comparisons."""
+    """What the figures of a result rest on: cases, comparisons, runs or steps."""
+    if "steps" in result:
+        return f"{result['steps']} steps"
     if "total" in result:
         return f"{result['total']} comparisons"
     if "records" in result:

@@ -108,7 +108,7 @@ def in_a_process(row: str, patch: tuple[int, ...], threads: int, isa: str | None
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    lines = ["# A training step on a CPU", "",
+    lines = ["# A training step on a CPU (SYNTHETIC patches)", "",
              f"ResEnc M as planned for the quiz, batch {BATCH}, patch {' x '.join(map(str, result['patch']))}, {result['threads']} threads, random patches. "
              f"Median of {result['rounds']} processes of {STEPS - 1} steps each, in brackets the fastest and the slowest.", "",
              "| instructions | row | seconds per step | times faster | GiB | loss after 3 steps |", "|---|---|---|---|---|---|"]
@@ -150,8 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = summary(of_row, first.get(isa))
         first.setdefault(isa, found["seconds"])
         rows.append({"instructions": isa or "all of this CPU", "row": row, **found})
-    result = {"command": shown_command("training_step", sys.argv[1:] if arguments is None else arguments), "commit": code_commit(),
-              "environment": environment("cpu"), "patch": patch, "threads": args.threads, "rounds": args.rounds, "rows": rows}
+    result = {"synthetic": True, "command": shown_command("training_step", sys.argv[1:] if arguments is None else arguments), "commit": code_commit(),
+              "environment": environment("cpu"), "patch": patch, "threads": args.threads, "rounds": args.rounds, "steps": args.rounds * (STEPS - 1), "rows": rows}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_json(result, args.out.with_suffix(".json"))
     args.out.with_suffix(".md").write_text(markdown(result), encoding="utf-8")

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2.class_evidence.case import EvidenceCase, ball_mm, box_around
+from nnunetv2.class_evidence.grey_morphology import grey_closing
 from nnunetv2.class_evidence.lesion_blocks import Features
 
 SHELLS_MM = ((0.0, 3.0), (3.0, 6.0), (6.0, 10.0), (10.0, 15.0), (15.0, 20.0))
@@ -121,7 +122,7 @@ def duct(case: EvidenceCase) -> Features:
         flat = np.where(inside & ~lesion, local, level)  # fat around the organ is no duct, nor is the lesion
         maps = {f"tube_{radius:g}mm": _dark_tube(flat, here.spacing, radius, kept) for radius in TUBES_MM}
         smooth = ndimage.gaussian_filter(flat, [0.8 / s for s in here.spacing])
-        maps |= {f"hollow_{radius:g}mm": (ndimage.grey_closing(smooth, footprint=ball_mm(2 * radius, here.spacing)) - smooth) for radius in TUBES_MM[1:]}
+        maps |= {f"hollow_{radius:g}mm": grey_closing(smooth, ball_mm(2 * radius, here.spacing)) - smooth for radius in TUBES_MM[1:]}
         sides = list(_sides(here, here.organ))
         for name, values in maps.items():
             reached = {}

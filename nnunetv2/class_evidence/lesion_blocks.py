@@ -7,6 +7,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from dynamic_network_architectures.building_blocks.class_head import core_and_rim, density, image_texture, masked_statistics
 from nnunetv2.class_evidence.case import EvidenceCase, Intensities, ball_mm, box_around, depth_inside
+from nnunetv2.class_evidence.grey_morphology import grey_closing, grey_opening
 
 Features = dict[str, float]
 BANDS_MM = (1.0, 2.0, 4.0)  # scales of texture, standard deviations of Gaussians
@@ -95,7 +96,7 @@ def _blobs(case: EvidenceCase, channel: int) -> Features:
     flat = np.where(lesion, image, middle)
     for radius in BALLS_MM:
         ball = ball_mm(radius, case.spacing)
-        for kind, kept in (("bright", ndimage.grey_opening(flat, footprint=ball) - middle), ("dark", middle - ndimage.grey_closing(flat, footprint=ball))):
+        for kind, kept in (("bright", grey_opening(flat, ball) - middle), ("dark", middle - grey_closing(flat, ball))):
             found |= {f"{kind}_ball_{radius:g}mm": float(kept[lesion].max()), f"{kind}_ball_share_{radius:g}mm": float((kept[lesion] > 1.5 * spread).mean())}
     inner = lesion & (depth > min(INNER_MM, 0.5 * depth.max()))
     for sigma in BLOBS_MM:
