@@ -183,13 +183,13 @@ def train_quiz_size() -> Parser:
     parser = _staged(TRAIN_QUIZ_SIZE, "results/quiz_size")
     parser.add_argument("--train", type=whole_number(8), default=63, help="training cases (default 63)")
     parser.add_argument("--validation", type=whole_number(0), default=12, help="validation cases (default 12)")
-    parser.add_argument("--iterations", type=_four_numbers, metavar="COARSE,MIDDLE,CROPS,FULL", help="in all (default 120,300,90,30, on a GPU 0,0,0,1000)")
+    parser.add_argument("--iterations", type=_four_numbers, metavar="COARSE,MIDDLE,CROPS,FULL", help="in all (default 60,100,40,12, on a GPU 0,0,0,1000)")
     return parser
 
 
 def _four_numbers(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+){2},[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: four numbers, the last not 0, such as 120,300,90,30")
+        raise argparse.ArgumentTypeError(f"{text!r}: four numbers, the last not 0, such as 60,100,40,12")
     return tuple(map(int, text.split(",")))
 
 
@@ -257,7 +257,7 @@ TRAINING_CHOICES = """Settle choices of the training by out-of-fold figures, eac
 Resumable by choice and fold. Written: OUT.json and OUT.md. The folds lie inside the training cases. No other case is read, but for
 new ones (--new_cases) that are made when the data are synthetic."""
 
-TRAIN_QUIZ_SIZE = """A trained model of the quiz's image size on SYNTHETIC CTs, for run_speed.sh: masks worth comparing, on a CPU in about two hours,
+TRAIN_QUIZ_SIZE = """A trained model of the quiz's image size on SYNTHETIC CTs, for run_speed.sh: masks worth comparing, on a CPU within an hour,
 on a GPU in minutes.
 
   bash experiments/train_quiz_size.sh                     63 training cases into results/quiz_size
