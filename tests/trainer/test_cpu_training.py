@@ -6,6 +6,7 @@ from torch import nn
 
 from nnunetv2.training.nnUNetTrainer import cpu_training
 from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.errors import InputError
 
 
@@ -51,3 +52,33 @@ def test_convolutions_run_in_it_and_losses_in_float32(make_trainer, monkeypatch,
     assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
     assert set(losses) == {torch.float32} and result["taken"]
     assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
+
+
+def test_a_network_of_somebody_else_stays_as_it_is(make_trainer, monkeypatch):
+    """Its views would not survive another layout, and its layers may have no code in bf16."""
+    monkeypatch.setenv("nnUNet_cpu_training", "bf16")
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv3d(1, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x).view(len(x), 3, -1).view(len(x), 3, *x.shape[2:])
+
+    class Own(nnUNetTrainer):
+        @staticmethod
+        def build_network_architecture(plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True):
+            return Flat()
+
+        def set_deep_supervision_enabled(self, enabled):
+            pass
+
+    trainer = make_trainer(trainer=Own)
+    trainer.enable_deep_supervision, trainer.class_task = False, None
+    trainer.initialize()
+    trainer.dataloader_train, _ = trainer.get_dataloaders()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    assert trainer.train_step(next(trainer.dataloader_train))["taken"]
+    assert not trainer.bf16_on_cpu and trainer.network.conv.weight.is_contiguous()

@@ -120,7 +120,7 @@ class nnUNetTrainer(TrainingData):
         self.enable_deep_supervision = True
         self.gradient_clip = 12.0  # L2 norm, of the segmentation network and of the head, each on its own
         self.texture_keeping = False  # leave blur, low resolution and gamma out of nnU-Net's augmentation
-        self.bf16_on_cpu = bf16_on_cpu()
+        self.bf16_on_cpu = False  # see initialize
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
@@ -190,7 +190,7 @@ class nnUNetTrainer(TrainingData):
                                      self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-            lay_out_for_cpu(self.network)
+            self.bf16_on_cpu = lay_out_for_cpu(self.network) and bf16_on_cpu()
         if self._do_i_compile():
             self.network.compile()
         self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
