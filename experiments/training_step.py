@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from experiments.engine_pass import LAYERS, QUIZ
 from experiments.measured_process import tree_memory
 from experiments.options import Parser
 from experiments.record_run import code_commit, environment, shown_command
-from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32, lay_out_for_cpu
+from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_weights
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin, LayerOps
 from dynamic_network_architectures.building_blocks.norm_nonlin import CHANNELS_LAST, has_norm_nonlin, norm_nonlin
-from nnunetv2.training.nnUNetTrainer.cpu_training import lay_out_for_cpu
 
 SHAPES = {nn.InstanceNorm2d: (3, 4, 8, 6), nn.InstanceNorm3d: (2, 5, 3, 4, 6)}
 

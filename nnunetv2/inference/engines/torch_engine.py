@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import UNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
 from nnunetv2.inference.engines.cuda_graph import RecordedCalls
@@ -57,7 +58,7 @@ def prepare_for_cuda(network: nn.Module) -> None:
 class TorchEngine:
     """Runs `network`, which returns its segmentation or `(seg_logits, class_logits)`; a list under deep supervision counts by its first.
 
-    On CUDA the network is changed for it (`prepare_for_cuda`), calls of a shape that comes often are recorded (RecordedCalls), and
+    On a CPU in `half` the network is laid out for it. On CUDA it is changed more (`prepare_for_cuda`), calls of a shape that comes often are recorded (RecordedCalls), and
     one window goes through at a time: more at once are no faster and take as many times the memory. nnUNet_compile=true in the
     environment compiles the network, as upstream does.
     """
@@ -73,6 +74,8 @@ class TorchEngine:
         self.network = network.to(device).eval()
         if device.type == "cuda":
             prepare_for_cuda(self.network)
+        elif device.type == "cpu" and half:
+            lay_out_for_cpu(self.network)
         self._head_is_optional = isinstance(network, UNet)
         self._forward = self._compute
         if os.environ.get("nnUNet_compile", "").lower() in ("true", "1", "t"):

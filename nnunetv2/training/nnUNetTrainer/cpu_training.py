@@ -1,17 +1,11 @@
-"""What makes a training on a CPU fast: memory that is kept, layers in the layout that they compute in, bf16 where the CPU has tiles for it.
-
-experiments/training_step.py measures each of them.
-"""
+"""bf16 in a training on a CPU that has tiles for it."""
 
 import os
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynamic_network_architectures.architectures.unet import UNet
-from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
-from dynamic_network_architectures.building_blocks.norm_nonlin import CHANNELS_LAST
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from nnunetv2.utilities.errors import InputError
 
@@ -25,23 +19,6 @@ def bf16_on_cpu() -> bool:
     if wish not in PRECISIONS:
         raise InputError(f"{PRECISION} is {wish!r}; set it to one of {', '.join(PRECISIONS)}.")
     return wish == "bf16" or wish == "auto" and "amx_bf16" in cpu_flags()
-
-
-def lay_out_for_cpu(network: nn.Module) -> bool:
-    """Change `network`, in place, into one that computes the same faster on a CPU; False where it is none of this package's U-Nets.
-
-    Names, weights and results in fp32 stay as they are, the last but for rounding. A network of somebody else is left alone: it may look at
-    tensors in ways that another layout forbids, and have layers without code in bf16.
-    """
-    if not isinstance(network, UNet):
-        return False
-    for module in network.modules():
-        if isinstance(module, ConvNormNonlin) and module.can_be_in_one_step():
-            module.in_one_step = True
-    n_dims = max(parameter.ndim for parameter in network.parameters())
-    if n_dims in CHANNELS_LAST:
-        network.to(memory_format=CHANNELS_LAST[n_dims])
-    return True
 
 
 def in_float32(seg_logits: Tensor | Sequence[Tensor]) -> Tensor | Sequence[Tensor]:

@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import seg_and_class
 from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2 import paths
@@ -40,7 +41,7 @@ from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
-from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32, lay_out_for_cpu
+from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
 from nnunetv2.training.nnUNetTrainer.objective import segmentation_loss
