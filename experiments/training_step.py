@@ -113,9 +113,8 @@ def markdown(result: Mapping[str, Any]) -> str:
              f"ResEnc M as planned for the quiz, batch {BATCH}, patch {' x '.join(map(str, result['patch']))}, {result['threads']} threads, random patches. "
              f"Median of {result['rounds']} processes of {STEPS - 1} steps each, in brackets the fastest and the slowest.", "",
              "| instructions | row | seconds per step | times faster | GiB | loss after 3 steps |", "|---|---|---|---|---|---|"]
-    for row in result["rows"]:
-        lines.append(f"| {row['instructions']} | {row['row']} | {row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f}) | "
-                     f"{row['times_faster']:.2f} | {row['GiB']:.1f} | {row['loss']:.4f} |")
+    lines += [f"| {row['instructions']} | {row['row']} | {row['seconds']:.2f} ({row['fastest']:.2f} to {row['slowest']:.2f}) | "
+              f"{row['times_faster']:.2f} | {row['GiB']:.1f} | {row['loss']:.4f} |" for row in result["rows"]]
     return "\n".join([*lines, "", f"{result['environment'].get('CPU', '')}; commit {result['commit']}; `{result['command']}`.", ""])
 
 
