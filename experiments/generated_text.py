@@ -21,7 +21,6 @@ from nnunetv2.utilities.files import atomic_write, load_json
 
 REPOSITORY = RESULTS.parent
 BLOCK = re.compile(r"(<!-- generated (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-BEFORE_EVIDENCE = ("speed",)  # measured when the class head had no evidence beside the network
 FRONT_ROWS = {
     "upstream": "nnU-Net 2.8.1",
     "exact": "`exact`",
@@ -48,9 +47,9 @@ def main_job() -> str:
     )
 
 
-def speed(file: str = "speed") -> str:
+def speed() -> str:
     """Seconds per case of the modes that the front page names."""
-    study = load_json(RESULTS / f"{file}.json", AnyObject)
+    study = load_json(RESULTS / "speed.json", AnyObject)
     rows = {name: study["rows"][name] for name in FRONT_ROWS}
     lines = ["|mode|seconds per case|times faster|changed voxels|", "|-|-|-|-|"]
     for name, row in rows.items():
@@ -60,11 +59,15 @@ def speed(file: str = "speed") -> str:
             f"|{FRONT_ROWS[name]}|{seconds:.{1 if seconds < 10 else 0}f}|{times(row['times_faster'])}|{share(changed)}|"
         )
     cases = {row["cases_a_run"] for row in rows.values()}
-    told = f"{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}"
-    if file in BEFORE_EVIDENCE:
-        evidence = load_json(RESULTS / "evidence_seconds.json", AnyObject)
-        told += f"; today's class head adds {evidence['seconds_a_case']['mean']:.1f} s (n = {evidence['n']})"
-    return "\n".join([*lines, "", f"*{told}.*"])
+    evidence = load_json(RESULTS / "evidence_seconds.json", AnyObject)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"*{data_of(study)} CTs of the quiz's size, n = {min(cases)} to {max(cases)}, {short_machine(study)}; today's class head adds "
+            f"{evidence['seconds_a_case']['mean']:.1f} s (n = {evidence['n']}).*",
+        ]
+    )
 
 
 def training_step() -> str:
@@ -296,7 +299,6 @@ def share(value: float | None) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "main_job": main_job,
     "speed": speed,
-    "speed_amx": partial(speed, "speed_amx"),
     "training_step": training_step,
     "benchmarks": benchmarks,
     "studies": index_table,

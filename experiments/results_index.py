@@ -20,7 +20,6 @@ class Study:
 STUDIES = (
     Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
-    Study("speed_amx", "The same on a CPU with AMX?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study(
@@ -42,6 +41,7 @@ STUDIES = (
     Study("training_choices", "Which choices of the training matter?"),
     Study("training_step", "What makes a training step on a CPU faster, and by how much?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
+    Study("training_precision", "Does a training in bf16 on a CPU with AMX segment as well as one in fp32?"),
     Study("fuzz", "Is every damaged input met with one clear message, and is nothing lost?"),
     Study("faults", "Do kills, full disks and other mishaps leave every result as it would have been?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),

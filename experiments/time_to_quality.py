@@ -35,6 +35,7 @@ from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+DEFAULT_OUT = REPOSITORY / "results" / "time_to_quality"
 SHARED = REPOSITORY.parent / "shared"
 KEPT_TRAINERS = str(REPOSITORY / "experiments" / "kept_trainers")
 
@@ -70,6 +71,7 @@ RECIPES = {
     "default": Recipe("nnUNetTrainer", "KeptDefault"),
     "short": Recipe("nnUNetTrainerShort", "KeptShort"),
     "short_fp32": Recipe("nnUNetTrainerShort in fp32", "KeptShort", precision="fp32"),
+    "short_bf16": Recipe("nnUNetTrainerShort in bf16", "KeptShort", precision="bf16"),
     "short_half": Recipe("nnUNetTrainerShort, half the steps", "KeptShort", 1 / 2),
     "short_quarter": Recipe("nnUNetTrainerShort, a quarter of the steps", "KeptShort", 1 / 4),
 }
@@ -180,7 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "work").mkdir(parents=True, exist_ok=True)
     sets = study(args)
     command = f"bash experiments/run_time_to_quality.sh --sets {' '.join(sets)} --recipes {' '.join(args.recipes)} --seeds {' '.join(map(str, args.seeds))}"
-    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}", "commit": code_commit(), "note": args.note,
+    out = "" if args.out == DEFAULT_OUT else f" --out {os.path.relpath(args.out, REPOSITORY)}"
+    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}{out}", "commit": code_commit(), "note": args.note,
                   "environment": environment(args.device), "threads": os.environ.get("OMP_NUM_THREADS", ""), "epochs": args.epochs,
                   "n": max(len(run["points"][0]["cases"]) for each in sets.values() for run in each["runs"]),
                   "recipes": {name: RECIPES[name].title for name in args.recipes}, "sets": sets}, args.out)
@@ -198,7 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--note", default="", help="what else must be known of the run, such as a busy machine; stands in the report")
     parser.add_argument("--upstream", type=Path, default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", REPOSITORY / ".venv-upstream/bin/python")),
                         help="Python of the environment with nnU-Net 2.8.1 (default .venv-upstream)")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "results" / "time_to_quality")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     args = parser.parse_args(arguments)
     args.out = args.out.resolve()
     return args
