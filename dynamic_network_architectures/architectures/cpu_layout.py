@@ -18,7 +18,12 @@ def lay_out_for_cpu(network: nn.Module) -> bool:
     for module in network.modules():
         if isinstance(module, ConvNormNonlin) and module.can_be_in_one_step():
             module.in_one_step = True
-    n_dims = max(parameter.ndim for parameter in network.parameters())
+    to_channels_last(network)
+    return True
+
+
+def to_channels_last(network: nn.Module) -> None:
+    """Lay out the weights of 2D and 3D convolutions, in place, so that what comes out of them has its channels last."""
+    n_dims = max((parameter.ndim for parameter in network.parameters()), default=0)
     if n_dims in CHANNELS_LAST:
         network.to(memory_format=CHANNELS_LAST[n_dims])
-    return True

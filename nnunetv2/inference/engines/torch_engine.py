@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
+from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu, to_channels_last
 from dynamic_network_architectures.architectures.unet import UNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
+from dynamic_network_architectures.building_blocks.norm_nonlin import CHANNELS_LAST
 from nnunetv2.inference.engines.cuda_graph import RecordedCalls
 
 
@@ -51,8 +52,7 @@ def prepare_for_cuda(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, ConvNormNonlin) and len(module.all_modules) > 1 and isinstance(module.all_modules[1], _ChannelsLastNorm):
             module.conv.bias = None  # the norm subtracts it again; cuDNN adds it in a pass of its own
-    is_3d = any(parameter.ndim == 5 for parameter in network.parameters())
-    network.to(memory_format=torch.channels_last_3d if is_3d else torch.channels_last)
+    to_channels_last(network)
 
 
 class TorchEngine:
@@ -115,7 +115,7 @@ class TorchEngine:
     def _laid_out(self, x: Tensor) -> Tensor:
         if self.device.type != "cuda":
             return x
-        return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
+        return x.contiguous(memory_format=CHANNELS_LAST[x.ndim])
 
     def _autocast(self) -> torch.autocast:
         dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
