@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dynamic_network_architectures.architectures.bf16_convolutions import trust_bf16
 from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from experiments.engine_pass import LAYERS, QUIZ
 from experiments.measured_process import tree_memory
 from experiments.options import Parser
 from experiments.record_run import code_commit, environment, shown_command
-from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32
+from nnunetv2.training.nnUNetTrainer.cpu_training import FAST_IN_BF16, in_float32
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_weights
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -70,6 +71,8 @@ def time_row(levers: Levers, patch: tuple[int, ...]) -> dict[str, Any]:
     network.apply(network.initialize)
     if levers.layout:
         lay_out_for_cpu(network)
+    if levers.bf16 and not trust_bf16(network, (BATCH, 1, *patch)):
+        raise SystemExit("This CPU computes convolutions of the network wrongly in bf16.")
     optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True, fused=levers.layout or None)
     x = torch.randn(BATCH, 1, *patch)
     coarse = torch.randn(BATCH, 1, *(4 for _ in patch))
@@ -139,8 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
     if args.row is not None:
         print(json.dumps(time_row(ROWS[args.row], patch)))
         return 0
-    # bf16 without tiles takes longer than fp32
-    kinds = [(isa, row) for isa in (None, *args.isa) for row, levers in ROWS.items() if not levers.bf16 or isa is None and "amx_bf16" in cpu_flags()]
+    # bf16 without instructions for it takes longer than fp32
+    kinds = [(isa, row) for isa in (None, *args.isa) for row, levers in ROWS.items() if not levers.bf16 or isa is None and FAST_IN_BF16 & cpu_flags()]
     runs: dict[tuple[str | None, str], list[dict]] = {kind: [] for kind in kinds}
     turns = [kind for turn in range(args.rounds) for kind in (kinds if turn % 2 == 0 else kinds[::-1])]
     for isa, row in tqdm(turns, "processes"):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from dynamic_network_architectures.building_blocks.norm_nonlin import has_norm_nonlin, norm_nonlin
@@ -55,10 +56,12 @@ class LayerOps:
 class ConvNormNonlin(nn.Module):
     """One "same"-padded convolution and what follows it. Strides divide the grid, kernels are odd.
 
-    in_one_step: norm and nonlinearity by `norm_nonlin`, where that computes the same; for trainings on a CPU.
+    For trainings on a CPU: in_one_step: norm and nonlinearity by `norm_nonlin`, where that computes the same. conv_in_float32: whatever
+    autocast says, the convolution is computed in float32.
     """
 
     in_one_step = False
+    conv_in_float32 = False
 
     def __init__(self, ops: LayerOps, in_channels: int, out_channels: int, kernel_size: PerAxis, stride: PerAxis = 1):
         super().__init__()
@@ -82,12 +85,16 @@ class ConvNormNonlin(nn.Module):
         self.all_modules = nn.Sequential(*layers)  # second name of the same tensors: published weights carry both
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.in_one_step:
+        if not (self.in_one_step or self.conv_in_float32):
             return self.all_modules(x)
-        x = self.conv(x)
-        if x[0, 0].numel() == 1:
-            return self.all_modules[1:](x)  # refuses it in training, in torch's own words
+        x = self._in_float32(x) if self.conv_in_float32 else self.conv(x)
+        if not self.in_one_step or x[0, 0].numel() == 1:
+            return self.all_modules[1:](x)  # refuses one voxel in training, in torch's own words
         return norm_nonlin(x, self.norm, self.nonlin.negative_slope if hasattr(self, "nonlin") else 1.0)
+
+    def _in_float32(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.conv(x.float())
 
     def can_be_in_one_step(self) -> bool:
         norm, nonlin = getattr(self, "norm", None), getattr(self, "nonlin", None)

@@ -11,8 +11,8 @@ from nnunetv2.utilities.errors import InputError
 
 
 @pytest.mark.parametrize(("flags", "wish", "expected"), (
-    ({"amx_bf16", "avx512f"}, None, True), ({"amx_bf16"}, "auto", True), ({"amx_bf16"}, "fp32", False), ({"avx512_bf16"}, None, False), ({"avx2"}, "bf16", True)))
-def test_bf16_where_the_cpu_has_tiles_or_the_user_asks(monkeypatch, flags, wish, expected):
+    ({"amx_bf16", "avx512f"}, None, True), ({"amx_bf16"}, "auto", True), ({"amx_bf16"}, "fp32", False), ({"avx512_bf16"}, None, True), ({"avx512_vnni"}, None, False), ({"avx2"}, "bf16", True)))
+def test_bf16_where_the_cpu_is_made_for_it_or_the_user_asks(monkeypatch, flags, wish, expected):
     monkeypatch.setattr(cpu_training, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.delenv("nnUNet_cpu_training", raising=False)
     if wish is not None:

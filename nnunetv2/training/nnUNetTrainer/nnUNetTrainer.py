@@ -26,7 +26,6 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_cpu
 from dynamic_network_architectures.architectures.unet import seg_and_class
 from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2 import paths
@@ -41,7 +40,7 @@ from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
-from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
+from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32, lay_out_for_training
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
 from nnunetv2.training.nnUNetTrainer.hooks import refuse_unknown_hooks
 from nnunetv2.training.nnUNetTrainer.objective import segmentation_loss
@@ -191,7 +190,8 @@ class nnUNetTrainer(TrainingData):
                                      self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-            self.bf16_on_cpu = lay_out_for_cpu(self.network) and bf16_on_cpu()
+            batch = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
+            self.bf16_on_cpu = lay_out_for_training(self.network, batch)
         if self._do_i_compile():
             self.network.compile()
         self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
@@ -545,7 +545,7 @@ class nnUNetTrainer(TrainingData):
         return [self.optimizer] if self.class_optimizer is None else [self.optimizer, self.class_optimizer]
 
     def _autocast(self) -> torch.autocast:
-        """float16 on CUDA, bfloat16 on CPUs with AMX; full precision elsewhere, where half is slow (other CPUs) or patchy (MPS)."""
+        """float16 on CUDA, bfloat16 on CPUs made for it; full precision elsewhere, where half is slow (other CPUs) or patchy (MPS)."""
         if self.device.type == "cpu":
             return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16_on_cpu)
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda")

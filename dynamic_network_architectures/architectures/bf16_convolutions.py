@@ -1,0 +1,72 @@
+"""Which convolutions a CPU computes rightly in bf16: each shape is tried beside float32 before a training trusts it.
+
+oneDNN's code for AVX-512 BF16 leaves the gradients of a 3 x 3 x 3 kernel's weights unwritten where the input is two slices deep: whatever
+lay in memory goes into the weights. The deepest convolutions of a U-Net are of this kind for many patches.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
+
+CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TOLERANCE = 0.1  # of the norm of each output and gradient; rounding costs .003
+
+
+def trust_bf16(network: nn.Module, batch: tuple[int, ...]) -> bool:
+    """Set `conv_in_float32`, in place, on the layers of `network` whose convolutions come out wrong in bf16 on batches of shape (B, C, *spatial).
+
+    False where another convolution than those of a ConvNormNonlin is wrong: then the network must not be trained in bf16.
+    """
+    layers = {module.conv: module for module in network.modules() if isinstance(module, ConvNormNonlin)}
+    right: dict[tuple, bool] = {}
+    trusted = True
+    for conv, shape in _inputs(network, batch):
+        kind = (str(conv), shape)
+        if kind not in right:
+            right[kind] = _right_in_bf16(conv, shape)
+        if not right[kind] and conv in layers:
+            layers[conv].conv_in_float32 = True
+        trusted &= right[kind] or conv in layers
+    return trusted
+
+
+def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """The convolutions that a batch goes through, each with the shape of what it gets; what else the network counts or keeps stays as it is."""
+    found: list[tuple[nn.Module, tuple[int, ...]]] = []
+    hooks = [module.register_forward_pre_hook(lambda conv, inputs: found.append((conv, tuple(inputs[0].shape))))
+             for module in network.modules() if isinstance(module, CONVOLUTIONS)]
+    training = network.training
+    network.eval()  # running statistics stay as they are
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            network(torch.zeros(batch))
+    finally:
+        network.train(training)
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _right_in_bf16(conv: nn.Module, shape: tuple[int, ...]) -> bool:
+    values = torch.Generator().manual_seed(0)  # of its own: the training's random numbers stay as they are
+    x = torch.randn(shape, generator=values)
+    if conv.weight.ndim == 5 and conv.weight.is_contiguous(memory_format=torch.channels_last_3d):
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    exact = _results(conv, x, lambda y: torch.randn(y.shape, generator=values), bf16=False)
+    gradient = exact.pop()
+    rounded = _results(conv, x, lambda y: gradient, bf16=True)[:-1]
+    # written so that NaN is wrong
+    return all(float((a - b).norm()) <= TOLERANCE * float(a.norm()) for a, b in zip(exact, rounded, strict=True))
+
+
+def _results(conv: nn.Module, x: Tensor, gradient_of: Callable[[Tensor], Tensor], bf16: bool) -> list[Tensor]:
+    """The output, its gradients by the weights and the input, and the gradient that they came from."""
+    x = x.detach().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        y = conv(x).float()
+    gradient = gradient_of(y)
+    of_weights, of_x = torch.autograd.grad(y, (conv.weight, x), gradient)
+    return [y.detach(), of_weights, of_x, gradient]
