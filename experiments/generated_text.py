@@ -72,7 +72,10 @@ def speed() -> str:
 
 def training_step() -> str:
     """What each lever of a training on a CPU brings."""
-    study = load_json(RESULTS / "training_step.json", AnyObject)
+    return "\n\n".join(_training_steps(load_json(RESULTS / f"{name}.json", AnyObject)) for name in ("training_step", "training_step_amx"))
+
+
+def _training_steps(study: dict) -> str:
     lines = ["| instructions | training | seconds per step | times faster | GiB |", "|---|---|---|---|---|"]
     lines += [
         f"| {row['instructions']} | {row['row']} | {row['seconds']:.1f} | {row['times_faster']:.1f} | {row['GiB']:.1f} |"

@@ -40,6 +40,7 @@ STUDIES = (
     Study("ablation", "Which part of the class head earns its keep?"),
     Study("training_choices", "Which choices of the training matter?"),
     Study("training_step", "What makes a training step on a CPU faster, and by how much?"),
+    Study("training_step_amx", "What does so with AMX, on smaller patches?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
     Study("training_precision", "Does a training in bf16 on a CPU with AMX segment as well as one in fp32?"),
     Study("fuzz", "Is every damaged input met with one clear message, and is nothing lost?"),
