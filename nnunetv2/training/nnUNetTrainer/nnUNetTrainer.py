@@ -225,8 +225,13 @@ class nnUNetTrainer(TrainingData):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """Of everything but the class head, which has its own unless its parameters are given to this one."""
         optimizer = torch.optim.SGD(self.segmentation_parameters(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True,
-                                    fused=self.device.type == "cpu" or None)
+                                    fused=self.fused_optimizer)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    @property
+    def fused_optimizer(self) -> bool | None:
+        """For torch's optimisers: one pass over the weights per step on a CPU; elsewhere what torch prefers."""
+        return True if self.device.type == "cpu" else None
 
     def segmentation_parameters(self) -> list[nn.Parameter]:
         """Of the network without the class head."""

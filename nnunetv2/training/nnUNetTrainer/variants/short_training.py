@@ -27,7 +27,7 @@ class nnUNetTrainerShort(nnUNetTrainer):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay,
-                                      fused=self.device.type == "cpu" or None)
+                                      fused=self.fused_optimizer)
         return optimizer, EpochScheduler(optimizer, self.initial_lr, lambda epoch: rate_at(epoch / self.num_epochs))
 
     def train_step(self, batch):
