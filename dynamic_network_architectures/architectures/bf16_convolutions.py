@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
 
@@ -21,16 +22,13 @@ def trust_bf16(network: nn.Module, batch: tuple[int, ...]) -> bool:
     False where another convolution than those of a ConvNormNonlin is wrong: then the network must not be trained in bf16.
     """
     layers = {module.conv: module for module in network.modules() if isinstance(module, ConvNormNonlin)}
-    right: dict[tuple, bool] = {}
-    trusted = True
-    for conv, shape in _inputs(network, batch):
-        kind = (str(conv), shape)
-        if kind not in right:
-            right[kind] = _right_in_bf16(conv, shape)
-        if not right[kind] and conv in layers:
-            layers[conv].conv_in_float32 = True
-        trusted &= right[kind] or conv in layers
-    return trusted
+    inputs = _inputs(network, batch)
+    kinds = {(str(conv), shape): conv for conv, shape in inputs}
+    right = {(name, shape): _right_in_bf16(conv, shape) for (name, shape), conv in tqdm(kinds.items(), "bf16 tried", leave=False, disable=None)}
+    wrong = {conv for conv, shape in inputs if not right[str(conv), shape]}
+    for conv in wrong & layers.keys():
+        layers[conv].conv_in_float32 = True
+    return wrong <= layers.keys()
 
 
 def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
