@@ -76,7 +76,7 @@ def training_protocol(fold: Path, description: DataDescription) -> dict:
     checkpoint = load_checkpoint(fold / "checkpoint_final.pth")
     schedule = checkpoint["schedule"]
     return {
-        "trainer": checkpoint["trainer_name"], "epochs": schedule["num_epochs"],
+        "trainer": checkpoint.get("trained_by", checkpoint["trainer_name"]), "epochs": schedule["num_epochs"],
         "iterations_per_epoch": schedule["num_iterations_per_epoch"], "seed": schedule["seed"],
         "optimiser": optimiser_in_words(checkpoint["optimizer_state"]["param_groups"][0]), "initial_learning_rate": schedule["initial_lr"], "weight_decay": schedule["weight_decay"],
         "loss": "soft Dice + cross-entropy, deep supervision" + (f"; weighted cross-entropy for the {description.task_words}" if description.task else ""),

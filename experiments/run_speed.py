@@ -21,7 +21,6 @@ from experiments.pipeline import model_of
 from experiments.record_run import code_commit, environment, shown_command
 from experiments.speed_masks import folder_of
 from experiments.speed_table import REPEATED, derive_with_tta, write_table
-from experiments.upstream_model import for_upstream
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import script, whole_number
@@ -62,11 +61,11 @@ def is_upstream(row: str) -> bool:
 
 
 def command(row: str, args: argparse.Namespace, images: Path, out: Path) -> list[str]:
-    """The prediction command of a row: a console script of either environment. upstream_model: what nnU-Net predicts with."""
+    """The prediction command of a row: a console script of either environment."""
     # -I: a PYTHONPATH would put this repository's nnunetv2 in front of upstream's
     interpreter = [args.upstream, "-I"] if is_upstream(row) else [Path(sys.executable)]
     script = interpreter[0].parent / "nnUNetv2_predict_from_modelfolder"
-    return [*map(str, interpreter), str(script), "-i", str(images), "-o", str(out), "-m", str(args.upstream_model if is_upstream(row) else args.model), "-f", args.fold, "-device", args.device,
+    return [*map(str, interpreter), str(script), "-i", str(images), "-o", str(out), "-m", str(args.model), "-f", args.fold, "-device", args.device,
             "--disable_progress_bar", *ROWS[row], *([str(args.roi_model)] if row in NEED_ROI_MODEL else [])]
 
 
@@ -176,8 +175,6 @@ def main() -> None:
                   False: link_cases(args.images, args.cases, Path(folder) / "cases")}
         result["tiles"] = {which: upstream_tiles(folder, args.model, args.fold) for which, folder in
                            (("reference", images[True]), ("cases", images[False]))}
-        if any(is_upstream(row) for _, row in pending):
-            args.upstream_model = for_upstream(args.model, args.fold, Path(folder) / "upstream_model")
         if args.tta_from:
             result["derived"] = {"from": str(args.tta_from), "seconds_a_tile": args.seconds_a_tile}
         if args.device == "cpu" and any(not is_upstream(row) for _, row in pending):

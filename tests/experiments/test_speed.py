@@ -78,6 +78,13 @@ def test_the_row_with_a_second_model_needs_one_and_names_it(tmp_path, monkeypatc
     assert command("fast", args, tmp_path, tmp_path)[-2:] == ["--mode", "fast"]
 
 
+def test_upstream_runs_in_its_own_environment_alone(tmp_path, monkeypatch):
+    """A PYTHONPATH that names this repository would make nnU-Net's row one of ours."""
+    args = arguments_of(monkeypatch, "--model", tmp_path, "--images", tmp_path)
+    assert command("upstream", args, tmp_path, tmp_path)[:3] == ["python", "-I", "nnUNetv2_predict_from_modelfolder"]
+    assert "-I" not in command("exact", args, tmp_path, tmp_path)
+
+
 def test_a_table_without_seconds_a_window_cannot_derive_tta(tmp_path, monkeypatch):
     (tmp_path / "speed.json").write_text('{"runs": []}')
     with pytest.raises(SystemExit, match="speed.json holds no seconds_a_tile"):

@@ -10,6 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.loss.robust_ce_loss import TopKLoss
 from nnunetv2.training.nnUNetTrainer.architecture import trainer_with_own_network
 from nnunetv2.training.nnUNetTrainer.registry import available_trainers, find_trainer
+from nnunetv2.training.nnUNetTrainer.training_state import name_for_predictions
 from nnunetv2.utilities.errors import InputError
 
 ONE_EPOCH = {"num_epochs": 1, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
@@ -41,6 +42,20 @@ def test_all_of_upstreams_are_there():
 
 
 @pytest.mark.slow
+def test_checkpoints_name_trainers_that_upstream_has_too():
+    """Upstream refuses to predict with others."""
+    named = {name: name_for_predictions(find_trainer(name)) for name in available_trainers()}
+    assert set(named.values()) <= {*UPSTREAM, "nnUNetTrainer"}
+    assert named["nnUNetTrainerShort"] == "nnUNetTrainer" and named["nnUNetTrainerBN"] == "nnUNetTrainerBN"
+
+
+def test_a_trainer_of_ones_own_keeps_its_name_whatever_it_is_made_from():
+    class Own(find_trainer("nnUNetTrainerShort")):
+        pass
+
+    assert name_for_predictions(Own) == "Own"
+
+
 @pytest.mark.parametrize(("name", "epochs"), [(f"nnUNetTrainer_{n}epochs", n) for n in (5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)] + [
     ("nnUNetTrainer_1epoch", 1), ("nnUNetTrainer_onlyMirror01_1500ep", 1500), ("nnUNetTrainerDA5_10epochs", 10), ("nnUNetTrainerCELoss_5epochs", 5),
     ("nnUNetTrainerBenchmark_5epochs", 5), *((f"nnUNetTrainer_{n}epochs_NoMirroring", n) for n in (250, 2000, 4000, 8000))])

@@ -71,6 +71,9 @@ RANDOM_STREAMS = {"weights": 0, "epoch": 1}  # parts of the seed; batches have t
 class nnUNetTrainer(TrainingData):
     """See the module; hooks of the data are in trainer_data.py."""
 
+    # The trainer that checkpoints name for predictions, where nnU-Net lacks this one and makes the same network. Not inherited: a subclass may make another.
+    predicts_as: str | None = None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         refuse_unknown_hooks(cls)

@@ -31,7 +31,8 @@ def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str
         "_best_ema": trainer._best_ema,
         "current_epoch": trainer.current_epoch + 1,  # the running epoch counts as done
         "init_args": trainer.my_init_kwargs,
-        "trainer_name": type(trainer).__name__,
+        "trainer_name": name_for_predictions(type(trainer)),
+        "trained_by": type(trainer).__name__,
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
         "class_head_weights": head_weights,
         "class_optimizer_state": trainer.class_optimizer.state_dict() if trainer.class_optimizer is not None else None,
@@ -39,6 +40,11 @@ def training_state(trainer: "nnUNetTrainer", averaged: bool = False) -> dict[str
         "identity": trainer.identity,
         "schedule": {name: getattr(trainer, name) for name in SCHEDULE},
     }
+
+
+def name_for_predictions(trainer: type) -> str:
+    """Of the trainer that a checkpoint names: nnU-Net looks it up before it predicts, and refuses names that it does not have."""
+    return vars(trainer).get("predicts_as") or trainer.__name__
 
 
 def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], path: str, to_validate: bool = False) -> None:

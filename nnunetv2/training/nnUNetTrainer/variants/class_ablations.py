@@ -9,6 +9,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
     """The usual joint training: one SGD at lr .01 for all, full gradient from the start, no teacher, full augmentation."""
 
+    predicts_as = "nnUNetTrainer"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = ClassTraining(
@@ -19,6 +21,8 @@ class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
 class nnUNetTrainerTextureKeeping(nnUNetTrainer):
     """Without blur, low resolution and gamma."""
 
+    predicts_as = "nnUNetTrainer"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.texture_keeping = True
@@ -27,6 +31,8 @@ class nnUNetTrainerTextureKeeping(nnUNetTrainer):
 class nnUNetTrainerBalancedSampling(nnUNetTrainer):
     """Every class is drawn equally often, and none is weighted."""
 
+    predicts_as = "nnUNetTrainer"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = replace(self.class_training, balance="sampling")
@@ -34,6 +40,8 @@ class nnUNetTrainerBalancedSampling(nnUNetTrainer):
 
 class nnUNetTrainerClassGradient(nnUNetTrainer):
     """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

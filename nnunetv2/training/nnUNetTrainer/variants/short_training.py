@@ -21,6 +21,8 @@ def rate_at(part: float) -> float:
 class nnUNetTrainerShort(nnUNetTrainer):
     """AdamW (Loshchilov and Hutter 2019) with a learning rate of its own in every step."""
 
+    predicts_as = "nnUNetTrainer"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.initial_lr, self.weight_decay = 1e-3, 1e-2
