@@ -20,6 +20,7 @@ class Study:
 STUDIES = (
     Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
+    Study("speed_modes", "What do the modes cost a model of the quiz's image size that finds most of the gland?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study(

@@ -83,6 +83,13 @@ def derive_with_tta(result: dict) -> None:
         result["derived"]["seconds_a_case"] = round(median(seconds[without]) + more, 1)
 
 
+def window_scale(result: dict) -> float:
+    """Windows per case of all rows, over those of the reference, which may have been run on fewer cases; 1 where nobody counted."""
+    if "tiles" not in result:
+        return 1.0
+    return mean(result["tiles"]["cases"].values()) / mean(result["tiles"]["reference"].values())
+
+
 def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None = None) -> dict[str, dict]:
     """Figures by row, in the order in which rows were first run. truth: case -> class."""
     by_row = defaultdict(list)
@@ -93,13 +100,14 @@ def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, s
     upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
     per_case = seconds_a_case(result)
     reference_seconds = median(per_case[reference]) if reference in per_case else derived
+    scale = window_scale(result) if reference in per_case else 1.0
     rows = {}
     for row, runs in by_row.items():
         seconds = per_case[row]
         rows[row] = {
             "seconds_a_case": {"median": round(median(seconds), 2), "min": round(min(seconds), 2), "max": round(max(seconds), 2)},
             "runs": len(runs), "cases_a_run": runs[0]["cases"],
-            "times_faster": round(reference_seconds / median(seconds), 2) if reference_seconds else None,
+            "times_faster": round(reference_seconds * (1 if row == reference else scale) / median(seconds), 2) if reference_seconds else None,
             "peak_memory_gib": round(max(run["peak_memory"] for run in runs) / 2**30, 2),
             "peak_gpu_memory_gib": round(max(run["peak_gpu_memory"] for run in runs) / 2**30, 2),
             "against_upstream": agreement(folders[row], folders[upstream]) if upstream else {},
@@ -119,6 +127,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 def as_markdown(result: dict) -> str:
     reference, derived = result["reference"], result.get("derived", {})
     compared = reference if reference in result["rows"] else f"{reference}, no TTA"
+    scale = window_scale(result) if reference in result["rows"] else 1.0
     lines = [
         f"# Inference: time, memory and agreement{' (SYNTHETIC CTs)' if result.get('synthetic') else ''}", "",
         f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
@@ -126,6 +135,8 @@ def as_markdown(result: dict) -> str:
         f"Whole processes, from start to the last file, classification included here. Seconds per case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
         + (f" Windows per case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
+        *([f"`{reference}` was run on cases of {1 / scale:.2g} times as many windows: times faster refer to its seconds, scaled to those of the other rows' cases.", ""]
+          if abs(scale - 1) > 0.005 else []),
         *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s per case. DERIVED from the row without "

@@ -78,6 +78,18 @@ def test_the_row_with_a_second_model_needs_one_and_names_it(tmp_path, monkeypatc
     assert command("fast", args, tmp_path, tmp_path)[-2:] == ["--mode", "fast"]
 
 
+@pytest.mark.slow
+def test_a_reference_on_fewer_windows_is_scaled_and_the_table_says_so(tmp_path):
+    """10 s on one window are 20 s on two: a row that takes 5 s there is four times faster."""
+    for row in ("upstream", "exact"):
+        write(tmp_path / f"{row}/a.nii.gz", [0, 1, 1, 2])
+    result = {"runs": [run("upstream", 10), run("exact", 10, cases=2)], "reference": "upstream", "command": "bash", "environment": {}, "threads": 2,
+              "device": "cpu", "tiles": {"reference": {"a": 1}, "cases": {"a": 1, "b": 3}}}
+    write_table(result, tmp_path, None, None, tmp_path / "speed")
+    assert {row: figures["times_faster"] for row, figures in result["rows"].items()} == {"upstream": 1.0, "exact": 4.0}
+    assert "cases of 0.5 times as many windows" in (tmp_path / "speed.md").read_text()
+
+
 def test_upstream_runs_in_its_own_environment_alone(tmp_path, monkeypatch):
     """A PYTHONPATH that names this repository would make nnU-Net's row one of ours."""
     args = arguments_of(monkeypatch, "--model", tmp_path, "--images", tmp_path)
