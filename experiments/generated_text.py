@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments import real_report, robustness_report
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
+from experiments.speed_table import window_scale
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
@@ -59,12 +60,13 @@ def speed() -> str:
             f"|{FRONT_ROWS[name]}|{seconds:.{1 if seconds < 10 else 0}f}|{times(row['times_faster'])}|{share(changed)}|"
         )
     cases = sorted({row["cases_a_run"] for row in rows.values()})
+    scaled = "; nnU-Net's time is scaled to as many windows" if abs(window_scale(study) - 1) > 0.005 else ""
     counted = " to ".join(map(str, dict.fromkeys((cases[0], cases[-1]))))
     return "\n".join(
         [
             *lines,
             "",
-            f"*{data_of(study)} CTs of the quiz's size, n = {counted}, {short_machine(study)}, class included.*",
+            f"*{data_of(study)} CTs of the quiz's size, n = {counted}, {short_machine(study)}, class included{scaled}.*",
         ]
     )
 

@@ -20,7 +20,6 @@ class Study:
 STUDIES = (
     Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
-    Study("speed_modes", "What do the modes cost a model of the quiz's image size that finds most of the gland?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study(
@@ -48,6 +47,7 @@ STUDIES = (
     Study("faults", "Do kills, full disks and other mishaps leave every result as it would have been?"),
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
+    Study("history/speed", "How long did each mode and lever take at the quiz's size? (before the class's evidence)"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
     Study("history/realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
     Study("history/rounds", "How long does each mode take on small cases? (engine before 16-bit tiles of 4 planes)"),

@@ -99,15 +99,16 @@ def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, s
     reference, derived = result["reference"], result.get("derived", {}).get("seconds_a_case")
     upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
     per_case = seconds_a_case(result)
+    if reference in per_case:
+        per_case[reference] = [seconds * window_scale(result) for seconds in per_case[reference]]
     reference_seconds = median(per_case[reference]) if reference in per_case else derived
-    scale = window_scale(result) if reference in per_case else 1.0
     rows = {}
     for row, runs in by_row.items():
         seconds = per_case[row]
         rows[row] = {
             "seconds_a_case": {"median": round(median(seconds), 2), "min": round(min(seconds), 2), "max": round(max(seconds), 2)},
             "runs": len(runs), "cases_a_run": runs[0]["cases"],
-            "times_faster": round(reference_seconds * (1 if row == reference else scale) / median(seconds), 2) if reference_seconds else None,
+            "times_faster": round(reference_seconds / median(seconds), 2) if reference_seconds else None,
             "peak_memory_gib": round(max(run["peak_memory"] for run in runs) / 2**30, 2),
             "peak_gpu_memory_gib": round(max(run["peak_gpu_memory"] for run in runs) / 2**30, 2),
             "against_upstream": agreement(folders[row], folders[upstream]) if upstream else {},
@@ -135,7 +136,7 @@ def as_markdown(result: dict) -> str:
         f"Whole processes, from start to the last file, classification included here. Seconds per case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
         + (f" Windows per case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
-        *([f"`{reference}` was run on cases of {1 / scale:.2g} times as many windows: times faster refer to its seconds, scaled to those of the other rows' cases.", ""]
+        *([f"`{reference}` was run on cases with {1 / scale:.2g} times as many windows as those of the other rows; its seconds are scaled to theirs.", ""]
           if abs(scale - 1) > 0.005 else []),
         *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),

@@ -87,7 +87,8 @@ def test_a_reference_on_fewer_windows_is_scaled_and_the_table_says_so(tmp_path):
               "device": "cpu", "tiles": {"reference": {"a": 1}, "cases": {"a": 1, "b": 3}}}
     write_table(result, tmp_path, None, None, tmp_path / "speed")
     assert {row: figures["times_faster"] for row, figures in result["rows"].items()} == {"upstream": 1.0, "exact": 4.0}
-    assert "cases of 0.5 times as many windows" in (tmp_path / "speed.md").read_text()
+    assert result["rows"]["upstream"]["seconds_a_case"]["median"] == 20 and result["runs"][0]["seconds"] == 10
+    assert "cases with 0.5 times as many windows" in (tmp_path / "speed.md").read_text()
 
 
 def test_upstream_runs_in_its_own_environment_alone(tmp_path, monkeypatch):
