@@ -60,13 +60,13 @@ def speed() -> str:
             f"|{FRONT_ROWS[name]}|{seconds:.{1 if seconds < 10 else 0}f}|{times(row['times_faster'])}|{share(changed)}|"
         )
     cases = sorted({row["cases_a_run"] for row in rows.values()})
-    scaled = "; nnU-Net's time is scaled to as many windows" if abs(window_scale(study) - 1) > 0.005 else ""
+    scaled = "; nnU-Net's time scaled by windows" if abs(window_scale(study) - 1) > 0.005 else ""
     counted = " to ".join(map(str, dict.fromkeys((cases[0], cases[-1]))))
     return "\n".join(
         [
             *lines,
             "",
-            f"*{data_of(study)} CTs of the quiz's size, n = {counted}, {short_machine(study)}, class included{scaled}.*",
+            f"*{data_of(study)} CTs of the quiz's size, n = {counted}, {short_machine(study)}{scaled}.*",
         ]
     )
 
