@@ -15,7 +15,6 @@ from pathlib import Path
 
 from experiments import real_report, robustness_report
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
-from experiments.speed_table import window_scale
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
@@ -59,9 +58,10 @@ def speed() -> str:
         lines.append(
             f"|{FRONT_ROWS[name]}|{seconds:.{1 if seconds < 10 else 0}f}|{times(row['times_faster'])}|{share(changed)}|"
         )
-    cases = sorted({row["cases_a_run"] for row in rows.values()})
-    scaled = "; nnU-Net's time scaled by windows" if abs(window_scale(study) - 1) > 0.005 else ""
+    cases = sorted({row["cases_a_run"] for name, row in rows.items() if name != study["reference"]})
     counted = " to ".join(map(str, dict.fromkeys((cases[0], cases[-1]))))
+    reference = rows[study["reference"]]["cases_a_run"]
+    scaled = f"; nnU-Net: n = {reference}, scaled to their size" if study.get("reference_scale", 1) != 1 else ""
     return "\n".join(
         [
             *lines,

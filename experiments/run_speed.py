@@ -164,12 +164,13 @@ def main() -> None:
     masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
     result = load_json(result_file, SpeedRuns) if result_file.is_file() and not args.fresh else {"runs": []}
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
-    result |= {"command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
-               "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
     if not result["runs"]:
         shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)  # of another measurement
     done = {(run["round"], run["row"]) for run in result["runs"]}
     pending = [run for run in planned_runs(args) if run not in done]
+    if pending:  # else the table alone is written anew, and the runs are those of before
+        result |= {"command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
+                   "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
     with tempfile.TemporaryDirectory() as folder:
         images = {True: link_cases(args.images, args.reference_cases, Path(folder) / "reference"),
                   False: link_cases(args.images, args.cases, Path(folder) / "cases")}

@@ -67,6 +67,11 @@ def seconds_a_case(result: dict) -> dict[str, list[float]]:
     return seconds
 
 
+def windows_a_case(result: dict) -> dict[str, float]:
+    """In upstream's tiling: {"reference": of the cases that `upstream` was run on, "cases": of those of all other rows}."""
+    return {which: mean(counts.values()) for which, counts in result["tiles"].items()}
+
+
 def derive_with_tta(result: dict) -> None:
     """Add `seconds_a_tile` where both of upstream's rows were run, and `seconds_a_case` to `derived` where it is wanted.
 
@@ -74,20 +79,13 @@ def derive_with_tta(result: dict) -> None:
     """
     seconds = seconds_a_case(result)
     with_tta, without = result["reference"], f"{result['reference']}, no TTA"
-    tiles = {which: mean(counts.values()) for which, counts in result["tiles"].items()}
+    tiles = windows_a_case(result)
     if with_tta in seconds and without in seconds:
         difference = median(seconds[with_tta]) - median(seconds[without])
         result["seconds_a_tile"] = round(difference / (8 * tiles["reference"] - tiles["cases"]), 3)
     if "derived" in result and without in seconds:
         more = 7 * tiles["cases"] * result["derived"]["seconds_a_tile"]
         result["derived"]["seconds_a_case"] = round(median(seconds[without]) + more, 1)
-
-
-def window_scale(result: dict) -> float:
-    """Windows per case of all rows, over those of the reference, which may have been run on fewer cases; 1 where nobody counted."""
-    if "tiles" not in result:
-        return 1.0
-    return mean(result["tiles"]["cases"].values()) / mean(result["tiles"]["reference"].values())
 
 
 def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None = None) -> dict[str, dict]:
@@ -100,7 +98,7 @@ def summarise(result: dict, masks: Path, labels: Path | None, truth: dict[str, s
     upstream = next((row for row in (reference, f"{reference}, no TTA") if row in folders), None)  # whose masks are compared with
     per_case = seconds_a_case(result)
     if reference in per_case:
-        per_case[reference] = [seconds * window_scale(result) for seconds in per_case[reference]]
+        per_case[reference] = [seconds * result.get("reference_scale", 1) for seconds in per_case[reference]]
     reference_seconds = median(per_case[reference]) if reference in per_case else derived
     rows = {}
     for row, runs in by_row.items():
@@ -128,16 +126,16 @@ def _number(value: float | None, digits: int = 3) -> str:
 def as_markdown(result: dict) -> str:
     reference, derived = result["reference"], result.get("derived", {})
     compared = reference if reference in result["rows"] else f"{reference}, no TTA"
-    scale = window_scale(result) if reference in result["rows"] else 1.0
+    scale = result.get("reference_scale", 1)
     lines = [
         f"# Inference: time, memory and agreement{' (SYNTHETIC CTs)' if result.get('synthetic') else ''}", "",
         f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
         f"{result['threads']} threads, device {result['device']}, code {result.get('commit', 'unknown')}.", "",
         f"Whole processes, from start to the last file, classification included here. Seconds per case: median (lowest-highest) of the "
         f"runs. Agreement with the masks of `{compared}`, on the cases both have."
-        + (f" Windows per case in upstream's tiling: {mean(result['tiles']['cases'].values()):.1f}." if "tiles" in result else ""), "",
+        + (f" Windows per case in upstream's tiling: {windows_a_case(result)['cases']:.1f}." if "tiles" in result else ""), "",
         *([f"`{reference}` was run on cases with {1 / scale:.2g} times as many windows as those of the other rows; its seconds are scaled to theirs.", ""]
-          if abs(scale - 1) > 0.005 else []),
+          if scale != 1 else []),
         *([f"Two runs of `{reference}` differ from one another in {result['repeated']['changed']:.1e} of the voxels, and their whole DSC is "
            f"{result['repeated'].get('whole_mean', 1):.5f}.", ""] if result.get("repeated") else []),
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s per case. DERIVED from the row without "
@@ -201,7 +199,10 @@ def bars(axes: Axes, rows: dict[str, dict], titles: dict[str, str]) -> None:
 
 
 def write_table(result: dict, masks: Path, labels: Path | None, truth: dict[str, str] | None, out: Path) -> None:
-    """Add `rows` to `result`; write OUT.md and OUT.png."""
+    """Add `rows` to `result`, and `reference_scale` where the reference was run on cases with fewer or more windows; write OUT.md and OUT.png."""
+    if "tiles" in result and any(run["row"] == result["reference"] for run in result["runs"]):
+        windows = windows_a_case(result)
+        result["reference_scale"] = windows["cases"] / windows["reference"]
     result["rows"] = summarise(result, masks, labels, truth)
     result["repeated"] = agreement(folder_of(REPEATED, masks), folder_of(result["reference"], masks))
     show(result, out)

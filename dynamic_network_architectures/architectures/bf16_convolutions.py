@@ -4,13 +4,12 @@ oneDNN's code for AVX-512 BF16 leaves the gradients of a 3 x 3 x 3 kernel's weig
 lay in memory goes into the weights. The deepest convolutions of a U-Net are of this kind for many patches.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
+from dynamic_network_architectures.building_blocks.norm_nonlin import layout_of
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TOLERANCE = 0.1  # of the norm of each output and gradient; rounding costs .003
@@ -23,18 +22,18 @@ def trust_bf16(network: nn.Module, batch: tuple[int, ...]) -> bool:
     """
     layers = {module.conv: module for module in network.modules() if isinstance(module, ConvNormNonlin)}
     inputs = _inputs(network, batch)
-    kinds = {(str(conv), shape): conv for conv, shape in inputs}
-    right = {(name, shape): _right_in_bf16(conv, shape) for (name, shape), conv in tqdm(kinds.items(), "bf16 tried", leave=False, disable=None)}
-    wrong = {conv for conv, shape in inputs if not right[str(conv), shape]}
+    kinds = {(str(conv), *of_input): conv for conv, *of_input in inputs}
+    right = {kind: _right_in_bf16(conv, *kind[1:]) for kind, conv in tqdm(kinds.items(), "bf16 tried", leave=False, disable=None)}
+    wrong = {conv for conv, *of_input in inputs if not right[(str(conv), *of_input)]}
     for conv in wrong & layers.keys():
         layers[conv].conv_in_float32 = True
     return wrong <= layers.keys()
 
 
-def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
-    """The convolutions that a batch goes through, each with the shape of what it gets; what else the network counts or keeps stays as it is."""
-    found: list[tuple[nn.Module, tuple[int, ...]]] = []
-    hooks = [module.register_forward_pre_hook(lambda conv, inputs: found.append((conv, tuple(inputs[0].shape))))
+def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...], torch.memory_format]]:
+    """The convolutions that a batch goes through, each with shape and layout of what it gets; what else the network counts or keeps stays as it is."""
+    found: list[tuple[nn.Module, tuple[int, ...], torch.memory_format]] = []
+    hooks = [module.register_forward_pre_hook(lambda conv, inputs: found.append((conv, tuple(inputs[0].shape), layout_of(inputs[0]))))
              for module in network.modules() if isinstance(module, CONVOLUTIONS)]
     training = network.training
     network.eval()  # running statistics stay as they are
@@ -48,23 +47,18 @@ def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module,
     return found
 
 
-def _right_in_bf16(conv: nn.Module, shape: tuple[int, ...]) -> bool:
+def _right_in_bf16(conv: nn.Module, shape: tuple[int, ...], layout: torch.memory_format) -> bool:
     values = torch.Generator().manual_seed(0)  # of its own: the training's random numbers stay as they are
-    x = torch.randn(shape, generator=values)
-    if conv.weight.ndim == 5 and conv.weight.is_contiguous(memory_format=torch.channels_last_3d):
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-    exact = _results(conv, x, lambda y: torch.randn(y.shape, generator=values), bf16=False)
-    gradient = exact.pop()
-    rounded = _results(conv, x, lambda y: gradient, bf16=True)[:-1]
+    x = torch.randn(shape, generator=values).contiguous(memory_format=layout)
+    exact = _results(conv, x, None, bf16=False)
+    rounded = _results(conv, x, exact[0], bf16=True)
     # written so that NaN is wrong
     return all(float((a - b).norm()) <= TOLERANCE * float(a.norm()) for a, b in zip(exact, rounded, strict=True))
 
 
-def _results(conv: nn.Module, x: Tensor, gradient_of: Callable[[Tensor], Tensor], bf16: bool) -> list[Tensor]:
-    """The output, its gradients by the weights and the input, and the gradient that they came from."""
+def _results(conv: nn.Module, x: Tensor, gradient: Tensor | None, bf16: bool) -> list[Tensor]:
+    """The output, and by `gradient` of it (None: the output itself) the gradients of the weights and of x."""
     x = x.detach().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
         y = conv(x).float()
-    gradient = gradient_of(y)
-    of_weights, of_x = torch.autograd.grad(y, (conv.weight, x), gradient)
-    return [y.detach(), of_weights, of_x, gradient]
+    return [y.detach(), *torch.autograd.grad(y, (conv.weight, x), y.detach() if gradient is None else gradient)]

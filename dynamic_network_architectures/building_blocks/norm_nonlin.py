@@ -28,7 +28,7 @@ def has_norm_nonlin(norm: nn.Module | None, nonlin: nn.Module | None) -> bool:
 class _NormNonlin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-        layout = _layout(x)
+        layout = layout_of(x)
         x = x.contiguous(memory_format=layout)
         y = torch.empty_like(x)
         moments = [weight.new_empty(0) for _ in range(2 * len(x))]  # mean and 1 / deviation of each item
@@ -58,6 +58,7 @@ class _NormNonlin(torch.autograd.Function):
         return of_x, of_weight, of_bias, None, None
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Channels last where x (B, C, *spatial) is so and not otherwise contiguous."""
     last = CHANNELS_LAST.get(x.ndim)
     return last if last is not None and x.is_contiguous(memory_format=last) and not x.is_contiguous() else torch.contiguous_format

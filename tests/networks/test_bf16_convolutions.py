@@ -45,7 +45,7 @@ def test_gradients_after_the_check_are_those_of_float32_whatever_the_cpu(laid_ou
 
 @pytest.mark.parametrize("laid_out", (False, True))
 def test_a_wrong_convolution_stays_in_float32_and_the_others_do_not(monkeypatch, laid_out):
-    monkeypatch.setattr(bf16_convolutions, "_right_in_bf16", lambda conv, shape: shape[2] != 2 or isinstance(conv, nn.ConvTranspose3d))
+    monkeypatch.setattr(bf16_convolutions, "_right_in_bf16", lambda conv, shape, layout: shape[2] != 2 or isinstance(conv, nn.ConvTranspose3d))
     network = _network()
     if laid_out:
         lay_out_for_cpu(network)
@@ -68,7 +68,7 @@ def test_a_wrong_convolution_stays_in_float32_and_the_others_do_not(monkeypatch,
 
 
 def test_a_wrong_convolution_that_has_no_layer_of_its_own_ends_the_trust(monkeypatch):
-    monkeypatch.setattr(bf16_convolutions, "_right_in_bf16", lambda conv, shape: not isinstance(conv, nn.ConvTranspose3d))
+    monkeypatch.setattr(bf16_convolutions, "_right_in_bf16", lambda conv, shape, layout: not isinstance(conv, nn.ConvTranspose3d))
     assert not trust_bf16(_network(), BATCH)
 
 
@@ -82,8 +82,8 @@ def test_wrong_gradients_are_seen(monkeypatch, broken):
                 self.weight.register_hook(lambda gradient: torch.full_like(gradient, wrong))
             return y
 
-    assert bf16_convolutions._right_in_bf16(nn.Conv3d(4, 4, 3, padding=1), (2, 4, 5, 6, 7))
-    assert not bf16_convolutions._right_in_bf16(Rounded(4, 4, 3, padding=1), (2, 4, 5, 6, 7))
+    assert bf16_convolutions._right_in_bf16(nn.Conv3d(4, 4, 3, padding=1), (2, 4, 5, 6, 7), torch.contiguous_format)
+    assert not bf16_convolutions._right_in_bf16(Rounded(4, 4, 3, padding=1), (2, 4, 5, 6, 7), torch.contiguous_format)
 
 
 def test_random_numbers_training_mode_and_gradients_stay_as_they_are():

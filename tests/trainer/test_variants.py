@@ -41,7 +41,6 @@ def test_all_of_upstreams_are_there():
     assert set(UPSTREAM) <= set(available_trainers())
 
 
-@pytest.mark.slow
 def test_checkpoints_name_trainers_that_upstream_has_too():
     """Upstream refuses to predict with others."""
     named = {name: name_for_predictions(find_trainer(name)) for name in available_trainers()}
@@ -56,6 +55,7 @@ def test_a_trainer_of_ones_own_keeps_its_name_whatever_it_is_made_from():
     assert name_for_predictions(Own) == "Own"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "epochs"), [(f"nnUNetTrainer_{n}epochs", n) for n in (5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)] + [
     ("nnUNetTrainer_1epoch", 1), ("nnUNetTrainer_onlyMirror01_1500ep", 1500), ("nnUNetTrainerDA5_10epochs", 10), ("nnUNetTrainerCELoss_5epochs", 5),
     ("nnUNetTrainerBenchmark_5epochs", 5), *((f"nnUNetTrainer_{n}epochs_NoMirroring", n) for n in (250, 2000, 4000, 8000))])
