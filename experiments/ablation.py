@@ -1,9 +1,10 @@
 """Train and score the variants of the classifier over the same folds; see run_ablation.sh, which prepares the data.
 
-    python -m experiments.ablation --out results/ablation --folds 3 --epochs 12 --iterations 50 --val_iterations 4 --device cpu --synthetic
+    python -m experiments.ablation --out results/ablation --folds 3 --epochs 12 --iterations 20 --device cpu
 
 A variant is an edit of the plans' `class_head`, a trainer, and whether the head is refitted. Each variant and fold leaves
-OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped; other settings start it over.
+OUT/work/variants/VARIANT/fold_K/done.json, so a rerun goes on where it stopped; other settings start it over. The single blocks of
+evidence (ablation_blocks.py) are fitted to what the chosen head's networks make of the cases.
 """
 
 import argparse
@@ -19,12 +20,13 @@ from typing import Any
 
 from evaluation import compute_metrics, radiomics_baseline
 from evaluation.result_shapes import Metrics
-from experiments.ablation_table import ablation_row, conclusions, markdown
+from experiments.ablation_blocks import block_rows
+from experiments.ablation_table import ablation_row, conclusions, markdown, minus
 from experiments.draw_cases import draw_cases
-from experiments.file_shapes import Done, Identity, Refit
-from experiments.fold_jobs import in_parallel, run_command, write_inner_folds
-from experiments.new_cases import SEED, calibration_on_new_cases
-from experiments.options import PRESETS, parse
+from experiments.file_shapes import Done, Identity
+from experiments.fold_jobs import classes_of, held_out_images, in_parallel, run_command, write_inner_folds
+from experiments.new_cases import SEED, on_new_cases
+from experiments.options import PRESETS, TRAINER, parse
 from experiments.out_of_fold import gather
 from experiments.preparation import CONFIGURATION, PLANS, prepare
 from experiments.record_run import code_commit, environment
@@ -43,16 +45,25 @@ class Variant:
     name: str
     title: str
     head: dict[str, Any] | None  # replaces these keys of the planned class_head; None: no head at all
-    trainer: str = "nnUNetTrainer"
+    training: str = ""  # what the trainer's name has behind that of the recipe
     refit_of: str | None = None  # take this variant's model and refit its head
+    shown: bool = True  # False: it is trained for its refit alone
 
 
 VARIANTS = (
     Variant("segmentation", "Segmentation only", None),
-    Variant("naive", "Bottleneck, global pooling, joint SGD", NAIVE_HEAD, "nnUNetTrainerNaiveClassHead"),
-    Variant("chosen", "Chosen head", {}),
-    Variant("chosen_refit", "Chosen head + refit", {}, refit_of="chosen"),
+    Variant("naive", "Bottleneck, global pooling, joint training", NAIVE_HEAD, "NaiveClassHead"),
+    Variant("naive_refit", "The same + refit", NAIVE_HEAD, "NaiveClassHead", refit_of="naive"),
+    Variant("chosen", "Chosen head as it was trained", {}),
+    Variant("chosen_refit", "Chosen head + refit with evidence", {}, refit_of="chosen"),
+    Variant("no_loss", "", {}, "NoClassLoss", shown=False),
+    Variant("no_loss_refit", "The same without a class loss (segmentation only + refit)", {}, "NoClassLoss", refit_of="no_loss"),
+    Variant("gradient", "", {}, "ClassGradient", shown=False),
+    Variant("gradient_refit", "The same, class gradient into the encoder", {}, "ClassGradient", refit_of="gradient"),
+    Variant("gradient_no_teacher", "", {}, "ClassGradientNoTeacher", shown=False),
+    Variant("gradient_no_teacher_refit", "The same, class gradient into the encoder, no teacher", {}, "ClassGradientNoTeacher", refit_of="gradient_no_teacher"),
 )
+BEST = "chosen_refit"  # what the other rows are compared with
 RADIOMICS_MASKS = "chosen"  # the baseline reads the masks that this variant predicted out of fold
 
 
@@ -95,7 +106,10 @@ class Ablation:
         return name
 
     def model(self, variant: Variant) -> Path:
-        return paths.nnUNet_results / self.args.dataset / f"{variant.trainer}__{self.plans_of(variant)}__{self.args.configuration}"
+        return paths.nnUNet_results / self.args.dataset / f"{self.trainer(variant)}__{self.plans_of(variant)}__{self.args.configuration}"
+
+    def trainer(self, variant: Variant) -> str:
+        return f"{self.args.recipe}{variant.training}"
 
     def folder(self, variant: str) -> Path:
         return self.work / "variants" / variant
@@ -105,7 +119,7 @@ class Ablation:
         kept, model = self.folder(variant.name) / f"fold_{fold}", self.model(variant) / f"fold_{fold}"
         plans = load_json(self.preprocessed / f"{self.plans_of(variant)}.json", Plans, partial=True)
         lengths = [f"--{key}={getattr(self.args, key)}" for key in ("epochs", "iterations", "val_iterations", "seed")]
-        settings = json.dumps([plans, variant.trainer, variant.refit_of, self.splits[fold], lengths], sort_keys=True)
+        settings = json.dumps([plans, self.trainer(variant), variant.refit_of, self.splits[fold], lengths, self.args.views], sort_keys=True)
         identity = hashlib.sha256(settings.encode()).hexdigest()[:16]
         done, begun = kept / "done.json", kept / "begun.json"
         if done.is_file() and load_json(done, Done)["identity"] == identity:
@@ -118,17 +132,19 @@ class Ablation:
             save_json({"identity": identity}, begun)
         log = kept / "log.txt" if self.args.jobs > 1 else None
         print(f"[{variant.name} fold {fold}] begins" + (f", log: {log}" if log else ""), flush=True)
-        common = ["-tr", variant.trainer, "-p", self.plans_of(variant), "-device", self.args.device]
-        train = ["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), *common]
+        common = ["-tr", self.trainer(variant), "-p", self.plans_of(variant), "-device", self.args.device]
+        of_model = ["-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common]
         start = time.time()
         if variant.refit_of is None:
-            self._command([*train, *lengths, "--c", "--no_refit"], log)
+            self._command(["nnUNetv2_train", self.args.dataset, self.args.configuration, str(fold), *common, *lengths, "--c", "--no_val", "--no_refit"], log)
             seconds = _training_seconds(model)
         else:
-            self._command(["nnUNetv2_refit_class_head", "-d", self.args.dataset, "-c", self.args.configuration, "-f", str(fold), *common], log)
+            self._command(["nnUNetv2_refit_class_head", *of_model, "-views", str(self.args.views)], log)
             seconds = load_json(self.folder(variant.refit_of) / f"fold_{fold}" / "done.json", Done)["seconds"] + time.time() - start
-            self._command([*train, "--val"], log)
-        for file in [*(model / "validation").iterdir(), *model.glob("class_*.json")]:
+        if variant.shown:
+            images = held_out_images(self.raw, self.splits[fold]["val"], self.work / "held_out" / f"fold_{fold}")
+            self._command(["nnUNetv2_predict", "-i", str(images), "-o", str(kept), *of_model, "--tta", str(self.args.views), "--continue_prediction"], log)
+        for file in model.glob("class_*.json"):
             shutil.copy2(file, kept / file.name)
         save_json({"identity": identity, "seconds": seconds}, done)
         print(f"[{variant.name} fold {fold}] done in {(time.time() - start) / 60:.1f} min", flush=True)
@@ -158,16 +174,25 @@ class Ablation:
         gather(parts, self.splits, self.raw / "labelsTr", pooled, self.work / "reference")
         metrics = self.score(variant.name, None if variant.head is None else pooled, pooled)
         minutes = sum(load_json(part / "done.json", Done)["seconds"] for part in parts.values()) / 60 / len(parts)
-        temperatures = _temperatures(parts) if variant.refit_of else None
-        alarms = None if variant.head is None else sum((part / "class_alarm.json").is_file() for part in parts.values())
-        return ablation_row(variant.name, variant.title, metrics, self.splits, self.folds, minutes, alarms, temperatures)
+        alarms = None if variant.head is None or variant.refit_of else sum((part / "class_alarm.json").is_file() for part in parts.values())
+        return ablation_row(variant.name, variant.title, metrics, len(self.folds), minutes, alarms)
+
+    def blocks(self, variant: Variant) -> dict:
+        """What each block of evidence is worth with the networks of a variant that has a head."""
+        class_of = classes_of(self.raw, self.splits[0]["train"])
+        names = sorted(set(class_of.values()))
+        splits = {fold: {part: [case for case in self.splits[fold][part] if case in class_of] for part in ("train", "val")} for fold in self.folds}
+        return block_rows(self.model(variant), splits, self._preprocessed_cases(), {case: names.index(name) for case, name in class_of.items()},
+                          len(names), self.work / "segmented", self.args.device, self.args.seed)
+
+    def _preprocessed_cases(self) -> Path:
+        plans = load_json(self.preprocessed / f"{self.args.plans}.json", Plans, partial=True)
+        return self.preprocessed / plans["configurations"][self.args.configuration]["data_identifier"]
 
     def on_new_cases(self, variant: Variant) -> dict:
-        """How well calibrated a refitted variant is on synthetic cases of another seed."""
+        """Of a refitted variant's networks together, on synthetic cases of another seed."""
         images, classes = draw_cases(self.work / "new_cases", self.args.new_cases, SEED)
-        parts = {fold: self.folder(variant.name) / f"fold_{fold}" for fold in self.folds}
-        return calibration_on_new_cases(self.model(variant), {fold: part / "new_cases" for fold, part in parts.items()}, images, classes,
-                                        _temperatures(parts), lambda command: self._command(command, None), self.args.device)
+        return on_new_cases(self.model(variant), self.folds, self.folder(variant.name) / "new_cases", images, classes, lambda command: self._command(command, None), self.args.device)
 
     def baseline(self, baseline: Baseline) -> dict:
         """A baseline's row; folds as for the variants. Its DSC is that of the masks it reads."""
@@ -180,12 +205,14 @@ class Ablation:
                 "--splits", str(splits_file), "--folds", *map(str, self.folds), "--out", str(out), "--seed", str(self.args.seed), *features]):
             sys.exit(f"error: the baseline {baseline.name} failed")
         minutes = (time.time() - start) / 60 / len(self.folds)
-        return ablation_row(baseline.name, baseline.title, self.score(baseline.name, out, masks), self.splits, self.folds, minutes, None, None)
+        return ablation_row(baseline.name, baseline.title, self.score(baseline.name, out, masks), len(self.folds), minutes, None)
 
-
-def _temperatures(parts: dict[int, Path]) -> dict[int, float]:
-    """Of each fold's refitted head."""
-    return {fold: load_json(part / "class_head_refit.json", Refit)["temperature"] for fold, part in parts.items()}
+    def compare(self, rows: list[dict]) -> None:
+        """Add to each row `minus_best`, its figures minus those of BEST on the same cases."""
+        if BEST in (row["variant"] for row in rows):
+            differences = minus({row["variant"]: load_json(self.folder(row["variant"]) / "metrics.json", Metrics) for row in rows}, BEST, self.args.seed)
+            for row in rows:
+                row["minus_best"] = differences.get(row["variant"], {})
 
 
 def _training_seconds(model: Path) -> float:
@@ -201,15 +228,17 @@ def main(arguments: list[str] | None = None) -> None:
     args = prepared_settings(args)
     ablation = Ablation(args)
     ablation.run_all(chosen)
-    steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen]
+    steps: list[Callable[[], dict]] = [lambda variant=variant: ablation.finish(variant) for variant in chosen if variant.shown]
     steps += [lambda baseline=baseline: ablation.baseline(baseline) for baseline in baselines]
     rows = [step() for step in steps]
-    refitted = next((variant for variant in chosen if variant.refit_of), None)
-    new_cases = ablation.on_new_cases(refitted) if refitted and args.synthetic and args.new_cases else None
+    ablation.compare(rows)
+    best = next((variant for variant in chosen if variant.name == BEST), None)
+    blocks = ablation.blocks(best) if best else None
+    new_cases = ablation.on_new_cases(best) if best and args.synthetic and args.new_cases else None
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
     command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs", "new_cases"))]
     result = {"synthetic": args.synthetic, "command": " ".join(command), "commit": code_commit(), "environment": environment(args.device), "settings": settings,
-              "rows": rows, "new_cases": new_cases, "conclusions": conclusions(rows, new_cases)}
+              "rows": rows, "blocks": blocks, "new_cases": new_cases, "conclusions": conclusions(rows, BEST)}
     save_json(result, args.out.with_suffix(".json"))
     text = markdown(result)
     args.out.with_suffix(".md").write_text(text, encoding="utf-8")
@@ -236,7 +265,8 @@ def prepared_settings(args: argparse.Namespace) -> argparse.Namespace:
     preset = PRESETS["ablation"]
     jobs = args.jobs or (preset.jobs if at.synthetic else 1)
     return argparse.Namespace(out=args.out.absolute(), dataset=at.raw.name, plans=PLANS, configuration=CONFIGURATION, folds=args.folds, variants=args.variants, device=at.device,
-                              seed=args.seed, jobs=jobs, new_cases=args.new_cases, synthetic=at.synthetic, **vars(preset.length(args, at.synthetic)))
+                              recipe=preset.short_recipe if at.synthetic else TRAINER, seed=args.seed, jobs=jobs, views=args.views or (2 if at.synthetic else 8), new_cases=args.new_cases, synthetic=at.synthetic,
+                              **vars(preset.length(args, at.synthetic)))
 
 
 if __name__ == "__main__":

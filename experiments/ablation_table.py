@@ -1,68 +1,39 @@
-"""The ablation's figures: a row a variant from its metrics.json, what they say, and the table as Markdown."""
+"""The ablation's figures: a row per variant from its metrics.json, a row per block, what they say, and the tables as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
-from evaluation.bootstrap import weighted_mean
+from evaluation.compare_runs import compare
 from evaluation.subtype_metrics import brier_per_case, classwise_ece
-from nnunetv2.class_evidence.calibration import fit_temperature
 
-TINY = 1e-6  # probabilities are written with six digits; a 0 has no logarithm
+RESAMPLES = 2000
+COMPARED = (("subtype", "macro_f1"), ("whole_pancreas", "dsc"), ("lesion", "dsc"))
 
 
-def ablation_row(name: str, title: str, metrics: dict, splits: list[dict], folds: range, minutes: float, alarms: int | None,
-                 temperatures: dict[int, float] | None) -> dict:
-    """One variant's figures. `metrics`: its metrics.json; `temperatures`: of each fold where the model calibrates itself."""
-    row = {"variant": name, "title": title, "n": metrics["n_cases"], "minutes_per_fold": minutes, "folds": len(folds),
+def ablation_row(name: str, title: str, metrics: dict, folds: int, minutes: float, alarms: int | None) -> dict[str, Any]:
+    """One variant's figures. metrics: its metrics.json; alarms: of the head's collapse, None where nothing was trained."""
+    row = {"variant": name, "title": title, "n": metrics["n_cases"], "minutes_per_fold": minutes, "folds": folds,
            "whole_pancreas_dsc": metrics["whole_pancreas"]["dsc"], "lesion_dsc": metrics["lesion"]["dsc"]}
     if "subtype" not in metrics:
         return row
     subtype = metrics["subtype"]
-    row |= {key: subtype[key] for name in ("macro_f1", "balanced_accuracy", "auroc") for key in (name, f"{name}_ci")}
-    row |= {"confusion_matrix": subtype["confusion_matrix"], "collapse_alarms": alarms}
-    classes = subtype["classes"]
-    cases = {case["case"]: case for case in metrics["cases"]}
-    order = [(case, fold) for fold in folds for case in splits[fold]["val"]]
-    true = np.array([classes.index(cases[case]["subtype_true"]) for case, _ in order])
-    fold_of = np.array([fold for _, fold in order])
-    reported = np.array([[cases[case][f"p_{k}"] for k in classes] for case, _ in order])
-    if temperatures is None:
-        before, after = reported, cross_fitted(reported, true, fold_of)
-    else:
-        before, after = with_temperature(reported, np.array([1 / temperatures[fold] for fold in fold_of])), reported
-    return row | {"calibration": "own" if temperatures else "temperature of the other folds",
-                  "before_calibration": calibration_scores(before, true), "after_calibration": calibration_scores(after, true)}
-
-
-def with_temperature(probabilities: np.ndarray, temperature: np.ndarray) -> np.ndarray:
-    """Soften (n, K) probabilities by `temperature` (n,); 1/T takes a temperature T off again."""
-    return softmax(np.log(np.maximum(probabilities, TINY)) / temperature[:, None], axis=1)
-
-
-def cross_fitted(probabilities: np.ndarray, true: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
-    """Each fold calibrated with the temperature that suits the other folds' cases, so that no case judges itself."""
-    temperature = np.ones(len(true))
-    for fold in np.unique(fold_of):
-        others = fold_of != fold
-        temperature[~others] = fit_temperature(np.log(np.maximum(probabilities[others], TINY)), true[others])
-    return with_temperature(probabilities, temperature)
-
-
-def weighted_calibration(probabilities: np.ndarray, true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Brier score, class-wise ECE and log loss in nats, each (R,), of probabilities (n, K) and classes (n,) under weights (R, n)."""
-    surprise = -np.log(np.maximum(probabilities[np.arange(len(true)), true], TINY))
-    return {"brier": weighted_mean(brier_per_case(true, probabilities), weights), "ece": classwise_ece(true, probabilities, weights),
-            "nll": weighted_mean(surprise, weights)}
+    row |= {key: subtype[key] for score in ("macro_f1", "balanced_accuracy", "auroc") for key in (score, f"{score}_ci")}
+    classes, cases = subtype["classes"], metrics["cases"]
+    true = np.array([classes.index(case["subtype_true"]) for case in cases])
+    probabilities = np.array([[case[f"p_{k}"] for k in classes] for case in cases])
+    return row | {"confusion_matrix": subtype["confusion_matrix"], "collapse_alarms": alarms} | calibration_scores(probabilities, true)
 
 
 def calibration_scores(probabilities: np.ndarray, true: np.ndarray, draws: int = 200) -> dict[str, float]:
-    """`weighted_calibration` with every case counted once, and `ece_expected` unless `draws` is 0.
+    """brier and the class-wise ece of probabilities (n, K) and classes (n,), and `ece_expected` unless `draws` is 0.
 
     That is the mean ECE over `draws` sets of classes drawn from the probabilities themselves: with few cases in a bin, chance
     alone gives a perfectly calibrated model that much (Broecker and Smith 2007), and more the less sure it is.
     """
     each = np.ones((1, len(true)))
-    scores = {name: float(values[0]) for name, values in weighted_calibration(probabilities, true, each).items()}
+    scores = {"brier": float(brier_per_case(true, probabilities).mean()), "ece": float(classwise_ece(true, probabilities, each)[0])}
     if draws:
         rng, last = np.random.default_rng(0), probabilities.shape[1] - 1
         drawn = [np.minimum((rng.random((len(true), 1)) > probabilities.cumsum(1)).sum(1), last) for _ in range(draws)]
@@ -70,41 +41,50 @@ def calibration_scores(probabilities: np.ndarray, true: np.ndarray, draws: int =
     return scores
 
 
-def conclusions(rows: list[dict], new_cases: dict | None = None) -> list[dict]:
-    """What the table is there to tell, each with whether it holds; questions about rows that are not there are left out.
+def minus(metrics: Mapping[str, dict], best: str, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """{variant: {"macro_f1" | "whole_pancreas_dsc" | "lesion_dsc": its figure minus that of `best` on the same cases, with interval and p}}.
 
-    new_cases: of `new_cases.calibration_on_new_cases`.
+    metrics: metrics.json by variant; a figure that one of the two lacks is left out.
     """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, ours in metrics.items():
+        if name == best:
+            continue
+        sides = (metrics[best], ours)
+        compared = compare(*(sides if all("subtype" in side for side in sides) else map(_segmentation, sides)), RESAMPLES, seed)
+        found[name] = {score if block == "subtype" else f"{block}_{score}": {key: compared[block][score][key] for key in ("difference", "ci_low", "ci_high", "p")}
+                       for block, score in COMPARED if block in compared and np.isfinite(compared[block][score]["difference"])}
+    return found
+
+
+def _segmentation(metrics: dict) -> dict:
+    """metrics.json as it would be without a class task."""
+    cases = [{key: value for key, value in case.items() if key != "subtype_true"} for case in metrics["cases"]]
+    return {key: value for key, value in metrics.items() if key != "subtype"} | {"cases": cases}
+
+
+def conclusions(rows: Sequence[dict], best: str) -> list[dict[str, Any]]:
+    """What the table is there to tell, each with whether it holds; questions about rows that are not there are left out."""
     by_name = {row["variant"]: row for row in rows}
-    best = by_name.get("chosen_refit", by_name.get("chosen"))
     found = []
 
     def ask(question: str, holds: bool) -> None:
         found.append({"question": question, "holds": bool(holds)})
 
-    if best:
-        ask(f"{best['title']}: out-of-fold macro-F1 of at least 0.75 ({best['macro_f1']:.3f})", best["macro_f1"] >= 0.75)
-        before, after = best["before_calibration"], best["after_calibration"]
-        ask(f"its calibration lowers Brier score and ECE ({before['brier']:.3f} to {after['brier']:.3f}, "
-            f"{before['ece']:.3f} to {after['ece']:.3f})", after["brier"] < before["brier"] and after["ece"] < before["ece"])
-    if new_cases:
-        before, after = new_cases["before_calibration"], new_cases["after_calibration"]
-        ask(f"on {new_cases['cases']} new cases it lowers both ({before['brier']:.3f} to {after['brier']:.3f}, {before['ece']:.3f} to "
-            f"{after['ece']:.3f})", after["brier"] < before["brier"] and after["ece"] < before["ece"])
-    if best and "naive" in by_name:
+    if chosen := by_name.get(best):
+        ask(f"{chosen['title']}: out-of-fold macro-F1 of at least 0.75 ({chosen['macro_f1']:.3f})", chosen["macro_f1"] >= 0.75)
+    if "naive" in by_name:
         naive = by_name["naive"]
-        low = best["macro_f1_ci"][0]
-        ask(f"the interval's lower bound ({low:.3f}) lies above the naive head's macro-F1 ({naive['macro_f1']:.3f})", low > naive["macro_f1"])
         ask(f"the collapse alarm rings for the naive head ({naive['collapse_alarms']} of {naive['folds']} folds)", naive["collapse_alarms"] > 0)
-    if best and "segmentation" in by_name:
-        for structure in ("whole_pancreas_dsc", "lesion_dsc"):
-            with_head, without = best[structure]["mean"], by_name["segmentation"][structure]["mean"]
-            ask(f"{structure.replace('_', ' ')} is at most 0.01 below segmentation only ({with_head:.3f} against {without:.3f})",
-                with_head >= without - 0.01)
-    if best and "radiomics" in by_name:
-        radiomics = by_name["radiomics"]["macro_f1"]
-        ask(f"the network's macro-F1 is not below the radiomics baseline's ({best['macro_f1']:.3f} against {radiomics:.3f})",
-            best["macro_f1"] >= radiomics)
+    for other in ("naive", "naive_refit", "chosen", "radiomics"):
+        if difference := by_name.get(other, {}).get("minus_best", {}).get("macro_f1"):
+            ask(f"its macro-F1 is above that of {by_name[other]['title']!r} ({_change(difference, -1)})", difference["ci_high"] < 0)
+    for other in ("no_loss_refit", "gradient_refit", "gradient_no_teacher_refit"):
+        if difference := by_name.get(other, {}).get("minus_best", {}).get("macro_f1"):
+            ask(f"it tells more than {by_name[other]['title']!r} ({_change(difference, -1)})", difference["ci_high"] < 0)
+    for key in ("whole_pancreas_dsc", "lesion_dsc"):
+        if difference := by_name.get("segmentation", {}).get("minus_best", {}).get(key):
+            ask(f"its {key.replace('_', ' ').replace('dsc', 'DSC')} is at most 0.01 below that of the segmentation alone ({_change(difference, -1)})", difference["difference"] <= 0.01)
     if "volume_and_mean" in by_name:
         trivial = by_name["volume_and_mean"]["macro_f1"]
         ask(f"the data are no gift: volume and mean HU of the true lesion stay below 0.55 ({trivial:.3f})", trivial < 0.55)
@@ -112,48 +92,55 @@ def conclusions(rows: list[dict], new_cases: dict | None = None) -> list[dict]:
 
 
 def markdown(result: dict) -> str:
-    """The table with its conclusions."""
-    settings = result["settings"]
-    lines = ["# Ablation of the classifier", ""]
+    """Both tables with their conclusions."""
+    settings, rows = result["settings"], result["rows"]
+    lines = ["# Ablation of the class head", ""]
     if result["synthetic"]:
         lines += ["**SYNTHETIC DATA: these figures say nothing about patients.**", ""]
-    lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}.", "",
-              f"Out-of-fold predictions of {result['rows'][0]['n']} training cases over {settings['folds']} folds; {settings['epochs']} epochs of "
-              f"{settings['iterations']} iterations on {settings['device']}; seed {settings['seed']}. Brackets: 95 % bootstrap interval over "
-              "cases. Brier and ECE before -> after calibration; in parentheses the ECE that chance alone gives a calibrated model.", "",
-              "| variant | macro-F1 | balanced accuracy | AUROC | Brier | ECE | alarms | whole DSC | lesion DSC | min a fold |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in result["rows"]:
+    lines += [f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; code {result['commit']}.", "",
+              f"Out-of-fold predictions of {rows[0]['n']} training cases over {settings['folds']} folds; {settings['recipe']}, {settings['epochs']} epochs of "
+              f"{settings['iterations']} iterations on {settings['device']}; seed {settings['seed']}. In brackets 95 % intervals; of differences over cases, paired. "
+              "ECE: in brackets what chance alone gives a calibrated model.", "",
+              "| variant | macro-F1 | minus the chosen | p | AUROC | Brier | ECE | alarms | whole DSC | lesion DSC | min per fold |",
+              "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
         cells = [row["title"]]
         if "macro_f1" in row:
-            cells.append("{:.3f} [{:.3f}, {:.3f}]".format(row["macro_f1"], *row["macro_f1_ci"]))
-            cells += [f"{row['balanced_accuracy']:.3f}", f"{row['auroc']:.3f}"]
-            before, after = row["before_calibration"], row["after_calibration"]
-            cells += [f"{before['brier']:.3f} -> {after['brier']:.3f}", f"{_ece(before)} -> {_ece(after)}"]
+            difference = row.get("minus_best", {}).get("macro_f1")
+            cells.append("{:.3f} ({:.3f} to {:.3f})".format(row["macro_f1"], *row["macro_f1_ci"]))
+            cells += [_change(difference), f"{difference['p']:.4f}"] if difference else ["", ""]
+            cells += [f"{row['auroc']:.3f}", f"{row['brier']:.3f}", f"{row['ece']:.3f} ({row['ece_expected']:.3f})"]
             cells.append("-" if row["collapse_alarms"] is None else f"{row['collapse_alarms']} of {row['folds']}")
         else:
-            cells += ["-"] * 6
+            cells += ["-"] * 7
         cells += [f"{row['whole_pancreas_dsc']['mean']:.3f}", f"{row['lesion_dsc']['mean']:.3f}", f"{row['minutes_per_fold']:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    if result.get("new_cases"):
-        lines += ["", new_cases_text(result["new_cases"])]
+    if blocks := result.get("blocks"):
+        lines += ["", *block_lines(blocks)]
+    if new := result.get("new_cases"):
+        lines += ["", f"On {new['n']} new SYNTHETIC cases (seed {new['seed']}), predicted by all {new['folds']} networks together: macro-F1 "
+                  f"{new['macro_f1']:.3f} ({new['macro_f1_ci'][0]:.3f} to {new['macro_f1_ci'][1]:.3f}), AUROC {new['auroc']:.3f}, Brier {new['brier']:.3f}, "
+                  f"ECE {new['ece']:.3f} ({new['ece_expected']:.3f})."]
     lines += ["", *(f"- {'yes' if item['holds'] else 'NO'}: {item['question']}" for item in result["conclusions"]), ""]
     return "\n".join(lines)
 
 
-def _ece(scores: dict[str, float]) -> str:
-    return f"{scores['ece']:.3f} ({scores['ece_expected']:.3f})"
+def block_lines(blocks: Mapping[str, Any]) -> list[str]:
+    """Markdown of `ablation_blocks.block_rows`: each block by itself, and all the others without it."""
+    lines = [f"The same networks, heads fitted to some of the blocks; all of them: {_with_interval(blocks['rows']['all'])}.", "",
+             "| block | weight | it alone | all but it | all but it, minus all | p of the block alone |", "|---|---|---|---|---|---|"]
+    for name, weight in blocks["weights"].items():
+        alone, without = (blocks["rows"].get(f"{kind}:{name}") for kind in ("alone", "without"))
+        lines.append(f"| {name} | {weight:.2f} | {_with_interval(alone) if alone else '-'} | " + (
+            f"{without['macro_f1']:.3f} | {-without['evidence_minus_this']:+.3f} ({-without['difference_ci'][1]:+.3f} to {-without['difference_ci'][0]:+.3f})" if without else "- | -")
+            + f" | {format(alone['p'], '.4f') if alone else '-'} |")
+    return lines
 
 
-def new_cases_text(new_cases: dict) -> str:
-    """One paragraph on the calibration of the refitted heads on new cases."""
-    before, after = new_cases["before_calibration"], new_cases["after_calibration"]
+def _with_interval(row: Mapping[str, Any]) -> str:
+    return f"{row['macro_f1']:.3f} ({row['ci'][0]:.3f} to {row['ci'][1]:.3f})"
 
-    def change(key: str) -> str:
-        low, high = new_cases[f"{key}_change_ci"]
-        return f"{before[key]:.3f} -> {after[key]:.3f} (change {low:+.3f} to {high:+.3f})"
 
-    temperatures = ", ".join(f"{t:.2f}" for t in new_cases["temperatures"].values())
-    return (f"Calibration of the refitted heads on {new_cases['cases']} new SYNTHETIC cases (seed {new_cases['seed']}), each predicted by all "
-            f"{new_cases['folds']} models, temperatures {temperatures}: Brier {change('brier')}, ECE {change('ece')}, of which chance alone gives "
-            f"{before['ece_expected']:.3f} -> {after['ece_expected']:.3f}, log loss {change('nll')}. Changes: 95 % bootstrap interval over cases.")
+def _change(row: Mapping[str, Any], sign: int = 1) -> str:
+    low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+    return f"{sign * row['difference']:+.3f}, {low:+.3f} to {high:+.3f}"

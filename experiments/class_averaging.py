@@ -7,7 +7,6 @@ import torch
 from scipy.special import softmax
 
 from evaluation.comparison import Subtypes, compare_subtypes
-from experiments.ablation_table import TINY
 from experiments.out_of_fold import PROBABILITIES, read_table
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import find_model
@@ -15,6 +14,7 @@ from nnunetv2.training.class_head_refit import describe_cases
 
 MARGIN = 0.05  # a difference worth knowing about
 FIGURES = ("macro_f1", "auroc", "brier")
+TINY = 1e-6  # probabilities are written with six digits; a 0 has no logarithm
 
 
 def view_logits(model_folder: Path, fold: int, checkpoint: str, cases: list[str], device: torch.device, views: int = 8) -> np.ndarray:

@@ -120,19 +120,26 @@ class Fold:
     train: Sequence[str]
 
     def predict(self, label_of: Mapping[str, int], n_classes: int, cases: Sequence[str], rows: Sequence[str] = tuple(ROWS)) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """{row: (n, K) probabilities of `cases`} by heads fitted to the fold's training cases, and the report of the evidence's fit."""
+        """{row: (n, K) probabilities of `cases`} by heads fitted to the fold's training cases, and the report of the evidence's fit.
+
+        rows: of ROWS, and `alone:BLOCK` and `without:BLOCK`.
+        """
         task = _Task(self, label_of, n_classes, cases)
-        return {row: getattr(task, row)() for row in rows}, task.evidence_fit[1]
+        return {row: task.row(row) for row in rows}, task.evidence_fit[1]
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One class task on one fold; each row of ROWS is a method."""
+    """One class task on one fold; each row of ROWS is a method, with a block's name behind a colon where it takes one."""
 
     fold: Fold
     label_of: Mapping[str, int]
     n_classes: int
     cases: Sequence[str]
+
+    def row(self, name: str) -> np.ndarray:
+        method, _, block = name.partition(":")
+        return getattr(self, method)(*[block] * bool(block))
 
     @cached_property
     def with_lesion(self) -> list[str]:
@@ -198,6 +205,15 @@ class _Task:
     def true_masks(self) -> np.ndarray:
         head, _ = fit_evidence([self.fold.described[case]["true"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes)
         return self._by_blocks(head, "true")
+
+    def alone(self, block: str) -> np.ndarray:
+        measured = [{block: self.fold.described[case]["evidence"][block]} for case in self.with_lesion]
+        return self._by_blocks(fit_evidence(measured, self.labels(self.with_lesion), self.n_classes)[0])
+
+    def without(self, block: str) -> np.ndarray:
+        """With the network's own head."""
+        measured = [{name: found for name, found in self.fold.described[case]["evidence"].items() if name != block} for case in self.with_lesion]
+        return self._with_network(fit_evidence(measured, self.labels(self.with_lesion), self.n_classes, self.network_fit[0])[0])
 
     def blocks(self) -> np.ndarray:
         head, _ = fit_evidence([self.fold.described[case]["evidence"] for case in self.with_lesion], self.labels(self.with_lesion), self.n_classes)

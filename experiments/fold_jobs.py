@@ -1,5 +1,6 @@
 """What experiments over folds inside the training cases share: the folds, and commands that run beside each other."""
 
+import glob
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep.convert_quiz import stratified_folds
+from data_prep.split_view import link_or_copy
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.errors import CommandFailed, InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
@@ -20,6 +22,16 @@ def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
     splits = [outer, *stratified_folds(classes_of(raw, outer["train"]), n)]
     save_json(splits, path)
     return splits
+
+
+def held_out_images(raw: Path, cases: Iterable[str], folder: Path) -> Path:
+    """`folder` with the images of the cases, as links: what nnUNetv2_predict takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        for image in sorted((raw / "imagesTr").glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9].*")):
+            if not (folder / image.name).exists():
+                link_or_copy(image.resolve(), folder / image.name)
+    return folder
 
 
 def classes_of(raw: Path, cases: Iterable[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments import real_report, robustness_report
+from experiments.ablation_table import block_lines
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject
@@ -150,24 +151,18 @@ def cost_of_modes(file: str) -> str:
 
 
 def ablation() -> str:
-    """The variants of the class head, out of fold."""
+    """The variants of the class head, and its blocks one at a time, out of fold."""
     study = load_json(RESULTS / "ablation.json", AnyObject)
-    lines = ["| variant | macro-F1 (95 % interval) | AUROC | whole DSC | lesion DSC |", "|---|---|---|---|---|"]
+    lines = ["| variant | macro-F1 (95 % interval) | minus the chosen, paired | AUROC | whole DSC | lesion DSC |", "|---|---|---|---|---|---|"]
     for row in study["rows"]:
-        classified = "macro_f1" in row
-        low, high = row.get("macro_f1_ci", (None, None))
-        lines.append(
-            f"| {row['title']} | "
-            + (f"{row['macro_f1']:.3f} ({low:.3f} to {high:.3f}) | {row['auroc']:.3f}" if classified else "- | -")
-            + f" | {row['whole_pancreas_dsc']['mean']:.3f} | {row['lesion_dsc']['mean']:.3f} |"
-        )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{data_of(study)} data, n = {study['rows'][0]['n']} out-of-fold cases; {short_machine(study)}; `{study['command']}`.",
-        ]
-    )
+        scores = "- | - | -"
+        if "macro_f1" in row:
+            change = row["minus_best"].get("macro_f1")
+            difference = f"{change['difference']:+.3f} ({change['ci_low']:+.3f} to {change['ci_high']:+.3f})" if change else ""
+            scores = f"{row['macro_f1']:.3f} ({row['macro_f1_ci'][0]:.3f} to {row['macro_f1_ci'][1]:.3f}) | {difference} | {row['auroc']:.3f}"
+        lines.append(f"| {row['title']} | {scores} | {row['whole_pancreas_dsc']['mean']:.3f} | {row['lesion_dsc']['mean']:.3f} |")
+    source = f"{data_of(study)} data, n = {study['rows'][0]['n']} out-of-fold cases; {short_machine(study)}; code {study['commit']}; `{study['command']}`."
+    return "\n".join([*lines, "", *block_lines(study["blocks"]), "", source])
 
 
 CLASS_ROWS = {

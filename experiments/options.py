@@ -58,7 +58,7 @@ class Preset:
 PRESETS = {
     "main_job": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerShort"),
     "cross_validation": Preset(Length(10, 30, 4)),
-    "ablation": Preset(Length(12, 50, 4), jobs=2),
+    "ablation": Preset(Length(12, 20, 4), jobs=2, short_recipe="nnUNetTrainerShort"),
     "training_choices": Preset(Length(12, 25, 4), jobs=2),
 }
 
@@ -160,6 +160,7 @@ def _study(description: str, out: str) -> Parser:
     parser = _common(description, out)
     parser.add_argument("--folds", type=whole_number(2), default=3, help="folds inside the training cases (default 3)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), help="mirrored views of refit and prediction (default 8, on synthetic data 2)")
     parser.add_argument("--jobs", type=whole_number(1), help="trainings at a time; they share the cores, or one GPU")
     parser.add_argument("--train", type=whole_number(8), default=189, help="synthetic training cases (default 189: two thirds are as many as the main job trains on)")
     parser.add_argument("--new_cases", type=whole_number(0), default=99, help="synthetic cases besides, to judge calibration and averaging on (default 99; 0: none)")
@@ -175,7 +176,6 @@ def ablation() -> Parser:
 def training_choices() -> Parser:
     parser = _study(TRAINING_CHOICES, "results/training_choices")
     parser.add_argument("--only_folds", type=whole_number(1), nargs="+", metavar="K", help="run and score these of them (default: all)")
-    parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), help="mirrored views of refit and prediction (default 8, on synthetic data 2)")
     return parser
 
 
@@ -239,14 +239,14 @@ A rerun after a kill goes on where it stopped. --hours counts for each fold's tr
 predictions/{out_of_fold,test} (masks, subtype tables), metrics.json, radiomics/, with_radiomics/ (mean of both, and whether it is
 better), NAME_results.zip. The validation cases of the quiz are not used at all."""
 
-ABLATION = """Which part of the classifier earns its keep: trains the variants of experiments/ablation.py over the same folds and prints a table.
+ABLATION = """Which part of the class head earns its keep: trains the variants of experiments/ablation.py over the same folds, and fits the blocks one at a time.
 
-  bash experiments/run_ablation.sh                                        synthetic data, 3 folds, 2 CPU cores, about 90 minutes
+  bash experiments/run_ablation.sh                                        synthetic data, 3 folds, 2 CPU cores, about two hours
   bash experiments/run_ablation.sh --data data --folds 5 --epochs 100     the quiz's training cases on a GPU
   bash experiments/run_ablation.sh --variants naive chosen chosen_refit   some of the rows
 
 Resumable by variant and fold. Written: OUT.json and OUT.md. The folds lie inside the training cases. No other case is read, but for
-new ones (--new_cases) that are made to judge the refit's calibration on when the data are synthetic."""
+new ones (--new_cases) that are made to judge the refitted head on when the data are synthetic."""
 
 TRAINING_CHOICES = """Settle choices of the training by out-of-fold figures, each against the training as it is (experiments/training_choices.py).
 

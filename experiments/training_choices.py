@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.split_view import link_or_copy
 from evaluation import compute_metrics
 from evaluation.compare_runs import compare
 from evaluation.result_shapes import Metrics
 from experiments.class_averaging import averaging_markdown, logits_against_probabilities, p_text, table_logits, view_logits
 from experiments.draw_cases import draw_cases
-from experiments.fold_jobs import classes_of, in_parallel, run_command, write_inner_folds
+from experiments.fold_jobs import classes_of, held_out_images, in_parallel, run_command, write_inner_folds
 from experiments.options import PRESETS, SEEDS, parse
 from experiments.out_of_fold import PROBABILITIES, gather, read_table
 from experiments.preparation import CONFIGURATION, PLANS, prepare
@@ -111,22 +110,12 @@ class Study:
                                  "be predicted. Delete that fold's folder to train it again.")
             if head == "refitted":
                 run_command(["nnUNetv2_refit_class_head", *common, "-views", str(self.args.views)], log, self.args.jobs)
-            run_command(["nnUNetv2_predict", "-i", str(self._images(fold)), "-o", str(folder), *common, "--tta", str(self.args.views),
-                         "--continue_prediction"], log, self.args.jobs)
+            images = held_out_images(self.raw, self.splits[fold]["val"], self.work / "held_out" / f"fold_{fold}")
+            run_command(["nnUNetv2_predict", "-i", str(images), "-o", str(folder), *common, "--tta", str(self.args.views), "--continue_prediction"], log, self.args.jobs)
 
     def _complete(self, folder: Path, fold: int) -> bool:
         table = folder / PROBABILITIES
         return table.is_file() and read_table(table)[1].keys() == {f"{case}.nii.gz" for case in self.splits[fold]["val"]}
-
-    def _images(self, fold: int) -> Path:
-        """The fold's held-out images, as links."""
-        folder = self.work / "held_out" / f"fold_{fold}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for case in self.splits[fold]["val"]:
-            image = self.raw / "imagesTr" / f"{case}_0000.nii.gz"
-            if not (folder / image.name).exists():
-                link_or_copy(image.resolve(), folder / image.name)
-        return folder
 
     def score(self, choice: Choice, head: str) -> dict:
         """metrics.json of all folds' held-out cases together."""

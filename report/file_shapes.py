@@ -15,8 +15,7 @@ class _AblationRow(FileShape):
     macro_f1_ci: Interval = [None, None]
     balanced_accuracy: Number = None
     auroc: Number = None
-    before_calibration: dict[str, Any] = {}
-    after_calibration: dict[str, Any] = {}
+    brier: Number = None
     whole_pancreas_dsc: Estimate
     lesion_dsc: Estimate
     minutes_per_fold: Number = None

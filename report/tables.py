@@ -61,7 +61,7 @@ def classes(inputs: dict) -> str:
 def ablation(inputs: dict) -> str:
     """Rows of experiments/ablation.py; segmentation alone has no class scores, which prints as dashes."""
     rows = [[escape(row["title"]), plain_with_interval(row, "macro_f1", 2) if "macro_f1" in row else "--", _decimal(row, "auroc", 2),
-             _decimal(row.get("after_calibration", {}), "brier"), _decimal(row["whole_pancreas_dsc"], "mean"), _decimal(row["lesion_dsc"], "mean")]
+             _decimal(row, "brier"), _decimal(row["whole_pancreas_dsc"], "mean"), _decimal(row["lesion_dsc"], "mean")]
             for row in inputs["ablation"].get("rows", [])]
     return tabular(r">{\raggedright\arraybackslash}p{5.4cm}ccccc", ["Variant", "Macro-F1", "AUROC", "Brier score", "Whole DSC", "Lesion DSC"], rows)
 

@@ -49,9 +49,10 @@ def _inputs(network: nn.Module, batch: tuple[int, ...]) -> list[tuple[nn.Module,
 
 def _right_in_bf16(conv: nn.Module, shape: tuple[int, ...], layout: torch.memory_format) -> bool:
     values = torch.Generator().manual_seed(0)  # of its own: the training's random numbers stay as they are
-    x = torch.randn(shape, generator=values).contiguous(memory_format=layout)
-    exact = _results(conv, x, None, bf16=False)
-    rounded = _results(conv, x, exact[0], bf16=True)
+    with torch.inference_mode(False), torch.enable_grad():  # whoever asks, gradients are what is tried
+        x = torch.randn(shape, generator=values).contiguous(memory_format=layout)
+        exact = _results(conv, x, None, bf16=False)
+        rounded = _results(conv, x, exact[0], bf16=True)
     # written so that NaN is wrong
     return all(float((a - b).norm()) <= TOLERANCE * float(a.norm()) for a, b in zip(exact, rounded, strict=True))
 

@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tests.conformance.bench import Bench, Row, agreeing, equal, within
 from tests.conformance.check_network import build
 from tests.conformance.datasets import files_of, synthetic, tiny_model
-from tests.conformance.models import predictions, trained_models
+from tests.conformance.models import classified_model, predictions, trained_models
 
 FP32_BOUND = 1e-4
 
@@ -243,14 +243,14 @@ def check_labels(bench: Bench) -> Iterator[Row]:
 
 
 def check_models_both_ways(bench: Bench) -> Iterator[Row]:
-    """`nnUNetv2_predict` of either side on model folders trained on either side: two folds, TTA, probabilities saved."""
+    """`nnUNetv2_predict` of either side on model folders trained on either side, TTA, probabilities saved: two folds; and one with what upstream does not have."""
     if bench.reduced:
         return  # minutes: two trainings and four predictions in processes of their own
     models = trained_models(bench)
-    for origin, model in models.items():
-        done = predictions(bench, origin, model)
+    of_class = predictions(bench, "classified", classified_model(bench), folds=(0,))
+    for what, done in (("model trained here", predictions(bench, "ours", models["ours"])), ("model trained upstream", predictions(bench, "upstream", models["upstream"])),
+                       ("nnUNetTrainerShort with a class head, trained here", of_class)):
         masks = sorted(p.name for p in done["upstream"].glob("*.nii.gz"))
-        what = f"model trained {'here' if origin == 'ours' else 'upstream'}"
         yield equal(f"{what}: masks written", sorted(p.name for p in done["ours"].glob("*.nii.gz")), masks)
         for name in masks:
             yield from mask_rows(f"{what}: {name} predicted here and upstream", done["ours"] / name, done["upstream"] / name)

@@ -29,6 +29,35 @@ def trained_models(bench: Bench) -> dict[str, Path]:
     return bench.once("trained models", make)
 
 
+def classified_model(bench: Bench) -> Path:
+    """The folder of a model with a class head and one fold, trained here by a recipe that upstream does not have."""
+
+    def make() -> Path:
+        source, tiny = tiny_model(bench)
+        number = int(source.name[7:10]) + 400
+        folder = bench.raw / f"Dataset{number}_Classified"
+        shutil.copytree(source, folder)
+        cases = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "labelsTr").iterdir())
+        (folder / "subtypes.csv").write_text("case,subtype\n" + "".join(f"{case},{'ab'[i % 2]}\n" for i, case in enumerate(cases)))
+        task = {"classification": {"name": "subtype", "classes": ["a", "b"], "labels": "subtypes.csv"}}
+        (folder / "dataset.json").write_text(json.dumps(json.loads((folder / "dataset.json").read_text()) | task))
+        bench.command("plan_and_preprocess", "-d", number, "-pl", "nnUNetPlannerResEncM", "--no_pp", "-npfp", 1)
+        preprocessed = bench.ours / "preprocessed" / folder.name
+        plans = json.loads((preprocessed / "nnUNetResEncUNetMPlans.json").read_text())
+        head = plans["configurations"]["3d_fullres"]["architecture"]["class_head"]
+        configuration = tiny["configurations"]["tiny"]
+        plans["plans_name"] = "classPlans"
+        plans["configurations"]["tiny"] = configuration | {"architecture": configuration["architecture"] | {"class_head": head}}
+        (preprocessed / "classPlans.json").write_text(json.dumps(plans))
+        (preprocessed / "splits_final.json").write_text(json.dumps([{"train": cases[:-1], "val": cases[-1:]}]))
+        bench.command("preprocess", "-d", number, "-plans_name", "classPlans", "-c", "tiny", "-np", 1)
+        bench.command("train", number, "tiny", 0, "-p", "classPlans", "-tr", "nnUNetTrainerShort", "-device", "cpu", "--no_val",
+                      "--epochs", 2, "--iterations", 60, "--val_iterations", 2)
+        return bench.ours / "results" / folder.name / "nnUNetTrainerShort__classPlans__tiny"
+
+    return bench.once("classified model", make)
+
+
 def predictions(bench: Bench, origin: str, model: Path, folds: tuple[int, ...] = FOLDS) -> dict[str, Path]:
     """Folders "ours" and "upstream": the model's predictions of two cases by either side's command, with probabilities."""
 

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from evaluation.segmentation_metrics import SEGMENTATION_METRICS
 from evaluation.subtype_tables import read_truth
-from experiments import ablation
+from experiments import ablation, ablation_blocks, class_study
 from experiments.ablation import BASELINES, VARIANTS, Ablation
-from experiments.ablation_table import calibration_scores, conclusions, cross_fitted, markdown, new_cases_text, with_temperature
+from experiments.ablation_blocks import block_rows
+from experiments.ablation_table import block_lines, calibration_scores, conclusions, markdown, minus
 from experiments.draw_cases import draw_cases
-from experiments.new_cases import calibration_on_new_cases
+from experiments.new_cases import on_new_cases
 from experiments.out_of_fold import write_tables
+from nnunetv2.training.nnUNetTrainer.registry import available_trainers
 from nnunetv2.utilities.files import load_json, save_json
 from report.tables import TABLES
 
@@ -39,16 +42,17 @@ class Trainer:
         options = dict(zip(command, command[1:]))
         fold = int(command[3]) if command[0] == "nnUNetv2_train" else int(options["-f"])
         model = self.results / DATASET / f"{options['-tr']}__{options['-p']}__3d_fullres" / f"fold_{fold}"
-        if command[0] == "nnUNetv2_refit_class_head":
+        if command[0] == "nnUNetv2_predict":
+            out, cases = Path(options["-o"]), sorted(path.name.removesuffix("_0000.nii.gz") for path in Path(options["-i"]).iterdir())
+            assert cases == sorted(load_json(self.splits_file)[fold]["val"])
+            for case in cases:
+                sitk.WriteImage(sitk.GetImageFromArray(self.truth), str(out / f"{case}.nii.gz"))
+            if "segmentation" not in options["-p"]:
+                write_tables(out, ["0", "1", "2"], {f"{case}.nii.gz": np.where(np.arange(3) == int(case[5]), 0.6, 0.2).tolist() for case in cases})
+        elif command[0] == "nnUNetv2_refit_class_head":
             save_json({"temperature": 2.0}, model / "class_head_refit.json")
-            return subprocess.CompletedProcess(command, 0)
-        (model / "validation").mkdir(parents=True, exist_ok=True)
-        cases = load_json(self.splits_file)[fold]["val"]
-        for case in cases:
-            sitk.WriteImage(sitk.GetImageFromArray(self.truth), str(model / "validation" / f"{case}.nii.gz"))
-        if "segmentation" not in options["-p"]:
-            write_tables(model / "validation", ["0", "1", "2"],
-                         {f"{case}.nii.gz": np.where(np.arange(3) == int(case[5]), 0.6, 0.2).tolist() for case in cases})
+        else:
+            model.mkdir(parents=True, exist_ok=True)
         return subprocess.CompletedProcess(command, 0)
 
 
@@ -62,8 +66,10 @@ def setup(tmp_path, monkeypatch) -> tuple[argparse.Namespace, Trainer]:
     truth = np.zeros((6, 8, 8), np.uint8)
     truth[1:5, 2:6, 2:6], truth[2:4, 3:5, 3:5] = 1, 2
     (raw / "labelsTr").mkdir(parents=True)
+    (raw / "imagesTr").mkdir()
     for case in cases:
         sitk.WriteImage(sitk.GetImageFromArray(truth), str(raw / "labelsTr" / f"{case}.nii.gz"))
+        (raw / "imagesTr" / f"{case}_0000.nii.gz").touch()
     (raw / "subtypes.csv").write_text("case,subtype\n" + "".join(f"{case},{case[5]}\n" for case in cases))
     save_json({"labels": {"background": 0, "pancreas": 1, "lesion": 2},
                "classification": {"name": "subtype", "classes": ["0", "1", "2"], "labels": "subtypes.csv"}}, raw / "dataset.json")
@@ -74,8 +80,8 @@ def setup(tmp_path, monkeypatch) -> tuple[argparse.Namespace, Trainer]:
     monkeypatch.setattr(subprocess, "run", trainer)
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # a pool of scorers takes longer to start than these cases
     monkeypatch.setattr(ablation, "_training_seconds", lambda model: 60.0)
-    args = argparse.Namespace(out=tmp_path / "ablation", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, epochs=1,
-                              iterations=1, val_iterations=1, device="cpu", seed=0, synthetic=True, jobs=1)
+    args = argparse.Namespace(out=tmp_path / "ablation", dataset=DATASET, plans=PLANS, configuration="3d_fullres", folds=3, epochs=1, recipe="nnUNetTrainerShort",
+                              iterations=1, val_iterations=1, device="cpu", seed=0, synthetic=True, jobs=1, views=2)
     return args, trainer
 
 
@@ -90,8 +96,10 @@ def test_variants_are_edits_of_the_plans(setup):
     heads = {variant.name: load_json(run.preprocessed / f"{run.plans_of(variant)}.json")["configurations"]["3d_fullres"]["architecture"].get("class_head")
              for variant in VARIANTS}
     assert heads["segmentation"] is None
-    assert heads["chosen"] == heads["chosen_refit"] == HEAD
-    assert heads["naive"] == HEAD | {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False, "evidence": []}
+    assert all(heads[name] == HEAD for name in ("chosen", "chosen_refit", "no_loss_refit", "gradient_refit", "gradient_no_teacher_refit"))
+    assert {run.trainer(variant) for variant in VARIANTS} <= available_trainers().keys()
+    assert all(variant.training == next(other for other in VARIANTS if other.name == variant.refit_of).training for variant in VARIANTS if variant.refit_of)
+    assert heads["naive"] == heads["naive_refit"] == HEAD | {"regions": {"patch": None}, "stages": [-1], "statistics": ["mean"], "descriptors": False, "texture_of_channels": 0, "focus": False, "evidence": []}
 
 
 def test_a_fold_that_is_done_is_skipped_until_a_setting_changes(setup):
@@ -99,10 +107,10 @@ def test_a_fold_that_is_done_is_skipped_until_a_setting_changes(setup):
     chosen = next(variant for variant in VARIANTS if variant.name == "chosen")
     Ablation(args).run_fold(chosen, 1)
     Ablation(args).run_fold(chosen, 1)
-    assert len(trainer.calls) == 1
+    assert [call[0] for call in trainer.calls] == ["nnUNetv2_train", "nnUNetv2_predict"]
     args.epochs = 2
     Ablation(args).run_fold(chosen, 1)
-    assert len(trainer.calls) == 2
+    assert len(trainer.calls) == 4
 
 
 def test_a_fold_that_was_killed_goes_on_with_its_checkpoints(setup, monkeypatch):
@@ -128,9 +136,17 @@ def test_the_refit_follows_the_model_it_refits_and_trains_nothing(setup):
     run = Ablation(args)
     for name in ("chosen", "chosen_refit"):
         run.run_fold(next(variant for variant in VARIANTS if variant.name == name), 1)
-    commands = [(call[0], "--val" in call) for call in trainer.calls]
-    assert commands == [("nnUNetv2_train", False), ("nnUNetv2_refit_class_head", False), ("nnUNetv2_train", True)]
+    assert [call[0] for call in trainer.calls] == ["nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_refit_class_head", "nnUNetv2_predict"]
     assert load_json(run.folder("chosen_refit") / "fold_1" / "done.json")["seconds"] >= 60
+
+
+def test_what_is_trained_for_its_refit_alone_predicts_nothing(setup):
+    args, trainer = setup
+    run = Ablation(args)
+    for name in ("no_loss", "no_loss_refit"):
+        run.run_fold(next(variant for variant in VARIANTS if variant.name == name), 1)
+    assert [call[0] for call in trainer.calls] == ["nnUNetv2_train", "nnUNetv2_refit_class_head", "nnUNetv2_predict"]
+    assert not list((run.folder("no_loss") / "fold_1").glob("*.nii.gz")) and list((run.folder("no_loss_refit") / "fold_1").glob("*.nii.gz"))
 
 
 @pytest.mark.slow
@@ -139,9 +155,8 @@ def test_two_at_a_time_train_everything_before_any_refit(setup):
     args.jobs = 2
     run = Ablation(args)
     run.run_all(list(VARIANTS))
-    trainings = [command for command in trainer.calls if "--epochs=1" in command]
-    first_refit = next(i for i, command in enumerate(trainer.calls) if command[0] == "nnUNetv2_refit_class_head")
-    assert len(trainings) == 9 and all(command in trainings for command in trainer.calls[:first_refit])
+    commands = [command[0] for command in trainer.calls]
+    assert commands.count("nnUNetv2_train") == 18 and "nnUNetv2_train" not in commands[commands.index("nnUNetv2_refit_class_head") :]
     assert all((run.folder(variant.name) / f"fold_{fold}" / "done.json").is_file() for variant in VARIANTS for fold in run.folds)
 
 
@@ -156,20 +171,17 @@ def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path):
 def test_rows_hold_scores_of_all_training_cases(setup):
     args, _ = setup
     run = Ablation(args)
-    rows = {}
-    for variant in VARIANTS:
-        for fold in run.folds:
-            run.run_fold(variant, fold)
-        rows[variant.name] = run.finish(variant)
+    run.run_all(list(VARIANTS))
+    rows = {variant.name: run.finish(variant) for variant in VARIANTS if variant.shown}
+    run.compare(list(rows.values()))
     assert rows["segmentation"]["whole_pancreas_dsc"]["mean"] == 1 and "macro_f1" not in rows["segmentation"]
-    assert rows["chosen"]["n"] == 16 and rows["chosen"]["macro_f1"] == 1
-    assert rows["chosen_refit"]["calibration"] == "own"
-    # .6 .2 .2 at temperature 2 were .36 : .04 : .04 = 9/11 1/11 1/11 before
-    assert rows["chosen_refit"]["after_calibration"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
-    assert rows["chosen_refit"]["before_calibration"]["brier"] == pytest.approx((1 - 9 / 11) ** 2 + 2 / 121)
+    assert rows["chosen"]["n"] == 16 and rows["chosen"]["macro_f1"] == 1 and rows["chosen"]["collapse_alarms"] == 0
+    assert rows["chosen_refit"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2) and rows["chosen_refit"]["collapse_alarms"] is None
+    assert rows["chosen_refit"]["minus_best"] == {} and rows["chosen"]["minus_best"]["macro_f1"]["difference"] == 0
+    assert "macro_f1" not in rows["segmentation"]["minus_best"] and rows["segmentation"]["minus_best"]["lesion_dsc"]["difference"] == 0
     table = TABLES["ablation"]({"ablation": {"rows": list(rows.values())}})
     assert r"Segmentation only & -- & -- & -- & 1.000 & 1.000" in table
-    assert r"Chosen head + refit & 1.00~[0.77,~1.00] & 1.00 & 0.240 & 1.000 & 1.000" in table
+    assert r"Chosen head + refit with evidence & 1.00~[0.77,~1.00] & 1.00 & 0.240 & 1.000 & 1.000" in table
 
 
 @pytest.mark.slow
@@ -177,7 +189,6 @@ def test_baselines_read_predicted_or_true_masks(setup):
     args, trainer = setup
     run, chosen = Ablation(args), next(variant for variant in VARIANTS if variant.name == "chosen")
     rng, images = np.random.default_rng(0), run.raw / "imagesTr"
-    images.mkdir()
     for label in sorted((run.raw / "labelsTr").iterdir()):
         image = rng.normal(20 * int(label.name[5]), 1, trainer.truth.shape).astype(np.float32)  # the mean alone tells the class
         sitk.WriteImage(sitk.GetImageFromArray(image), str(images / label.name.replace(".nii.gz", "_0000.nii.gz")))
@@ -195,28 +206,10 @@ def test_a_refit_without_its_model_among_the_variants_is_refused(tmp_path):
         ablation.main(["--out", str(tmp_path), "--epochs", "1", "--iterations", "1", "--variants", "chosen_refit"])
 
 
-def test_temperature_and_its_inverse_cancel():
-    p = np.array([[0.7, 0.2, 0.1], [0.05, 0.15, 0.8]])
-    assert with_temperature(with_temperature(p, np.array([3.0, 0.5])), np.array([1 / 3, 2.0])) == pytest.approx(p)
-    assert with_temperature(p, np.array([1e6, 1.0]))[0] == pytest.approx([1 / 3] * 3, abs=1e-4)
-
-
-def test_a_fold_is_calibrated_by_the_other_folds_alone():
-    rng = np.random.default_rng(0)
-    true, fold_of = rng.integers(0, 3, 60), np.arange(60) % 3
-    sure = np.where(np.eye(3)[rng.integers(0, 3, 60)] == 1, 0.98, 0.01)
-    changed = true.copy()
-    changed[fold_of == 1] = (changed[fold_of == 1] + 1) % 3
-    one, other = cross_fitted(sure, true, fold_of), cross_fitted(sure, changed, fold_of)
-    assert np.array_equal(one[fold_of == 1], other[fold_of == 1]) and not np.array_equal(one[fold_of == 0], other[fold_of == 0])
-    assert one.max() < 0.6  # guesses at random deserve no certainty
-
-
 def test_calibration_scores_by_hand():
     """Two cases, sure at .9 and .6 of the right one of two classes."""
     scores = calibration_scores(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 1]), draws=0)
     assert scores["brier"] == pytest.approx((2 * 0.1**2 + 2 * 0.4**2) / 2)
-    assert scores["nll"] == pytest.approx(-(np.log(0.9) + np.log(0.6)) / 2)
     assert "ece_expected" not in scores
 
 
@@ -245,36 +238,73 @@ def test_new_cases_are_predicted_once_by_every_fold(tmp_path):
         folder.mkdir()
         write_tables(folder, ["0", "1", "2"], {f"{name}.nii.gz": np.where(np.arange(3) == k, 0.6, 0.2).tolist() for name, k in classes.items()})
 
-    tables = {fold: tmp_path / f"fold_{fold}" for fold in (1, 2)}
     for _ in range(2):
-        found = calibration_on_new_cases(tmp_path, tables, images, classes, {1: 2.0, 2: 1.0}, predict, "cpu")
-    assert [command[command.index("-f") + 1] for command in commands] == ["1", "2"]
-    assert found["cases"] == 3 and found["after_calibration"]["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
-    # fold 1 without its temperature of 2: 9/11 1/11 1/11
-    assert found["before_calibration"]["brier"] == pytest.approx((0.24 + (1 - 9 / 11) ** 2 + 2 / 121) / 2)
-    assert found["brier_change_ci"] == pytest.approx([found["after_calibration"]["brier"] - found["before_calibration"]["brier"]] * 2)
-    assert "on 3 new cases" in conclusions([row("chosen_refit", 0.8)], found)[2]["question"]
-    assert "3 new SYNTHETIC cases" in new_cases_text(found)
+        found = on_new_cases(tmp_path, (1, 2), tmp_path / "predicted", images, classes, predict, "cpu")
+    assert len(commands) == 1 and commands[0][commands[0].index("-f") + 1 :][:2] == ["1", "2"]
+    assert (found["n"], found["folds"], found["macro_f1"], found["auroc"]) == (3, 2, 1.0, 1.0)
+    assert found["brier"] == pytest.approx(0.4**2 + 2 * 0.2**2)
 
 
-def row(name: str, f1: float, low: float = 0.0, dsc: float = 0.9, **more) -> dict:
-    scores = {"brier": 0.5, "ece": 0.2, "ece_expected": 0.05}
-    return {"variant": name, "title": name, "n": 63, "folds": 3, "minutes_per_fold": 1.0, "whole_pancreas_dsc": {"mean": dsc},
-            "lesion_dsc": {"mean": 0.5}, "macro_f1": f1, "macro_f1_ci": [low, 1.0], "balanced_accuracy": f1, "auroc": f1,
-            "collapse_alarms": 0, "before_calibration": scores, "after_calibration": {"brier": 0.4, "ece": 0.1, "ece_expected": 0.06}} | more
+def row(name: str, f1: float, minus_best: dict | None = None, **more) -> dict:
+    minus_best = {key: dict(zip(("difference", "ci_low", "ci_high", "p"), values)) for key, values in (minus_best or {}).items()}
+    return {"variant": name, "title": name, "n": 63, "folds": 3, "minutes_per_fold": 1.0, "whole_pancreas_dsc": {"mean": 0.9},
+            "lesion_dsc": {"mean": 0.5}, "macro_f1": f1, "macro_f1_ci": [0.0, 1.0], "balanced_accuracy": f1, "auroc": f1,
+            "collapse_alarms": 0, "brier": 0.4, "ece": 0.1, "ece_expected": 0.06, "minus_best": minus_best} | more
 
 
 def test_conclusions_say_what_the_figures_say():
-    good = [row("naive", 0.3, collapse_alarms=2), row("segmentation", 0, dsc=0.905), row("chosen", 0.7), row("chosen_refit", 0.8, 0.65)]
-    assert all(item["holds"] for item in conclusions(good))
-    bad = [row("naive", 0.7), row("segmentation", 0, dsc=0.95), row("chosen_refit", 0.74, 0.65), row("radiomics", 0.9), row("volume_and_mean", 0.6)]
-    assert [item["holds"] for item in conclusions(bad)] == [False, True, False, False, False, True, False, False]
+    below, alike = {"macro_f1": (-0.1, -0.2, -0.01, 0.01)}, {"macro_f1": (-0.1, -0.2, 0.01, 0.2)}
+    good = [row("segmentation", 0, {"lesion_dsc": (0.01, 0, 0.02, 0.1)}), row("naive", 0.3, below, collapse_alarms=2), row("no_loss_refit", 0.7, below), row("chosen_refit", 0.8),
+            row("radiomics", 0.7, below)]
+    assert [item["holds"] for item in conclusions(good, "chosen_refit")] == [True] * 6
+    assert "(+0.100, +0.010 to +0.200)" in conclusions(good, "chosen_refit")[2]["question"]
+    bad = [row("segmentation", 0, {"lesion_dsc": (0.02, 0, 0.02, 0.1)}), row("naive", 0.7, alike), row("no_loss_refit", 0.7, alike), row("chosen_refit", 0.74),
+           row("volume_and_mean", 0.6)]
+    assert [item["holds"] for item in conclusions(bad, "chosen_refit")] == [False] * 6
+
+
+def test_differences_are_to_the_best_on_the_same_cases(tmp_path):
+    """Of two cases one gains .2 in lesion DSC: .1 in the mean."""
+    def metrics(second: float) -> dict:
+        cases = [{"case": case, "whole_pancreas_outcome": "found", "lesion_outcome": "found", "lesion_detected": 1}
+                 | {f"{structure}_{name}": 0.5 for structure in ("whole_pancreas", "normal_pancreas", "lesion") for name in SEGMENTATION_METRICS} for case in ("a", "b")]
+        for case in cases:
+            case["normal_pancreas_outcome"] = "found"
+        cases[1]["lesion_dsc"] = second
+        return {"cases": cases, "definitions": {"surface": "voxels"}, "synthetic": True}
+
+    found = minus({"best": metrics(0.5), "other": metrics(0.7)}, "best")
+    assert found["other"]["lesion_dsc"]["difference"] == pytest.approx(0.1) and found["other"]["whole_pancreas_dsc"]["difference"] == 0
+    assert found.keys() == {"other"} and "macro_f1" not in found["other"]
 
 
 def test_markdown_says_synthetic_and_shows_a_dash_for_what_a_row_has_not():
     plain = {key: value for key, value in row("segmentation", 0).items() if not key.startswith(("macro", "balanced", "auroc"))}
-    settings = {"folds": 3, "epochs": 1, "iterations": 2, "device": "cpu", "seed": 0}
-    text = markdown({"synthetic": True, "command": "bash x.sh", "environment": {"CPU": "two cores"}, "settings": settings,
-                     "rows": [plain, row("chosen", 0.8)], "conclusions": []})
-    assert "SYNTHETIC" in text and "`bash x.sh`; CPU two cores." in text and "| segmentation | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
-    assert "| chosen | 0.800 [0.000, 1.000] | 0.800 | 0.800 | 0.500 -> 0.400 | 0.200 (0.050) -> 0.100 (0.060) | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text
+    settings = {"folds": 3, "epochs": 1, "iterations": 2, "device": "cpu", "seed": 0, "recipe": "nnUNetTrainerShort"}
+    text = markdown({"synthetic": True, "command": "bash x.sh", "commit": "abc", "environment": {"CPU": "two cores"}, "settings": settings,
+                     "rows": [plain, row("naive", 0.8, {"macro_f1": (-0.1, -0.2, 0.01, 0.2)})], "conclusions": []})
+    assert "SYNTHETIC" in text and "`bash x.sh`; CPU two cores; code abc." in text and "| segmentation | - | - | - | - | - | - | - | 0.900 | 0.500 | 1.0 |" in text
+    assert "| naive | 0.800 (0.000 to 1.000) | -0.100, -0.200 to +0.010 | 0.2000 | 0.800 | 0.400 | 0.100 (0.060) | 0 of 3 | 0.900 | 0.500 | 1.0 |" in text
+
+
+@pytest.mark.slow
+def test_blocks_are_fitted_alone_and_left_out(monkeypatch):
+    """Of two blocks one tells the class and the other does not."""
+    rng = np.random.default_rng(0)
+    label_of = {f"c{i:02d}": i % 2 for i in range(40)}
+    described = {case: {"evidence": {"texture": {"a": 4.0 * k + rng.normal()}, "size": {"b": rng.normal()}}, "features": rng.normal(size=(2, 3)).astype(np.float32)}
+                 for case, k in label_of.items()}
+    cases = list(label_of)
+    splits = {fold: {"train": [case for i, case in enumerate(cases) if i % 4 // 2 != fold - 1], "val": [case for i, case in enumerate(cases) if i % 4 // 2 == fold - 1]} for fold in (1, 2)}
+    monkeypatch.setattr(ablation_blocks, "find_model", lambda folder, folds: None)
+    monkeypatch.setattr(ablation_blocks, "describe", lambda *arguments: described)
+    monkeypatch.setattr(ablation_blocks, "in_processes", lambda function, jobs, *rest: {name: function(*job) for name, job in jobs.items()})
+    monkeypatch.setattr(class_study._Task, "network_fit", property(lambda task: (np.stack([described[case]["features"] for case in task.with_lesion]).astype(float),
+                                                                               np.full((len(task.cases), 2), 0.5))))
+    found = block_rows(Path(), splits, Path(), label_of, 2, Path(), "cpu", 0)
+    rows = found["rows"]
+    assert rows["alone:texture"]["macro_f1"] > 0.9 > 0.8 > rows["without:texture"]["macro_f1"]
+    assert rows["without:size"]["macro_f1"] > 0.9 and {"all", "without:forest", "alone:network", "without:network"} <= rows.keys()
+    assert {"texture", "size"} <= found["weights"].keys()
+    text = "\n".join(block_lines(found))
+    assert f"| texture | {found['weights']['texture']:.2f} | {rows['alone:texture']['macro_f1']:.3f} (" in text and "| forest | " in text

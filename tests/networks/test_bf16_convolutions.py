@@ -86,6 +86,13 @@ def test_wrong_gradients_are_seen(monkeypatch, broken):
     assert not bf16_convolutions._right_in_bf16(Rounded(4, 4, 3, padding=1), (2, 4, 5, 6, 7), torch.contiguous_format)
 
 
+@pytest.mark.parametrize("without", (torch.no_grad, torch.inference_mode))
+def test_gradients_are_tried_where_none_are_kept(without):
+    conv = nn.Conv3d(4, 4, 3, padding=1)
+    with without():
+        assert bf16_convolutions._right_in_bf16(conv, (2, 4, 5, 6, 7), torch.contiguous_format)
+
+
 def test_random_numbers_training_mode_and_gradients_stay_as_they_are():
     network = _network()
     network.train()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nnunetv2.training.nnUNetTrainer import cpu_training
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.errors import InputError
@@ -40,6 +41,7 @@ def test_convolutions_run_in_it_and_losses_in_float32(make_trainer, monkeypatch,
     trainer = make_trainer()
     trainer.initialize()
     trainer.dataloader_train, _ = trainer.get_dataloaders()
+    assert trainer.bf16_on_cpu is (precision == "bf16")  # tried here, so that the hooks see the step alone
     seen = set()
     for module in trainer.network.modules():
         if isinstance(module, nn.Conv3d):
@@ -52,6 +54,18 @@ def test_convolutions_run_in_it_and_losses_in_float32(make_trainer, monkeypatch,
     assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
     assert set(losses) == {torch.float32} and result["taken"]
     assert all(parameter.dtype == torch.float32 for parameter in trainer.network.parameters())
+
+
+def test_convolutions_are_tried_before_the_first_step_and_not_for_what_trains_nothing(make_trainer, monkeypatch):
+    monkeypatch.setenv("nnUNet_cpu_training", "bf16")
+    tried = []
+    monkeypatch.setattr(trainer_module, "right_in_bf16", lambda network, batch: bool(tried.append(batch)))
+    trainer = make_trainer()
+    trainer.initialize()
+    assert not tried
+    trainer.on_train_start()
+    assert tried == [(trainer.batch_size, 1, *trainer.configuration_manager.patch_size)]
+    assert not trainer.bf16_on_cpu and len(tried) == 1
 
 
 def test_a_network_of_somebody_else_stays_as_it_is(make_trainer, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales, deep_supervision_weights
 from nnunetv2.training.nnUNetTrainer.pseudo_dice import dice_from_counts, foreground_counts
 from nnunetv2.training.nnUNetTrainer.registry import available_trainers, find_trainer
+from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort
 from nnunetv2.training.run_training import run_training
 from nnunetv2.utilities.splits import default_splits, load_split
 from nnunetv2.utilities.checkpoint import load_checkpoint, load_network_weights, load_pretrained_weights, save_checkpoint, stored_tensors
@@ -345,6 +347,12 @@ def test_variants_set_their_attributes(make_trainer):
     assert make_trainer(find_trainer("nnUNetTrainer_5epochs"), num_iterations_per_epoch=1, num_epochs=5).num_epochs == 5
     naive = make_trainer(find_trainer("nnUNetTrainerNaiveClassHead")).class_training
     assert (naive.optimiser, naive.lr, naive.encoder_gradient) == ("sgd", 0.01, 1.0)
+    short = {name: make_trainer(find_trainer(f"nnUNetTrainerShort{name}")) for name in ("NaiveClassHead", "NoClassLoss", "ClassGradient", "ClassGradientNoTeacher")}
+    assert all(isinstance(trainer, nnUNetTrainerShort) and trainer.predicts_as == "nnUNetTrainer" for trainer in short.values())
+    naive, no_loss, gradient, no_teacher = (trainer.class_training for trainer in short.values())
+    assert (naive.optimiser, naive.lr, naive.weight_decay, naive.encoder_gradient) == ("adamw", 1e-3, 1e-2, 1.0)
+    assert no_loss == replace(ClassTraining(), loss_weight=0.0) and gradient == replace(ClassTraining(), encoder_gradient=0.1)
+    assert no_teacher == replace(gradient, teacher_start=0.0, teacher_end=0.0)
 
 
 def test_contradicting_arguments_are_listed_together(folders):

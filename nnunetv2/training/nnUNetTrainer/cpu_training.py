@@ -25,10 +25,13 @@ def bf16_on_cpu() -> bool:
     return wish == "bf16" or wish == "auto" and bool(FAST_IN_BF16 & cpu_flags())
 
 
-def lay_out_for_training(network: nn.Module, batch: tuple[int, ...]) -> bool:
-    """Change `network`, in place, into one that a CPU trains faster; True where batches of shape (B, C, *spatial) are to be computed in bf16."""
-    if not lay_out_for_cpu(network) or not bf16_on_cpu():
-        return False
+def lay_out_for_training(network: nn.Module) -> bool:
+    """Change `network`, in place, into one that a CPU trains faster; True where it shall be trained in bf16, which `right_in_bf16` has to allow."""
+    return lay_out_for_cpu(network) and bf16_on_cpu()
+
+
+def right_in_bf16(network: nn.Module, batch: tuple[int, ...]) -> bool:
+    """Whether batches of shape (B, C, *spatial) can be trained on in bf16; single layers that cannot are set to stay in fp32. It takes a minute for large patches."""
     if trust_bf16(network, batch):
         return True
     warnings.warn("This CPU computes convolutions of this network wrongly in bf16; the training runs in fp32.", stacklevel=2)

@@ -1,48 +1,97 @@
-"""Trainers that differ in the class task alone, for the ablation table. The head itself is described in the plans."""
+"""Trainers that differ in the class task alone, for the ablation table and the study of choices. The head itself is described in the plans.
+
+Each is there after nnU-Net's recipe and, as nnUNetTrainerShort..., after the recipe for short trainings.
+"""
 
 from dataclasses import replace
 
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort
 
 
-class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
-    """The usual joint training: one SGD at lr .01 for all, full gradient from the start, no teacher, full augmentation."""
-
+class _AsNnUNetTrainer(nnUNetTrainer):
     predicts_as = "nnUNetTrainer"
+
+
+class _NaiveClassHead(_AsNnUNetTrainer):
+    """The usual joint training: one optimiser at one rate for all, full gradient from the start, no teacher, nnU-Net's own draw of patches."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        short = isinstance(self, nnUNetTrainerShort)
         self.class_training = ClassTraining(
-            loss_weight=1.0, label_smoothing=0.0, warm_up=0.0, teacher_start=0.0, teacher_end=0.0, encoder_gradient=1.0,
-            encoder_release=0.0, optimiser="sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
+            loss_weight=1.0, label_smoothing=0.0, warm_up=0.0, teacher_start=0.0, teacher_end=0.0, encoder_gradient=1.0, encoder_release=0.0,
+            optimiser="adamw" if short else "sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
 
 
-class nnUNetTrainerTextureKeeping(nnUNetTrainer):
+class _NoClassLoss(_AsNnUNetTrainer):
+    """The head stays as it was drawn, so that a refit alone makes it one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_training = replace(self.class_training, loss_weight=0.0)
+
+
+class _ClassGradient(_AsNnUNetTrainer):
+    """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_training = replace(self.class_training, encoder_gradient=0.1)
+
+
+class _ClassGradientNoTeacher(_ClassGradient):
+    """The same, with the head on predicted masks from the first step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.class_training = replace(self.class_training, teacher_start=0.0, teacher_end=0.0)
+
+
+class nnUNetTrainerNaiveClassHead(_NaiveClassHead):
+    __doc__ = _NaiveClassHead.__doc__
+
+
+class nnUNetTrainerNoClassLoss(_NoClassLoss):
+    __doc__ = _NoClassLoss.__doc__
+
+
+class nnUNetTrainerClassGradient(_ClassGradient):
+    __doc__ = _ClassGradient.__doc__
+
+
+class nnUNetTrainerClassGradientNoTeacher(_ClassGradientNoTeacher):
+    __doc__ = _ClassGradientNoTeacher.__doc__
+
+
+class nnUNetTrainerShortNaiveClassHead(_NaiveClassHead, nnUNetTrainerShort):
+    __doc__ = _NaiveClassHead.__doc__
+
+
+class nnUNetTrainerShortNoClassLoss(_NoClassLoss, nnUNetTrainerShort):
+    __doc__ = _NoClassLoss.__doc__
+
+
+class nnUNetTrainerShortClassGradient(_ClassGradient, nnUNetTrainerShort):
+    __doc__ = _ClassGradient.__doc__
+
+
+class nnUNetTrainerShortClassGradientNoTeacher(_ClassGradientNoTeacher, nnUNetTrainerShort):
+    __doc__ = _ClassGradientNoTeacher.__doc__
+
+
+class nnUNetTrainerTextureKeeping(_AsNnUNetTrainer):
     """Without blur, low resolution and gamma."""
-
-    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.texture_keeping = True
 
 
-class nnUNetTrainerBalancedSampling(nnUNetTrainer):
+class nnUNetTrainerBalancedSampling(_AsNnUNetTrainer):
     """Every class is drawn equally often, and none is weighted."""
-
-    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = replace(self.class_training, balance="sampling")
-
-
-class nnUNetTrainerClassGradient(nnUNetTrainer):
-    """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
-
-    predicts_as = "nnUNetTrainer"
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.class_training = replace(self.class_training, encoder_gradient=0.1)
