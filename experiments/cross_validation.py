@@ -105,14 +105,14 @@ def main(arguments: list[str] | None = None) -> None:
         pipeline.run(Stage("predict_test", ["nnUNetv2_predict", "-i", test, "-o", ensemble, "-d", "777", "-c", CONFIGURATION, "-f", *map(str, FOLDS), "-tr", at.trainer,
                                             "-p", PLANS, "-device", at.device, "--mode", "fast" if args.fast else "exact", "--continue_prediction"],
                            [ensemble], [at.model / "plans.json", at.model / "dataset.json", *checkpoints]), at.work / "ensemble")
-    if at.task:
-        beside_radiomics(at, masks, reference, test, ensemble)
     if test is None:
         print(f"[cv] done: {at.out / 'metrics.json'} (out of fold); the data have no test images")
-        return
-    name = run_name(args, at.synthetic)
-    run_command(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
-    print(f"[cv] done: {at.out / 'metrics.json'} (out of fold), {at.out / f'{name}_results.zip'} (ensemble of folds {', '.join(map(str, FOLDS))})")
+    else:
+        name = run_name(args, at.synthetic)
+        run_command(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
+        print(f"[cv] done: {at.out / 'metrics.json'} (out of fold), {at.out / f'{name}_results.zip'} (ensemble of folds {', '.join(map(str, FOLDS))})")
+    if at.task:  # last: a baseline that too few cases of a class do not allow takes nothing along
+        beside_radiomics(at, masks, reference, test, ensemble)
 
 
 if __name__ == "__main__":

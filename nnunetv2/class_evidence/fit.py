@@ -117,11 +117,13 @@ def _enough(labels: np.ndarray, n_classes: int) -> bool:
 
 
 def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases."""
-    n = max(2, min(n_folds, int(np.bincount(labels).max())))
+    """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases, none where no class has two."""
+    n = min(n_folds, int(np.bincount(labels).max()))
+    if n < 2:
+        return []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)) if len(labels) >= n else []
+        return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels))
 
 
 @dataclass(frozen=True)

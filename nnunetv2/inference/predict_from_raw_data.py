@@ -49,6 +49,7 @@ from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, with_channel_names
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.prediction_manifest import model_record
 
@@ -141,7 +142,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
         on_cuda = self.device.type == "cuda"  # there an engine changes what it gets
         engines = [make_engine(lambda fold=fold: deepcopy(fold) if on_cuda else fold, self.device, self.mode.precision_on(self.device.type),
-                               self.engine_wish or "torch", len(dataset_json["channel_names"]), geometry.divisor, patch_size=geometry.patch_size)
+                               self.engine_wish or "torch", determine_num_input_channels(plans_manager, configuration_manager, dataset_json), geometry.divisor, patch_size=geometry.patch_size)
                    for fold in networks]
         self._set_up(engines, plans_manager, configuration_manager, dataset_json, trainer_name, inference_allowed_mirroring_axes,
                      getattr(network, "class_head", None) is not None, isinstance(getattr(network, "_orig_mod", network), UNet))

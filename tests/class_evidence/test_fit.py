@@ -1,5 +1,7 @@
 """The head over all blocks: what it weighs, what it says of chance, what a checkpoint keeps of it."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -78,6 +80,17 @@ def test_one_case_of_a_class_is_enough_to_fit():
     labels = np.where(np.arange(12) == 5, 2, labels % 2)
     head, report = fit_evidence(measured, labels, 3)
     assert np.isfinite(head.weight).all() and report["left_out"]["cases"] == 11
+
+
+@pytest.mark.parametrize("counts", [counts for n in (2, 3) for counts in product((1, 2, 3), repeat=n) if max(counts) > 1])
+def test_however_few_cases_the_fit_ends(counts):
+    """What is too little for folds within folds is no reason to lose a training."""
+    labels = np.repeat(range(len(counts)), counts)
+    measured, _ = cases(len(labels), 2.0)
+    network = np.random.default_rng(1).normal(size=(len(labels), 2, 4))
+    head, report = fit_evidence(measured, labels, len(counts), network)
+    assert np.isfinite(head.probabilities(measured[0], np.full(len(counts), 1 / len(counts)))).all()
+    assert report["left_out"] is None or 0 <= report["left_out"]["macro_f1"] <= 1
 
 
 def test_units_do_not_matter():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer import registry
+from nnunetv2.training.nnUNetTrainer import registry, validation
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 PATCH = (8, 16, 16)
@@ -82,6 +82,19 @@ def test_whole_cases_are_validated_with_it(trained, kind, folders):
     trainer = trained(kind)
     trainer.perform_actual_validation()
     assert sorted(path.name for path in folders.rglob("validation/*.nii.gz")) == ["case_6.nii.gz", "case_7.nii.gz"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "wish"), [(OwnNetworkTrainer, "torch"), (nnUNetTrainer, "auto")])
+def test_whole_cases_are_validated_by_the_engine_that_predicts_but_for_a_network_of_ones_own(trained, monkeypatch, kind, wish):
+    def seen(predictor, *_):
+        wishes.append(predictor.engine_wish or "torch")
+        return {"foreground_mean": {"Dice": 0.0}, "mean": {}}
+
+    wishes = []
+    monkeypatch.setattr(validation, "validate_cases", seen)
+    trained(kind).perform_actual_validation()
+    assert wishes == [wish]
 
 
 def test_a_trainer_that_is_not_found_is_named(trained, monkeypatch):

@@ -27,7 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from dynamic_network_architectures.architectures.unet import seg_and_class
+from dynamic_network_architectures.architectures.unet import UNet, seg_and_class
 from dynamic_network_architectures.building_blocks.class_head import RunningStandardiser
 from nnunetv2 import paths
 from nnunetv2.class_evidence.head import EvidenceHead
@@ -535,7 +535,8 @@ class nnUNetTrainer(TrainingData):
                        for name, stage in following.items()]
         self.set_deep_supervision_enabled(False)
         self.network.eval()
-        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False)
+        # as nnUNetv2_predict chooses it; a network of somebody else stays in torch
+        predictor = nnUNetPredictor(device=self.device, allow_tqdm=False, engine="auto" if isinstance(self.module, UNet) else None)
         predictor.manual_initialization(self.module, self.plans_manager, self.configuration_manager, None, self.dataset_json,
                                         type(self).__name__, self.inference_allowed_mirroring_axes, [self.class_evidence])
         dataset = self.dataset_class(self.preprocessed_dataset_folder, list(cases), folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
