@@ -15,6 +15,7 @@ from nnunetv2.utilities.files import atomic_write
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW)
 CLASS_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+CLASS_LINES = ("-", "--", "-.", ":")
 GREY, LIGHT = "#555555", "#DDDDDD"
 WIDTH = 6.3  # inches: the text width of the report
 CHARACTERS_AN_INCH = 13  # of a banner
@@ -27,6 +28,11 @@ STYLE = {
     "text.parse_math": False,  # a dollar sign in a case's name is no formula
 }
 METADATA = {"pdf": {"CreationDate": None, "Producer": None}, "png": {"Software": None}}  # equal input, equal file
+
+
+def look(k: int) -> tuple[str, str, str]:
+    """Colour, marker and line of class or label `k`: 49 different points, 28 different lines, then again from the start."""
+    return CLASS_COLOURS[k % 7], CLASS_MARKERS[(k % 7 + k // 7) % 7], CLASS_LINES[(k % 7 + k // 7) % 4]
 
 
 @contextmanager

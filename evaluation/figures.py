@@ -6,17 +6,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from evaluation.figure_style import BLUE, CLASS_COLOURS, CLASS_MARKERS, GREY, LIGHT, RED, figure
+from evaluation.figure_style import BLUE, GREY, LIGHT, RED, figure, look
 from evaluation.tables import NAMES, number
 from nnunetv2.utilities.data_description import description_of
+
+PANELS_IN_A_ROW = 4
+CLASSES_WITH_SHARES = 5  # of more a confusion matrix has room for the counts alone
 
 
 def distributions(metrics: dict, path: Path) -> None:
     """DSC and NSD of each structure: each case a point, the box its quartiles, the diamond the mean with its interval."""
     names = ("dsc", "nsd_1mm", "nsd_2mm")
     structures = description_of(metrics).structures
-    with figure(path, stamp_of(metrics), columns=len(structures), height=2.6, sharey=True) as (_, axes):
-        for ax, (structure, shown) in zip(axes[0], structures.items()):
+    columns = min(len(structures), PANELS_IN_A_ROW)
+    rows = -(-len(structures) // columns)
+    with figure(path, stamp_of(metrics), rows, columns, height=2.6 if rows == 1 else 2 * rows, sharey=True) as (_, axes):
+        for ax in axes.flat[len(structures) :]:
+            ax.set_visible(False)
+        for ax, (structure, shown) in zip(axes.flat, structures.items()):
             for place, name in enumerate(names):
                 values = case_values(metrics, f"{structure}_{name}")
                 values = values[~np.isnan(values)]
@@ -26,7 +33,8 @@ def distributions(metrics: dict, path: Path) -> None:
             ax.set_ylim(-0.03, 1.03)
             ax.grid(axis="y", color=LIGHT, linewidth=0.5)
             ax.set_axisbelow(True)
-        axes[0, 0].set_ylabel("Score")
+        for ax in axes[:, 0]:
+            ax.set_ylabel("Score")
 
 
 def lesion_size(metrics: dict, path: Path) -> None:
@@ -41,16 +49,22 @@ def lesion_size(metrics: dict, path: Path) -> None:
             member = np.array([name is None or row["subtype_true"] == name for row in metrics["cases"]]) & (volume > 0)
             found = member & (detected == 1)
             label = f"{description.task_words} {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
-            ax.scatter(volume[found], dsc[found], 20, CLASS_COLOURS[k], marker=CLASS_MARKERS[k], label=label, alpha=0.8, linewidths=0)
-            ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, CLASS_COLOURS[k], marker="x", linewidths=1.2)
+            colour, marker, _ = look(k)
+            ax.scatter(volume[found], dsc[found], 20, colour, marker=marker, label=label, alpha=0.8, linewidths=0)
+            ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, colour, marker="x", linewidths=1.2)
         missed = int(((volume > 0) & (detected == 0)).sum())
         ax.scatter([], [], 26, GREY, marker="x", linewidths=1.2, label=f"missed (n = {missed})")
         for third in metrics[lesion.key]["detection"]["by_size_tertile"]:
             ax.plot(third["volume_ml"], [third["dsc"]["mean"]] * 2, color=GREY, linewidth=1)
-        ax.set(xscale="log", xlabel=f"Reference {lesion.word} volume (ml)", ylabel=f"{lesion.title} DSC", ylim=(-0.04, 1.02))
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.set(xlabel=f"Reference {lesion.word} volume (ml)", ylabel=f"{lesion.title} DSC", ylim=(-0.04, 1.02))
+        if (volume > 0).any():  # an axis of logarithms wants something on it
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            ax.text(0.5, 0.5, f"no case has a {lesion.word}", transform=ax.transAxes, ha="center", color=GREY)
+            ax.set_xticks([])
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="grey: mean of each third", title_fontsize=8)
 
 
@@ -79,13 +93,14 @@ def confusion_matrix(metrics: dict, path: Path) -> None:
     matrix, words = np.array(block["confusion_matrix"]), description_of(metrics).task_words
     support = np.array([block["per_class"][name]["n"] for name in block["classes"]])
     share = matrix / np.maximum(support, 1)[:, None]
-    with figure(path, stamp_of(metrics), height=2.6, width=2.9) as (_, axes):
+    many = len(matrix) > CLASSES_WITH_SHARES
+    with figure(path, stamp_of(metrics), height=2.6 + 0.25 * many * len(matrix), width=2.9 + 0.25 * many * len(matrix)) as (_, axes):
         ax = axes[0, 0]
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(matrix):
-            ax.text(column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center",
+            ax.text(column, row, f"{count}" if many else f"{count}\n{share[row, column]:.0%}", ha="center", va="center",
                     color="white" if share[row, column] > 0.55 else "black")
-        ax.set_xticks(range(len(support)), block["classes"])
+        ax.set_xticks(range(len(support)), block["classes"], rotation=90 if many else 0)
         ax.set_yticks(range(len(support)), [f"{name}  (n = {n})" for name, n in zip(block["classes"], support)])
         low, high = block["macro_f1_ci"]
         ax.set(xlabel=f"Predicted {words}", ylabel=f"True {words}", title=f"Macro-F1 {block['macro_f1']:.2f} [{low:.2f}, {high:.2f}]")
@@ -99,7 +114,8 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
     true, words = np.array([row["subtype_true"] for row in metrics["cases"]]), description_of(metrics).task_words
     with figure(path, stamp_of(metrics), columns=2, height=2.9) as (_, (axes,)):
         for k, name in enumerate(block["classes"]):
-            style = {"color": CLASS_COLOURS[k], "linestyle": ("-", "--", "-.", ":")[k % 4]}
+            colour, marker, line = look(k)
+            style = {"color": colour, "linestyle": line}
             values = block["per_class"][name]
             if values["auroc"] is not None:
                 axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
@@ -107,7 +123,7 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
-                            [6 + 4 * point["n"] for point in points], CLASS_COLOURS[k], marker=CLASS_MARKERS[k], alpha=0.7, linewidths=0,
+                            [6 + 4 * point["n"] for point in points], colour, marker=marker, alpha=0.7, linewidths=0,
                             label=name)
         axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
         axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",

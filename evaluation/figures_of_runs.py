@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from evaluation.figure_style import BLUE, CLASS_COLOURS, GREEN, GREY, LIGHT, ORANGE, RED, figure
+from evaluation.figure_style import BLUE, GREEN, GREY, LIGHT, ORANGE, RED, figure, look
+
+MOST_NAMED = 6  # labels in a legend
 
 
 def training_curves(log: dict[str, list], path: Path, banner: str, words: str = "subtype", labels: Sequence[str] = ()) -> None:
@@ -14,15 +16,20 @@ def training_curves(log: dict[str, list], path: Path, banner: str, words: str = 
 
     log: {key: one value an epoch} as the trainer logs them (`train_losses`, `val_losses`, `ema_fg_dice`,
     `dice_per_class_or_region`, `lrs`, `class_ce`, `class_macro_f1`, `class_predicted`). Keys that are not there are not drawn.
-    labels: names of the foreground labels, in their order.
+    labels: names of the foreground labels, in their order; of many labels the legend gives the number.
     """
     has_classes = bool(log.get("class_ce"))
     with figure(path, banner, columns=3 if has_classes else 2, height=2.3) as (_, (axes,)):
         _lines(axes[0], log, {"train_losses": ("training", BLUE, "-"), "val_losses": ("validation", ORANGE, "--")})
         axes[0].set(title="Loss", xlabel="Epoch")
         dice = np.array(log.get("dice_per_class_or_region", []), float)
-        for k in range(dice.shape[1] if dice.ndim == 2 else 0):
-            axes[1].plot(dice[:, k], color=CLASS_COLOURS[k], linewidth=0.8, linestyle=("-", "--", ":")[k % 3], label=labels[k] if k < len(labels) else f"label {k + 1}")
+        n_labels = dice.shape[1] if dice.ndim == 2 else 0
+        for k in range(n_labels):
+            colour, _, line = look(k)
+            name = labels[k] if k < len(labels) else f"label {k + 1}"
+            if n_labels > MOST_NAMED:
+                name = f"{n_labels} labels" if k == 0 else "_nolegend_"
+            axes[1].plot(dice[:, k], color=colour, linewidth=0.8, linestyle=line, label=name)
         _lines(axes[1], log, {"ema_fg_dice": ("moving average", GREY, "-")})
         axes[1].set(title="Pseudo Dice (patches)", xlabel="Epoch", ylim=(0, 1))
         if has_classes:

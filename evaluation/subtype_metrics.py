@@ -42,13 +42,15 @@ def macro_f1_interval(matrix: np.ndarray, draws: int = 2000, seed: int = 0) -> t
     if not sizes.any():
         return float("nan"), float("nan")
     occurs = sizes + matrix[:, :-1].sum(axis=0) > 0
+    could_occur = occurs if occurs.sum() > 1 else np.ones_like(occurs)  # of one class alone every draw would be perfect
     rng, ends = np.random.default_rng(seed), []
-    for right, wrong, level in ((0.25, 0.25, 0.025), (0.5, 0.1, 0.975)):
-        prior = np.where(np.eye(*matrix.shape, dtype=bool), right, wrong) * np.append(occurs, False)  # not predicted at all: as often as seen
+    for right, wrong, level, classes in ((0.25, 0.25, 0.025, could_occur), (0.5, 0.1, 0.975, occurs)):
+        prior = np.where(np.eye(*matrix.shape, dtype=bool), right, wrong) * np.append(classes, False)  # not predicted at all: as often as seen
         drawn = rng.standard_gamma(matrix + prior, size=(draws, *matrix.shape))
         shares = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), 1e-300)
         ends.append(float(np.quantile(macro_f1(shares * sizes[:, None]), level)))
-    return ends[0], ends[1]
+    found = float(macro_f1(matrix[None])[0])  # of very few cases the prior may lie to one side
+    return min(ends[0], found), max(ends[1], found)
 
 
 def accuracy(matrix: np.ndarray) -> np.ndarray:

@@ -201,35 +201,36 @@ CUE_PARTS = {"out_of_fold": "out of fold", "new": "new cases", "other": "another
 
 def cues() -> str:
     """Which cues the class head finds, by world, on new cases and beside other parts."""
-    study = load_json(RESULTS / "cues.json", AnyObject)
     lines = []
-    for name, world in study["worlds"].items():
-        sizes = ", ".join(f"{text} n = {world['lesion_dsc'][part]['n']}" for part, text in CUE_PARTS.items())
-        lines += [
-            f"World `{name}`, lesion DSC of new cases {world['lesion_dsc']['new']['mean']:.2f}; {sizes}:",
-            "",
-            "| cue | " + " | ".join(f"class head, {text}" for text in CUE_PARTS.values())
-            + " | network's own head | radiomics | in true masks | drawn numbers |",
-            "|" + "---|" * (len(CUE_PARTS) + 5),
-        ]
-        for cue, found in world["tasks"].items():
-            new = found["parts"]["new"]
-            bound = new["oracle"]
-            lines.append(
-                f"| {cue} | "
-                + " | ".join(f"{found['parts'][part]['rows']['evidence']['macro_f1']:.2f}" for part in CUE_PARTS)
-                + " | "
-                + " | ".join(f"{new['rows'][row]['macro_f1']:.2f}" for row in ("network", "radiomics", "true_masks"))
-                + f" | {'-' if bound is None else f'{bound:.2f}'} |"
-            )
-        lines.append("")
-    return "\n".join([*lines, f"SYNTHETIC data, macro-F1 of three classes; {short_machine(study)}; code {study['commit']}; `{study['command']}`."])
+    for study in (load_json(RESULTS / f"{file}.json", AnyObject) for file in ("cues", "cues_cells")):
+        source = f"SYNTHETIC data, macro-F1 of three classes; {short_machine(study)}; code {study['commit']}; `{study['command']}`."
+        for name, world in study["worlds"].items():
+            sizes = ", ".join(f"{text} n = {world['lesion_dsc'][part]['n']}" for part, text in CUE_PARTS.items())
+            lines += [
+                f"World `{name}`, lesion DSC of new cases {world['lesion_dsc']['new']['mean']:.2f}; {sizes}:",
+                "",
+                "| cue | " + " | ".join(f"class head, {text}" for text in CUE_PARTS.values())
+                + " | network's own head | radiomics | in true masks | drawn numbers |",
+                "|" + "---|" * (len(CUE_PARTS) + 5),
+            ]
+            for cue, found in world["tasks"].items():
+                new = found["parts"]["new"]
+                bound = new["oracle"]
+                lines.append(
+                    f"| {cue} | "
+                    + " | ".join(f"{found['parts'][part]['rows']['evidence']['macro_f1']:.2f}" for part in CUE_PARTS)
+                    + " | "
+                    + " | ".join(f"{new['rows'][row]['macro_f1']:.2f}" for row in ("network", "radiomics", "true_masks"))
+                    + f" | {'-' if bound is None else f'{bound:.2f}'} |"
+                )
+            lines += ["", source, ""]
+    return "\n".join(lines[:-1])
 
 
 def cues_by_training() -> str:
     """What a better segmentation is worth to the class: each kept study of cues in a row per world."""
     lines = ["| world | lesion DSC, new cases | mean of single cues, new cases | out of fold | in true masks | command, code |", "|---|---|---|---|---|---|"]
-    for file in ("cues", "cues_short", "cues_planned"):
+    for file in ("cues", "cues_cells", "cues_short", "cues_planned"):
         study = load_json(RESULTS / f"{file}.json", AnyObject)
         for name, world in study["worlds"].items():
             single = [found["parts"] for cue, found in world["tasks"].items() if cue not in ("mixed", "shuffled")]

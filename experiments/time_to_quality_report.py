@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from evaluation.bootstrap import interval, resample_counts
-from evaluation.figure_style import CLASS_COLOURS, METADATA, STYLE, stamp
+from evaluation.figure_style import METADATA, STYLE, look, stamp
 from evaluation.files import write_text
 from nnunetv2.utilities.files import atomic_write, save_json
 
@@ -78,7 +78,7 @@ def markdown(result: dict) -> str:
 
 def draw(result: dict, file: Path) -> None:
     """Per set two pictures: Dice over seconds and over steps; a line per recipe and seed."""
-    looks = {recipe: {"color": colour, "linestyle": style} for recipe, colour, style in zip(result["recipes"], CLASS_COLOURS, ("-", "--", "-.", ":", (0, (1, 1))))}
+    looks = {recipe: dict(zip(("color", "linestyle"), look(k)[::2])) for k, recipe in enumerate(result["recipes"])}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(result["sets"]), 2, figsize=(9, 3 * len(result["sets"])), squeeze=False)
         for (over_time, over_steps), found in zip(axes, result["sets"].values()):

@@ -27,6 +27,7 @@ from report.tex import escape, number, values_of
 
 FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
          "figures": ("figures/figures.json", FigureIndex)}
+LABELS_IN_A_BOX = 5  # of the drawing of the network
 SHARED_FILES = {"speed": ("speed.json", SpeedTable), "ablation": ("ablation.json", Ablation),
                 "conformance": ("conformance.json", Conformance)}  # studies beside the run
 
@@ -90,8 +91,9 @@ def _names(metrics: dict, run: dict) -> dict[str, str]:
     description = description_of(metrics or run)
     whole, lesion = description.whole, description.lesion
     foreground = [s for s in description.structures.values() if len(s.labels) == 1]
+    words = ", ".join(s.word for s in sorted(foreground, key=lambda s: s.labels))
     names = {"data.title": description.title, "whole.title": whole.title, "whole.word": whole.word, "task": description.task_words,
-             "labels": ", ".join(s.word for s in sorted(foreground, key=lambda s: s.labels)), "organ_failure": f"{WHOLE_FAILURE:.2f}"}
+             "labels": words, "labels.box": words if len(foreground) <= LABELS_IN_A_BOX else f"{len(foreground)} labels", "organ_failure": f"{WHOLE_FAILURE:.2f}"}
     names |= {"lesion.title": lesion.title, "lesion.word": lesion.word, "have.lesion": ""} if lesion else {}
     names |= {"quiz": ""} if description.is_quiz else {}
     names |= {"have.classes": ""} if description.task else {}

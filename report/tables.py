@@ -8,6 +8,7 @@ from nnunetv2.utilities.data_description import DataDescription, description_of
 from report.tex import NOT_RUN, escape, number, plain_with_interval, setting, tabular, with_interval
 
 MOST_FAILURES, MOST_COMPARISONS = 6, 15  # rows of a table; the rest is counted
+MOST_COLUMNS = 4  # structures beside each other; more stand below each other
 SPEED_ROWS = ("upstream", "exact", "half", "half, whole", "fast")
 LONGEST_TEXT = 70  # characters of a text in a narrow column
 
@@ -18,6 +19,11 @@ def segmentation(inputs: dict) -> str:
         return NOT_RUN
     structures = description_of(metrics).structures
     blocks = [metrics[structure] for structure in structures]
+    if len(structures) > MOST_COLUMNS:
+        rows = [[escape(structure.title), *(_cell(block[name], metrics["n_cases"]) for name in ("dsc", "nsd_2mm", "hd95_mm")),
+                 *("{count} of {n}".format(**block["empty"][outcome]) for outcome in ("missed", "false_alarm"))]
+                for structure, block in zip(structures.values(), blocks)]
+        return tabular("lccccc", ["", *(NAMES[name] for name in ("dsc", "nsd_2mm", "hd95_mm")), "Missed", "False alarm"], rows)
     rows = [[NAMES[name], *(_cell(block[name], metrics["n_cases"]) for block in blocks)]
             for name in ("dsc", "nsd_1mm", "nsd_2mm", "hd95_mm", "masd_mm")]
     rows.append(["Volume bias (ml)", *(with_interval(block["volume"]["bias_ml"], 2) for block in blocks)])

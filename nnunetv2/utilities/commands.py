@@ -4,7 +4,9 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message, is_of_memory
 
@@ -15,10 +17,12 @@ PIPE_CLOSED = 141  # as shells report one that wrote to `head` after it had gone
 def run(function: Callable[..., int | None], *args, **kwargs) -> int | None:
     """Call `function`; an error about the user's input ends the process with its message and status 1, any other with its traceback.
 
-    nnUNet_debug=1 in the environment keeps the traceback of both. An int returned becomes the exit status; 0 and None are returned.
+    nnUNet_debug=1 in the environment keeps the traceback of both, and the places of warnings. An int returned becomes the exit status; 0 and None
+    are returned.
     """
     try:
-        status = function(*args, **kwargs)
+        with _plain_warnings():
+            status = function(*args, **kwargs)
         sys.stdout.flush()  # so that a closed pipe shows here and not at the interpreter's end
     except BrokenPipeError as error:
         if error.filename is not None:
@@ -38,6 +42,22 @@ def run(function: Callable[..., int | None], *args, **kwargs) -> int | None:
     if isinstance(status, int) and status:
         sys.exit(status)
     return status
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings about the user's data, which are UserWarnings, without the line of code that gave them."""
+    before = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *place, **more) -> str:
+        return f"warning: {message}\n" if category is UserWarning else before(message, category, *place, **more)
+
+    if not os.environ.get("nnUNet_debug"):
+        warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,45 @@ def test_training_curves_name_the_labels(drawn, tmp_path):
     figures_of_runs.training_curves(log, tmp_path / "f", "", labels=["anterior", "posterior"])
     names = [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()]
     assert names == ["anterior", "posterior", "label 3"]
+
+
+def test_of_many_labels_the_training_curves_give_the_number(drawn, tmp_path):
+    log = {"train_losses": [1, 0.5], "val_losses": [1, 0.6], "dice_per_class_or_region": [np.arange(9) / 10] * 2}
+    figures_of_runs.training_curves(log, tmp_path / "f", "", labels=["anterior"])
+    assert [text.get_text() for text in drawn[0].axes[1].get_legend().get_texts()] == ["9 labels"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn[0].axes[1].get_lines()}) == 9
+
+
+def test_many_structures_are_drawn_in_rows(drawn, tmp_path, monkeypatch):
+    structures = {f"s{i}": SimpleNamespace(title=f"Part {i}") for i in range(6)}
+    monkeypatch.setattr(figures, "description_of", lambda metrics: SimpleNamespace(structures=structures))
+    monkeypatch.setattr(figures, "stamp_of", lambda metrics: "")
+    names = ("dsc", "nsd_1mm", "nsd_2mm")
+    summary = {"n": 1, "mean": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+    figures.distributions({"cases": [{f"{key}_{name}": 0.5 for key in structures for name in names}], **{key: dict.fromkeys(names, summary) for key in structures}}, tmp_path / "f")
+    assert [ax.get_title() for ax in drawn[0].axes if ax.get_visible()] == [f"Part {i} (n = 1)" for i in range(6)] and len(drawn[0].axes) == 8
+
+
+@pytest.mark.slow
+def test_nine_classes_have_a_look_each(metrics, drawn, tmp_path):
+    names = [f"c{k}" for k in range(9)]
+    cases = [metrics["cases"][0] | {"case": name, "subtype_true": name, "lesion_reference_ml": 1.0, "lesion_detected": 1.0, "lesion_dsc": 0.5}
+             | {f"p_{other}": float(other == name) for other in names} for name in names]
+    of_class = {"n": 1, "auroc": 1.0, "reliability": [{"probability": 1.0, "frequency": 1.0, "n": 1}]}
+    many = metrics | {"cases": cases, "subtype": metrics["subtype"] | {"classes": names, "confusion_matrix": np.eye(9, dtype=int).tolist(),
+                                                                       "per_class": dict.fromkeys(names, of_class)}}
+    for draw in (figures.lesion_size, figures.confusion_matrix, figures.roc_and_reliability):
+        draw(many, tmp_path / "f")
+    size, matrix, _ = drawn
+    clouds = [cloud for cloud in size.axes[0].collections if isinstance(cloud, PathCollection) and len(cloud.get_offsets())]
+    assert len({(cloud.get_facecolor().tobytes(), cloud.get_paths()[0].vertices.tobytes()) for cloud in clouds}) == 9
+    assert matrix.get_figwidth() > 2.9 and matrix.axes[0].texts[0].get_text() == "1"
+
+
+@pytest.mark.slow
+def test_without_any_lesion_the_size_figure_says_so(metrics, drawn, tmp_path):
+    cases = [case | {"lesion_reference_ml": 0.0, "lesion_detected": None, "lesion_dsc": None} for case in metrics["cases"]]
+    lesion = metrics["lesion"] | {"detection": metrics["lesion"]["detection"] | {"by_size_tertile": []}}
+    figures.lesion_size(metrics | {"cases": cases, "lesion": lesion}, tmp_path / "f")
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["no case has a lesion"] and axes.get_xscale() == "linear"

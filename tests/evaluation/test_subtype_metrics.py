@@ -3,6 +3,7 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from evaluation import subtype_metrics as sm
 
@@ -105,6 +106,17 @@ def test_interval_of_macro_f1_covers_the_true_value_at_the_quiz_size(accuracy):
 def test_interval_of_a_faultless_sample_is_not_empty():
     low, high = sm.macro_f1_interval(np.pad(np.diag([9, 15, 12]), ((0, 0), (0, 1))))
     assert low < 0.97 and high > 0.98 and np.isnan(sm.macro_f1_interval(np.zeros((3, 4)))[0])
+
+
+@given(arrays(int, st.integers(2, 6).map(lambda k: (k, k + 1)), elements=st.integers(0, 3)).filter(np.any))
+def test_the_interval_holds_what_was_found_and_has_a_width(matrix):
+    low, high = sm.macro_f1_interval(matrix, draws=50)
+    assert low <= sm.macro_f1(matrix[None])[0] <= high and low < high
+
+
+def test_cases_of_one_class_leave_open_whether_the_others_would_be_told_apart():
+    low, high = sm.macro_f1_interval(np.array([[2, 0, 0], [0, 0, 0]]))
+    assert 0 < low < 0.6 and high == 1.0
 
 
 def test_a_class_that_never_occurs_does_not_enter_the_interval():

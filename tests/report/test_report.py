@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 from pathlib import Path
 
 import pytest
 
 from evaluation.compute_metrics import main as compute_metrics
 from evaluation.make_figures import main as make_figures
+from report import tables
 from report.make_inputs import main as make_inputs
 from report.make_inputs import read_inputs
 from report.tables import TABLES
@@ -222,3 +224,13 @@ def test_latex_reads_no_file_of_the_system(run, latex, tmp_path):
     assert not (tmp_path / "ran").exists()
     page = " ".join(text_of(tmp_path / "kept/report.pdf"))
     assert "PAGE" in page and "TOPSECRET" not in page
+
+
+def test_many_structures_stand_below_each_other(monkeypatch):
+    structures = {f"s{i}": SimpleNamespace(title=f"Part {i}") for i in range(6)}
+    monkeypatch.setattr(tables, "description_of", lambda metrics: SimpleNamespace(structures=structures))
+    score = {"mean": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 2}
+    block = {"dsc": score, "nsd_2mm": score, "hd95_mm": score, "empty": {"missed": {"count": 1, "n": 2}, "false_alarm": {"count": 0, "n": 2}}}
+    text = tables.segmentation({"metrics": {"n_cases": 2, **dict.fromkeys(structures, block)}})
+    rows = [line for line in text.splitlines() if line.startswith("Part ")]
+    assert len(rows) == 6 and all(row.count("&") == 5 and "1 of 2 & 0 of 2" in row for row in rows)

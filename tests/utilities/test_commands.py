@@ -4,6 +4,7 @@ import argparse
 import errno
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -15,6 +16,20 @@ def fails_with(error):
     def function():
         raise error
     return function
+
+
+@pytest.mark.parametrize(("debug", "expected"), [(None, "warning: few cases\n"), ("1", "UserWarning: few cases")])
+def test_warnings_about_data_come_without_the_line_of_code(monkeypatch, capfd, debug, expected):
+    if debug is None:
+        monkeypatch.delenv("nnUNet_debug", raising=False)
+    else:
+        monkeypatch.setenv("nnUNet_debug", debug)
+    place = ("code.py", 3)
+    before = warnings.formatwarning
+    run(lambda: sys.stderr.write(warnings.formatwarning("few cases", UserWarning, *place) + warnings.formatwarning("old", DeprecationWarning, *place)) and None)
+    shown = capfd.readouterr().err
+    assert expected in shown and "code.py:3: DeprecationWarning: old" in shown and ("code.py:3: UserWarning" in shown) is (debug is not None)
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.parametrize("error", [InputError("a: bad"), CasesFailed("a: bad"), NotImplementedError("a: bad")])
