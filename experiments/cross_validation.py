@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.fold_jobs import run_command
+from experiments.fold_jobs import classes_of, refuse_absent_classes, run_command
 from experiments.options import PRESETS, parse, run_name
 from experiments.pipeline import Pipeline, Stage
 from experiments.preparation import CONFIGURATION, PLANS, Prepared, prepare
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.errors import CommandFailed
+from nnunetv2.utilities.file_shapes import Splits
+from nnunetv2.utilities.files import load_json
 
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -84,6 +86,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse("cross_validation", arguments)
     pipeline, at = prepare(args, alone=args.fold is None)  # folds may be trained by several runs at once
     at = replace(at, trainer=PRESETS["cross_validation"].trainer(args, at.synthetic))
+    if at.task:
+        splits = load_json(at.raw / "splits_final.json", Splits)
+        refuse_absent_classes({fold: splits[fold]["train"] for fold in FOLDS}, classes_of(at.raw, {case for fold in FOLDS for part in splits[fold].values() for case in part}))
     length = [*PRESETS["cross_validation"].flags(args, at.synthetic), "--seed", str(args.seed)]
     if args.fold is not None:
         train_fold(pipeline, at, args.fold, length)

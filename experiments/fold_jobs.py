@@ -3,7 +3,7 @@
 import glob
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +19,21 @@ def write_inner_folds(raw: Path, preprocessed: Path, n: int) -> list[dict]:
     """Fold 0 of splits_final.json stays; folds 1 to n become a stratified n-fold of its training cases, so that every one is predicted."""
     path = preprocessed / "splits_final.json"
     outer = load_json(path, Splits)[0]
-    splits = [outer, *stratified_folds(classes_of(raw, outer["train"]), n)]
+    class_of = classes_of(raw, outer["train"])
+    splits = [outer, *stratified_folds(class_of, n)]
+    refuse_absent_classes({fold: splits[fold]["train"] for fold in range(1, n + 1)}, class_of)
     save_json(splits, path)
     return splits
+
+
+def refuse_absent_classes(training: Mapping[int, Iterable[str]], class_of: Mapping[str, str]) -> None:
+    """InputError that lists the folds whose training cases lack a class that other cases have; before any of them is trained."""
+    classes = sorted(set(class_of.values()))
+    found = {fold: {class_of[case] for case in cases if case in class_of} for fold, cases in training.items()}
+    absent = [f"fold {fold}: none of class {', '.join(lacking)}" for fold, there in found.items() if (lacking := [name for name in classes if name not in there])]
+    if absent:
+        raise InputError("Training cases of a class are missing where a fold holds all of them out:\n" + "\n".join(absent) +
+                         "\nAdd cases of that class, join it with another one, or train without cross-validation (run_fold0.sh).")
 
 
 def held_out_images(raw: Path, cases: Iterable[str], folder: Path) -> Path:

@@ -8,6 +8,9 @@ from data_prep.convert_quiz import table_name
 from experiments.options import SEEDS, TRAINER
 from experiments.pipeline import Pipeline, Stage, enter
 from nnunetv2.utilities.data_description import read_description
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import Plans
+from nnunetv2.utilities.files import load_json
 
 PLANS, CONFIGURATION = "nnUNetResEncUNetMPlans", "3d_fullres"
 SMALL_MEMORY = "0.18"  # GB: a batch of 2, as for the quiz's cases; by itself the planner would fill 8 GB with small synthetic ones
@@ -80,6 +83,10 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
     pipeline.run(Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", data, "--out", folders["nnUNet_raw"]], [prepared.raw], [data]))
     pipeline.run(Stage("plan", ["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--verify_dataset_integrity", "--clean", "--no_pp",
                                 *(["-gpu_memory_target", memory] if memory else [])], [prepared.preprocessed], [prepared.raw]))
+    configurations = load_json(prepared.preprocessed / f"{PLANS}.json", Plans, partial=True)["configurations"]
+    if CONFIGURATION not in configurations:
+        raise InputError(f"{data}: the scans are single slices, planned as {', '.join(configurations)}; this job segments volumes. For slices call nnUNetv2_train "
+                         f"and nnUNetv2_predict with -c 2d, nnUNet_raw={folders['nnUNet_raw']} and the other two folders beside it.")
     pipeline.run(Stage("preprocess", ["nnUNetv2_preprocess", "-d", "777", "-plans_name", PLANS, "-c", CONFIGURATION],
                        [prepared.preprocessed / f"nnUNetPlans_{CONFIGURATION}"]))
     return pipeline, prepared

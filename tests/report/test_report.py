@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
