@@ -116,8 +116,11 @@ def main(arguments: list[str] | None = None) -> None:
         name = run_name(args, at.synthetic)
         run_command(["python", "data_prep/make_submission.py", *at.described, "--pred", ensemble, "--test", test, "--name", name, "--out", at.out])
         print(f"[cv] done: {at.out / 'metrics.json'} (out of fold), {at.out / f'{name}_results.zip'} (ensemble of folds {', '.join(map(str, FOLDS))})")
-    if at.task:  # last: a baseline that too few cases of a class do not allow takes nothing along
-        beside_radiomics(at, masks, reference, test, ensemble)
+    if at.task:  # last, and no reason to call the run failed: a class may have too few cases for the baseline
+        try:
+            beside_radiomics(at, masks, reference, test, ensemble)
+        except CommandFailed:
+            print("[cv] there is no comparison with radiomics, for the reason above; all else is done")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from nnunetv2.utilities.parallel import in_processes
 
 PRESET, N_CLASSES, SHUFFLED = "demo", 3, "shuffled"
 TASKS = (*CUES, SHUFFLED)
-STUDIED = ("evidence", "no_forest", "network", "radiomics", "volume", "true_masks")
+STUDIED = ("evidence", "no_forest", "network", "radiomics", "volume", "true_masks", "blocks", "honest_blocks")
 HOME, OTHER = "Dataset777_PancreasCT", "Dataset778_OtherScanner"
 PARTS = {"out_of_fold": "training cases, each by a fold that left it out", "new": "new cases, mean of the folds", "other": "new cases of another scanner, mean of the folds"}
 Part = dict[str, dict[str, np.ndarray]]  # name of PARTS -> row -> (n, K) probabilities
@@ -135,8 +135,9 @@ def predict_task(model_folder: Path, described: Sequence[Described], splits: Seq
     left_out: list[dict[str, np.ndarray]] = []
     later: dict[str, list[dict[str, np.ndarray]]] = {part: [] for part in fresh}
     reports = []
+    unseen = {case: described[number][case] for number, split in enumerate(splits) for case in split["val"]}
     for number, split in enumerate(splits):
-        fold = Fold(find_model(model_folder, (number,)), described[number], {}, split["train"])
+        fold = Fold(find_model(model_folder, (number,)), described[number], unseen, split["train"])
         every = [*split["val"], *(case for cases in fresh.values() for case in cases)]
         rows, report = fold.predict(label_of, N_CLASSES, every, STUDIED)
         reports.append(report)
