@@ -236,7 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
     blocks = ablation.blocks(best) if best else None
     new_cases = ablation.on_new_cases(best) if best and args.synthetic and args.new_cases else None
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "variants")}
-    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs", "new_cases"))]
+    command = ["bash", "experiments/run_ablation.sh", *(f"--{key} {settings[key]}" for key in ("folds", "epochs", "iterations", "seed", "jobs", "new_cases")),
+               *(["--variants", *args.variants] if len(args.variants) < len(VARIANTS) + len(BASELINES) else [])]
     result = {"synthetic": args.synthetic, "command": " ".join(command), "commit": code_commit(), "environment": environment(args.device), "settings": settings,
               "rows": rows, "blocks": blocks, "new_cases": new_cases, "conclusions": conclusions(rows, BEST)}
     save_json(result, args.out.with_suffix(".json"))
