@@ -53,15 +53,15 @@ class Variant:
 VARIANTS = (
     Variant("segmentation", "Segmentation only", None),
     Variant("naive", "Bottleneck, global pooling, joint training", NAIVE_HEAD, "NaiveClassHead"),
-    Variant("naive_refit", "The same + refit", NAIVE_HEAD, "NaiveClassHead", refit_of="naive"),
+    Variant("naive_refit", "Bottleneck head + refit", NAIVE_HEAD, "NaiveClassHead", refit_of="naive"),
     Variant("chosen", "Chosen head as it was trained", {}),
     Variant("chosen_refit", "Chosen head + refit with evidence", {}, refit_of="chosen"),
     Variant("no_loss", "", {}, "NoClassLoss", shown=False),
-    Variant("no_loss_refit", "The same without a class loss (segmentation only + refit)", {}, "NoClassLoss", refit_of="no_loss"),
+    Variant("no_loss_refit", "Segmentation only + refit with evidence (no class loss)", {}, "NoClassLoss", refit_of="no_loss"),
     Variant("gradient", "", {}, "ClassGradient", shown=False),
-    Variant("gradient_refit", "The same, class gradient into the encoder", {}, "ClassGradient", refit_of="gradient"),
+    Variant("gradient_refit", "Class gradient into the encoder + refit with evidence", {}, "ClassGradient", refit_of="gradient"),
     Variant("gradient_no_teacher", "", {}, "ClassGradientNoTeacher", shown=False),
-    Variant("gradient_no_teacher_refit", "The same, class gradient into the encoder, no teacher", {}, "ClassGradientNoTeacher", refit_of="gradient_no_teacher"),
+    Variant("gradient_no_teacher_refit", "The same without a teacher", {}, "ClassGradientNoTeacher", refit_of="gradient_no_teacher"),
 )
 BEST = "chosen_refit"  # what the other rows are compared with
 RADIOMICS_MASKS = "chosen"  # the baseline reads the masks that this variant predicted out of fold
