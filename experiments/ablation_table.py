@@ -142,5 +142,5 @@ def _with_interval(row: Mapping[str, Any]) -> str:
 
 
 def _change(row: Mapping[str, Any], sign: int = 1) -> str:
-    low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-    return f"{sign * row['difference']:+.3f}, {low:+.3f} to {high:+.3f}"
+    low, high = sorted((sign * row["ci_low"] + 0.0, sign * row["ci_high"] + 0.0))  # no minus before a zero
+    return f"{sign * row['difference'] + 0.0:+.3f}, {low:+.3f} to {high:+.3f}"
