@@ -8,6 +8,7 @@ from nnunetv2.training.nnUNetTrainer import cpu_training
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.cpu_training import bf16_on_cpu, in_float32
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.training_identity import training_identity
 from nnunetv2.utilities.errors import InputError
 
 
@@ -41,7 +42,8 @@ def test_convolutions_run_in_it_and_losses_in_float32(make_trainer, monkeypatch,
     trainer = make_trainer()
     trainer.initialize()
     trainer.dataloader_train, _ = trainer.get_dataloaders()
-    assert trainer.bf16_on_cpu is (precision == "bf16")  # tried here, so that the hooks see the step alone
+    assert trainer.bf16_on_cpu is (precision == "bf16")
+    trainer._autocast()  # convolutions are tried here, so that the hooks see the step alone
     seen = set()
     for module in trainer.network.modules():
         if isinstance(module, nn.Conv3d):
@@ -62,10 +64,13 @@ def test_convolutions_are_tried_before_the_first_step_and_not_for_what_trains_no
     monkeypatch.setattr(trainer_module, "right_in_bf16", lambda network, batch: bool(tried.append(batch)))
     trainer = make_trainer()
     trainer.initialize()
+    before = training_identity(trainer)
     assert not tried
     trainer.on_train_start()
+    assert training_identity(trainer) == before  # or no training could be continued
     assert tried == [(trainer.batch_size, 1, *trainer.configuration_manager.patch_size)]
-    assert not trainer.bf16_on_cpu and len(tried) == 1
+    with trainer._autocast():
+        assert not torch.is_autocast_enabled("cpu") and len(tried) == 1
 
 
 def test_a_network_of_somebody_else_stays_as_it_is(make_trainer, monkeypatch):

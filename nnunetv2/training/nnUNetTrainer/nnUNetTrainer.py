@@ -124,7 +124,7 @@ class nnUNetTrainer(TrainingData):
         self.enable_deep_supervision = True
         self.gradient_clip = 12.0  # L2 norm, of the segmentation network and of the head, each on its own
         self.texture_keeping = False  # leave blur, low resolution and gamma out of nnU-Net's augmentation
-        self._bf16_wanted = False  # see initialize
+        self.bf16_on_cpu = False  # see initialize
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
         self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
@@ -194,7 +194,7 @@ class nnUNetTrainer(TrainingData):
                                      self.label_manager.num_segmentation_heads, self.enable_deep_supervision).to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-            self._bf16_wanted = lay_out_for_training(self.network)
+            self.bf16_on_cpu = lay_out_for_training(self.network)
         if self._do_i_compile():
             self.network.compile()
         self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
@@ -226,9 +226,9 @@ class nnUNetTrainer(TrainingData):
         return self.device.type == "cuda" and os.environ.get("nnUNet_compile", "f").lower() in ("t", "true", "1")
 
     @cached_property
-    def bf16_on_cpu(self) -> bool:
-        """Whether the steps run in bf16 on a CPU. Asked for by the first step, or before it: what is never trained is not tried."""
-        return self._bf16_wanted and right_in_bf16(self.module, (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size))
+    def _runs_in_bf16(self) -> bool:
+        """Whether the steps do so where they shall, `bf16_on_cpu`. Asked for by the first step, or before it: what is never trained is not tried."""
+        return self.bf16_on_cpu and right_in_bf16(self.module, (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """Of everything but the class head, which has its own unless its parameters are given to this one."""
@@ -340,7 +340,7 @@ class nnUNetTrainer(TrainingData):
             self.initialize()
         sweep(self.output_folder, self.output_folder_base)
         self.save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
-        if self.device.type == "cpu" and self.bf16_on_cpu:  # tried here, not in the first step, which a time budget measures
+        if self.device.type == "cpu" and self._runs_in_bf16:  # tried here, not in the first step, which a time budget measures
             self.print_to_log_file("Convolutions run in bf16.")
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
@@ -563,7 +563,7 @@ class nnUNetTrainer(TrainingData):
     def _autocast(self) -> torch.autocast:
         """float16 on CUDA, bfloat16 on CPUs made for it; full precision elsewhere, where half is slow (other CPUs) or patchy (MPS)."""
         if self.device.type == "cpu":
-            return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16_on_cpu)
+            return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._runs_in_bf16)
         return torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda")
 
     def _to_device(self, batch: dict) -> tuple[Tensor, Tensor | list[Tensor]]:

@@ -10,11 +10,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort
 
 
-class _AsNnUNetTrainer(nnUNetTrainer):
-    predicts_as = "nnUNetTrainer"
-
-
-class _NaiveClassHead(_AsNnUNetTrainer):
+class _NaiveClassHead(nnUNetTrainer):
     """The usual joint training: one optimiser at one rate for all, full gradient from the start, no teacher, nnU-Net's own draw of patches."""
 
     def __init__(self, *args, **kwargs):
@@ -25,7 +21,7 @@ class _NaiveClassHead(_AsNnUNetTrainer):
             optimiser="adamw" if short else "sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
 
 
-class _NoClassLoss(_AsNnUNetTrainer):
+class _NoClassLoss(nnUNetTrainer):
     """The head stays as it was drawn, so that a refit alone makes it one."""
 
     def __init__(self, *args, **kwargs):
@@ -33,7 +29,7 @@ class _NoClassLoss(_AsNnUNetTrainer):
         self.class_training = replace(self.class_training, loss_weight=0.0)
 
 
-class _ClassGradient(_AsNnUNetTrainer):
+class _ClassGradient(nnUNetTrainer):
     """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
 
     def __init__(self, *args, **kwargs):
@@ -51,46 +47,58 @@ class _ClassGradientNoTeacher(_ClassGradient):
 
 class nnUNetTrainerNaiveClassHead(_NaiveClassHead):
     __doc__ = _NaiveClassHead.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerNoClassLoss(_NoClassLoss):
     __doc__ = _NoClassLoss.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerClassGradient(_ClassGradient):
     __doc__ = _ClassGradient.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerClassGradientNoTeacher(_ClassGradientNoTeacher):
     __doc__ = _ClassGradientNoTeacher.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerShortNaiveClassHead(_NaiveClassHead, nnUNetTrainerShort):
     __doc__ = _NaiveClassHead.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerShortNoClassLoss(_NoClassLoss, nnUNetTrainerShort):
     __doc__ = _NoClassLoss.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerShortClassGradient(_ClassGradient, nnUNetTrainerShort):
     __doc__ = _ClassGradient.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
 class nnUNetTrainerShortClassGradientNoTeacher(_ClassGradientNoTeacher, nnUNetTrainerShort):
     __doc__ = _ClassGradientNoTeacher.__doc__
+    predicts_as = "nnUNetTrainer"
 
 
-class nnUNetTrainerTextureKeeping(_AsNnUNetTrainer):
+class nnUNetTrainerTextureKeeping(nnUNetTrainer):
     """Without blur, low resolution and gamma."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.texture_keeping = True
 
 
-class nnUNetTrainerBalancedSampling(_AsNnUNetTrainer):
+class nnUNetTrainerBalancedSampling(nnUNetTrainer):
     """Every class is drawn equally often, and none is weighted."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
