@@ -1,4 +1,6 @@
-"""Results as plain text for a terminal."""
+"""Results as plain text for a terminal, and cells of tables in Markdown."""
+
+from collections.abc import Sequence
 
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 
@@ -75,3 +77,8 @@ def _line(name: str, value: dict) -> str:
 def _plain_line(name: str, block: dict, key: str, n: int) -> str:
     low, high = block[f"{key}_ci"]
     return _line(name, {"mean": block[key], "ci_low": low, "ci_high": high, "n": n})
+
+
+def with_interval(value: float, ci: Sequence[float], sign: str = "") -> str:
+    """A cell of a table in Markdown; sign "+" for a difference."""
+    return f"{value:{sign}.3f} ({ci[0]:{sign}.3f} to {ci[1]:{sign}.3f})"

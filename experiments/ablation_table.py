@@ -7,6 +7,7 @@ import numpy as np
 
 from evaluation.compare_runs import compare
 from evaluation.subtype_metrics import brier_per_case, classwise_ece
+from evaluation.tables import with_interval
 
 RESAMPLES = 2000
 COMPARED = (("subtype", "macro_f1"), ("whole_pancreas", "dsc"), ("lesion", "dsc"))
@@ -107,7 +108,7 @@ def markdown(result: dict) -> str:
         cells = [row["title"]]
         if "macro_f1" in row:
             difference = row.get("minus_best", {}).get("macro_f1")
-            cells.append("{:.3f} ({:.3f} to {:.3f})".format(row["macro_f1"], *row["macro_f1_ci"]))
+            cells.append(with_interval(row["macro_f1"], row["macro_f1_ci"]))
             cells += [_change(difference), f"{difference['p']:.4f}"] if difference else ["", ""]
             cells += [f"{row['auroc']:.3f}", f"{row['brier']:.3f}", f"{row['ece']:.3f} ({row['ece_expected']:.3f})"]
             cells.append("-" if row["collapse_alarms"] is None else f"{row['collapse_alarms']} of {row['folds']}")
@@ -119,7 +120,7 @@ def markdown(result: dict) -> str:
         lines += ["", *block_lines(blocks)]
     if new := result.get("new_cases"):
         lines += ["", f"On {new['n']} new SYNTHETIC cases (seed {new['seed']}), predicted by all {new['folds']} networks together: macro-F1 "
-                  f"{new['macro_f1']:.3f} ({new['macro_f1_ci'][0]:.3f} to {new['macro_f1_ci'][1]:.3f}), AUROC {new['auroc']:.3f}, Brier {new['brier']:.3f}, "
+                  f"{with_interval(new['macro_f1'], new['macro_f1_ci'])}, AUROC {new['auroc']:.3f}, Brier {new['brier']:.3f}, "
                   f"ECE {new['ece']:.3f} ({new['ece_expected']:.3f})."]
     lines += ["", *(f"- {'yes' if item['holds'] else 'NO'}: {item['question']}" for item in result["conclusions"]), ""]
     return "\n".join(lines)
@@ -127,18 +128,14 @@ def markdown(result: dict) -> str:
 
 def block_lines(blocks: Mapping[str, Any]) -> list[str]:
     """Markdown of `ablation_blocks.block_rows`: each block by itself, and all the others without it."""
-    lines = [f"The same networks, heads fitted to some of the blocks; all of them: {_with_interval(blocks['rows']['all'])}.", "",
+    lines = [f"The same networks, heads fitted to some of the blocks; all of them: {with_interval(blocks['rows']['all']['macro_f1'], blocks['rows']['all']['ci'])}.", "",
              "| block | weight | it alone | all but it | all but it, minus all | p of the block alone |", "|---|---|---|---|---|---|"]
     for name, weight in blocks["weights"].items():
         alone, without = (blocks["rows"].get(f"{kind}:{name}") for kind in ("alone", "without"))
-        lines.append(f"| {name} | {weight:.2f} | {_with_interval(alone) if alone else '-'} | " + (
-            f"{without['macro_f1']:.3f} | {-without['evidence_minus_this']:+.3f} ({-without['difference_ci'][1]:+.3f} to {-without['difference_ci'][0]:+.3f})" if without else "- | -")
+        lines.append(f"| {name} | {weight:.2f} | {with_interval(alone['macro_f1'], alone['ci']) if alone else '-'} | " + (
+            f"{without['macro_f1']:.3f} | {with_interval(-without['evidence_minus_this'], [-end for end in reversed(without['difference_ci'])], '+')}" if without else "- | -")
             + f" | {format(alone['p'], '.4f') if alone else '-'} |")
     return lines
-
-
-def _with_interval(row: Mapping[str, Any]) -> str:
-    return f"{row['macro_f1']:.3f} ({row['ci'][0]:.3f} to {row['ci'][1]:.3f})"
 
 
 def _change(row: Mapping[str, Any], sign: int = 1) -> str:

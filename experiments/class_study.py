@@ -259,10 +259,6 @@ def mean_weights(reports: Sequence[Mapping[str, Any]], key: str) -> dict[str, fl
     return {block: float(np.mean([report["blocks"][block][key] for report in reports])) for block in reports[0]["blocks"]}
 
 
-def with_interval(value: float, ci: Sequence[float], sign: str = "") -> str:
-    return f"{value:{sign}.3f} ({ci[0]:{sign}.3f} to {ci[1]:{sign}.3f})"
-
-
 def weights_table(weights: Mapping[str, Mapping[str, float]], first: str) -> list[str]:
     """Markdown: a task per line, a block per column."""
     blocks = list(next(iter(weights.values())))

@@ -26,7 +26,8 @@ from data_prep.make_phantom import PhantomCase, case_cues, list_cases
 from data_prep.phantom_cues import CUES, LEVELS, MIXED, Drawn
 from data_prep.phantom_worlds import WORLDS
 from evaluation.bootstrap import interval
-from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, segment, train_command, weights_table, with_interval
+from evaluation.tables import with_interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, segment, train_command, weights_table
 from experiments.fold_jobs import run_command
 from experiments.options import SEEDS
 from experiments.pipeline import enter

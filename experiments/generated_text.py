@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from evaluation.tables import with_interval
 from experiments import real_report, robustness_report
 from experiments.ablation_table import block_lines
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
@@ -158,8 +159,8 @@ def ablation() -> str:
         scores = "- | - | -"
         if "macro_f1" in row:
             change = row["minus_best"].get("macro_f1")
-            difference = f"{change['difference']:+.3f} ({change['ci_low']:+.3f} to {change['ci_high']:+.3f})" if change else ""
-            scores = f"{row['macro_f1']:.3f} ({row['macro_f1_ci'][0]:.3f} to {row['macro_f1_ci'][1]:.3f}) | {difference} | {row['auroc']:.3f}"
+            difference = with_interval(change["difference"], (change["ci_low"], change["ci_high"]), "+") if change else ""
+            scores = f"{with_interval(row['macro_f1'], row['macro_f1_ci'])} | {difference} | {row['auroc']:.3f}"
         lines.append(f"| {row['title']} | {scores} | {row['whole_pancreas_dsc']['mean']:.3f} | {row['lesion_dsc']['mean']:.3f} |")
     source = f"{data_of(study)} data, n = {study['rows'][0]['n']} out-of-fold cases; {short_machine(study)}; code {study['commit']}; `{study['command']}`."
     return "\n".join([*lines, "", *block_lines(study["blocks"]), "", source])

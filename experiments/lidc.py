@@ -21,7 +21,8 @@ import torch
 from data_prep.lidc_to_quiz import CITATION, TASKS, Nodule, read_nodules
 from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
 from evaluation.bootstrap import interval
-from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table, with_interval
+from evaluation.tables import with_interval
+from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table
 from experiments.fold_jobs import run_command
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command

@@ -10,8 +10,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort
 
 
-class _NaiveClassHead(nnUNetTrainer):
+class nnUNetTrainerNaiveClassHead(nnUNetTrainer):
     """The usual joint training: one optimiser at one rate for all, full gradient from the start, no teacher, nnU-Net's own draw of patches."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -21,67 +23,53 @@ class _NaiveClassHead(nnUNetTrainer):
             optimiser="adamw" if short else "sgd", lr=self.initial_lr, weight_decay=self.weight_decay, lesion_share=0.0)
 
 
-class _NoClassLoss(nnUNetTrainer):
+class nnUNetTrainerNoClassLoss(nnUNetTrainer):
     """The head stays as it was drawn, so that a refit alone makes it one."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = replace(self.class_training, loss_weight=0.0)
 
 
-class _ClassGradient(nnUNetTrainer):
+class nnUNetTrainerClassGradient(nnUNetTrainer):
     """A tenth of the class loss's gradient reaches the encoder, after the first fifth of the training."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = replace(self.class_training, encoder_gradient=0.1)
 
 
-class _ClassGradientNoTeacher(_ClassGradient):
+class nnUNetTrainerClassGradientNoTeacher(nnUNetTrainerClassGradient):
     """The same, with the head on predicted masks from the first step."""
+
+    predicts_as = "nnUNetTrainer"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.class_training = replace(self.class_training, teacher_start=0.0, teacher_end=0.0)
 
 
-class nnUNetTrainerNaiveClassHead(_NaiveClassHead):
-    __doc__ = _NaiveClassHead.__doc__
+class nnUNetTrainerShortNaiveClassHead(nnUNetTrainerNaiveClassHead, nnUNetTrainerShort):
+    __doc__ = nnUNetTrainerNaiveClassHead.__doc__
     predicts_as = "nnUNetTrainer"
 
 
-class nnUNetTrainerNoClassLoss(_NoClassLoss):
-    __doc__ = _NoClassLoss.__doc__
+class nnUNetTrainerShortNoClassLoss(nnUNetTrainerNoClassLoss, nnUNetTrainerShort):
+    __doc__ = nnUNetTrainerNoClassLoss.__doc__
     predicts_as = "nnUNetTrainer"
 
 
-class nnUNetTrainerClassGradient(_ClassGradient):
-    __doc__ = _ClassGradient.__doc__
+class nnUNetTrainerShortClassGradient(nnUNetTrainerClassGradient, nnUNetTrainerShort):
+    __doc__ = nnUNetTrainerClassGradient.__doc__
     predicts_as = "nnUNetTrainer"
 
 
-class nnUNetTrainerClassGradientNoTeacher(_ClassGradientNoTeacher):
-    __doc__ = _ClassGradientNoTeacher.__doc__
-    predicts_as = "nnUNetTrainer"
-
-
-class nnUNetTrainerShortNaiveClassHead(_NaiveClassHead, nnUNetTrainerShort):
-    __doc__ = _NaiveClassHead.__doc__
-    predicts_as = "nnUNetTrainer"
-
-
-class nnUNetTrainerShortNoClassLoss(_NoClassLoss, nnUNetTrainerShort):
-    __doc__ = _NoClassLoss.__doc__
-    predicts_as = "nnUNetTrainer"
-
-
-class nnUNetTrainerShortClassGradient(_ClassGradient, nnUNetTrainerShort):
-    __doc__ = _ClassGradient.__doc__
-    predicts_as = "nnUNetTrainer"
-
-
-class nnUNetTrainerShortClassGradientNoTeacher(_ClassGradientNoTeacher, nnUNetTrainerShort):
-    __doc__ = _ClassGradientNoTeacher.__doc__
+class nnUNetTrainerShortClassGradientNoTeacher(nnUNetTrainerClassGradientNoTeacher, nnUNetTrainerShort):
+    __doc__ = nnUNetTrainerClassGradientNoTeacher.__doc__
     predicts_as = "nnUNetTrainer"
 
 
