@@ -23,7 +23,7 @@ from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
 from evaluation.bootstrap import interval
 from evaluation.tables import with_interval
 from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table
-from experiments.fold_jobs import run_command
+from experiments.fold_jobs import in_parallel, run_command
 from experiments.pipeline import enter
 from experiments.record_run import code_commit, environment, shown_command
 from experiments.small_plans import write_small_plans
@@ -76,9 +76,13 @@ def model_folder(args: argparse.Namespace) -> Path:
     return paths.nnUNet_results / DATASET / f"{args.trainer}__{args.plans}__3d_fullres"
 
 
-def train_and_describe(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, Described]:
+def train(fold: int, args: argparse.Namespace) -> None:
+    """Unless it is done; what it prints goes to a log where other folds train at the same time."""
     if not (model_folder(args) / f"fold_{fold}" / "checkpoint_final.pth").is_file():
-        run_command(train_command(811, fold, args), None, 1)
+        run_command(train_command(811, fold, args), None if args.jobs == 1 else args.out / "work" / f"train_fold_{fold}.log", args.jobs)
+
+
+def describe_fold(fold: int, cases: Sequence[str], args: argparse.Namespace) -> tuple[TrainedModel, Described]:
     model = find_model(model_folder(args), (fold,))
     return model, describe(model, paths.nnUNet_preprocessed / DATASET / model.configuration_manager.data_identifier, cases,
                            args.out / "work" / "segmented", torch.device(args.device))
@@ -129,7 +133,10 @@ def main(arguments: list[str] | None = None) -> int:
     splits = folds_by_patient(nodules, args.folds, args.seed)
     cases = sorted(patient_of)
     chosen = args.only_folds or list(range(args.folds))
-    described = {fold: train_and_describe(fold, cases, args) for fold in chosen}
+    if args.jobs > 1:
+        print(f"[lidc] training folds {' '.join(map(str, chosen))}; follow with: tail -f {args.out}/work/train_fold_*.log", flush=True)
+    in_parallel(args.jobs, train, [(fold, args) for fold in chosen])
+    described = {fold: describe_fold(fold, cases, args) for fold in chosen}
     unseen = {case: described[fold][1][case] for fold in chosen for case in splits[fold]["val"]}
     folds = {fold: Fold(*described[fold], unseen, splits[fold]["train"]) for fold in chosen}
     order = [case for fold in chosen for case in splits[fold]["val"]]
@@ -157,6 +164,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
+    parser.add_argument("--jobs", type=whole_number(1), default=2, help="folds trained side by side, each with its share of the cores (default 2)")
     return parse_study(parser, arguments, network="planned", folds=3, iterations=50)
 
 

@@ -1,0 +1,35 @@
+"""How an experiment begins."""
+
+import argparse
+import json
+
+import pytest
+
+from experiments import preparation
+from experiments.pipeline import Pipeline, nnunet_folders
+from nnunetv2.utilities.data_description import THE_QUIZ
+from nnunetv2.utilities.errors import InputError
+
+
+@pytest.mark.parametrize("planned", [["2d"], ["2d", "3d_fullres"]])
+def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkeypatch, planned):
+    ran = []
+    for variable in nnunet_folders(tmp_path):
+        monkeypatch.setenv(variable, "")  # given back after the test
+
+    def listed(self, stage, *more):
+        ran.append(stage.name)
+        if stage.name == "plan":
+            plans = tmp_path / "out" / "work" / "nnUNet_preprocessed" / THE_QUIZ.dataset / f"{preparation.PLANS}.json"
+            plans.parent.mkdir(parents=True)
+            plans.write_text(json.dumps({"configurations": {name: {} for name in planned}}))
+
+    monkeypatch.setattr(Pipeline, "run", listed)
+    args = argparse.Namespace(out=tmp_path / "out", from_stage=None, data=tmp_path, device="cpu")
+    if "3d_fullres" in planned:
+        preparation.prepare(args)
+        assert ran == ["convert", "plan", "preprocess"]
+    else:
+        with pytest.raises(InputError, match="single slices, planned as 2d.*-c 2d"):
+            preparation.prepare(args)
+        assert ran == ["convert", "plan"]
