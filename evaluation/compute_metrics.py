@@ -159,7 +159,8 @@ def _definitions(surface: str) -> dict[str, str]:
                 else "larger of the two directed 95th percentiles over boundary voxels",
         "masd": "mean of the two directed mean surface distances",
         "empty": "both masks empty: left out; one empty: DSC, IoU and NSD 0, HD95 and MASD not averaged but counted",
-        "interval": "95 % percentile bootstrap over cases, within true classes for subtype metrics; Wilson for the detection rate",
+        "interval": "95 % percentile bootstrap over cases, within true classes for subtype metrics; Dirichlet posterior of each true class for what the "
+                    "confusion matrix decides; Wilson for the detection rate",
         "brier": "summed over classes", "ece": "class-wise, bins of equal width",
     }
 

@@ -5,6 +5,9 @@ probabilities (n, K); weights (R, n). Everything returns (R,) unless said otherw
 Choice of metrics: Maier-Hein, Reinke et al., "Metrics reloaded", Nature Methods 2024.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 ECE_BINS = 10  # of equal width over [0, 1]; the value of a calibration error depends on them
@@ -30,27 +33,48 @@ def macro_f1(matrix: np.ndarray) -> np.ndarray:
     return _ratio(precision_recall_f1(matrix)[2].sum(axis=1), occurs.sum(axis=1))
 
 
-def macro_f1_interval(matrix: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1 of one confusion matrix (K, K + 1), whose rows are the true classes and whose row sums are fixed.
+@dataclass(frozen=True)
+class Posterior:
+    """Confusion matrices (draws, K, K + 1) that one matrix allows, whose rows are the true classes and whose row sums are fixed; `of` draws them.
 
-    Predictions within a true class are drawn from their Dirichlet posterior. The lower end has a quarter of a case more in every cell; the upper
-    end half a case more where class and prediction agree and a tenth elsewhere: with few cases one prior alone covers too little at one of its
-    ends. At 9, 15 and 12 cases and accuracies of .6 to .99 this covers 94 to 98 %, where percentiles of resampled cases cover 91 % and less. It is
-    never of width zero. (nan, nan) without cases.
+    Predictions within a true class are drawn from their Dirichlet posterior: in `pessimistic` with a quarter of a case more in every cell, in
+    `optimistic` with half a case more where class and prediction agree and a tenth elsewhere. With few cases one prior alone covers too little at one
+    of its ends. Percentiles of resampled cases cover less, and have no width where every case is right, or every one wrong.
     """
-    matrix, sizes = np.asarray(matrix, float), np.asarray(matrix, float).sum(axis=1)
-    if not sizes.any():
-        return float("nan"), float("nan")
-    occurs = sizes + matrix[:, :-1].sum(axis=0) > 0
-    could_occur = occurs if occurs.sum() > 1 else np.ones_like(occurs)  # of one class alone every draw would be perfect
-    rng, ends = np.random.default_rng(seed), []
-    for right, wrong, level, classes in ((0.25, 0.25, 0.025, could_occur), (0.5, 0.1, 0.975, occurs)):
-        prior = np.where(np.eye(*matrix.shape, dtype=bool), right, wrong) * np.append(classes, False)  # not predicted at all: as often as seen
-        drawn = rng.standard_gamma(matrix + prior, size=(draws, *matrix.shape))
-        shares = drawn / np.maximum(drawn.sum(axis=2, keepdims=True), 1e-300)
-        ends.append(float(np.quantile(macro_f1(shares * sizes[:, None]), level)))
-    found = float(macro_f1(matrix[None])[0])  # of very few cases the prior may lie to one side
-    return min(ends[0], found), max(ends[1], found)
+
+    found: np.ndarray  # (1, K, K + 1), the matrix itself
+    pessimistic: np.ndarray
+    optimistic: np.ndarray
+
+    @staticmethod
+    def of(matrix: np.ndarray, draws: int = 2000, seed: int = 0) -> "Posterior":
+        """matrix (K, K + 1), with a case."""
+        matrix, sizes = np.asarray(matrix, float), np.asarray(matrix, float).sum(axis=1)
+        occurs = sizes + matrix[:, :-1].sum(axis=0) > 0
+        could_occur = occurs if occurs.sum() > 1 else np.ones_like(occurs)  # of one class alone every draw would be perfect
+        rng, drawn = np.random.default_rng(seed), []
+        for right, wrong, classes in ((0.25, 0.25, could_occur), (0.5, 0.1, occurs)):
+            prior = np.where(np.eye(*matrix.shape, dtype=bool), right, wrong) * np.append(classes, False)  # not predicted at all: as often as seen
+            cells = rng.standard_gamma(matrix + prior, size=(draws, *matrix.shape))
+            drawn.append(cells / np.maximum(cells.sum(axis=2, keepdims=True), 1e-300) * sizes[:, None])
+        return Posterior(matrix[None], *drawn)
+
+    def interval(self, metric: Callable[[np.ndarray], np.ndarray], low_is_good: bool = False) -> tuple[float, float]:
+        """95 % interval of a metric, (R, K, K + 1) -> (R,); it holds the sample's own value, and is (nan, nan) where that is undefined.
+
+        At 9, 15 and 12 cases and accuracies of .75 to .97 it covers at least 93 %, for every metric of all classes here.
+        """
+        found = float(metric(self.found)[0])
+        if np.isnan(found):
+            return float("nan"), float("nan")
+        below, above = (self.optimistic, self.pessimistic) if low_is_good else (self.pessimistic, self.optimistic)
+        # of very few cases the prior may lie to one side
+        return min(float(np.quantile(metric(below), 0.025)), found), max(float(np.quantile(metric(above), 0.975)), found)
+
+
+def macro_f1_interval(matrix: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of macro-F1 of one confusion matrix (K, K + 1); never of width zero. (nan, nan) without cases."""
+    return Posterior.of(matrix, draws, seed).interval(macro_f1) if np.any(matrix) else (float("nan"), float("nan"))
 
 
 def accuracy(matrix: np.ndarray) -> np.ndarray:

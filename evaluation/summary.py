@@ -6,6 +6,9 @@
 `<name>_ci`. `cases` holds the rows, one flat dict per case.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import numpy as np
 
 from evaluation import subtype_metrics as sm
@@ -15,6 +18,9 @@ from evaluation.lesion_metrics import by_size_tertile, detection_rate, lesion_de
 from evaluation.segmentation_metrics import SEGMENTATION_METRICS, segmentation_metrics
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 
+CONFUSION_METRICS = {"macro_f1": sm.macro_f1, "balanced_accuracy": sm.balanced_accuracy, "accuracy": sm.accuracy, "mcc": sm.mcc, "expected_cost": sm.expected_cost}
+CLASS_SCORES = ("precision", "recall", "f1")
+LOW_IS_GOOD = ("expected_cost",)
 OUTCOMES = ("both_empty", "missed", "false_alarm")
 
 
@@ -56,22 +62,22 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
                       resamples: int, seed: int) -> dict:
     """The `subtype` block. true, predicted (n,) class indices, -1 = not predicted; probabilities (n, K) or None.
 
-    The bootstrap draws within each true class, so that every resample has the sample's class counts. The interval of macro-F1, which decides, is
-    not the bootstrap's, which covers too little (`macro_f1_interval`).
+    The bootstrap draws within each true class, so that every resample has the sample's class counts. Intervals of what the confusion matrix alone
+    decides are not the bootstrap's, which cover too little (`subtype_metrics.Posterior`).
     """
     counts = resample_counts(len(true), resamples, seed, strata=true)
     weights = np.concatenate([np.ones((1, len(true)), int), counts])  # row 0 is the sample itself
-    matrix = sm.confusion(true, predicted, len(classes), weights)
-    statistics = {"macro_f1": sm.macro_f1(matrix), "balanced_accuracy": sm.balanced_accuracy(matrix), "accuracy": sm.accuracy(matrix),
-                  "mcc": sm.mcc(matrix), "expected_cost": sm.expected_cost(matrix)}
-    precision, recall, f1 = sm.precision_recall_f1(matrix)
-    per_class = {name: {"n": int((true == k).sum())} | _with_intervals(
-        {"precision": precision[:, k], "recall": recall[:, k], "f1": f1[:, k]}) for k, name in enumerate(classes)}
+    matrix = sm.confusion(true, predicted, len(classes), weights[:1])
+    posterior = sm.Posterior.of(matrix[0], seed=seed)
+    decided = _from_confusion(posterior, CONFUSION_METRICS)
+    per_class = {name: {"n": int((true == k).sum())} | _from_confusion(posterior, {score: partial(_score_of_class, place, k) for place, score in enumerate(CLASS_SCORES)})
+                 for k, name in enumerate(classes)}
+    statistics: dict[str, np.ndarray] = {}
     block: dict = {"n": len(true), "classes": classes, "confusion_matrix": matrix[0, :, :-1].astype(int),
                    "not_predicted": int((predicted < 0).sum())}
     if probabilities is not None:
         brier = sm.brier_per_case(true, probabilities)
-        statistics |= {"brier": weights @ brier / weights.sum(axis=1), "ece": sm.classwise_ece(true, probabilities, weights)}
+        statistics = {"brier": weights @ brier / weights.sum(axis=1), "ece": sm.classwise_ece(true, probabilities, weights)}
         areas = {"auroc": [], "average_precision": []}
         for k, name in enumerate(classes):
             areas["auroc"].append(sm.auroc(true == k, probabilities[:, k], weights))
@@ -81,8 +87,20 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
         statistics |= {area: np.mean([v for v in values if not np.isnan(v[0])] or [np.full(len(weights), np.nan)], axis=0)
                        for area, values in areas.items()}
         block |= {"ece_bins": sm.ECE_BINS, "decision_differs_from_argmax": int((probabilities.argmax(axis=1) != predicted).sum())}
-    interval_of_f1 = {"macro_f1_ci": list(sm.macro_f1_interval(matrix[0], seed=seed))}
-    return _with_intervals(statistics) | interval_of_f1 | block | {"per_class": per_class}
+    return decided | _with_intervals(statistics) | block | {"per_class": per_class}
+
+
+def _from_confusion(posterior: sm.Posterior, metrics: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> dict:
+    """{name: value, name_ci: [low, high]}."""
+    result: dict = {}
+    for name, metric in metrics.items():
+        result |= {name: float(metric(posterior.found)[0]), f"{name}_ci": list(posterior.interval(metric, low_is_good=name in LOW_IS_GOOD))}
+    return result
+
+
+def _score_of_class(place: int, k: int, matrix: np.ndarray) -> np.ndarray:
+    """(R,) of class k; place: in CLASS_SCORES."""
+    return sm.precision_recall_f1(matrix)[place][:, k]
 
 
 def column(rows: list[dict], key: str) -> np.ndarray:

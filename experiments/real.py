@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from data_prep.msd_to_quiz import DECATHLON, SOURCE
@@ -34,6 +35,7 @@ from experiments.real_sides import CONFIGURATION, PLANNED, Budget, Side
 from experiments.record_run import code_commit, environment, shown_command
 from experiments.stage import content_key
 from nnunetv2.configuration import available_cores
+from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.commands import real_number, script, whole_number
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans, Splits
@@ -147,11 +149,18 @@ def collect(
         "stages": {
             name: {side.name: kept(side.measured(name), args.quiet_machine) for side in sides} for name in names
         },
+        "curves": {str(fold): {side.name: learning_curve(side.checkpoint(fold)) for side in sides} for fold in args.folds},
         "scores": summarise([row["labels"] for row in cases], budget.seed),
         "exchange": [fold["exchange"] for fold in folds],
         "drawn": {which: cases[index]["case"] for which, index in ranked(cases).items()},
         "cases": cases,
     }
+
+
+def learning_curve(checkpoint: Path) -> list[float | None]:
+    """Mean pseudo Dice of the labels after each epoch; None where it is undefined."""
+    means = [float(value) for value in load_checkpoint(checkpoint)["logging"]["mean_fg_dice"]]
+    return [round(mean, 4) if np.isfinite(mean) else None for mean in means]
 
 
 def kept(measured: dict[str, Any] | None, quiet: bool) -> dict[str, Any] | None:
@@ -200,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = collect(args, sides, plans, budget, folds)
         file = args.out.with_name(f"{args.out.name}.json")
         write_json(result, file)
-        text = markdown(load_json(file, AnyObject))  # as a later reader of the file would write it
+        text = markdown(load_json(file, AnyObject), f"{args.out.name}.png")  # as a later reader of the file would write it
         write_text(text, file.with_suffix(".md"))
         draw(result, sides, args.out)
     print(text)

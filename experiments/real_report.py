@@ -25,6 +25,7 @@ from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
 
 METRIC_NAMES = {"dsc": "DSC", "hd95_mm": "HD95, mm"}
+CURVE_POINTS = 10
 FOUND_NOTHING = 0.05  # mean DSC below which a model finds nothing
 COLOURS = (SKY, ORANGE)  # of labels 1 and 2
 
@@ -84,6 +85,18 @@ def score_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def curve_table(result: dict[str, Any]) -> list[str]:
+    """Mean pseudo Dice after some of the epochs: whether a program is slower, or waits longer on the same plateau."""
+    epochs = result["budget"]["epochs"]
+    shown = sorted({max(1, round(epochs * part / CURVE_POINTS)) for part in range(1, CURVE_POINTS + 1)})
+    lines = [f"| program, fold | {' | '.join(f'epoch {epoch}' for epoch in shown)} |", "|---" * (1 + len(shown)) + "|"]
+    for fold, curves in result["curves"].items():
+        for side, name in (("upstream", "nnU-Net 2.8.1"), ("ours", "here")):
+            values = [curves[side][epoch - 1] if epoch <= len(curves[side]) else None for epoch in shown]
+            lines.append(f"| {name}, {fold} | {' | '.join('-' if value is None else f'{value:.2f}' for value in values)} |")
+    return lines
+
+
 def agreement_table(result: dict[str, Any]) -> list[str]:
     """What both made before training, and of the same model."""
     preparation = result["preparation"]
@@ -133,7 +146,8 @@ def stage_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any], picture: str = "real.png") -> str:
+    """picture: name of the file of three cases, which lies beside the text."""
     machine = result["environment"]
     lines = [
         "# REAL scans: nnU-Net 2.8.1 and this repository",
@@ -148,6 +162,10 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         *score_table(result),
         "",
+        "## Mean pseudo Dice while they train",
+        "",
+        *curve_table(result),
+        "",
         "## The same before training, and with the same model",
         "",
         *agreement_table(result),
@@ -158,7 +176,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         *stage_table(result),
         "",
-        f"![Best, median and worst case](real.png)\n\nCases {', '.join(f'{which} {case}' for which, case in result['drawn'].items())}, by the mean DSC of both. "
+        f"![Best, median and worst case]({picture})\n\nCases {', '.join(f'{which} {case}' for which, case in result['drawn'].items())}, by the mean DSC of both. "
         f"The images and masks in the picture are the Decathlon's, changed as drawn; the picture is under {result['licence']} too.",
     ]
     return "\n".join([*lines, ""])
@@ -248,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="also draw the median case there, a .png")
     args = parser.parse_args(arguments)
     result = load_json(args.path.with_name(f"{args.path.name}.json"), AnyObject)
-    write_text(markdown(result), args.path.with_name(f"{args.path.name}.md"))
+    write_text(markdown(result, f"{args.path.name}.png"), args.path.with_name(f"{args.path.name}.md"))
     if args.picture:
         draw_for_manual(result, args.path, args.picture)
 

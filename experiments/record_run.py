@@ -141,7 +141,7 @@ def summary(out: Path) -> None:
     if subtype:
         rows.append((f"{description.task_words} macro-F1", f"{subtype['macro_f1']:.3f}  {bounds(subtype['macro_f1_ci'])}", TARGETS["subtype.macro_f1"]))
     kind = "SYNTHETIC DATA, no patients: " if run["synthetic"] else f"{description.banner(False)}: " if description.banner(False) else ""
-    print(f"\n{kind}{metrics['n_cases']} validation cases, 95 % bootstrap intervals")
+    print(f"\n{kind}{metrics['n_cases']} validation cases, 95 % intervals")
     for name, value, target in rows:
         print(f"  {name:<20} {value:<28}" + (f" quiz target {target:.2f}" if target is not None and description.is_quiz else ""))
     print("  seconds: " + ", ".join(f"{stage['stage']} {stage['seconds']:.0f}" for stage in stages)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from evaluation import subtype_metrics as sm
+from evaluation.summary import CONFUSION_METRICS, LOW_IS_GOOD
 
 
 def once(n: int) -> np.ndarray:
@@ -90,17 +91,19 @@ def test_agrees_with_scikit_learn(seed, classes, n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.75, 0.89, 0.97])
-def test_interval_of_macro_f1_covers_the_true_value_at_the_quiz_size(accuracy):
-    """Repeated samples of 9, 15 and 12 cases whose wrong predictions fall on both other classes alike."""
+def test_intervals_cover_the_true_value_at_the_quiz_size(accuracy):
+    """Repeated samples of 9, 15 and 12 cases whose wrong predictions fall on both other classes alike; every metric of all classes."""
     sizes, rng = np.array([9, 15, 12]), np.random.default_rng(0)
     shares = np.full((3, 3), (1 - accuracy) / 2) + np.eye(3) * (accuracy - (1 - accuracy) / 2)
-    truth = sm.macro_f1(np.pad(shares * sizes[:, None], ((0, 0), (0, 1)))[None])[0]
-    covered = []
+    expected = np.pad(shares * sizes[:, None], ((0, 0), (0, 1)))[None]
+    covered: dict[str, list[bool]] = {name: [] for name in CONFUSION_METRICS}
     for _ in range(400):
         matrix = np.pad(np.stack([rng.multinomial(n, p) for n, p in zip(sizes, shares)]), ((0, 0), (0, 1)))
-        low, high = sm.macro_f1_interval(matrix, draws=400)
-        covered.append(low <= truth <= high)
-    assert np.mean(covered) >= 0.93
+        posterior = sm.Posterior.of(matrix, draws=400)
+        for name, metric in CONFUSION_METRICS.items():
+            low, high = posterior.interval(metric, low_is_good=name in LOW_IS_GOOD)
+            covered[name].append(low <= metric(expected)[0] <= high)
+    assert min(map(np.mean, covered.values())) >= 0.93, {name: np.mean(values) for name, values in covered.items()}
 
 
 def test_interval_of_a_faultless_sample_is_not_empty():
@@ -110,8 +113,12 @@ def test_interval_of_a_faultless_sample_is_not_empty():
 
 @given(arrays(int, st.integers(2, 6).map(lambda k: (k, k + 1)), elements=st.integers(0, 3)).filter(np.any))
 def test_the_interval_holds_what_was_found_and_has_a_width(matrix):
-    low, high = sm.macro_f1_interval(matrix, draws=50)
-    assert low <= sm.macro_f1(matrix[None])[0] <= high and low < high
+    posterior = sm.Posterior.of(matrix, draws=50)
+    for name, metric in CONFUSION_METRICS.items():
+        low, high = posterior.interval(metric, low_is_good=name in LOW_IS_GOOD)
+        found = metric(matrix[None])[0]
+        without_meaning = name == "mcc" and np.count_nonzero(matrix.sum(axis=1)) == 1  # 0 by definition where one class alone is true
+        assert np.isnan(found) and np.isnan([low, high]).all() or low <= found <= high and (low < high or without_meaning), name
 
 
 def test_cases_of_one_class_leave_open_whether_the_others_would_be_told_apart():

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from evaluation.files import write_json
 from experiments import real
-from experiments.real import kept
+from experiments.real import kept, learning_curve
 from experiments.real_compare import (
     compare_masks,
     compare_preprocessed,
@@ -22,7 +23,7 @@ from experiments.real_compare import (
     summarise,
 )
 from experiments.real_preparation import lay_out, write_compared_plans
-from experiments.real_report import markdown
+from experiments.real_report import curve_table, markdown
 from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, Budget, Side
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.utilities.errors import CommandFailed
@@ -254,6 +255,22 @@ def test_a_budget_in_which_neither_learns_is_said_to_compare_nothing(tmp_path):
     assert "compare nothing" in (text := markdown(load_json(tmp_path / "r.json"))) and "| anterior | HD95, mm | 2.00 (2.00 to 2.00) | - | - |" in text
 
 
+def test_curves_stand_beside_each_other_at_the_same_epochs():
+    lines = curve_table(small_result())
+    assert lines == [
+        "| program, fold | epoch 1 | epoch 2 | epoch 3 |",
+        "|---|---|---|---|",
+        "| nnU-Net 2.8.1, 0 | 0.00 | - | - |",
+        "| here, 0 | 0.10 | 0.20 | 0.35 |",
+    ]
+    assert "here, 0" in markdown(small_result()) and "](mine.png)" in markdown(small_result(), "mine.png")
+
+
+def test_a_learning_curve_is_read_from_a_checkpoint(tmp_path):
+    torch.save({"logging": {"mean_fg_dice": [0.25, np.float32(0.5), float("nan")]}}, tmp_path / "c.pth")
+    assert learning_curve(tmp_path / "c.pth") == [0.25, 0.5, None]
+
+
 def small_result():
     """What a run of two cases would write."""
     cases = rows([0.8, 0.9], [0.7, 0.8])
@@ -282,6 +299,7 @@ def small_result():
         "environment": {"CPU": "y"},
         "commit": "z",
         "scores": summarise([case["labels"] for case in cases], 0),
+        "curves": {"0": {"ours": [0.1, 0.2, 0.35], "upstream": [0.0, None]}},
         "exchange": [{"ours": masks, "upstream": masks}],
         "budget": vars(BUDGET) | {"batch_size": 4, "patch_size": [8, 8, 8], "features_per_stage": [16, 32]},
         "drawn": {"best": "a"},
