@@ -169,6 +169,7 @@ def ablation() -> str:
 CLASS_ROWS = {
     "evidence": "class head",
     "no_forest": "without the forest",
+    "alike": "every class alike",
     "network": "network's own head",
     "radiomics": "radiomics",
     "volume": "volume alone",
@@ -268,7 +269,8 @@ def choices() -> str:
 
 def real_scans() -> str:
     """Upstream and this repository on the same REAL scans."""
-    return real_report.summary(load_json(RESULTS / "real.json", AnyObject))
+    first, second = (load_json(RESULTS / f"{name}.json", AnyObject) for name in ("real", "real_seed1"))
+    return real_report.summary(first, [second])
 
 
 def robust() -> str:

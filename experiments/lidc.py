@@ -1,6 +1,6 @@
 """What the class head sees in REAL CTs: nodules of LIDC-IDRI, out of fold by patient; see run_lidc.sh.
 
-    python -m experiments.lidc --lidc ../shared/lidc --out results/lidc --folds 2 --network small --iterations 40     # a quicker look
+    python -m experiments.lidc --lidc ../shared/lidc --out results/lidc --folds 2 --iterations 40     # a quicker look
 
 Malignancy is the readers' rating, not pathology. One training of the segmentation a fold serves five tasks: the class head is fitted to each
 task's labels of the fold's training patients and predicts the others. Beside it stand the volume of the true mask, radiomics in the predicted
@@ -165,7 +165,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="folds trained side by side, each with its share of the cores (default 2)")
-    return parse_study(parser, arguments, network="planned", folds=3, iterations=50)
+    return parse_study(parser, arguments, network="small", folds=3, iterations=200)
 
 
 if __name__ == "__main__":

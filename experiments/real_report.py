@@ -5,6 +5,7 @@ python -m experiments.real_report results/real      write the .md anew from the 
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def caveat(result: dict[str, Any]) -> str:
             "training stands."
         )
     lines.append(
-        "Intervals draw cases; they do not hold the chance of another seed, of which there is one: both programs draw other weights and batches from it."
+        "Intervals draw cases; they do not hold the chance of another seed, of which there is one: both programs draw other weights and batches from it. "
+        "Where the curves show one program on a plateau that the other has left, the difference of their scores is mostly that chance."
     )
     if not result["quiet_machine"]:
         lines.append("Other work ran on the machine, so no times are given; memory does not depend on that.")
@@ -182,14 +184,25 @@ def markdown(result: dict[str, Any], picture: str = "real.png") -> str:
     return "\n".join([*lines, ""])
 
 
-def summary(result: dict[str, Any]) -> str:
-    """For the manual: scores, and how far both agree."""
+def summary(result: dict[str, Any], other_seeds: Sequence[dict[str, Any]] = ()) -> str:
+    """For the manual: scores, learning curves, and how far both agree. other_seeds: results of the same comparison that stand beside it."""
+    curves: list[str] = []
+    for each in (result, *other_seeds):
+        dsc = each["scores"]["all labels"]["dsc"]
+        curves += [
+            f"Mean pseudo Dice while they train, seed {each['budget']['seed']}; afterwards, on {each['n']} held-out cases, a mean DSC of "
+            f"{dsc['upstream']['mean']:.3f} (nnU-Net) and {dsc['ours']['mean']:.3f} (here):",
+            "",
+            *curve_table(each),
+            "",
+        ]
     return "\n".join(
         [
             headline(result),
             "",
             *score_table(result),
             "",
+            *curves,
             *agreement_table(result),
             "",
             caveat(result),

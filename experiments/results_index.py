@@ -31,6 +31,7 @@ STUDIES = (
     ),
     Study("abdomen_cuda", "How long does a CT of 512 x 512 x 200 voxels take on a GPU?"),
     Study("real", "Do nnU-Net 2.8.1 and this repository, trained alike, come to the same on REAL scans?"),
+    Study("real_seed1", "Do they with another seed?"),
     Study("lidc", "What does the class head see in REAL lung nodules?"),
     Study("cues", "Which of thirteen cues does the class head find?"),
     Study("cues_cells", "Which of them does it find in a world of another painter?"),

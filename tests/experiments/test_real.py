@@ -23,7 +23,7 @@ from experiments.real_compare import (
     summarise,
 )
 from experiments.real_preparation import lay_out, write_compared_plans
-from experiments.real_report import curve_table, markdown
+from experiments.real_report import curve_table, markdown, summary
 from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, Budget, Side
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.utilities.errors import CommandFailed
@@ -264,6 +264,14 @@ def test_curves_stand_beside_each_other_at_the_same_epochs():
         "| here, 0 | 0.10 | 0.20 | 0.35 |",
     ]
     assert "here, 0" in markdown(small_result()) and "](mine.png)" in markdown(small_result(), "mine.png")
+
+
+def test_the_manual_shows_the_curves_of_every_seed():
+    other = small_result()
+    other["budget"] = other["budget"] | {"seed": 8}
+    text = summary(small_result(), [other])
+    assert text.count("| here, 0 | 0.10 | 0.20 | 0.35 |") == 2
+    assert "seed 7; afterwards, on 2 held-out cases, a mean DSC of 0.750 (nnU-Net) and 0.850 (here)" in text and "seed 8; afterwards" in text
 
 
 def test_a_learning_curve_is_read_from_a_checkpoint(tmp_path):
