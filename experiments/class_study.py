@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from nnunetv2.utilities.parallel import in_processes
 
 RESAMPLES = 2000
 MARKERS = "osD^v<>Pd"  # of the rows in a picture
-ROWS = {"evidence": "Evidence blocks and network", "no_forest": "The same without the forest", "alike": "The same, every class counting alike",
+ROWS = {"evidence": "Evidence blocks and network", "no_forest": "The same without the forest",
         "network": "Network's own head (before evidence blocks)", "radiomics": "Radiomics in predicted masks",
         "volume": "Volume of the true mask", "true_masks": "Evidence blocks in true masks (bound)",
         "blocks": "Evidence blocks alone, training cases in masks of the network they trained",
@@ -184,10 +184,6 @@ class _Task:
 
     def no_forest(self) -> np.ndarray:
         return self._with_network(self._fit_with_network(with_forest=False)[0])
-
-    def alike(self) -> np.ndarray:
-        head, report = self.evidence_fit
-        return self._with_network(replace(head, bias=head.bias - np.array(report["offsets"])))
 
     def network(self) -> np.ndarray:
         return self.network_fit[1]

@@ -169,7 +169,6 @@ def ablation() -> str:
 CLASS_ROWS = {
     "evidence": "class head",
     "no_forest": "without the forest",
-    "alike": "every class alike",
     "network": "network's own head",
     "radiomics": "radiomics",
     "volume": "volume alone",

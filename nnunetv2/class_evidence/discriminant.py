@@ -21,8 +21,8 @@ class LinearLayer:
 def fit_lda(features: np.ndarray, labels: np.ndarray, n_classes: int) -> LinearLayer:
     """Standardise features (N, F), fit shrinkage LDA to labels (N,) in 0..K-1, and fold both into one linear layer.
 
-    The covariance is shrunk by Ledoit and Wolf's (2004) formula, for F > N. Priors are uniform, so that blocks can be
-    compared and summed; how far the classes' frequencies count is decided for all of them together (fit.py). A constant feature gets
+    The covariance is shrunk by Ledoit and Wolf's (2004) formula, for F > N. Priors are uniform: the task's macro-F1 counts
+    every class alike, and the training cases' frequencies would cost the rare classes recall. A constant feature gets
     weight 0. Every class needs a case, and one of them two.
     """
     counts = np.bincount(labels, minlength=n_classes)

@@ -27,7 +27,6 @@ JOINT = "joint"  # all measured blocks in one discriminant: what shows only wher
 FOREST = "forest"  # all measured blocks in a random forest: what is not in proportion to a feature
 FOLDS = 5
 WEIGHT_PENALTY = 0.1  # of the squared weights of the stack, in nats a case; ten blocks that agree share their weight
-SHARE_PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PERMUTATIONS = 2000
 SIGNIFICANT = 0.05
 
@@ -129,15 +128,14 @@ def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[
 
 @dataclass(frozen=True)
 class Stack:
-    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them, offsets (K,) of the classes."""
+    """weights (B,) >= 0 of the blocks' calibrated logits, temperatures (B,) that calibrated them."""
 
     temperatures: np.ndarray
     weights: np.ndarray
-    offsets: np.ndarray
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Raw logits of the blocks (N, B, K) -> (N, K)."""
-        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures) + self.offsets
+        return np.einsum("nbk,b->nk", logits, self.weights / self.temperatures)
 
 
 def left_out(blocks: Sequence[Block | Trees], cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
@@ -157,23 +155,8 @@ def fit_stack(logits: np.ndarray, labels: np.ndarray, forest: int | None) -> Sta
         together = np.einsum("nbk,b->nk", calibrated, weights)
         share, weights[forest] = _balanced_fit(np.stack([together, calibrated[:, forest]], axis=1), labels)
         weights[blocks] *= share
-    together = np.einsum("nbk,b->nk", calibrated, weights)
-    temperature = fit_temperature(together, labels)  # the ridge makes the sum less sure than it may be
-    return Stack(temperatures, weights / temperature, fit_offsets(together / temperature, labels))
-
-
-def fit_offsets(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(K,) to be added to left-out logits (n, K) in which every class counts alike: the part of the classes' log shares with the highest macro-F1.
-
-    All alike (none of it) makes the most of the mean recall, but costs a frequent class many cases to win few of a rare one, whose
-    precision then falls; the full shares make the most of the accuracy. The best macro-F1 lies between the two. The smallest of equal parts is taken.
-    """
-    n_classes = logits.shape[1]
-    counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
-    shares = np.log(counts / counts.sum())
-    shares = shares - shares.mean()
-    found = [macro_f1(labels, (logits + part * shares).argmax(1), n_classes) for part in SHARE_PARTS]
-    return SHARE_PARTS[int(np.argmax(found))] * shares
+    # The ridge makes the sum less sure than it may be.
+    return Stack(temperatures, weights / fit_temperature(np.einsum("nbk,b->nk", calibrated, weights), labels))
 
 
 def _balanced_fit(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -223,7 +206,7 @@ def _forest_in(blocks: Mapping[str, Block | Trees]) -> int | None:
 def _folded(features: Mapping[str, tuple[str, ...]], blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarray, n_classes: int) -> EvidenceHead:
     """All blocks' layers, fitted to every case, as one layer, with the forest beside it."""
     n_features = sum(map(len, features.values()))
-    weight, bias = np.zeros((n_classes, n_features)), stack.offsets.copy()
+    weight, bias = np.zeros((n_classes, n_features)), np.zeros(n_classes)
     centre, scale = np.zeros(n_features), np.zeros(n_features)
     every, network_weight, forest, forest_weight, at = np.arange(len(labels)), 0.0, None, 0.0, 0
     for (name, block), share, temperature in zip(blocks.items(), stack.weights, stack.temperatures):
@@ -258,13 +241,12 @@ def _report(blocks: Mapping[str, Block | Trees], stack: Stack, labels: np.ndarra
         combined[test] = within(alone[test])
     known = np.isfinite(combined).all(1) & (np.bincount(labels, minlength=n_classes)[labels] > 1)
     if not known.any():
-        return {"left_out": None, "offsets": stack.offsets.tolist(), "blocks": {name: {"weight": float(w)} for name, w in zip(blocks, stack.weights)}}
+        return {"left_out": None, "blocks": {name: {"weight": float(w)} for name, w in zip(blocks, stack.weights)}}
     true, guess = labels[known], combined[known].argmax(1)
     found, p, chance = permutation_test(true, guess, n_classes, seed)
     return {
         "left_out": {"macro_f1": found, "p": p, "chance_95": chance, "evidence_found": p < SIGNIFICANT, "cases": int(known.sum()),
                      "permutations": PERMUTATIONS, **probability_scores(combined[known], true)},
-        "offsets": stack.offsets.tolist(),
         "blocks": {name: {"weight": float(weight), "features": int(block.values.shape[2]), "macro_f1_alone": macro_f1(true, alone[known, b].argmax(1), n_classes)}
                    for b, ((name, block), weight) in enumerate(zip(blocks.items(), stack.weights))},
     }

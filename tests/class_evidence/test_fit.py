@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from nnunetv2.class_evidence.calibration import fit_temperature
-from nnunetv2.class_evidence.fit import fit_evidence, fit_offsets, fit_stack, macro_f1, permutation_test
+from nnunetv2.class_evidence.fit import fit_evidence, fit_stack, permutation_test
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.utilities.errors import InputError
 
@@ -58,32 +58,6 @@ def test_the_stack_is_as_sure_as_its_left_out_cases_allow(forest):
     stack = fit_stack(logits, labels, forest)
     assert fit_temperature(stack(logits), labels) == pytest.approx(1, abs=1e-3)
     assert stack.weights[:2].min() > 3 * stack.weights[2]
-    assert stack.offsets.tolist() == pytest.approx([0, 0, 0])  # classes of one size
-
-
-def test_the_smallest_part_of_the_shares_with_the_best_macro_f1_is_taken():
-    labels = np.array([1, 1, *[0] * 8])
-    lead = np.array([2, 1.2, 0.5, 0.6, 0.3, *[-1] * 5])  # of class 1; the parts 0, 1/4, 1/2, 3/4 and 1 ask for 0, .35, .69, 1.04 and 1.39
-    logits = np.stack([-lead, lead], axis=1) / 2
-    assert fit_offsets(logits, labels).tolist() == pytest.approx([np.log(4) / 4, -np.log(4) / 4])
-
-
-def test_offsets_raise_the_macro_f1_of_new_cases_where_classes_differ_in_size():
-    rng = np.random.default_rng(0)
-    sizes = np.array([40, 50, 400])
-
-    def drawn() -> tuple[np.ndarray, np.ndarray]:
-        """Three normal distributions in a row, and log-likelihoods, in which every class counts alike."""
-        labels = np.repeat([0, 1, 2], sizes)
-        x = 1.2 * labels + rng.normal(size=len(labels))
-        return -((x[:, None] - 1.2 * np.arange(3)) ** 2) / 2, labels
-
-    gains = []
-    for _ in range(20):
-        offsets = fit_offsets(*drawn())
-        logits, labels = drawn()
-        gains.append(macro_f1(labels, (logits + offsets).argmax(1), 3) - macro_f1(labels, logits.argmax(1), 3))
-    assert np.mean(gains) > 0.03 and min(gains) > -0.03
 
 
 def test_the_networks_own_head_is_one_more_block():
