@@ -54,7 +54,7 @@ def caveat(result: dict[str, Any]) -> str:
             "training stands."
         )
     lines.append(
-        "Intervals draw cases; they do not hold the chance of another seed, of which there is one: both programs draw other weights and batches from it. "
+        "Intervals draw cases; they do not hold the chance of another seed: both programs draw other weights and batches from it. "
         "Where the curves show one program on a plateau that the other has left, the difference of their scores is mostly that chance."
     )
     if not result["quiet_machine"]:
@@ -91,11 +91,11 @@ def curve_table(result: dict[str, Any]) -> list[str]:
     """Mean pseudo Dice after some of the epochs: whether a program is slower, or waits longer on the same plateau."""
     epochs = result["budget"]["epochs"]
     shown = sorted({max(1, round(epochs * part / CURVE_POINTS)) for part in range(1, CURVE_POINTS + 1)})
-    lines = [f"| program, fold | {' | '.join(f'epoch {epoch}' for epoch in shown)} |", "|---" * (1 + len(shown)) + "|"]
+    lines = [f"| program | {' | '.join(f'epoch {epoch}' for epoch in shown)} |", "|---" * (1 + len(shown)) + "|"]
     for fold, curves in result["curves"].items():
         for side, name in (("upstream", "nnU-Net 2.8.1"), ("ours", "here")):
             values = [curves[side][epoch - 1] if epoch <= len(curves[side]) else None for epoch in shown]
-            lines.append(f"| {name}, {fold} | {' | '.join('-' if value is None else f'{value:.2f}' for value in values)} |")
+            lines.append(f"| {name}, fold {fold} | {' | '.join('-' if value is None else f'{value:.2f}' for value in values)} |")
     return lines
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the class head sees in REAL CTs: 604 nodules of LIDC-IDRI, five tasks, folds by patient.
 #
-#   bash experiments/run_lidc.sh                                  ../shared/lidc, 2 CPU cores, 80 minutes beside other work
+#   bash experiments/run_lidc.sh                                  ../shared/lidc, 2 CPU cores, 75 minutes beside other work
 #   bash experiments/run_lidc.sh --lidc DIR --device cuda         elsewhere, on a GPU
 #
 # All options go to experiments/lidc.py (--help there). What is trained or described is kept in OUT/work. Written: results/lidc.{json,md,png}.

@@ -258,19 +258,19 @@ def test_a_budget_in_which_neither_learns_is_said_to_compare_nothing(tmp_path):
 def test_curves_stand_beside_each_other_at_the_same_epochs():
     lines = curve_table(small_result())
     assert lines == [
-        "| program, fold | epoch 1 | epoch 2 | epoch 3 |",
+        "| program | epoch 1 | epoch 2 | epoch 3 |",
         "|---|---|---|---|",
-        "| nnU-Net 2.8.1, 0 | 0.00 | - | - |",
-        "| here, 0 | 0.10 | 0.20 | 0.35 |",
+        "| nnU-Net 2.8.1, fold 0 | 0.00 | - | - |",
+        "| here, fold 0 | 0.10 | 0.20 | 0.35 |",
     ]
-    assert "here, 0" in markdown(small_result()) and "](mine.png)" in markdown(small_result(), "mine.png")
+    assert "here, fold 0" in markdown(small_result()) and "](mine.png)" in markdown(small_result(), "mine.png")
 
 
 def test_the_manual_shows_the_curves_of_every_seed():
     other = small_result()
     other["budget"] = other["budget"] | {"seed": 8}
     text = summary(small_result(), [other])
-    assert text.count("| here, 0 | 0.10 | 0.20 | 0.35 |") == 2
+    assert text.count("| here, fold 0 | 0.10 | 0.20 | 0.35 |") == 2
     assert "seed 7; afterwards, on 2 held-out cases, a mean DSC of 0.750 (nnU-Net) and 0.850 (here)" in text and "seed 8; afterwards" in text
 
 
