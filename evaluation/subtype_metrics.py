@@ -62,7 +62,8 @@ class Posterior:
     def interval(self, metric: Callable[[np.ndarray], np.ndarray], low_is_good: bool = False) -> tuple[float, float]:
         """95 % interval of a metric, (R, K, K + 1) -> (R,); it holds the sample's own value, and is (nan, nan) where that is undefined.
 
-        At 9, 15 and 12 cases and accuracies of .75 to .97 it covers at least 93 %, for every metric of all classes here.
+        At 9, 15 and 12 cases and accuracies of .75 to .97 it covers at least 93 % for every metric of all classes here, and
+        at least 88 % for precision, recall and F1 of one class.
         """
         found = float(metric(self.found)[0])
         if np.isnan(found):

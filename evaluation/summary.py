@@ -70,7 +70,7 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
     matrix = sm.confusion(true, predicted, len(classes), weights[:1])
     posterior = sm.Posterior.of(matrix[0], seed=seed)
     decided = _from_confusion(posterior, CONFUSION_METRICS)
-    per_class = {name: {"n": int((true == k).sum())} | _from_confusion(posterior, {score: partial(_score_of_class, place, k) for place, score in enumerate(CLASS_SCORES)})
+    per_class = {name: {"n": int((true == k).sum())} | _from_confusion(posterior, {score: partial(score_of_class, place, k) for place, score in enumerate(CLASS_SCORES)})
                  for k, name in enumerate(classes)}
     statistics: dict[str, np.ndarray] = {}
     block: dict = {"n": len(true), "classes": classes, "confusion_matrix": matrix[0, :, :-1].astype(int),
@@ -98,7 +98,7 @@ def _from_confusion(posterior: sm.Posterior, metrics: Mapping[str, Callable[[np.
     return result
 
 
-def _score_of_class(place: int, k: int, matrix: np.ndarray) -> np.ndarray:
+def score_of_class(place: int, k: int, matrix: np.ndarray) -> np.ndarray:
     """(R,) of class k; place: in CLASS_SCORES."""
     return sm.precision_recall_f1(matrix)[place][:, k]
 
