@@ -255,7 +255,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--threads", type=whole_number(1), default=available_cores(), help="cores of each process (default: all)"
+        "--threads", type=whole_number(1), help="cores of each process (default: all; half of them with --side_by_side)"
     )
     parser.add_argument(
         "--workers", type=whole_number(0), help="processes that prepare batches (default: none on a CPU, 8 on a GPU)"
@@ -271,6 +271,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if args.quiet_machine and args.side_by_side:
         parser.error("--side_by_side gives no times; leave --quiet_machine out")
+    most = max(available_cores() // (2 if args.side_by_side else 1), 1)
+    args.threads = args.threads or most
+    if args.side_by_side and args.threads > most:
+        parser.error(f"--threads is {args.threads}; two programs on {available_cores()} cores have at most {most} each")
     args.given, args.folds = arguments, sorted(set(args.folds))
     if args.workers is None:
         args.workers = 0 if args.device == "cpu" else 8

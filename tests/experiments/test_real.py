@@ -316,3 +316,16 @@ def small_result():
             "train_0": {"ours": {"seconds": 4.0} | figures, "upstream": {"seconds": 5.0, "gib": 2.0, "gpu_gib": 0.0}}
         },
     }
+
+
+@pytest.mark.parametrize(("cores", "flags", "threads"), [(8, [], 8), (8, ["--side_by_side"], 4), (1, ["--side_by_side"], 1), (8, ["--threads", "3"], 3)])
+def test_two_programs_share_the_cores(monkeypatch, cores, flags, threads):
+    monkeypatch.setattr(real, "available_cores", lambda: cores)
+    assert real._parse(flags).threads == threads
+
+
+def test_two_programs_do_not_get_more_threads_than_cores(monkeypatch, capsys):
+    monkeypatch.setattr(real, "available_cores", lambda: 8)
+    with pytest.raises(SystemExit):
+        real._parse(["--side_by_side", "--threads", "5"])
+    assert "at most 4 each" in capsys.readouterr().err
