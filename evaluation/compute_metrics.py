@@ -160,7 +160,8 @@ def _definitions(surface: str) -> dict[str, str]:
         "masd": "mean of the two directed mean surface distances",
         "empty": "both masks empty: left out; one empty: DSC, IoU and NSD 0, HD95 and MASD not averaged but counted",
         "interval": "95 % percentile bootstrap over cases, within true classes for subtype metrics; Dirichlet posterior of each true class for what the "
-                    "confusion matrix decides; Wilson for the detection rate",
+                    "confusion matrix decides; Newcombe (2006, method 5) for AUROC and Wilson for average precision, their means over classes "
+                    "with the mean of the classes' limits; Wilson for the detection rate",
         "brier": "summed over classes", "ece": "class-wise, bins of equal width",
     }
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from evaluation import subtype_metrics as sm
+from evaluation.area_intervals import auroc_interval, average_precision_interval, mean_interval
 from evaluation.bootstrap import estimate, interval, resample_counts
 from evaluation.case_pairs import Mask
 from evaluation.lesion_metrics import by_size_tertile, detection_rate, lesion_detection, volume_agreement
@@ -63,7 +64,7 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
     """The `subtype` block. true, predicted (n,) class indices, -1 = not predicted; probabilities (n, K) or None.
 
     The bootstrap draws within each true class, so that every resample has the sample's class counts. Intervals of what the confusion matrix alone
-    decides are not the bootstrap's, which cover too little (`subtype_metrics.Posterior`).
+    decides, and of areas under curves, are not the bootstrap's, which cover too little (`subtype_metrics.Posterior`, `area_intervals`).
     """
     counts = resample_counts(len(true), resamples, seed, strata=true)
     weights = np.concatenate([np.ones((1, len(true)), int), counts])  # row 0 is the sample itself
@@ -78,14 +79,10 @@ def summarise_subtype(true: np.ndarray, predicted: np.ndarray, probabilities: np
     if probabilities is not None:
         brier = sm.brier_per_case(true, probabilities)
         statistics = {"brier": weights @ brier / weights.sum(axis=1), "ece": sm.classwise_ece(true, probabilities, weights)}
-        areas = {"auroc": [], "average_precision": []}
+        areas = [_areas_of_class(true == k, probabilities[:, k]) for k in range(len(classes))]
         for k, name in enumerate(classes):
-            areas["auroc"].append(sm.auroc(true == k, probabilities[:, k], weights))
-            areas["average_precision"].append(sm.average_precision(true == k, probabilities[:, k], weights))
-            per_class[name] |= _with_intervals({area: values[k] for area, values in areas.items()})
-            per_class[name]["reliability"] = sm.reliability(true == k, probabilities[:, k])
-        statistics |= {area: np.mean([v for v in values if not np.isnan(v[0])] or [np.full(len(weights), np.nan)], axis=0)
-                       for area, values in areas.items()}
+            per_class[name] |= areas[k] | {"reliability": sm.reliability(true == k, probabilities[:, k])}
+        decided |= _mean_areas(areas)
         block |= {"ece_bins": sm.ECE_BINS, "decision_differs_from_argmax": int((probabilities.argmax(axis=1) != predicted).sum())}
     return decided | _with_intervals(statistics) | block | {"per_class": per_class}
 
@@ -95,6 +92,23 @@ def _from_confusion(posterior: sm.Posterior, metrics: Mapping[str, Callable[[np.
     result: dict = {}
     for name, metric in metrics.items():
         result |= {name: float(metric(posterior.found)[0]), f"{name}_ci": list(posterior.interval(metric, low_is_good=name in LOW_IS_GOOD))}
+    return result
+
+
+def _areas_of_class(positive: np.ndarray, score: np.ndarray) -> dict:
+    """AUROC and average precision of one class against the rest, with intervals: positive (n,) bool, score (n,)."""
+    once, positives = np.ones((1, len(positive)), int), int(positive.sum())
+    area, precision = float(sm.auroc(positive, score, once)[0]), float(sm.average_precision(positive, score, once)[0])
+    return {"auroc": area, "auroc_ci": list(auroc_interval(area, positives, len(positive) - positives)),
+            "average_precision": precision, "average_precision_ci": list(average_precision_interval(precision, positives))}
+
+
+def _mean_areas(areas: list[dict]) -> dict:
+    """Means over the classes in which an area is defined; nan where it is in none."""
+    result: dict = {}
+    for name in ("auroc", "average_precision"):
+        defined = [of_class[name] for of_class in areas if not np.isnan(of_class[name])]
+        result |= {name: float(np.mean(defined)) if defined else float("nan"), f"{name}_ci": list(mean_interval([of_class[f"{name}_ci"] for of_class in areas]))}
     return result
 
 
