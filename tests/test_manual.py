@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.options import PRESETS
+
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("[a-z]*/README.md")])
 HANDED_ON = {  # programs that shell scripts hand options on to
@@ -89,6 +91,12 @@ def test_every_option_is_known():
         if not re.search(rf"""["' ({{|]{re.escape(option)}["'|) \]]""", text_of(script))
     ]
     assert unknown == []
+
+
+def test_the_training_page_names_the_main_jobs_lengths():
+    preset, page = PRESETS["main_job"], " ".join((REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8").split())
+    for data, length in (("With data of your own the default is", preset.real), ("on SYNTHETIC data it is", preset.synthetic)):
+        assert f"{data} {length.epochs} epochs of {length.iterations}" in page
 
 
 def test_pages_are_ascii():
