@@ -25,7 +25,7 @@ STUDIES = (
     Study(
         "accuracy", "What do the modes cost a model of 40 epochs? (CPU with AVX2, engine before Winograd convolutions)"
     ),
-    Study("accuracy_int16", "What do the modes cost the main job's model? (CPU with AVX-512 VNNI)"),
+    Study("accuracy_int16", "What do the modes cost an earlier main job's model? (CPU with AVX-512 VNNI)"),
     Study(
         "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
     ),

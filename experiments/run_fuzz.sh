@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Damaged inputs through every command and script: files, headers, JSON, CSV, zips, checkpoints, pickles, flags and names.
 #
-#   bash experiments/run_fuzz.sh                       700 runs, about 10 minutes on 2 cores; results/fuzz.{json,md}
+#   bash experiments/run_fuzz.sh                       700 runs, about a minute on 2 cores; results/fuzz.{json,md}
 #   bash experiments/run_fuzz.sh --runs 0              all there are, hours
 #   bash experiments/run_fuzz.sh --only "checkpoint" --show
 #

@@ -47,7 +47,7 @@ class Choice:
 
 # The first is the training as it is (nnUNetTrainerEMA trains alike and keeps an average besides); the others change one thing.
 CHOICES = (
-    Choice("default", "as it is: class weights, texture kept where classified, last weights", "nnUNetTrainerEMA"),
+    Choice("default", "as it is: class weights, full augmentation, last weights", "nnUNetTrainerEMA"),
     Choice("sampling", "balanced sampling in place of class weights", "nnUNetTrainerBalancedSampling"),
     Choice("texture_keeping", "without blur, low resolution and gamma", "nnUNetTrainerTextureKeeping"),
     Choice("averaged", "averaged weights in place of the last", "nnUNetTrainerEMA", "checkpoint_ema.pth"),

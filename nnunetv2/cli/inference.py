@@ -38,7 +38,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
     parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
-    dicom = parser.add_argument_group("DICOM (fork); needs pip install \"nnunetv2[dicom]\"")
+    dicom = parser.add_argument_group('DICOM (fork); needs pip install -c constraints.txt -e ".[dicom]" in the repository')
     dicom.add_argument("--dicom_seg", action="store_true", help="write CASE_seg.dcm, a DICOM segmentation object, beside each mask; -i holds DICOM series")
     dicom.add_argument("--dicom_images", metavar="FOLDER", default=None, help="where series are kept as images; default: OUTPUT_images beside -o")
     fast = parser.add_argument_group("speed (fork)")
@@ -98,8 +98,8 @@ def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
 
 
 def quantize(argv: Sequence[str] | None = None) -> None:
-    parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs with VNNI and without AMX; --mode half and fast then use it. Ranges come from "
-                     "the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
+    parser = make_parser("quantize", "(fork) Prepare a trained model for int8 on CPUs with VNNI. --mode half and fast then use it on those without AVX-512 and AMX; "
+                     "others take 16 bits, and int8 with --precision int8 alone. Ranges come from the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
                      "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)
     parser.add_argument("-n", type=whole_number(1), default=8, help="training cases that show the ranges (default 8)")

@@ -79,7 +79,7 @@ def load_pydicom() -> Any:
     try:
         import pydicom
     except ModuleNotFoundError as error:
-        raise InputError(f'DICOM is read with the package pydicom, which is not installed ({error}): pip install "nnunetv2[dicom]"') from error
+        raise InputError(f'DICOM is read with the package pydicom, which is not installed ({error}): pip install -c constraints.txt -e ".[dicom]" in the repository') from error
     return pydicom
 
 

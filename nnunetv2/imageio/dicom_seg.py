@@ -27,7 +27,7 @@ def load_highdicom() -> Any:
     try:
         import highdicom
     except ModuleNotFoundError as error:
-        raise InputError(f'DICOM SEG is written with the package highdicom, which is not installed ({error}): pip install "nnunetv2[dicom]"') from error
+        raise InputError(f'DICOM SEG is written with the package highdicom, which is not installed ({error}): pip install -c constraints.txt -e ".[dicom]" in the repository') from error
     return highdicom
 
 

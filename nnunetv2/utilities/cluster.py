@@ -44,7 +44,7 @@ def workers_of(scheduler: str | None, local_workers: int | None = None) -> Itera
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise InputError('--scheduler needs the package distributed: pip install "nnunetv2[cluster]"') from error
+        raise InputError('--scheduler needs the package distributed: pip install -c constraints.txt -e ".[cluster]" in the repository') from error
     if scheduler == LOCAL:
         n = local_workers or available_cores()
         with LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster, Client(cluster) as client, _use(client):

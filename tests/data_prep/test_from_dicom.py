@@ -193,4 +193,4 @@ def test_a_missing_source_and_a_link_are_named(source, out):
 
 def test_without_pydicom_the_remedy_is_named(source, out, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)  # importing it fails
-    assert 'pip install "nnunetv2[dicom]"' in convert(source, out)[0]
+    assert 'pip install -c constraints.txt -e ".[dicom]"' in convert(source, out)[0]

@@ -89,6 +89,13 @@ def test_notebook_runs_from_top_to_bottom(data, finished, monkeypatch, capsys):
     assert "SYNTHETIC data - 3 validation cases" in output and "[train] done before" in output and "1 case predicted" in output
 
 
+def test_notebook_installs_packages_before_it_needs_them():
+    notebook = json.loads((REPOSITORY / "docs/pancreas_colab.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    installs, first_use = (next(i for i, cell in enumerate(cells) if text in cell) for text in ("setup_env.sh", "data_prep/"))
+    assert installs < first_use
+
+
 def test_second_run_does_nothing(data, finished):
     before = results(finished)
     log = finished.with_suffix(".log")

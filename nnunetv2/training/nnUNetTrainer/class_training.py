@@ -2,7 +2,7 @@
 
 A head at the bottleneck, trained by the segmentation's SGD (lr .01), mostly ends at cross-entropy ln(n) and one predicted
 class. Here the head has an optimiser of its own, sees true masks first and more and more its own, its loss fades in, and
-its gradient reaches the encoder late and weakly, so that it cannot spoil the features it lives on.
+its gradient does not reach the encoder unless a trainer asks for it, so that it cannot spoil the features it lives on.
 """
 
 import warnings

@@ -20,10 +20,10 @@ TRUE_SHARE_LIMIT = 0.8  # ... while no class makes up this much of the truth
 CHANCE_FRACTION = 0.97  # of ln(n_classes); predicting the class frequencies of the quiz gives .974
 
 ADVICE = (
-    "The subtype predictions of this model are worth nothing as they stand. In this order: check the labels file against a "
-    "few images; run nnUNetv2_refit_class_head after the training, which fits the head in closed form and ignores its state; "
-    "take shallower encoder stages and the lesion region in the plans' class_head (stages, regions) instead of the bottleneck; "
-    "use the trainer's default ClassTraining (AdamW head, encoder_gradient at most .1, balance by weights only); train longer."
+    "The class head as it is now is worth nothing. The refit at the end of the training fits it anew in closed form and ignores its state: "
+    "what counts is class_head_refit.json (after a training with --no_refit run nnUNetv2_refit_class_head). If that finds nothing either, in "
+    "this order: check the labels file against a few images; take shallower encoder stages and the lesion region in the plans' class_head "
+    "(stages, regions) instead of the bottleneck; use the trainer's default ClassTraining; train longer."
 )
 
 

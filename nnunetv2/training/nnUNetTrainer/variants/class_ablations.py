@@ -1,6 +1,6 @@
 """Trainers that differ in the class task alone, for the ablation table and the study of choices. The head itself is described in the plans.
 
-Each is there after nnU-Net's recipe and, as nnUNetTrainerShort..., after the recipe for short trainings.
+All follow nnU-Net's recipe; those of the ablation follow the recipe for short trainings as well, as nnUNetTrainerShort... .
 """
 
 from dataclasses import replace
