@@ -17,7 +17,7 @@ def check_image(image: Any, properties: Any, n_channels: int, where: str = "the 
     where: what the message calls it. n_channels: how many the network takes.
     """
     problems = []
-    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
         what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
         problems.append(f"it is {what}; give a numpy array of real numbers")
     elif image.ndim != 4:
@@ -45,10 +45,10 @@ def _spacing_problems(properties: Any) -> list[str]:
         return ["its properties have no 'spacing'; give {'spacing': (z, y, x) in mm}"]
     spacing = properties["spacing"]
     try:
-        values = np.asarray(spacing, float)
-    except (TypeError, ValueError):
+        values = np.asarray(spacing)
+    except ValueError:  # lists of different lengths
         values = np.zeros(0)
-    if values.shape != (3,):
+    if values.shape != (3,) or values.dtype.kind not in "iuf":
         return [f"its spacing is {spacing!r}; give three numbers, (z, y, x) in mm"]
     if not (np.isfinite(values).all() and (values > 0).all()):
         return [f"its spacing is {tuple(values.tolist())}; each must be a finite number of mm above 0"]
@@ -63,6 +63,8 @@ def from_sitk(images: sitk.Image | Sequence[sitk.Image]) -> tuple[np.ndarray, di
     images = [images] if isinstance(images, sitk.Image) else list(images)
     if not images:
         raise InputError("There is no image; give one SimpleITK image for each channel.")
+    if unfit := [f"image {i}: {_voxels_in_words(image)}" for i, image in enumerate(images) if _voxels_in_words(image)]:
+        raise InputError(f"The voxels of an image are real numbers, but {'; '.join(unfit)}.")
     geometries = [{"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()} for image in images]
     wrong = [f"image {i}: {image.GetDimension()} dimensions" for i, image in enumerate(images) if image.GetDimension() not in (2, 3)]
     shape = images[0].GetSize()[::-1]
@@ -79,6 +81,15 @@ def from_sitk(images: sitk.Image | Sequence[sitk.Image]) -> tuple[np.ndarray, di
     if len(spacing) == 2:
         spacing.insert(0, max(spacing) * FLAT_SPACING_FACTOR)
     return np.concatenate(channels, dtype=np.float32, casting="unsafe"), {"sitk_stuff": geometries[0], "spacing": spacing}
+
+
+def _voxels_in_words(image: Any) -> str:
+    """What is wrong with the kind of its voxels; "" of an image that can be read."""
+    if not isinstance(image, sitk.Image):
+        return f"a {type(image).__name__}; give a SimpleITK image"
+    if "label" in (kind := image.GetPixelIDTypeAsString()):  # GetArrayFromImage ends the whole process at these
+        return f"a {kind}; turn it into an image of labels first (sitk.LabelMapToLabel)"
+    return f"voxels of {kind}" if "complex" in kind else ""
 
 
 def to_sitk(mask: np.ndarray, properties: Mapping[str, Any]) -> sitk.Image:

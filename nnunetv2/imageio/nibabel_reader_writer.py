@@ -11,7 +11,7 @@ import numpy as np
 
 from nnunetv2.imageio.nifti_file import is_nifti, read_header
 from nnunetv2.imageio.reorientation import Reorientation, geometry_of_affine
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, turned_back
 from nnunetv2.utilities.errors import InputError
 
 
@@ -32,13 +32,15 @@ class NibabelIO(SimpleITKIO):
         return seg, properties | {"nibabel_stuff": {"original_affine": nifti_affine(seg_fname)}}
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
-        if "sitk_stuff" not in properties:  # upstream's own
+        if "sitk_stuff" not in properties and "nibabel_stuff" in properties:  # upstream's own
             properties = {"sitk_stuff": geometry_of_affine(np.asarray(properties["nibabel_stuff"]["original_affine"], float))}
         super().write_seg(seg, output_fname, properties)
 
 
 class NibabelIOWithReorient(NibabelIO):
     """NIfTI turned to RAS (reorientation.py), and masks turned back."""
+
+    turns_to_ras = True
 
     def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
         """As NibabelIO. Channels share a grid as they lie in their files."""
@@ -49,6 +51,10 @@ class NibabelIOWithReorient(NibabelIO):
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         """`seg` (Z, Y, X) in RAS; the file has the orientation of the image."""
+        if "nibabel_stuff" not in properties:
+            undone, as_in_file = turned_back(seg, properties)
+            super().write_seg(undone, output_fname, as_in_file)
+            return
         original = np.asarray(properties["nibabel_stuff"]["original_affine"], float)
         forms = properties.get("sitk_stuff", {}).get("original_forms")
         geometry = geometry_of_affine(original) | ({} if forms is None else {"forms": forms})
@@ -78,7 +84,7 @@ def _turned(data: np.ndarray, properties: dict[str, Any]) -> tuple[np.ndarray, d
     turned = turn.affine_of_turned(affine, data.shape)
     geometry = {key: value for key, value in geometry_of_affine(turned).items() if key != "forms"}
     spacing = [properties["spacing"][2 - axis] for axis in turn.axes[::-1]]
-    return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry | {"original_forms": forms}, "spacing": spacing,
+    return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry | {"original_orientation": turn.letters, "original_forms": forms}, "spacing": spacing,
                                                     "nibabel_stuff": {"original_affine": affine, "reoriented_affine": turned}}
 
 

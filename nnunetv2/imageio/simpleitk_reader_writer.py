@@ -1,7 +1,7 @@
 """Images and label maps through SimpleITK: arrays in (Z, Y, X), geometry carried along untouched."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ class SimpleITKIO:
 
     Properties of an image: `spacing`, mm in array order (z, y, x), and `sitk_stuff` with SimpleITK's own `spacing`,
     `origin`, `direction` (x first) and, for NIfTI, `forms`, both orientations of its header, so that a mask lies on its image
-    in every program; a sheared one also has its `affine`. They are all that write_seg needs.
+    in every program; a sheared one also has its `affine`. They are all that write_seg needs; of `spacing` alone it makes a mask at origin 0.
     """
 
     supported_file_endings = (".nii.gz", ".nii", ".nrrd", ".mha", ".gipl")
+    turns_to_ras = False  # whether arrays have other axes than their files
 
     def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
         """Stack the files' channels: (C, Z, Y, X) float32 and the first file's properties.
@@ -71,7 +72,7 @@ class SimpleITKIO:
         """
         if seg.ndim != 3:
             raise ValueError(f"{output_fname}: a label map has axes (Z, Y, X), 2D as (1, Y, X); got shape {seg.shape}.")
-        geometry = properties["sitk_stuff"]
+        geometry = properties["sitk_stuff"] if "sitk_stuff" in properties else plain_geometry(properties["spacing"])
         if len(geometry["spacing"]) == 2:
             seg = seg[0]
         seg = seg.astype(np.uint8 if seg.max(initial=0) < 255 else np.uint16, copy=False)
@@ -91,21 +92,19 @@ class SimpleITKIO:
 class SimpleITKIOWithReorient(SimpleITKIO):
     """All of SimpleITKIO's formats, 3D alone. `sitk_stuff` describes the turned grid, and `original_orientation` the file's, as "LPS"."""
 
+    turns_to_ras = True
+
     def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
         """As SimpleITKIO. Channels share a grid as they lie in their files."""
-        return _turned(*super().read_images(image_fnames), image_fnames[0])
+        return turned_to_ras(*super().read_images(image_fnames), image_fnames[0])
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        return _turned(*super().read_seg(seg_fname), seg_fname)
+        return turned_to_ras(*super().read_seg(seg_fname), seg_fname)
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         """`seg` (Z, Y, X) in RAS; the file has the orientation of the image."""
-        stuff = properties["sitk_stuff"]
-        back = Reorientation.of_letters(stuff["original_orientation"])
-        geometry = geometry_of_affine(back.affine_of_undone(affine_of_geometry(stuff), seg.shape))
-        if "original_forms" in stuff:
-            geometry["forms"] = stuff["original_forms"]
-        super().write_seg(np.ascontiguousarray(back.undo(seg)), output_fname, {"sitk_stuff": geometry})
+        undone, as_in_file = turned_back(seg, properties)
+        super().write_seg(undone, output_fname, as_in_file)
 
 
 def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
@@ -114,6 +113,11 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     if len(array) != 1 or len(properties["sitk_stuff"]["spacing"]) != 3:
         raise InputError(f"{path} is not a single 3D volume: {len(array)} channel(s), size {array.shape[1:]}. Give one file with one channel.")
     return array[0], properties
+
+
+def plain_geometry(spacing: Sequence[float]) -> dict[str, Any]:
+    """`sitk_stuff` of an image of which nothing but its spacing (z, y, x), mm, is known: origin 0, axes as SimpleITK has them."""
+    return {"spacing": tuple(float(value) for value in spacing[::-1]), "origin": (0.0,) * 3, "direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)}
 
 
 def _properties(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +142,8 @@ def _read_all(paths: Sequence[str | os.PathLike]) -> list[tuple[np.ndarray, dict
     return read
 
 
-def _turned(data: np.ndarray, properties: dict[str, Any], path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+def turned_to_ras(data: np.ndarray, properties: dict[str, Any], path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    """(..., Z, Y, X) and properties, as SimpleITKIO gives them -> as SimpleITKIOWithReorient does. path: what messages call the image."""
     stuff = properties["sitk_stuff"]
     if len(stuff["spacing"]) != 3:
         raise InputError(f"{path} is 2D; SimpleITKIOWithReorient turns volumes. Choose SimpleITKIO in dataset.json (overwrite_image_reader_writer).")
@@ -150,3 +155,16 @@ def _turned(data: np.ndarray, properties: dict[str, Any], path: str | os.PathLik
     if "forms" in stuff:
         geometry["original_forms"] = stuff["forms"]
     return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry, "spacing": list(geometry["spacing"][::-1])}
+
+
+def turned_back(array: np.ndarray, properties: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The reverse of `turned_to_ras`, of a mask (Z, Y, X) or what lies on its grid, (..., Z, Y, X). As they are where nothing was turned."""
+    stuff = properties.get("sitk_stuff", {})
+    if "original_orientation" not in stuff:
+        return array, dict(properties)
+    back = Reorientation.of_letters(stuff["original_orientation"])
+    undone = np.ascontiguousarray(back.undo(array))
+    geometry = geometry_of_affine(back.affine_of_undone(affine_of_geometry(stuff), array.shape))
+    if "original_forms" in stuff:
+        geometry["forms"] = stuff["original_forms"]
+    return undone, {"sitk_stuff": geometry, "spacing": list(geometry["spacing"][::-1])}

@@ -76,7 +76,7 @@ class ArrayPrediction:
             if isinstance(data, str):
                 path, data = data, torch.from_numpy(np.load(data))
                 os.remove(path)
-            return torch.as_tensor(data), item["data_properties"]
+            return as_float32(data), item["data_properties"]
 
         return self._run_cases(cases(), prepare, run, 0, num_processes_segmentation_export)
 
@@ -85,6 +85,7 @@ class ArrayPrediction:
         output_filenames_truncated: Sequence[PathLike | None] | None = None, num_processes: int = 3,
     ) -> Iterator[dict]:
         """Preprocessed cases for `predict_from_data_iterator`, read by `num_processes` threads, as many ahead."""
+        self._refuse_without_model()
         cases = list_cases(input_list_of_lists, None, self.dataset_json["file_ending"])
         stages = [None] * len(cases) if seg_from_prev_stage_files is None else list(seg_from_prev_stage_files)
         outputs = [None] * len(cases) if output_filenames_truncated is None else list(output_filenames_truncated)
@@ -118,6 +119,7 @@ class ArrayPrediction:
 
     def _cases_of_arrays(self, images: Any, stages: Any, properties: Any, outputs: Any) -> tuple[list, list, list, list[Case]]:
         """Each argument as a list of one entry an image. InputError for lists of different lengths and for outputs that are one file."""
+        self._refuse_without_model()
         images = [images] if isinstance(images, np.ndarray) else list(images)
         properties = [properties] if isinstance(properties, dict) else list(properties)
         stages = [None] * len(images) if stages is None else [stages] if isinstance(stages, np.ndarray) else list(stages)
@@ -133,6 +135,11 @@ class ArrayPrediction:
 def _case_of_array(position: int, output: PathLike | None) -> Case:
     label = f"image {position + 1}"
     return Case(label, (label,), None, position=position) if output is None else Case(Path(output).name, (label,), Path(output), None, position, str(output))
+
+
+def as_float32(data: np.ndarray | Tensor) -> Tensor:
+    """What networks take, of any real dtype and byte order."""
+    return data.float() if isinstance(data, Tensor) else torch.from_numpy(np.asarray(data, np.float32))
 
 
 def _refuse_lengths(lists: dict[str, Sequence]) -> None:

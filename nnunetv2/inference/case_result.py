@@ -1,13 +1,14 @@
 """What a prediction says about one case, for programs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.image_arrays import to_sitk
+from nnunetv2.imageio.simpleitk_reader_writer import turned_back
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.coarse_roi import RoiReport
 from nnunetv2.utilities.classification import ClassificationTask
@@ -45,6 +46,13 @@ def case_result(mask: np.ndarray, probabilities: np.ndarray | None, prediction: 
     by_class = {} if task is None or prediction.class_probabilities is None else dict(zip(task.classes, map(float, prediction.class_probabilities)))
     return CaseResult(mask, probabilities, max(by_class, key=by_class.get) if by_class else None, by_class,
                       volumes_ml(mask, properties, labels), prediction.roi, properties, prediction.lesion_found)
+
+
+def as_its_image(result: CaseResult, properties: Mapping[str, Any] | None = None) -> CaseResult:
+    """Mask and probabilities of an image that the model's reader turned, with the axes of the image. properties: the image's, where they are known."""
+    mask, of_image = turned_back(result.mask, result.properties)
+    probabilities = None if result.probabilities is None else turned_back(result.probabilities, result.properties)[0]
+    return replace(result, mask=mask, probabilities=probabilities, properties=properties or result.properties | of_image)
 
 
 def volumes_ml(mask: np.ndarray, properties: Mapping[str, Any], labels: Mapping[str, int | Sequence[int]]) -> dict[str, float]:

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.image_arrays import check_image, refuse_single_slice
 from nnunetv2.inference.case_prediction import CasePrediction
-from nnunetv2.inference.case_result import case_result
+from nnunetv2.inference.case_result import as_its_image, case_result
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
 from nnunetv2.inference.output_folders import OutputFolders
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
@@ -64,13 +66,19 @@ class CaseSteps:
 
     def _made_with(self) -> dict[str, Any]:
         """What the manifest of the output says of model and settings. Device and engine are no part of it: masks of both go together."""
-        settings = {"mode": self.mode_name, **vars(self.mode), "gaussian": self.use_gaussian, "roi_model": self.roi_model and str(self.roi_model)}
-        return {"model": self.made_by or model_record((), self.plans_manager.plans, self.dataset_json), "settings": settings}
+        settings = {"mode": self.mode_name, **vars(self.mode), "gaussian": self.use_gaussian, "roi_model": self._coarse_network and self._coarse_network.weights}
+        handed_over = {} if self.made_by else {"networks": self.hashes_of_networks()}
+        return {"model": self.made_by or model_record((), self.plans_manager.plans, self.dataset_json) | handed_over, "settings": settings}
 
     def _new_run(self, probabilities: bool, classification: bool, progress: Callable[[Progress], None] | None, cancelled: Cancelled | None,
                  n_cases: int | None) -> PredictionRun:
         """A run whose outputs, if any, are no folder of its own: nothing but masks and class tables is written."""
+        self._refuse_without_model()
         return PredictionRun(probabilities, classification, Watch(progress, cancelled, n_cases), self._output_folders(()))
+
+    def _refuse_without_model(self) -> None:
+        if self.case_predictor is None:
+            raise InputError("No model is loaded: call initialize_from_trained_model_folder or manual_initialization first.")
 
     def _check_previous_stage(self, given: bool, what: str) -> None:
         previous = self.configuration_manager.previous_stage_name
@@ -106,9 +114,19 @@ class CaseSteps:
         reader = self.plans_manager.image_reader_writer_class()
         with run.times.stage(case.label, "read"):
             image, properties = reader.read_images(case.images)
-            previous = None if case.previous_stage is None else reader.read_seg(case.previous_stage)[0]
+            previous = None if case.previous_stage is None else self._read_previous_stage(reader, case.previous_stage, image.shape[1:], properties)
         run.watch.part(case.label, case.position, "read", 1, 1)
         return self._preprocess(image, properties, previous, case, run)
+
+    def _read_previous_stage(self, reader: Any, file: Path, shape: Sequence[int], of_image: Mapping[str, Any]) -> np.ndarray:
+        """(1, Z, Y, X) of the cascade's previous stage; InputError that names the file where it lies off its image or has labels of another task."""
+        mask, properties = reader.read_seg(file)
+        if problem := off_its_image(file, of_image, properties, shape, mask.shape[1:]):
+            raise InputError(problem)
+        if unknown := sorted(set(np.unique(mask).tolist()) - {0, *self.label_manager.labels_of_masks}):
+            raise InputError(f"{file} has the labels {unknown}, which this model does not know; give the masks that {self.configuration_manager.previous_stage_name} "
+                             "of the same dataset predicted.")
+        return mask
 
     def _predict(self, case: Case, data: Tensor, run: PredictionRun, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         def on_window(done: int, of: int) -> None:
@@ -138,7 +156,8 @@ class CaseSteps:
                 write_prediction(mask, probabilities, properties, self.plans_manager, case.output, self.dataset_json["file_ending"])
             run.watch.part(case.label, case.position, "write", 1, 1)
         if run.classification:
-            return case_result(mask, probabilities, prediction, properties, self.dataset_json["labels"], self.task)
+            result = case_result(mask, probabilities, prediction, properties, self.dataset_json["labels"], self.task)
+            return as_its_image(result) if run.from_files else result
         if case.output is not None:
             return None
         return (mask, probabilities) if run.probabilities else mask

@@ -89,7 +89,9 @@ def refuse_collisions(cases: Sequence[Case], file_ending: str, written: dict[str
     """
     problems = []
     real_folders: dict[str, str] = {}  # resolved once a folder, not once a case
-    inputs = {_identity(path, real_folders): path for case in cases if case.output is not None for path in case.images}
+    inputs = {_identity(path, real_folders): f"the image {path}" for case in cases if case.output is not None for path in case.images}
+    inputs |= {_identity(str(case.previous_stage), real_folders): f"the previous stage's mask {case.previous_stage}"
+               for case in cases if case.output is not None and case.previous_stage is not None}
     written = {} if written is None else written
     masks: dict[Path, Case] = {}
     for case in cases:
@@ -100,7 +102,7 @@ def refuse_collisions(cases: Sequence[Case], file_ending: str, written: dict[str
             if other is not case:
                 problems.append(f"{', '.join(other.images)} and {', '.join(case.images)} would both be written to {mask}")
             if identity in inputs:
-                problems.append(f"{', '.join(case.images)} would be written over the image {inputs[identity]}")
+                problems.append(f"{', '.join(case.images)} would be written over {inputs[identity]}")
         if case.previous_stage is not None and (other := masks.setdefault(case.previous_stage, case)) is not case:
             problems.append(f"{', '.join(other.images)} and {', '.join(case.images)} would both be refined from {case.previous_stage}")
     if problems:

@@ -24,6 +24,7 @@ from nnunetv2.utilities.csv_cells import guarded, unguarded
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import read_text
+from nnunetv2.utilities.folder_lock import folder_lock
 
 Rows = dict[str, tuple[str, ...]]  # mask file name -> probabilities and lesion_found, as written
 MERGE_SHARE = 0.05  # of the time of a run in parts may go into bringing the two tables up to date meanwhile
@@ -67,6 +68,12 @@ class ClassTables:
         else:
             self._rows = {name: row for name, row in self._read_probabilities(self._part).items() if name not in redo}
             self._write(self._part, self._header(), self._rows)
+
+    def read(self) -> None:
+        """Take over all rows that the tables hold, as they are."""
+        self._rows = self._read_probabilities(self.probabilities)
+        if not self._rows:
+            self._show({})  # a table of other classes gives way
 
     def add(self, mask_name: str, probabilities: np.ndarray, lesion_found: bool | None = None) -> None:
         """Write the row of a case; probabilities (n_classes,), lesion_found None where nobody looked.
@@ -160,6 +167,33 @@ class ClassTables:
     @staticmethod
     def _write(path: Path, header: Sequence[str], rows: Rows) -> None:
         write_rows(path, [header, *((name, *row) for name, row in rows.items())])
+
+
+class SharedClassTables:
+    """Rows of calls that share a folder with other threads and processes, each of which knows its own cases alone.
+
+    A row is appended, or takes the place of an earlier one of its mask; rows of others stay, whether their masks are there yet or not.
+    """
+
+    _one_at_a_time = Lock()  # in this process; between processes a file is locked, at which waiting is slow
+
+    def __init__(self, task: ClassificationTask, folder: Path) -> None:
+        self._tables = ClassTables(task, folder)
+        self._seen: tuple[list[int], ...] | None = None
+
+    def add(self, mask_name: str, probabilities: np.ndarray, lesion_found: bool | None = None) -> None:
+        """As `ClassTables.add`. FolderBusy while the folder is a run's own."""
+        folder = self._tables.folder
+        with (self._one_at_a_time, folder_lock(folder, "prediction", "class rows are written", shared=True),
+              folder_lock(folder, "class_rows", "class rows are written", wait=True)):
+            if self._seen is None or self._seen != self._stamps():
+                self._tables.read()
+            self._tables.add(mask_name, probabilities, lesion_found)
+            self._seen = self._stamps()
+
+    def _stamps(self) -> tuple[list[int], ...]:
+        return tuple([status.st_size, status.st_mtime_ns, status.st_ino] for path in (self._tables.probabilities, self._tables.results)
+                     if path.is_file() and (status := path.stat()))
 
 
 def _as_written(probabilities: np.ndarray, lesion_found: bool | None) -> tuple[str, ...]:

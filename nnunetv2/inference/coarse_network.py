@@ -57,13 +57,14 @@ def channel_names(label_manager: LabelManager) -> dict[int, str]:
 class CoarseNetwork:
     """An engine and the grid on which it looks: `geometry.spacing` is that of its own training, or coarser.
 
-    growths: how often a box may grow that the fine result touches (`predict_in_roi`).
+    growths: how often a box may grow that the fine result touches (`predict_in_roi`). weights: hash of the checkpoint that it comes from, "" without.
     """
 
     engine: Engine
     geometry: NetworkGeometry
     label_manager: LabelManager
     growths: int | None = None
+    weights: str = ""
 
     def foreground(self, data: Tensor, progress: bool = False, on_window: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Coarse data (C, D, H, W) -> boolean (D, H, W): one unmirrored pass in windows with as little overlap as the volume allows."""

@@ -28,7 +28,7 @@ from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.manifest import changes, dataset_identity, plans_identity
+from nnunetv2.utilities.manifest import changes, dataset_identity, plans_identity, weights_hash
 from nnunetv2.utilities.network_parts import OWN_NETWORKS
 from nnunetv2.utilities.network_size import check_patch_size, finest_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -256,4 +256,4 @@ def load_coarse_network(folder: Path, plans_manager: PlansManager, configuration
         raise ValueError(f"{folder} cannot find boxes for this model: {'; '.join(problems)}. Train it with a coarser configuration of the same plans, "
                          "such as 3d_lowres.")
     engine, = model.make_engines(device, mode, wish)
-    return CoarseNetwork(engine, geometry, model.plans_manager.get_label_manager(model.dataset_json), GROWTHS_OF_TRAINED)
+    return CoarseNetwork(engine, geometry, model.plans_manager.get_label_manager(model.dataset_json), GROWTHS_OF_TRAINED, weights_hash(model.checkpoints[0]))

@@ -1,6 +1,7 @@
 """The network and its weights, for code that was written against nnU-Net's predictor and handles them itself."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,18 @@ class NetworkAccess:
     def list_of_parameters(self, parameters: Sequence[dict] | None) -> None:
         self._run_with(self.network, parameters)
 
+    def hashes_of_networks(self) -> list[str]:
+        """One of each fold's weights as they are now, with what its class rests on besides."""
+        weights = self._parameters or [self._network.state_dict()]
+        evidence = [head and head.to_checkpoint() for head in self.evidence] or [None] * len(weights)
+        hashes = []
+        for content in zip(weights, evidence):
+            digest = hashlib.sha256()
+            for name, value in zip(("weights", "evidence"), content):
+                _digest(digest, name, value)
+            hashes.append(digest.hexdigest())
+        return hashes
+
     def _run_with(self, network: nn.Module, parameters: Sequence[dict] | None) -> None:
         self.manual_initialization(getattr(network, "_orig_mod", network), self.plans_manager, self.configuration_manager, parameters, self.dataset_json,
                                    self.trainer_name, self.allowed_mirroring_axes)
@@ -98,6 +111,18 @@ class NetworkAccess:
             raise ValueError(f"input_image is a tensor (C, D, H, W), not {getattr(input_image, 'shape', type(input_image).__name__)}.")
         engine = _AsItStands(self.network, self.device) if self._network_in_use else self.engines[0]
         return self.case_predictor.volume_logits(engine, input_image)
+
+
+def _digest(digest: Any, name: str, value: Any) -> None:
+    """Take tensors, and mappings of them at any depth, into a hash; other values as they are written."""
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            _digest(digest, f"{name}.{key}", value[key])
+    elif isinstance(value, Tensor):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    else:
+        digest.update(f"{name} {value!r}".encode())
 
 
 class _AsItStands:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2.imageio.whole_file import damage_of_written
 from nnunetv2.inference.cases import missing_outputs
-from nnunetv2.inference.class_tables import ClassTables
+from nnunetv2.inference.class_tables import ClassTables, SharedClassTables
 from nnunetv2.inference.export_prediction import damage_of_probabilities
 from nnunetv2.inference.pipeline import Case
 from nnunetv2.utilities.classification import ClassificationTask
@@ -37,6 +37,7 @@ class OutputFolders:
         for case in self.cases:
             self._by_folder.setdefault(case.output.parent, []).append(case)
         self.tables: dict[Path, ClassTables] = {}
+        self._shared: dict[Path, SharedClassTables] = {}
         self.manifests: dict[Path, PredictionManifest] = {}
         for folder, its_cases in self._by_folder.items():
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +46,7 @@ class OutputFolders:
             if task is not None:
                 self.tables[folder] = ClassTables(task, folder, part_id, num_parts)
             self.manifests[folder] = PredictionManifest(
-                folder, made_with, {f"{case.output.name}{self.ending}": case.images for case in its_cases}, part_id, num_parts)
+                folder, made_with, {f"{case.output.name}{self.ending}": case.files_read for case in its_cases}, part_id, num_parts)
         sweep(*self._by_folder)
 
     def done(self, save_probabilities: bool) -> set[int]:
@@ -80,9 +81,9 @@ class OutputFolders:
     def add_class(self, case: Case, class_probabilities: np.ndarray, lesion_found: bool | None) -> None:
         """The row of `case`, which comes before its mask."""
         with self._lock:
-            if case.output.parent not in self.tables:  # a case that nobody knew of at the start
-                self.tables[case.output.parent] = ClassTables(self.task, case.output.parent)
-        self.tables[case.output.parent].add(f"{case.output.name}{self.ending}", class_probabilities, lesion_found)
+            tables = self.tables.get(case.output.parent) or self._shared.setdefault(  # a case that nobody knew of at the start
+                case.output.parent, SharedClassTables(self.task, case.output.parent))
+        tables.add(f"{case.output.name}{self.ending}", class_probabilities, lesion_found)
 
     def finish(self, report: dict) -> dict[str, OSError]:
         """Sort the tables and write prediction_times.json, with the cases of each folder; what the disk did not take, by its name."""

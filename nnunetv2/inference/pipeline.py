@@ -35,6 +35,11 @@ class Case:
     distinct_name: str = ""  # where the name is another case's too
 
     @property
+    def files_read(self) -> tuple[str, ...]:
+        """What the result is made from, the previous stage's mask last."""
+        return self.images if self.previous_stage is None else (*self.images, str(self.previous_stage))
+
+    @property
     def label(self) -> str:
         """What messages and reports call it."""
         return self.distinct_name or self.name

@@ -28,11 +28,13 @@ from torch import Tensor, nn
 from dynamic_network_architectures.architectures.unet import UNet
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.configuration import available_cores
+from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.image_arrays import from_sitk
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
-from nnunetv2.inference.array_prediction import ArrayPrediction
+from nnunetv2.imageio.simpleitk_reader_writer import turned_to_ras
+from nnunetv2.inference.array_prediction import ArrayPrediction, as_float32
 from nnunetv2.inference.case_prediction import CasePredictor
-from nnunetv2.inference.case_result import CaseResult
+from nnunetv2.inference.case_result import CaseResult, as_its_image
 from nnunetv2.inference.case_steps import CaseSteps
 from nnunetv2.inference.cases import list_cases
 from nnunetv2.inference.dicom_cases import DicomCases, dicom_cases
@@ -65,7 +67,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         use_gaussian: bool = True,
         use_mirroring: bool = True,
         perform_everything_on_device: bool = True,
-        device: torch.device = torch.device("cuda"),
+        device: torch.device | str = torch.device("cuda"),
         verbose: bool = False,
         verbose_preprocessing: bool = False,
         allow_tqdm: bool = True,
@@ -93,7 +95,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
                                    tile_step_size=tile_step_size)
         if roi_model is not None and self.mode.roi == "none":
             raise ValueError(f"roi_model finds boxes, but mode {mode!r} segments whole volumes; choose --mode fast or --roi coarse.")
-        self.device, self.engine_wish, self.roi_model = device, engine, roi_model
+        self.device, self.engine_wish, self.roi_model = torch.device(device), engine, roi_model
         self.tile_step_size, self.use_mirroring, self.perform_everything_on_device = self.mode.tile_step_size, use_mirroring, perform_everything_on_device
         self.plans_manager = self.configuration_manager = self.dataset_json = self.trainer_name = self.case_predictor = None
         self.allowed_mirroring_axes = self.label_manager = self.task = None
@@ -182,12 +184,14 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
 
     def predict_case_logits(self, data: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray | None]:
         """Preprocessed data (C, D, H, W) -> logits (S, D, H, W) and class probabilities (n,), None without class head."""
-        prediction = self._predict_data(torch.as_tensor(data))
+        self._refuse_without_model()
+        prediction = self._predict_data(as_float32(data))
         return prediction.full_logits(self.label_manager.has_regions), prediction.class_probabilities
 
     def predict_logits_from_preprocessed_data(self, data: Tensor | np.ndarray) -> Tensor:
         """Logits (S, D, H, W) on the grid of `data` (C, D, H, W), mean over folds. A cascade's input has its one-hot stage on top."""
-        data = torch.as_tensor(data)
+        self._refuse_without_model()
+        data = as_float32(data)
         if self._overrides("predict_sliding_window_return_logits"):
             return self._mean_of_networks(data)
         return self.case_predictor(data).full_logits(self.label_manager.has_regions)
@@ -213,10 +217,18 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self, images: sitk.Image | Sequence[sitk.Image], previous_stage: sitk.Image | None = None, return_probabilities: bool = False,
         progress: Callable[[Progress], None] | None = None, cancelled: Cancelled | None = None,
     ) -> CaseResult:
-        """One case as SimpleITK images, one a channel. `mask_image()` of the result lies on their grid."""
+        """One case as SimpleITK images, one a channel, and, for a cascade, the mask of its previous stage. The result lies on their grid."""
+        self._refuse_without_model()
         image, properties = from_sitk(images)
-        previous = None if previous_stage is None else from_sitk(previous_stage)[0]
-        return self.predict_single_npy_array(image, properties, previous, None, return_probabilities, True, progress, cancelled)
+        previous, of_previous = (None, {}) if previous_stage is None else from_sitk(previous_stage)
+        if previous is not None and (problem := off_its_image("previous_stage", properties, of_previous, image.shape[1:], previous.shape[1:])):
+            raise InputError(problem)
+        given = properties
+        if getattr(self.plans_manager.image_reader_writer_class, "turns_to_ras", False):  # as its files were for the training
+            image, properties = turned_to_ras(image, given, "the image")
+            previous = None if previous is None else turned_to_ras(previous, given, "previous_stage")[0]
+        result = self.predict_single_npy_array(image, properties, previous, None, return_probabilities, True, progress, cancelled)
+        return as_its_image(result, given)
 
     def predict_from_files(
         self,
@@ -244,6 +256,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         Raises InputError before anything is computed for cases whose results would be mixed up (`list_cases`), CasesFailed at the end,
         listing all, if cases failed: its `results` are those of the others. PredictionCancelled and KeyboardInterrupt leave what is done.
         """
+        self._refuse_without_model()
         if not 0 <= part_id < num_parts:
             raise InputError(f"part_id is {part_id} of {num_parts} parts; parts count from 0.")
         if min(num_processes_preprocessing, num_processes_segmentation_export) < 0:
@@ -261,7 +274,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
             folders.begin(cases)
             print(f"{len(cases)} of {n_all} cases to predict{f', part {part_id} of {num_parts}' if num_parts > 1 else ''}; "
                   f"mode {self.mode_name}, {self.engines[0].name} on {self.device.type}, {self._precision_in_words()}.")
-            run = PredictionRun(save_probabilities, return_classification, Watch(progress, cancelled, len(cases)), folders)
+            run = PredictionRun(save_probabilities, return_classification, Watch(progress, cancelled, len(cases), {case.position: i for i, case in enumerate(cases)}), folders, from_files=True)
             return self._run_cases(cases, lambda case: self._read(case, run), run, num_processes_preprocessing, num_processes_segmentation_export)
 
     def _precision_in_words(self) -> str:

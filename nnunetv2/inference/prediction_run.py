@@ -17,6 +17,7 @@ class PredictionRun:
     classification: bool
     watch: Watch
     folders: OutputFolders
+    from_files: bool = False  # results are given as their files lie, which a reader may have turned
     times: StageTimes = field(default_factory=StageTimes)
     roi: dict[str, dict] = field(default_factory=dict)  # reports of roi "coarse" by case
     intensities: dict[str, list[str]] = field(default_factory=dict)  # what is odd about a case's, by case

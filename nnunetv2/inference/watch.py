@@ -1,8 +1,10 @@
 """What a caller sees of a running prediction, and how it ends one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
+
+from nnunetv2.utilities.errors import InputError
 
 STAGES = ("read", "preprocess", "network", "resample", "write")  # of a case, in this order; arrays are not read, results that are returned not written
 ENDS_BEFORE = STAGES[:3]  # what the network is through with is brought to its end
@@ -18,7 +20,7 @@ class Progress:
     """Where a prediction is. Stages of different cases overlap, so calls about several cases may alternate."""
 
     case: str
-    position: int  # of the case, from 0
+    position: int  # among the cases that this call predicts, from 0
     n_cases: int | None  # None where an iterator does not tell
     stage: str  # one of STAGES
     done: int  # parts of the stage: windows of the network, otherwise 0 or 1
@@ -33,12 +35,16 @@ class Watch:
     """
 
     def __init__(self, progress: Callable[[Progress], None] | None = None, cancelled: Cancelled | None = None,
-                 n_cases: int | None = 1) -> None:
-        self._tell, self.n_cases = progress, n_cases
+                 n_cases: int | None = 1, order: Mapping[int, int] | None = None) -> None:
+        """order: {position of a case: its place among the n_cases}, where some of all cases are not predicted."""
+        for name, given in (("progress", progress), ("cancelled", cancelled)):
+            if given is not None and not callable(given) and not hasattr(given, "is_set"):
+                raise InputError(f"{name} is {given!r}; give a function{', or a threading.Event' if name == 'cancelled' else ''}.")
+        self._tell, self.n_cases, self._order = progress, n_cases, order or {}
         self._cancelled = cancelled.is_set if hasattr(cancelled, "is_set") else cancelled
 
     def part(self, case: str, position: int, stage: str, done: int, of: int) -> None:
         if stage in ENDS_BEFORE and self._cancelled is not None and self._cancelled():
             raise PredictionCancelled(f"{case}: cancelled at the stage {stage!r}.")
         if self._tell is not None:
-            self._tell(Progress(case, position, self.n_cases, stage, done, of))
+            self._tell(Progress(case, self._order.get(position, position), self.n_cases, stage, done, of))

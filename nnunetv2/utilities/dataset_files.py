@@ -83,7 +83,7 @@ def _channels_by_case(folder: Path, file_ending: str) -> dict[str, list[str]]:
     pattern = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})" + re.escape(file_ending))
     cases: dict[str, dict[int, str]] = {}
     unnamed: list[str] = []
-    for file in list_images(folder, file_ending):
+    for file in list_images(folder, file_ending, predictions=False):
         if match := pattern.fullmatch(file.name):
             cases.setdefault(match["case"], {})[int(match["channel"])] = str(file)
         else:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from nnunetv2.utilities.errors import InputError
@@ -87,7 +88,7 @@ def _acquire(path: Path, doing: str, shared: bool, wait: bool) -> int | None:
         if got is None:
             os.close(descriptor)
             path.unlink(missing_ok=True)
-            print(f"note: {path.parent} is on a file system without locks; do not start a second run there.", file=sys.stderr)
+            _note_no_locks(str(path.parent))
             return None
         if got and _is_same_file(descriptor, path):
             if not shared:
@@ -129,6 +130,12 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
+@lru_cache
+def _note_no_locks(folder: str) -> None:
+    """Once a folder and process."""
+    print(f"note: {folder} is on a file system without locks; do not start a second run there.", file=sys.stderr)
+
+
 def _busy(path: Path) -> str:
     try:
         holder = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -147,4 +154,4 @@ def lock_descriptor(descriptor: int, folder: str, doing: str, wait: bool = False
             raise FolderBusy(f"{folder} is in use by another run ({doing}). Wait until it has ended, or give another folder.")
         time.sleep(POLL)
     if got is None:
-        print(f"note: {folder} is on a file system without locks; do not start a second run there.", file=sys.stderr)
+        _note_no_locks(str(folder))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz", ".img", ".hdr")
 HALF_WRITTEN = re.compile(r"\..*[0-9a-f]{32}\..*")  # temporary names of our own atomic writes
@@ -28,25 +29,26 @@ class Listing:
     hidden: list[Path] = field(default_factory=list)
 
 
-def scan_images(folder: str | os.PathLike, ending: str, below: str = "refuse") -> Listing:
+def scan_images(folder: str | os.PathLike, ending: str, below: str = "refuse", predictions: bool = True) -> Listing:
     """The files of `folder` whose names end in `ending`, and what else there is that looks like an image.
 
-    below: images in sub-folders are refused ("refuse"), listed too ("list"), or of no concern ("ignore").
+    below: images in sub-folders are refused ("refuse"), listed too ("list"), or of no concern ("ignore"). predictions: False leaves out
+    masks that predictions wrote there, by their manifest, but for what could be a first channel.
     """
     found = Listing()
-    _scan(Path(folder), ending, below, found)
+    _scan(Path(folder), ending, below, found, predictions)
     found.files.sort()
     return found
 
 
-def list_images(folder: str | os.PathLike, ending: str, below: str = "refuse", empty: bool = False) -> list[Path]:
+def list_images(folder: str | os.PathLike, ending: str, below: str = "refuse", empty: bool = False, predictions: bool = True) -> list[Path]:
     """As `scan_images`, the files alone. One InputError names all problems, also when there is no image and `empty` is not allowed.
 
     Names that begin with a dot are left out with a note on stderr; half-written files of a killed run silently.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder. Check the path.")
-    found = scan_images(folder, ending, below)
+    found = scan_images(folder, ending, below, predictions)
     if found.hidden:
         print(f"Note: {folder}: left out, because their names begin with a dot: {', '.join(path.name for path in found.hidden)}.", file=sys.stderr)
     if not found.files and not found.problems and not empty:
@@ -61,9 +63,20 @@ def has_image_ending(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS)
 
 
-def _scan(folder: Path, ending: str, below: str, found: Listing) -> None:
+def _predicted_masks(folder: Path, ending: str) -> set[str]:
+    try:
+        cases = read_prediction_manifest(folder)["cases"]
+    except InputError:  # a file of this name that no prediction wrote
+        return set()
+    return {name for name in cases if not name.endswith(f"_0000{ending}")}
+
+
+def _scan(folder: Path, ending: str, below: str, found: Listing, predictions: bool) -> None:
+    left_out = set() if predictions else _predicted_masks(folder, ending)
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name in left_out:
+                continue
             looks_so = entry.name.lower().endswith(ending.lower()) or has_image_ending(entry.name)
             if entry.name.startswith("."):
                 if looks_so and not HALF_WRITTEN.fullmatch(entry.name):
@@ -72,16 +85,17 @@ def _scan(folder: Path, ending: str, below: str, found: Listing) -> None:
             if looks_so:
                 _take(Path(entry.path), ending, found)
             elif below != "ignore" and os.path.isdir(entry.path):  # entry.is_dir() fails on links that lead in a circle
-                _look_below(Path(entry.path), ending, below, found)
+                _look_below(Path(entry.path), ending, below, found, predictions)
 
 
-def _look_below(folder: Path, ending: str, below: str, found: Listing) -> None:
+def _look_below(folder: Path, ending: str, below: str, found: Listing, predictions: bool) -> None:
     if below == "list":
         if not folder.is_symlink():  # a link to a folder above would never end
-            _scan(folder, ending, below, found)
+            _scan(folder, ending, below, found, predictions)
         return
+    left_out = set() if predictions else _predicted_masks(folder, ending)
     with os.scandir(folder) as entries:
-        images = sum(not entry.name.startswith(".") and (entry.name.endswith(ending) or has_image_ending(entry.name)) for entry in entries)
+        images = sum(not entry.name.startswith(".") and entry.name not in left_out and (entry.name.endswith(ending) or has_image_ending(entry.name)) for entry in entries)
     if images:
         found.problems.append(f"{folder.name}/ holds {images} image(s), one level down; move them up, or give that folder")
 

@@ -1,8 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
-from nnunetv2.inference.class_tables import ClassTables
+from nnunetv2.inference.class_tables import ClassTables, SharedClassTables
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
+from nnunetv2.utilities.parallel import in_processes
 from tests.inference.full_disk import no_file_larger_than
 
 TASK = ClassificationTask("subtype", ("a", "b", "c"), "subtypes.csv", (2,))
@@ -137,3 +141,34 @@ def test_a_row_whose_mask_could_not_be_written_goes_in_the_end(tmp_path, num_par
     (tmp_path / "a.nii.gz").touch()
     tables.finish()
     assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\na.nii.gz,a\n"
+
+
+def add_shared(folder, first, n):
+    """Each row by tables of its own, as separate calls of a predictor add them; masks come later."""
+    for i in range(first, first + n):
+        SharedClassTables(TASK, folder).add(f"{i:03d}.nii.gz", np.array([0.2, 0.5, 0.3]))
+
+
+@pytest.mark.slow
+def test_calls_of_many_threads_and_processes_lose_no_row(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda first: add_shared(tmp_path, first, 5), range(0, 40, 5)))
+    in_processes(add_shared, {f"{first}": (tmp_path, first, 20) for first in (40, 60)}, 2, "adding")
+    assert ClassTables(TASK, tmp_path).names() == {f"{i:03d}.nii.gz" for i in range(80)}
+
+
+def test_a_shared_row_replaces_the_one_of_its_mask_alone(tmp_path):
+    for name, certain in (("x.nii.gz", 0), ("y.nii.gz", 1), ("x.nii.gz", 2)):
+        SharedClassTables(TASK, tmp_path).add(name, np.eye(3)[certain])
+    assert (tmp_path / "subtype_results.csv").read_text() == "Names,Subtype\nx.nii.gz,c\ny.nii.gz,b\n"
+
+
+def test_a_table_of_other_classes_gives_way_to_a_shared_row(tmp_path):
+    ClassTables(ClassificationTask("subtype", ("a", "b"), "subtypes.csv", (2,)), tmp_path).add("x.nii.gz", np.array([1.0, 0.0]))
+    SharedClassTables(TASK, tmp_path).add("y.nii.gz", np.array([0.0, 0.0, 1.0]))
+    assert ClassTables(TASK, tmp_path).names() == {"y.nii.gz"}
+
+
+def test_a_shared_row_does_not_come_into_a_runs_folder(tmp_path):
+    with prediction_lock(tmp_path), pytest.raises(FolderBusy):
+        SharedClassTables(TASK, tmp_path).add("x.nii.gz", np.array([1.0, 0.0, 0.0]))

@@ -112,6 +112,18 @@ def test_continuing_redoes_a_case_without_its_row_in_the_csv(predicted, model_fo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("below", ["", "out", "year_2021"])
+def test_masks_in_or_under_the_folder_of_images_are_no_images_when_it_goes_on(model_folder, tmp_path, capsys, below):
+    for name in ("scan", "scan_2021"):
+        write_image(tmp_path / f"{name}_0000.nii.gz", smooth_ct())
+    if below:
+        (tmp_path / "manifest.json").write_text("[]")  # of another program
+    for overwrite, pending in ((True, 2), (False, 0)):
+        assert run_prediction(tmp_path, tmp_path / below, model_folder, folds=(0,), overwrite=overwrite, **ARGUMENTS) == 0
+        assert f"{pending} of 2 cases" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_parts_together_do_every_case_once(model_folder, image_folder, tmp_path):
     for part in range(2):
         run_prediction(image_folder, tmp_path, model_folder, folds=(0,), num_parts=2, part_id=part, **ARGUMENTS)

@@ -84,7 +84,7 @@ def test_without_class_head_there_is_no_class(images):
     assert result.class_name is None and result.class_probabilities == {} and set(result.volumes_ml) == {"pancreas", "lesion"}
 
 
-@pytest.mark.parametrize("spacing", [[0, 1, 1], [-1, 1, 1], [np.nan, 1, 1], [np.inf, 1, 1], [1, 1], [1, 1, 1, 1], 1.0, None, ["a", 1, 1]])
+@pytest.mark.parametrize("spacing", [[0, 1, 1], [-1, 1, 1], [np.nan, 1, 1], [np.inf, 1, 1], [1, 1], [1, 1, 1, 1], 1.0, None, ["a", 1, 1], ["1", "1", "1"], [[1], [1, 2], 1]])
 def test_a_spacing_that_is_none_is_refused(predictor, images, spacing):
     with pytest.raises(InputError, match="the image cannot be used: its spacing is"):
         predictor.predict_single_npy_array(images[0][0], {"spacing": spacing})
@@ -310,3 +310,30 @@ def test_a_predictor_that_is_used_again_and_again_does_not_grow(predictor):
         return len(gc.get_objects())
 
     assert objects_after(60) - objects_after(5) < 30  # one object kept a call would be 60
+
+
+@pytest.mark.slow
+def test_progress_counts_the_cases_that_this_call_predicts(predictor, image_folder, tmp_path):
+    told = []
+    predictor.predict_from_files(image_folder, tmp_path, num_parts=3, part_id=2, progress=told.append)
+    assert {(call.position, call.n_cases) for call in told} == {(0, 1)}
+
+
+def test_what_cannot_cancel_is_refused(predictor, images):
+    with pytest.raises(InputError, match="cancelled is True; give a function, or a threading.Event"):
+        predictor.predict_single_npy_array(*images[0], cancelled=True)
+
+
+@pytest.mark.parametrize("shape, spacing", [((2, 24, 24), [0.4, 0.9, 0.9]), ((10, 24, 24), [0.001, 0.9, 0.9])])
+def test_an_image_thinner_than_half_a_voxel_is_refused_with_its_size(predictor, shape, spacing):
+    with pytest.raises(InputError, match="thinner than half a voxel"):
+        predictor.predict_single_npy_array(smooth_ct(shape)[None].astype(np.float32), {"spacing": spacing})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int16", ">f4"])
+def test_preprocessed_data_of_any_type_serve(predictor, images, dtype):
+    item = next(iter(predictor.get_data_iterator_from_raw_npy_data(*[[part] if part is not None else None for part in (images[0][0], None, images[0][1])], None, 0)))
+    rounded = np.round(np.asarray(item["data"]))
+    expected, found = (predictor.predict_from_data_iterator([item | {"data": data}])[0] for data in (torch.from_numpy(rounded), rounded.astype(dtype)))
+    assert np.array_equal(expected, found)

@@ -76,6 +76,9 @@ class DefaultPreprocessor:
         if len(target_spacing) < 3:  # 2D plans leave the spacing between slices as it is
             target_spacing = [spacing[0], *target_spacing]
         new_shape = compute_new_shape(data.shape[1:], spacing, target_spacing)
+        if 0 in new_shape:
+            raise InputError(f"The image's {data.shape[1:]} voxels of {spacing} mm would be {new_shape} at the plans' spacing {target_spacing}: it is thinner than half "
+                             "a voxel of the network. Give the whole series, or correct the spacing.")
         refuse_beyond_memory(data.itemsize * len(data) * math.prod(new_shape),
                              f"an image of {data.shape[1:]} voxels of {spacing} mm at the plans' spacing {target_spacing}", configuration_manager.source)
 
