@@ -71,7 +71,7 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
         problems += [f"{case}: no prediction in {args.pred} (--allow-missing scores it as empty)" for case in missing]
     if not args.allow_training_cases:
         problems += [f"{case}: the model that predicted it was trained on it (--allow-training-cases scores it all the same)"
-                     for case in trained_on(args.pred, cases)]
+                     for case in _training_cases(predictions, cases)]
     subtypes = {}
     if args.subtypes:
         try:
@@ -93,6 +93,12 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
                                                        subtypes["classes"], args.bootstrap, args.seed)
         rows = [row | _subtype_columns(subtypes, i) for i, row in enumerate(rows)]
     return metrics | {"cases": rows}
+
+
+def _training_cases(predictions: dict[str, Path], cases: list[str]) -> list[str]:
+    """Those of `cases` whose mask was made by what was trained on them, as the manifests beside the masks say."""
+    folders = {predictions[case].parent for case in cases if case in predictions}
+    return sorted(case for folder in folders for case in trained_on(folder, [case for case in cases if case in predictions and predictions[case].parent == folder]))
 
 
 def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: int, description: DataDescription) -> tuple[list[dict], list[str]]:

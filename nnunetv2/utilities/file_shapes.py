@@ -379,6 +379,7 @@ class Manifest(FileShape):
     training: _Training | None = None
     checkpoints: dict[str, str] = {}
     made_with: _MadeWith | None = None
+    makers: dict[str, _MadeWith] = {}
     cases: dict[str, _Predicted] = {}
     data: str = ""
     sources: dict[str, dict[str, str]] = {}

@@ -14,7 +14,7 @@ from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
 from nnunetv2.utilities.manifest import dataset_identity, plans_identity
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.prediction_manifest import read_prediction_manifest, trained_on
+from nnunetv2.utilities.prediction_manifest import PredictionManifest, read_prediction_manifest, trained_on
 from nnunetv2.verification import report, verify
 
 ARGUMENTS = {"device": torch.device("cpu"), "engine": "torch", "tta": 1, "allow_tqdm": False}
@@ -197,3 +197,72 @@ def test_files_touched_but_the_same_are_no_misfit(predicted, images):
     for path in images.iterdir():
         os.utime(path)
     assert not verify(predicted).misfits
+
+
+def made_with(weights, *training_cases):
+    return {"model": {"checkpoints": {f"{weights}.pth": weights}, "trained_on": sorted(training_cases)}, "settings": {}}
+
+
+def run_into(folder, maker, *names, keep=(), **options):
+    """A run that writes the masks `names`, in a stand-in's way, and keeps others."""
+    manifest = PredictionManifest(folder, maker, {f"{name}.nii.gz": () for name in (*names, *keep)}, **options)
+    manifest.begin({f"{name}.nii.gz" for name in names})
+    for name in names:
+        (folder / f"{name}.nii.gz").write_text(f"{name} by {maker['model']['checkpoints']}")
+    manifest.finish()
+
+
+def test_each_case_is_judged_by_the_model_that_made_it(tmp_path):
+    run_into(tmp_path, made_with("first", "a"), "a", "b")
+    run_into(tmp_path, made_with("second", "b"), "c")
+    assert trained_on(tmp_path, ["a", "b", "c"]) == ["a"]
+
+
+def test_a_mask_of_unknown_origin_is_judged_by_all_that_wrote_there(tmp_path):
+    run_into(tmp_path, made_with("first", "a", "x"), "a")
+    run_into(tmp_path, made_with("second", "y"), "b")
+    assert trained_on(tmp_path, ["x", "y", "z"]) == ["x", "y"]
+
+
+def test_an_older_manifest_knows_its_last_run(tmp_path):
+    run_into(tmp_path, made_with("first", "a"), "a")
+    content = load_json(tmp_path / "manifest.json")
+    del content["makers"]
+    save_json(content, tmp_path / "manifest.json")
+    run_into(tmp_path, made_with("second"), "b")
+    assert trained_on(tmp_path, ["a", "b"]) == ["a"]
+
+
+def test_a_later_whole_run_counts_more_than_earlier_parts(tmp_path):
+    run_into(tmp_path, made_with("first", "a"), "a", num_parts=2)
+    part = tmp_path / "manifest_part_0_of_2.json"
+    save_json(load_json(part) | {"written": "2020-01-01T00:00:00+00:00"}, part)
+    run_into(tmp_path, made_with("second"), "a")
+    assert trained_on(tmp_path, ["a"]) == []
+
+
+def test_a_mask_that_was_edited_is_kept_and_not_certified_anew(tmp_path, capsys):
+    run_into(tmp_path, made_with("first"), "a", "b")
+    recorded = read_prediction_manifest(tmp_path)["cases"]
+    (tmp_path / "a.nii.gz").write_text("by hand")
+    run_into(tmp_path, made_with("first"), keep=("a", "b"))
+    save_json({"file_ending": ".nii.gz"}, tmp_path / "dataset.json")
+    assert read_prediction_manifest(tmp_path)["cases"]["a.nii.gz"] == recorded["a.nii.gz"]
+    assert "1 mask(s) are not the ones that were recorded" in capsys.readouterr().out
+    assert [line for line in verify(tmp_path).misfits if "mask" in line or ".nii.gz" in line] == [f"{tmp_path}: 2 masks: a.nii.gz was changed after its prediction"]
+
+
+def test_an_edited_mask_is_not_written_over_because_its_image_changed(tmp_path):
+    image = tmp_path / "a_0000.nii.gz"
+    image.write_text("image")
+    cases = {"a.nii.gz": [str(image)]}
+    first = PredictionManifest(tmp_path, made_with("first"), cases)
+    first.begin({"a.nii.gz"})
+    (tmp_path / "a.nii.gz").write_text("by the model")
+    first.finish()
+    PredictionManifest(tmp_path, made_with("first"), cases).begin(set())  # and killed
+    (tmp_path / "a.nii.gz").write_text("by hand")
+    image.write_text("another image")
+    assert PredictionManifest(tmp_path, made_with("first"), cases).changed_inputs() == set()
+    (tmp_path / "a.nii.gz").write_text("by the model")
+    assert PredictionManifest(tmp_path, made_with("first"), cases).changed_inputs() == {"a.nii.gz"}
