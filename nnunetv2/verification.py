@@ -6,12 +6,13 @@ Knows the folders of a trained model, of predictions, of a preprocessed dataset,
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2.utilities.data_manifest import data_changes, read_manifest
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
+from nnunetv2.utilities.derived_manifest import STEP
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Splits
 from nnunetv2.utilities.files import is_there, load_json
@@ -190,6 +191,7 @@ def _verify_predictions(folder: Path) -> Findings:
     found, manifest = Findings(), read_prediction_manifest(folder)
     cases, made_with = manifest["cases"], manifest["made_with"]
     masks, images = [], []
+    is_derived = STEP in made_with["settings"]  # masks made of others have as many makers as these
     for name, entry in cases.items():
         if entry["sha256"] is None:
             masks.append(f"{name}: its prediction was not finished")
@@ -199,23 +201,31 @@ def _verify_predictions(folder: Path) -> Findings:
             masks.append(f"{name} was changed after its prediction")
         if entry["made_with"] is None:
             found.unknown.append(f"{folder / name}: it was there before, and no record says which model made it")
-        elif entry["made_with"] != value_hash(comparable(made_with)):
+        elif not is_derived and entry["made_with"] != value_hash(comparable(made_with)):
             masks.append(f"{name} was predicted by another model or with other settings than the rest")
         images += [f"{path} changed since {name} was predicted" for path, (*_, known) in entry["inputs"].items()
                    if known is not None and Path(path).is_file() and quick_hash(path) != known]
-    ending = load_json(folder / "dataset.json", DatasetJson, partial=True)["file_ending"]
+    ending = load_json(folder / "dataset.json", DatasetJson, partial=True)["file_ending"] if is_there(folder / "dataset.json") else _ending_of(cases)
     masks += [f"{path.name} is of another origin" for path in sorted(folder.glob(f"*{ending}")) if path.name not in cases and not path.name.startswith(".")]
     found.judge(f"{folder}: {len(cases)} masks", masks)
     gone = [path for entry in cases.values() for path in entry["inputs"] if not Path(path).is_file()]
     found.judge(f"{folder}: the images", images)
     if gone:
         found.unknown.append(f"{folder}: {len(gone)} image(s) are not where they were, {gone[0]} among them")
+    if n_unknown := made_with["settings"].get("of_unknown_origin"):
+        found.unknown.append(f"{folder}: there is no record of {n_unknown} of the models behind it")
     for path, known in made_with["model"]["checkpoints"].items():
         if not Path(path).is_file():
             found.unknown.append(f"{folder}: its model is not at {path} any more")
         else:
             found.judge(f"{folder}: the model {path}", [] if weights_hash(path) == known else ["has other weights now"])
     return found
+
+
+def _ending_of(masks: Iterable[str]) -> str:
+    """The one that post-processed masks have, whose folder lacks a dataset.json."""
+    suffixes = Path(next(iter(masks))).suffixes
+    return "".join(suffixes[-2:] if suffixes[-1:] == [".gz"] else suffixes[-1:])
 
 
 def _verify_metrics(path: Path) -> Findings:

@@ -1,9 +1,11 @@
 """Average the probabilities of several predictions, and the class probabilities where the dataset has a classification task."""
 
+import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +17,15 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask, lesion_found_in
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
+from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold, source_in
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
-from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.errors import InputError, list_some
+from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.npz_files import read_npz
+from nnunetv2.utilities.own_output import refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 
 def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
@@ -66,6 +71,9 @@ def _refuse_other_grids(files: Sequence[Path], properties: dict) -> None:
     problems = [f"{file} {difference} (as {files[0]})" for file, other in others
                 if shape is not None and "sitk_stuff" in other and "sitk_stuff" in properties
                 and (difference := grid_difference(properties["sitk_stuff"], other["sitk_stuff"], shape, other.get("shape_before_cropping", shape)))]
+    problems += [f"{file} has the spacing {list(other['spacing'])}, {files[0]} {list(properties['spacing'])}" for file, other in others
+                 if not ("sitk_stuff" in other and "sitk_stuff" in properties) and "spacing" in other and "spacing" in properties
+                 and not (len(other["spacing"]) == len(properties["spacing"]) and np.allclose(other["spacing"], properties["spacing"], rtol=1e-3))]
     if problems:
         raise InputError("\n".join(problems))
 
@@ -80,15 +88,23 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
 
     Raises:
         FileNotFoundError: a folder lacks cases that another has; all are listed.
+        InputError: the output is, contains or lies in a folder that is read, or the labels of two folders mean different things.
     """
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
+    refuse_overlap(output, folders)
     dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json", DatasetJson)
     plans = _json(plans_json_file_or_dict, folders[0] / "plans.json", Plans)
     plans_manager = PlansManager(plans)
     where = "dataset.json" if isinstance(dataset_json_file_or_dict, dict) else dataset_json_file_or_dict or folders[0] / "dataset.json"
+    _refuse_other_labels(dataset_json, where, folders)
     refuse_unread_ending(dataset_json["file_ending"], plans_manager.image_reader_writer_class, where)
     cases = {str(folder): {path.stem: path for path in _npz_files(folder)} for folder in folders}
-    _merge_cases(cases, output, plans_manager, dataset_json, num_processes, save_merged_probabilities)
+    manifests = {folder: read_prediction_manifest(folder) for folder in folders}
+
+    def source(file: Path) -> Source:
+        return source_in(manifests[file.parent], f"{file.stem}{dataset_json['file_ending']}", file)
+
+    _merge_cases(cases, output, plans_manager, dataset_json, num_processes, source, save_merged_probabilities)
     save_json(dataset_json, output / "dataset.json")
     save_json(plans, output / "plans.json")
 
@@ -105,9 +121,11 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
     Raises:
         FileNotFoundError: lists the folds without probabilities, or the cases that a model lacks.
         ValueError: lists the cases that several folds of one model predict.
+        InputError: as `ensemble_folders`.
     """
     models, output = [Path(folder) for folder in list_of_trained_model_folders], Path(output_folder)
     folders = {model: [model / f"fold_{fold}" / "validation" for fold in folds] for model in models}
+    refuse_overlap(output, [folder.parent for validations in folders.values() for folder in validations])
     empty = [str(folder) for validations in folders.values() for folder in validations if not _npz_files(folder)]
     if empty:
         raise FileNotFoundError("No .npz files in these folders. Make them with nnUNetv2_train ... --val --npz:\n" + "\n".join(empty))
@@ -122,27 +140,50 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
     if repeated:
         raise ValueError("These cases are predicted by more than one fold of a model:\n" + "\n".join(repeated))
     dataset_json = load_json(models[0] / "dataset.json", DatasetJson)
-    _merge_cases(cases, output, PlansManager(models[0] / "plans.json"), dataset_json, num_processes, False, overwrite)
+    _refuse_other_labels(dataset_json, models[0] / "dataset.json", models)
+    makers = {folder: made_by_fold(folder.parent, load_json(model / "plans.json", Plans, partial=True), load_json(model / "dataset.json", DatasetJson, partial=True))
+              for model, validations in folders.items() for folder in validations}
+    _merge_cases(cases, output, PlansManager(models[0] / "plans.json"), dataset_json, num_processes, lambda file: Source(file, makers[file.parent]),
+                 False, overwrite)
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(models[0] / name, output / name)
 
 
 def _merge_cases(cases: dict[str, dict[str, Path]], output: Path, plans_manager: PlansManager, dataset_json: dict,
-                 num_processes: int | None, save_probabilities: bool, overwrite: bool = True) -> None:
-    """`cases`: {source: {case: .npz file}}; every source must have every case."""
+                 num_processes: int | None, source: Callable[[Path], Source], save_probabilities: bool, overwrite: bool = True) -> None:
+    """`cases`: {source: {case: .npz file}}; every source must have every case. source: what the manifest says of a file."""
     names = sorted(set().union(*cases.values()))
     missing = [f"{source} lacks {', '.join(sorted(set(names) - set(found)))}" for source, found in cases.items() if set(names) - set(found)]
     if missing:
         raise FileNotFoundError("All predictions must cover the same cases:\n" + "\n".join(missing))
     if not names:
         raise FileNotFoundError(f"No .npz files in {', '.join(cases)}. Predict with --save_probabilities.")
-    output.mkdir(parents=True, exist_ok=True)
     labels, ending = plans_manager.get_label_manager(dataset_json), dataset_json["file_ending"]
     jobs = {name: ([found[name] for found in cases.values()], output / name, ending, plans_manager.image_reader_writer_class(), labels,
                    save_probabilities)
             for name in names if overwrite or not (output / f"{name}{ending}").exists()}
-    if jobs:
-        in_threads(merge_files, jobs, num_processes, "Ensembling")
+    sources = {f"{name}{ending}": [source(found[name]) for found in cases.values()] for name in names}
+    with derived_manifest(output, {STEP: "ensemble"}, sources, {f"{name}{ending}" for name in jobs}):
+        if jobs:
+            in_threads(merge_files, jobs, num_processes, "Ensembling")
+
+
+def _refuse_other_labels(dataset_json: Mapping, where: object, folders: Sequence[Path]) -> None:
+    """InputError where the dataset.json of a folder gives the channels of its probabilities another meaning than `dataset_json`, from `where`."""
+    problems = []
+    for path in (path for folder in folders if is_there(path := folder / "dataset.json")):
+        other = load_json(path, DatasetJson, partial=True)
+        problems += [f"{path}: {key} is {other.get(key)}, in {where} {dataset_json.get(key)}" for key in ("labels", "regions_class_order")
+                     if _in_plain_terms(other.get(key)) != _in_plain_terms(dataset_json.get(key))]
+    if problems:
+        raise InputError("Probabilities are averaged channel by channel, and these channels mean different things. Ensemble models of the same labels alone:\n"
+                         + list_some(problems))
+
+
+def _in_plain_terms(value: Any) -> Any:
+    """As JSON has it, where a caller gives tuples. Regions are channels in the order of their names, labels by their number."""
+    has_regions = isinstance(value, Mapping) and any(isinstance(label, (list, tuple)) for label in value.values())
+    return json.loads(json.dumps(list(value.items()) if has_regions else value))
 
 
 def ensemble_class_tables(folders: Sequence[Path], output: Path, task: ClassificationTask) -> None:

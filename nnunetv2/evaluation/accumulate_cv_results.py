@@ -7,13 +7,18 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
+from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold
 from nnunetv2.utilities.splits import SPLITS_FILE, load_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.own_output import own_files, own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 
+GATHERED = "gathered validation"  # what the manifest calls this step
+BESIDE_MASKS = ("manifest.json", "plans.json", "dataset.json", "summary.json", "postprocessing.json", "postprocessing.pkl")
 TRAINED_ON = ("Fold 'all' trained on the very cases that it is scored on here. These scores say how well the training cases were learned, "
               "nothing about new ones.")
 
@@ -23,11 +28,12 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     """Copy fold_X/validation of `folds` into `merged_output_folder`, with plans.json and dataset.json, and write summary.json.
 
     Args:
-        overwrite: start from an empty folder; else predictions that are already there are kept, and so is a summary to
+        overwrite: delete what an earlier call left there and start anew; else predictions that are already there are kept, and so is a summary to
             which nothing was added.
     Raises:
         FileNotFoundError: lists all folds that have no validation folder.
         InputError: lists all cases that a fold should have predicted and did not, as an interrupted validation leaves it.
+        InputError: the output folder is, holds or lies in one that is read, or is to be made anew and holds files of another origin.
         ValueError: lists all cases that more than one fold predicts.
     """
     model, merged = Path(trained_model_folder), Path(merged_output_folder)
@@ -37,6 +43,8 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     if untrained:
         raise FileNotFoundError(f"{model} has no validation predictions of fold(s) {', '.join(untrained)}. Train them, or validate with nnUNetv2_train --val.")
 
+    refuse_overlap(merged, [folder.parent for folder in validation.values()])
+    old = _own_files(merged, model, dataset_json["file_ending"]) if overwrite else []
     _refuse_incomplete(validation, plans_manager.dataset_name, dataset_json["file_ending"])
     if "all" in validation:
         print(TRAINED_ON)
@@ -48,19 +56,39 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     if repeated:
         raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {', '.join(repeated)}. Choose folds that do not overlap.")
 
-    if overwrite and merged.is_dir():
-        shutil.rmtree(merged)
-    merged.mkdir(parents=True, exist_ok=True)
+    for path in old:
+        path.unlink()
     added = [found[0] for name, found in predictions.items() if not (merged / name).exists()]
-    for path in (model / "dataset.json", model / "plans.json", *added):
-        with atomic_write(merged / path.name) as temporary:
-            shutil.copyfile(path, temporary)
+    makers = {folder: made_by_fold(folder.parent, plans_manager.plans, dataset_json) for folder in validation.values()}
+    sources = {name: [Source(path, makers[path.parent])] for name, (path,) in predictions.items()}
+    with derived_manifest(merged, {STEP: GATHERED}, sources, {path.name for path in added}):
+        for path in (model / "dataset.json", model / "plans.json", *added):
+            with atomic_write(merged / path.name) as temporary:
+                shutil.copyfile(path, temporary)
     if added or not (merged / "summary.json").exists():
         labels = plans_manager.get_label_manager(dataset_json)
         compute_metrics_on_folder(reference_folder(plans_manager.dataset_name), merged, merged / "summary.json",
                                   plans_manager.image_reader_writer_class(), dataset_json["file_ending"],
                                   labels.foreground_regions if labels.has_regions else labels.foreground_labels,
                                   labels.ignore_label, num_processes, chill=True, known_labels=labels.labels_of_masks)  # the folds may not cover all cases
+
+
+def _own_files(merged: Path, model: Path, ending: str) -> list[Path]:
+    """What an earlier call, and a decision on postprocessing, left in `merged`. Before there were manifests only the default name told that it was one."""
+    manifest = read_prediction_manifest(merged)
+    if manifest["cases"]:
+        masks = set(manifest["cases"]) if manifest["made_with"]["settings"].get(STEP) == GATHERED else None
+    elif merged.resolve().parent == model.resolve() and merged.name.startswith("crossval_results_folds_"):
+        masks = {path.name for path in merged.glob(f"*{ending}")}
+    else:
+        masks = None
+
+    def is_own(path: Path) -> bool:
+        if masks is None:
+            return False
+        return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in masks or path.name in BESIDE_MASKS
+
+    return own_files(merged, is_own) + own_files_of_postprocessed(merged / "postprocessed", masks or set())
 
 
 def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, ending: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunetv2 import paths
 from nnunetv2.utilities.dataset_files import get_output_folder
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.safe_names import plain_names
 
@@ -26,6 +27,7 @@ def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os
         export_crossval_predictions: pack the predicted masks of the cross-validation too.
     Raises:
         FileNotFoundError: lists everything that is missing.
+        InputError: `output_file` is one of the files to pack.
     """
     dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
     plain_names(save_checkpoints, "checkpoint", "-chk")
@@ -58,6 +60,8 @@ def export_pretrained_model(dataset_name_or_id: int | str, output_file: str | os
             files += [file for file in _scored_files(ensemble, _DECISIONS, export_crossval_predictions) if file.is_file()]
     files += [file for name in ("inference_information.json", "inference_instructions.txt") if (file := results / dataset_name / name).is_file()]
 
+    if Path(output_file).resolve() in {file.resolve() for file in files}:
+        raise InputError(f"{output_file} is one of the files to pack, and would be written over. Name another zip file.")
     with atomic_write(output_file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
             print(f"Packing {file.relative_to(results)}")

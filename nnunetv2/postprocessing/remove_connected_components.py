@@ -6,7 +6,6 @@ of labels) or a list of those, and keeps the largest component of their union.
 """
 
 import os
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,15 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
+from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, source_in
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.own_output import own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
+POSTPROCESSED = "postprocessing"  # what the manifest calls this step
 Step = int | tuple[int, ...] | list[LabelOrRegion]
 
 _FUNCTION = "remove_all_but_largest_component_from_segmentation"  # what upstream calls the one thing a step can do
@@ -85,6 +88,9 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     targets = labels.foreground_regions if labels.has_regions else labels.foreground_labels
     known_labels = labels.labels_of_masks
     names = _predictions(folder_predictions, dataset_json)
+    output_folder = folder_predictions / "postprocessed"
+    refuse_overlap(output_folder, [folder_ref])
+    own_files_of_postprocessed(output_folder, names)  # refused now, deleted in the end
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
@@ -114,12 +120,19 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
         "postprocessing_fns": [_FUNCTION] * len(steps),
         "postprocessing_kwargs": [{"labels_or_regions": step} for step in steps],
     }, folder_predictions / "postprocessing.json")
-    output_folder = folder_predictions / "postprocessed"
-    if output_folder.exists():
-        shutil.rmtree(output_folder)
+    for path in own_files_of_postprocessed(output_folder, names):
+        path.unlink()
     if keep_postprocessed_files:
-        save_summary_json(score(steps, output_folder), output_folder / "summary.json")
+        with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": steps}, _sources(folder_predictions, names)):
+            save_summary_json(score(steps, output_folder), output_folder / "summary.json")
+    elif output_folder.is_dir() and not output_folder.is_symlink():
+        output_folder.rmdir()
     return steps
+
+
+def _sources(folder: Path, names: Sequence[str]) -> dict[str, list[Source]]:
+    manifest = read_prediction_manifest(folder)
+    return {name: [source_in(manifest, name, folder / name)] for name in names}
 
 
 def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Sequence[LabelOrRegion], ignore_label: int | None,
@@ -137,13 +150,19 @@ def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Seq
 def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike, postprocessing_file: str | os.PathLike,
                                    plans_file_or_dict: str | os.PathLike | dict | None = None,
                                    dataset_json_file_or_dict: str | os.PathLike | dict | None = None, num_processes: int | None = None) -> None:
-    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder."""
+    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder.
+
+    InputError where the output is the input: a run that was killed, or a second one, would take components from masks that had lost some.
+    """
     input_folder, output_folder = Path(input_folder), Path(output_folder)
+    refuse_overlap(output_folder, [input_folder])
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
     steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()
     names, declared = _predictions(input_folder, dataset_json), plans_manager.get_label_manager(dataset_json).labels_of_masks
-    in_threads(_apply_to_file, {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}, num_processes, "Post-processing")
+    jobs = {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}
+    with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": steps}, _sources(input_folder, names)):
+        in_threads(_apply_to_file, jobs, num_processes, "Post-processing")
 
 
 def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step], declared: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.own_output import refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 COLORS = np.array(matplotlib.color_sequences["tab10"], np.float32)  # (10, 3); labels beyond take them again from the start
@@ -53,10 +54,11 @@ def overlay(image: np.ndarray, seg: np.ndarray, intensity: float = 0.6) -> np.nd
 
 def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str | os.PathLike, num_processes: int | None = None,
                                channel_idx: int = 0, overlay_intensity: float = 0.6) -> None:
-    """Draw the training cases of nnUNet_raw."""
+    """Draw the training cases of nnUNet_raw. InputError where the output would write over images or masks, which may be PNGs of the same names."""
     folder = paths.nnUNet_raw / maybe_convert_to_dataset_name(dataset_name_or_id)
     dataset_json = load_json(folder / "dataset.json", DatasetJson)
     cases = get_filenames_of_train_images_and_targets(folder, dataset_json)
+    refuse_overlap(output_folder, sorted({Path(file).parent for files in cases.values() for file in (*files["images"], files["label"])}))
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order")).labels_of_masks
     in_threads(_draw_raw, {case: (reader, files, len(dataset_json["channel_names"]), labels, channel_idx, overlay_intensity, Path(output_folder) / f"{case}.png")

@@ -24,7 +24,7 @@ def model_record(checkpoints: Sequence[Path], plans: Mapping, dataset_json: Mapp
     """What tells a trained model from all others; `trained_on`: cases, None where a fold has no record of them. No files: a network handed over."""
     folds = [load_json(path, Manifest) if is_there(path := checkpoint.with_name("manifest.json")) else {} for checkpoint in checkpoints]
     known = bool(folds) and all("training" in fold for fold in folds)
-    return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints}, "plans": value_hash(plans), "dataset_json": value_hash(dataset_json),
+    return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints if path.is_file()}, "plans": value_hash(plans), "dataset_json": value_hash(dataset_json),
             "trained_on": sorted({case for fold in folds for case in fold["training"]["split"]["train"]}) if known else None}
 
 

@@ -115,7 +115,7 @@ def check_ensemble(bench: Bench) -> Iterator[Row]:
     yield from mask_rows("nnUNetv2_ensemble, mask of three members", ours / case, theirs / case)
     npz = case.name.replace(".nii.gz", ".npz")
     yield within("nnUNetv2_ensemble, probabilities", *(np.load(f / npz)["probabilities"] for f in (ours, theirs)), 1e-7)
-    yield equal("nnUNetv2_ensemble, files", [n for n in sorted(p.name for p in ours.iterdir()) if n != "plans.json"], sorted(p.name for p in theirs.iterdir()))
+    yield equal("nnUNetv2_ensemble, files", [n for n in sorted(p.name for p in ours.iterdir()) if n not in ("plans.json", "manifest.json")], sorted(p.name for p in theirs.iterdir()))
 
 
 def check_postprocessing(bench: Bench) -> Iterator[Row]:

@@ -14,6 +14,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.safe_pickle import save_pickle
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.prediction_manifest import trained_on
+from nnunetv2.verification import verify
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
 DATASET = {"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"},
@@ -172,3 +174,104 @@ def test_scores_of_training_cases_say_so(study, capsys):
     models = [{"plans": "nnUNetPlans", "configuration": name, "trainer": "nnUNetTrainer"} for name in ("2d", "3d_fullres")]
     information = find_best_configuration("Dataset902_Cv", models, allow_ensembling=False, folds=("all",), by_training_cases=True)
     assert "trained on the very cases" in information["scored_on"] and "trained on the very cases" in capsys.readouterr().out
+
+
+def with_training(study, **training_cases):
+    """fold_X/manifest.json of the first model: fold_0=["b"] and so on."""
+    for fold, cases in training_cases.items():
+        save_json({"format": 1, "training": {"split": {"train": cases, "val": []}, "dataset": {}, "plans": {}, "settings": {}, "class_labels": {}, "cases": {}}},
+                  study.models[0] / fold / "manifest.json")
+
+
+@pytest.mark.parametrize("output", ["", "fold_0", "fold_0/validation/merged", ".."])
+def test_gathering_never_deletes_what_it_reads(study, output):
+    before = sorted(study.results.rglob("*"))
+    with pytest.raises(InputError, match="which is read"):
+        accumulate_cv_results(study.models[0], study.models[0] / output, (0, 1))
+    assert sorted(study.results.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "a.nii.gz", "checkpoint_final.pth", "postprocessed/a.nii.gz", "plans.json"])
+def test_gathering_deletes_nothing_of_another_origin(study, name):
+    (study.merged / name).parent.mkdir(parents=True)
+    (study.merged / name).write_text("mine")
+    with pytest.raises(InputError, match="holds what this command did not make"):
+        accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    assert (study.merged / name).read_text() == "mine" and len(list(study.merged.rglob("*"))) == 1 + name.count("/")
+
+
+@pytest.mark.parametrize("has_manifest", [True, False])
+def test_gathering_again_starts_anew(study, has_manifest):
+    merged = study.models[0] / "crossval_results_folds_0_1"
+    accumulate_cv_results(study.models[0], merged, (0, 1))
+    if not has_manifest:  # as earlier versions and nnU-Net leave it
+        (merged / "manifest.json").unlink()
+    accumulate_cv_results(study.models[0], merged, (0,))
+    assert sorted(path.name for path in merged.iterdir()) == ["a.nii.gz", "dataset.json", "manifest.json", "plans.json", "summary.json"]
+
+
+def test_gathered_masks_know_their_folds_training_cases(study):
+    with_training(study, fold_0=["a", "b"], fold_1=["a"])
+    accumulate_cv_results(study.models[0], study.merged, (0, 1))
+    assert trained_on(study.merged, ["a", "b"]) == ["a"] and not verify(study.merged).misfits
+
+
+def test_an_ensemble_of_models_knows_the_training_cases_of_all(study):
+    with_training(study, fold_0=["a", "b"], fold_1=["a"])
+    ensemble_crossvalidations(study.models, study.merged, (0, 1))
+    assert trained_on(study.merged, ["a", "b"]) == ["a"] and not verify(study.merged).misfits
+
+
+def test_an_ensemble_of_folders_knows_the_training_cases_of_all(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    made_with = {"model": {"checkpoints": {"x.pth": "x"}, "trained_on": ["a"]}, "settings": {}}
+    save_json({"format": 1, "made_with": made_with, "cases": {}}, folders[1] / "manifest.json")
+    ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert trained_on(study.merged, ["a", "b"]) == ["a"] and not verify(study.merged).misfits
+
+
+@pytest.mark.parametrize("output", ["", "out", ".."])
+def test_an_ensemble_is_not_written_over_its_members(study, output):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    before = {path: path.read_bytes() for path in study.results.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="which is read"):
+        ensemble_folders(folders, folders[1] / output, True, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    with pytest.raises(InputError, match="which is read"):
+        ensemble_crossvalidations(study.models, folders[1] / output, (0, 1))
+    assert {path: path.read_bytes() for path in study.results.rglob("*") if path.is_file()} == before
+
+
+OTHER_LABELS = {"background": 0, "lesion": 1}
+REGIONS = {"background": 0, "whole": [1, 2], "lesion": 2}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "named"), [
+    ({}, {"labels": OTHER_LABELS}, "labels is .*lesion.*organ"),
+    ({"labels": REGIONS, "regions_class_order": [1, 2]}, {"labels": REGIONS, "regions_class_order": [2, 1]}, "regions_class_order"),
+    ({"labels": REGIONS, "regions_class_order": [1, 2]}, {"labels": dict(reversed(REGIONS.items())), "regions_class_order": [1, 2]}, "labels is")])
+def test_predictions_whose_labels_mean_other_things_are_not_averaged(study, ours, theirs, named):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for folder, labels in zip(folders, (ours, theirs)):
+        save_json(DATASET | labels, folder / "dataset.json")
+        save_json(DATASET | labels, folder.parents[1] / "dataset.json")
+    with pytest.raises(InputError, match=f"mean different things(.|\n)*{folders[1]}/dataset.json: {named}"):
+        ensemble_folders(folders, study.merged, plans_json_file_or_dict=PLANS)
+    with pytest.raises(InputError, match=f"mean different things(.|\n)*{study.models[1]}/dataset.json: {named}"):
+        ensemble_crossvalidations(study.models, study.merged, (0, 1))
+    assert not study.merged.exists()
+
+
+def test_the_order_in_which_labels_are_listed_means_nothing(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for folder, labels in zip(folders, (DATASET["labels"], dict(reversed(DATASET["labels"].items())))):
+        save_json(DATASET | {"labels": labels}, folder / "dataset.json")
+    ensemble_folders(folders, study.merged, plans_json_file_or_dict=PLANS)
+    assert (study.merged / "a.nii.gz").is_file()
+
+
+def test_another_spacing_is_refused_whatever_reader_wrote_it(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for folder, spacing in zip(folders, ([1, 1, 1], [2, 1, 1])):
+        save_pickle({"spacing": spacing, "shape_before_cropping": (1, 1, 6)}, folder / "a.pkl")
+    with pytest.raises(Exception, match=r"a.npz has the spacing \[2, 1, 1\]"):
+        ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)

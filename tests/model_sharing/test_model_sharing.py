@@ -201,3 +201,10 @@ def test_too_many_members_are_refused(results, tmp_path, monkeypatch):
     monkeypatch.setattr(zip_guard, "MAX_MEMBERS", 1)
     with pytest.raises(InputError, match="2 members"):
         install_model_from_zip_file(packed(tmp_path / "many.zip", (f"{NAME}/{MODEL}/a.json", ""), (f"{NAME}/{MODEL}/b.json", "")))
+
+
+def test_a_model_is_not_packed_over_its_own_checkpoint(results):
+    checkpoint = results / NAME / MODEL / "fold_0" / "checkpoint_final.pth"
+    with pytest.raises(InputError, match="is one of the files to pack"):
+        export_pretrained_model(NAME, checkpoint, ["3d_fullres"], folds=(0, 1))
+    assert checkpoint.read_text() == "fold_0/checkpoint_final.pth"

@@ -1,11 +1,11 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.postprocessing import remove_connected_components
 from nnunetv2.postprocessing.remove_connected_components import (
     apply_postprocessing_to_folder,
     determine_postprocessing,
@@ -13,7 +13,10 @@ from nnunetv2.postprocessing.remove_connected_components import (
     load_postprocessing,
     remove_all_but_largest_component_from_segmentation,
 )
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.prediction_manifest import trained_on
+from nnunetv2.verification import verify
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
 PLANS = {"plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO", "configurations": {}}
@@ -122,7 +125,7 @@ def test_upstreams_pickle_is_understood(tmp_path):
 
 
 def test_pickle_with_another_function_is_refused(tmp_path):
-    (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([remove_connected_components.shutil.rmtree], [{}])))
+    (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([shutil.rmtree], [{}])))
     with pytest.raises(ValueError, match="rmtree"):
         load_postprocessing(tmp_path / "postprocessing.pkl")
 
@@ -130,3 +133,45 @@ def test_pickle_with_another_function_is_refused(tmp_path):
 def test_missing_plans_are_named_with_the_flag(folders):
     with pytest.raises(FileNotFoundError, match="-plans_json"):
         determine_postprocessing(folders("pred", [1]), folders("ref", [1]))
+
+
+@pytest.fixture
+def decided(folders):
+    pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
+    determine_postprocessing(pred, folders("ref", [1, 1, 2, 2, 0, 0, 0, 0]), PLANS, DATASET)
+    return pred
+
+
+@pytest.mark.parametrize("output", ["", "postprocessed", ".."])
+def test_masks_are_not_post_processed_in_place(decided, output):
+    before = (decided / "case0.nii.gz").read_bytes()
+    with pytest.raises(InputError, match="Name an output folder apart from the inputs"):
+        apply_postprocessing_to_folder(decided, decided / output, decided / "postprocessing.json", PLANS, DATASET)
+    assert (decided / "case0.nii.gz").read_bytes() == before
+
+
+def test_post_processed_masks_know_what_their_model_was_trained_on(decided, tmp_path):
+    made_with = {"model": {"checkpoints": {"x.pth": "x"}, "trained_on": ["case0"]}, "settings": {}}
+    save_json({"format": 1, "made_with": made_with, "cases": {}}, decided / "manifest.json")
+    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", PLANS, DATASET)
+    assert trained_on(tmp_path / "out", ["case0"]) == ["case0"] and not verify(tmp_path / "out").misfits
+
+
+def test_a_folder_of_post_processed_masks_is_made_anew(decided, folders, tmp_path):
+    (decided / "case0.nii.gz").rename(decided / "case1.nii.gz")
+    (tmp_path / "ref" / "case0.nii.gz").rename(tmp_path / "ref" / "case1.nii.gz")
+    determine_postprocessing(decided, tmp_path / "ref", PLANS, DATASET)
+    assert sorted(path.name for path in (decided / "postprocessed").iterdir()) == ["case1.nii.gz", "manifest.json", "summary.json"]
+
+
+def test_somebody_elses_files_among_post_processed_masks_stay(decided, tmp_path):
+    (decided / "postprocessed" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="notes.txt"):
+        determine_postprocessing(decided, tmp_path / "ref", PLANS, DATASET)
+    assert (decided / "postprocessed" / "notes.txt").read_text() == "mine"
+
+
+def test_references_in_the_folder_that_is_made_anew_are_refused(decided):
+    with pytest.raises(InputError, match="which is read"):
+        determine_postprocessing(decided, decided / "postprocessed", PLANS, DATASET)
+    assert (decided / "postprocessed" / "case0.nii.gz").is_file()

@@ -4,6 +4,7 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunetv2.preprocessing.case_store import save_case
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.overlay_plots import COLORS, generate_overlays_from_preprocessed, generate_overlays_from_raw, overlay, select_slice
 
@@ -70,3 +71,16 @@ def test_a_label_that_the_dataset_does_not_declare_is_named_and_the_other_case_d
     with pytest.raises(RuntimeError, match=r"b: .*b\.nii\.gz holds label\(s\) 7, dataset.json declares \[0, 1\]"):
         generate_overlays_from_raw(905, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_pictures_are_not_drawn_over_masks_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    folder = tmp_path / "Dataset906_Pictures"
+    for path in ("imagesTr/a_0000.png", "labelsTr/a.png"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(np.ones((6, 8), np.uint8)), folder / path)
+    save_json({"channel_names": {"0": "x"}, "labels": {"background": 0, "cell": 1}, "numTraining": 1, "file_ending": ".png"}, folder / "dataset.json")
+    before = (folder / "labelsTr" / "a.png").read_bytes()
+    with pytest.raises(InputError, match="labelsTr, which is read"):
+        generate_overlays_from_raw("Dataset906_Pictures", folder / "labelsTr")
+    assert (folder / "labelsTr" / "a.png").read_bytes() == before

@@ -1,0 +1,42 @@
+"""Output folders that a user names: they must not hold what is read, nor what somebody else put there and a command would delete."""
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from nnunetv2.utilities.errors import InputError, list_some, name_some
+from nnunetv2.utilities.leftovers import LEFTOVER
+from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
+
+
+def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+    """InputError where `output` is one of the folders that are read, contains one or lies in one; links are followed."""
+    target = Path(output).resolve()
+    problems = []
+    for folder in dict.fromkeys(map(Path, inputs)):
+        source = folder.resolve()
+        how = "is" if target == source else "contains" if target in source.parents else "lies in" if source in target.parents else None
+        if how is not None:
+            problems.append(f"the output {output} {how} {folder}, which is read")
+    if problems:
+        raise InputError(f"Nothing was written. Name an output folder apart from the inputs:\n{list_some(problems)}")
+
+
+def own_files(folder: Path, is_own: Callable[[Path], bool]) -> list[Path]:
+    """All files of `folder`, sub-folders left out, which may be deleted; leftovers of killed processes count as own, the manifests come last.
+
+    InputError with what is not own. Where there is no folder there are no files.
+    """
+    paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith("manifest"), path.name)) if folder.is_dir() else []
+    foreign = [path.name for path in paths if not is_own(path) and LEFTOVER.fullmatch(path.name) is None]
+    if foreign:
+        raise InputError(f"{folder} is to be made anew, and holds what this command did not make: {name_some(foreign)}. Nothing was deleted. "
+                         "Name another folder, or move these away.")
+    return [path for path in paths if path.is_symlink() or not path.is_dir()]
+
+
+def own_files_of_postprocessed(folder: Path, masks: Collection[str]) -> list[Path]:
+    """`own_files` of the sub-folder that a decision on postprocessing leaves, which ends with a summary; masks: names in the folder above."""
+    known = set(masks) | set(read_prediction_manifest(folder)["cases"])
+    is_one = any((folder / name).is_file() for name in ("summary.json", "manifest.json"))
+    return own_files(folder, lambda path: is_one and not path.is_dir() and path.name in known | {"summary.json", "manifest.json"})
