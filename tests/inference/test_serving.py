@@ -319,6 +319,15 @@ def test_reserving_counts_images_on_their_way(tmp_path):
     jobs.close()
 
 
+def test_a_disk_that_takes_nothing_is_said_and_costs_no_place(tmp_path):
+    with serving(tmp_path / "jobs", max_waiting=1) as server:
+        (tmp_path / "jobs").rmdir()
+        (tmp_path / "jobs").write_text("no folder")
+        assert [server.submit(b"x")[0] for _ in range(2)] == [507, 507]
+        (tmp_path / "jobs").unlink()
+        assert server.submit(b"x")[0] == 202
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_the_page_shows_class_volumes_and_mask(predictor, image_folder, tmp_path):

@@ -116,6 +116,8 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
             job = jobs.reserve(name, ending)
         except QueueFull as full:
             raise HTTPException(503, str(full), {"Retry-After": "30"}) from full
+        except OSError as error:
+            raise HTTPException(507, in_one_message(error)) from error
         try:
             await _receive(request, jobs.image(job), max_bytes, too_large)
             jobs.submit(job)

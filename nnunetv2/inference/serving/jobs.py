@@ -29,7 +29,7 @@ from nnunetv2.utilities.files import load_json, save_json
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = ("queued", "running")
 STATUSES = (*UNFINISHED, "done", "failed", "cancelled")
-MAX_ATTEMPTS = 2  # an image during which the server died so often does it again
+MAX_ATTEMPTS = 2  # an image during which the server died so often does it again; a server that was told to stop did not die
 
 
 class QueueFull(Exception):
@@ -86,7 +86,7 @@ class Jobs:
 
     def __init__(self, folder: Path, work: Work, max_waiting: int = 32, keep: int = 1000) -> None:
         self.folder, self._work, self._max_waiting, self._keep = folder, work, max_waiting, keep
-        self._lock = threading.Lock()
+        self._lock, self._saving = threading.Lock(), threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._arriving: set[str] = set()
         self._waiting: queue.Queue[str | None] = queue.Queue()
@@ -103,13 +103,17 @@ class Jobs:
         return self.folder / job.id / "mask.nii.gz"
 
     def reserve(self, name: str, ending: str) -> Job:
-        """A place for a job whose image is on its way; `submit` or `abandon` follows."""
+        """A place for a job whose image is on its way; `submit` or `abandon` follows. OSError, and no place taken, where the disk has none."""
         with self._lock:
             if len(self._arriving) + sum(job.status == "queued" for job in self._jobs.values()) >= self._max_waiting:
                 raise QueueFull(f"{self._max_waiting} images wait already. Try again later.")
             job = Job(secrets.token_hex(16), name, ending, submitted=time.time())
             self._arriving.add(job.id)
-        (self.folder / job.id).mkdir(parents=True)
+        try:
+            (self.folder / job.id).mkdir(parents=True)
+        except BaseException:
+            self.abandon(job)
+            raise
         return job
 
     def submit(self, job: Job) -> None:
@@ -159,9 +163,14 @@ class Jobs:
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop between two windows of the network; the job that runs is begun again at the next start."""
-        self._closing = True
-        if self._running is not None:
-            self._running.cancelled.set()
+        with self._lock:
+            is_first, self._closing, running = not self._closing, True, self._running
+            job = None if running is None else self._jobs.get(running.job_id)
+        if is_first and job is not None and job.status == "running":
+            job.attempts -= 1  # at once: the thread may be in a step that outlives the timeout
+            self._save_if_possible(job)
+        if running is not None:
+            running.cancelled.set()
         self._waiting.put(None)
         self._thread.join(timeout)
 
@@ -186,8 +195,10 @@ class Jobs:
                 self._waiting.put(job.id)
 
     def _work_on_jobs(self) -> None:
-        while (job_id := self._waiting.get()) is not None and not self._closing:
+        while (job_id := self._waiting.get()) is not None:
             with self._lock:
+                if self._closing:
+                    return
                 job = self._jobs.get(job_id)
                 if job is None:  # deleted while it waited
                     continue
@@ -216,13 +227,17 @@ class Jobs:
 
     def _finish(self, job: Job, status: str, result: dict[str, Any] | None = None, error: str | None = None) -> None:
         job.result, job.error, job.finished, job.status = result, error, time.time(), status
+        self._save_if_possible(job)
+
+    def _save_if_possible(self, job: Job) -> None:
         try:
             self._save(job)
         except OSError as failure:  # the job stays in memory, and is done again after a restart
             print(f"job {job.id}: {in_one_message(failure)}", file=sys.stderr)
 
     def _save(self, job: Job) -> None:
-        save_json(asdict(job), self.folder / job.id / "job.json")
+        with self._saving:  # one after the other, so that the file holds the latest
+            save_json(asdict(job), self.folder / job.id / "job.json")
 
     def _drop_old(self) -> None:
         finished = [job for job in list(self._jobs.values()) if job.status not in UNFINISHED]

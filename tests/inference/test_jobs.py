@@ -1,0 +1,96 @@
+"""The server's jobs without HTTP: stops, crashes, a disk that takes nothing."""
+
+import shutil
+import threading
+
+import pytest
+
+from nnunetv2.inference.serving.jobs import MAX_ATTEMPTS, Jobs, QueueFull
+from nnunetv2.inference.watch import PredictionCancelled
+from nnunetv2.utilities.files import load_json
+
+RESULT = {"class": "1"}
+
+
+def working(image, mask, progress, cancelled):
+    shutil.copyfile(image, mask)
+    return RESULT
+
+
+class Endless:
+    """Work that ends when it is cancelled; `deaf`, when it is let go."""
+
+    def __init__(self, deaf=False):
+        self.begun, self.go, self.deaf = threading.Event(), threading.Event(), deaf
+
+    def __call__(self, image, mask, progress, cancelled):
+        self.begun.set()
+        assert (self.go if self.deaf else cancelled).wait(10)
+        raise PredictionCancelled
+
+
+def submitted(jobs):
+    job = jobs.reserve("a.nii.gz", ".nii.gz")
+    jobs.image(job).write_bytes(b"x")
+    jobs.submit(job)
+    return job.id
+
+
+def test_a_job_outlives_any_number_of_stops(tmp_path):
+    job_id = None
+    for _ in range(MAX_ATTEMPTS + 1):
+        work = Endless()
+        jobs = Jobs(tmp_path, work)
+        job_id = job_id or submitted(jobs)
+        assert work.begun.wait(10)
+        jobs.close()
+        jobs.close()  # as the server's end and its owner may both do
+    jobs = Jobs(tmp_path, working)
+    while jobs.get(job_id).status in ("queued", "running"):
+        pass
+    jobs.close()
+    assert jobs.get(job_id).status == "done"
+
+
+def test_a_stop_during_work_that_does_not_end_in_time_counts_as_none(tmp_path):
+    work = Endless(deaf=True)
+    jobs = Jobs(tmp_path, work)
+    job_id = submitted(jobs)
+    assert work.begun.wait(10)
+    jobs.close(timeout=0)
+    assert load_json(tmp_path / job_id / "job.json")["attempts"] == 0
+    work.go.set()
+
+
+def test_crashes_still_end_a_job_whatever_stops_lie_between(tmp_path):
+    copies = tmp_path / "crashed"
+    job_id, folder = None, tmp_path / "jobs"
+    for is_crash in (True, False, True):
+        work = Endless()
+        jobs = Jobs(folder, work)
+        job_id = job_id or submitted(jobs)
+        assert work.begun.wait(10)
+        if is_crash:  # the disk as a killed server leaves it
+            shutil.copytree(folder, copies)
+        jobs.close()
+        if is_crash:
+            shutil.rmtree(folder)
+            copies.rename(folder)
+    jobs = Jobs(folder, working)
+    jobs.close()
+    assert jobs.get(job_id).status == "failed" and "stopped 2 times" in jobs.get(job_id).error
+
+
+def test_a_disk_that_takes_nothing_costs_no_place_in_the_queue(tmp_path):
+    folder = tmp_path / "jobs"
+    jobs = Jobs(folder, working, max_waiting=1)
+    folder.rmdir()
+    folder.write_text("no folder")
+    for _ in range(3):
+        with pytest.raises(OSError, match="jobs"):
+            jobs.reserve("a.nii.gz", ".nii.gz")
+    folder.unlink()
+    jobs.reserve("a.nii.gz", ".nii.gz")
+    with pytest.raises(QueueFull):
+        jobs.reserve("b.nii.gz", ".nii.gz")
+    jobs.close()
