@@ -88,7 +88,8 @@ def _own_files(merged: Path, model: Path, ending: str) -> list[Path]:
             return False
         return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in masks or path.name in BESIDE_MASKS
 
-    return own_files(merged, is_own) + own_files_of_postprocessed(merged / "postprocessed", masks or set())
+    here = own_files(merged, is_own)
+    return own_files_of_postprocessed(merged / "postprocessed", masks or set()) + here  # the manifest, which tells whose they are, last
 
 
 def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, ending: str) -> None:

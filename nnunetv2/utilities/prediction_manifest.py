@@ -77,7 +77,8 @@ class PredictionManifest:
                   "Delete those that are to be predicted again.")
         kept = {name: entry for name, entry in self._own_earlier().items() if name not in own and (self.folder / name).is_file()}
         cases = kept | own
-        makers = {maker: made_with for maker, made_with in (self.earlier["makers"] | used).items() if maker in {entry["made_with"] for entry in cases.values()}}
+        needed = {entry["made_with"] for entry in cases.values()}
+        makers = {maker: made_with for maker, made_with in (self.earlier["makers"] | used).items() if maker in needed}
         self.edited = set(edited)
         self.content = {**origin(), "made_with": self.made_with, "makers": makers, "cases": cases}
         save_json(self.content, self.path)

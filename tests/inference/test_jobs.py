@@ -7,6 +7,7 @@ import pytest
 
 from nnunetv2.inference.serving.jobs import MAX_ATTEMPTS, Jobs, QueueFull
 from nnunetv2.inference.watch import PredictionCancelled
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json
 
 RESULT = {"class": "1"}
@@ -94,3 +95,16 @@ def test_a_disk_that_takes_nothing_costs_no_place_in_the_queue(tmp_path):
     with pytest.raises(QueueFull):
         jobs.reserve("b.nii.gz", ".nii.gz")
     jobs.close()
+
+
+def test_of_folders_that_look_like_jobs_only_cut_off_arrivals_are_deleted(tmp_path):
+    arrival, foreign = tmp_path / ("a" * 32), tmp_path / ("b" * 32)
+    for folder, name in ((arrival, "image.nii.gz"), (foreign, "data.csv")):
+        folder.mkdir()
+        (folder / name).touch()
+    with pytest.raises(InputError, match="b describes no job and holds data.csv"):
+        Jobs(tmp_path, working)
+    assert (foreign / "data.csv").is_file()
+    shutil.rmtree(foreign)
+    Jobs(tmp_path, working).close()
+    assert not arrival.exists()

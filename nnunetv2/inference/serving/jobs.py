@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.inference.watch import PredictionCancelled, Progress
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import FileShape, Finite, Text
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.leftovers import LEFTOVER
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = ("queued", "running")
@@ -181,6 +182,8 @@ class Jobs:
             if not JOB_ID.fullmatch(folder.name) or not folder.is_dir():
                 continue
             if not (folder / "job.json").is_file():  # killed while its image came in
+                if foreign := sorted(path.name for path in folder.iterdir() if not _is_of_arrival(path)):
+                    raise InputError(f"{folder} describes no job and holds {name_some(foreign)}; move it away, or name another folder for the jobs.")
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             found.append(_job_from(folder / "job.json"))
@@ -243,6 +246,11 @@ class Jobs:
         finished = [job for job in list(self._jobs.values()) if job.status not in UNFINISHED]
         for job in sorted(finished, key=lambda job: job.finished or 0)[: max(0, len(finished) - self._keep)]:
             self.remove(job)
+
+
+def _is_of_arrival(path: Path) -> bool:
+    """Whether the server itself left it of an image that was on its way."""
+    return path.name.startswith("image.") or LEFTOVER.fullmatch(path.name) is not None
 
 
 def _job_from(path: Path) -> Job:
