@@ -30,8 +30,7 @@ def source_in(manifest: Mapping[str, Any], mask: str, file: Path) -> Source:
     """
     maker = maker_of(manifest, mask)
     if maker is None or (file.name == mask and manifest["cases"][mask]["sha256"] not in (None, file_hash(file))):
-        known = known_training_cases({**manifest, "cases": {}}, mask)
-        maker = {"model": {"checkpoints": {}, "plans": None, "dataset_json": None, "trained_on": None if known is None else sorted(known)}, "settings": {}}
+        maker = {"model": {"checkpoints": {}, "trained_on": known_training_cases(list(manifest["makers"].values()))}, "settings": {}}
     return Source(file, maker)
 
 
@@ -57,10 +56,9 @@ def derived_manifest(folder: Path, settings: Mapping[str, Any], sources: Mapping
 
 def _made_of(settings: Mapping[str, Any], parents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     models = [parent["model"] for parent in parents]
-    known = [model["trained_on"] for model in models if model["trained_on"] is not None]
     return {
         "model": {"checkpoints": {path: weights for model in models for path, weights in model["checkpoints"].items()},
-                  "trained_on": sorted(set().union(*known)) if known else None},
+                  "trained_on": known_training_cases(parents)},
         "settings": {**settings, "made_of": sorted(value_hash(comparable(parent)) for parent in parents),
                      "of_unknown_origin": sum(not model["checkpoints"] for model in models)},
     }

@@ -21,11 +21,15 @@ from nnunetv2.utilities.manifest import changes, file_hash, origin, quick_hash, 
 
 
 def model_record(checkpoints: Sequence[Path], plans: Mapping, dataset_json: Mapping) -> dict[str, Any]:
-    """What tells a trained model from all others; `trained_on`: cases, None where a fold has no record of them. No files: a network handed over."""
+    """What tells a trained model from all others; `trained_on`: cases, None where a fold has no record of them. No files: a network handed over.
+
+    `trained_on_at_least`: what the other folds' records say then.
+    """
     folds = [load_json(path, Manifest) if is_there(path := checkpoint.with_name("manifest.json")) else {} for checkpoint in checkpoints]
-    known = bool(folds) and all("training" in fold for fold in folds)
-    return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints if path.is_file()}, "plans": value_hash(plans), "dataset_json": value_hash(dataset_json),
-            "trained_on": sorted({case for fold in folds for case in fold["training"]["split"]["train"]}) if known else None}
+    known = [fold["training"]["split"]["train"] for fold in folds if "training" in fold]
+    cases, is_all = sorted(set().union(*known)), bool(folds) and len(known) == len(folds)
+    return {"checkpoints": {str(path): weights_hash(path) for path in checkpoints if path.is_file()}, "plans": value_hash(plans),
+            "dataset_json": value_hash(dataset_json), "trained_on": cases if is_all else None, **({} if is_all or not known else {"trained_on_at_least": cases})}
 
 
 class PredictionManifest:
@@ -103,8 +107,8 @@ class PredictionManifest:
 
 
 def comparable(made_with: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the paths of the checkpoints: a model that was moved is the same."""
-    model = dict(made_with["model"])
+    """Without the paths of the checkpoints: a model that was moved is the same. Nor with what manifests did not always have."""
+    model = {key: value for key, value in made_with["model"].items() if key != "trained_on_at_least"}
     return {"settings": made_with["settings"], "model": model | {"checkpoints": sorted(model["checkpoints"].values())}}
 
 
@@ -126,17 +130,21 @@ def maker_of(manifest: Mapping[str, Any], mask: str) -> Mapping[str, Any] | None
     return manifest["makers"].get(manifest["cases"].get(mask, {}).get("made_with"))
 
 
-def known_training_cases(manifest: Mapping[str, Any], mask: str) -> set[str] | None:
-    """Cases that what made `mask` was trained on; of a mask of unknown origin, what anything that wrote here was trained on. None: no record."""
-    maker = maker_of(manifest, mask)
-    lists = [made_with["model"]["trained_on"] for made_with in (manifest["makers"].values() if maker is None else [maker])]
-    return set().union(*(cases for cases in lists if cases is not None)) if any(cases is not None for cases in lists) else None
+def known_training_cases(made_with: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Cases that any of these was trained on, as far as there are records, sorted; None without any record."""
+    lists = [maker["model"].get("trained_on_at_least", maker["model"]["trained_on"]) for maker in made_with]
+    return sorted(set().union(*(cases for cases in lists if cases is not None))) if any(cases is not None for cases in lists) else None
 
 
 def trained_on(folder: Path, cases: Sequence[str], ending: str = ".nii.gz") -> list[str]:
-    """Those of `cases` that the model which made their mask in `folder` was trained on, sorted; [] where nothing is known of it."""
+    """Those of `cases` that the model which made their mask in `folder` was trained on, sorted; [] where nothing is known of it.
+
+    A mask of unknown origin may be of any model that wrote there.
+    """
     manifest = read_prediction_manifest(folder)
-    return sorted(case for case in cases if case in (known_training_cases(manifest, f"{case}{ending}") or ()))
+    anything = set(known_training_cases(list(manifest["makers"].values())) or ())
+    makers = {case: maker_of(manifest, f"{case}{ending}") for case in cases}
+    return sorted(case for case, maker in makers.items() if case in (anything if maker is None else known_training_cases([maker]) or ()))
 
 
 def _stamps(files: Sequence[str]) -> dict[str, list[int]]:

@@ -14,7 +14,7 @@ from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
 from nnunetv2.utilities.manifest import dataset_identity, plans_identity
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.prediction_manifest import PredictionManifest, read_prediction_manifest, trained_on
+from nnunetv2.utilities.prediction_manifest import PredictionManifest, comparable, model_record, read_prediction_manifest, trained_on
 from nnunetv2.verification import report, verify
 
 ARGUMENTS = {"device": torch.device("cpu"), "engine": "torch", "tta": 1, "allow_tqdm": False}
@@ -266,3 +266,13 @@ def test_an_edited_mask_is_not_written_over_because_its_image_changed(tmp_path):
     assert PredictionManifest(tmp_path, made_with("first"), cases).changed_inputs() == set()
     (tmp_path / "a.nii.gz").write_text("by the model")
     assert PredictionManifest(tmp_path, made_with("first"), cases).changed_inputs() == {"a.nii.gz"}
+
+
+def test_one_fold_without_a_record_does_not_hide_the_others(tmp_path):
+    save_json({"format": 1, "training": {"split": {"train": ["a"], "val": []}, "dataset": {}, "plans": {}, "settings": {}, "class_labels": {}, "cases": {}}},
+              tmp_path / "fold_0" / "manifest.json")
+    model = model_record([tmp_path / f"fold_{i}" / "checkpoint_final.pth" for i in range(2)], {}, {})
+    maker = {"model": model, "settings": {}}
+    run_into(tmp_path, maker, "a", "b")
+    assert model["trained_on"] is None and trained_on(tmp_path, ["a", "b"]) == ["a"]
+    assert "trained_on_at_least" not in comparable(maker)["model"]  # predictions of earlier versions go on
