@@ -88,7 +88,7 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
 
     Raises:
         FileNotFoundError: a folder lacks cases that another has; all are listed.
-        InputError: the output is, contains or lies in a folder that is read, or the labels of two folders mean different things.
+        InputError: the output is a folder that is read, or the labels of two folders mean different things.
     """
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
     refuse_overlap(output, folders)
@@ -125,7 +125,7 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
     """
     models, output = [Path(folder) for folder in list_of_trained_model_folders], Path(output_folder)
     folders = {model: [model / f"fold_{fold}" / "validation" for fold in folds] for model in models}
-    refuse_overlap(output, [folder.parent for validations in folders.values() for folder in validations])
+    refuse_overlap(output, [folder for validations in folders.values() for folder in validations])
     empty = [str(folder) for validations in folders.values() for folder in validations if not _npz_files(folder)]
     if empty:
         raise FileNotFoundError("No .npz files in these folders. Make them with nnUNetv2_train ... --val --npz:\n" + "\n".join(empty))

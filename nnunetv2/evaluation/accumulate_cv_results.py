@@ -43,7 +43,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     if untrained:
         raise FileNotFoundError(f"{model} has no validation predictions of fold(s) {', '.join(untrained)}. Train them, or validate with nnUNetv2_train --val.")
 
-    refuse_overlap(merged, [folder.parent for folder in validation.values()])
+    refuse_overlap(merged, [folder.parent for folder in validation.values()], nested=True)
     old = _own_files(merged, model, dataset_json["file_ending"]) if overwrite else []
     _refuse_incomplete(validation, plans_manager.dataset_name, dataset_json["file_ending"])
     if "all" in validation:

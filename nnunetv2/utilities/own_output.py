@@ -9,14 +9,14 @@ from nnunetv2.utilities.leftovers import LEFTOVER
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 
-def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
-    """InputError where `output` is one of the folders that are read, contains one or lies in one; links are followed."""
+def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike], nested: bool = False) -> None:
+    """InputError where `output` is one of the folders that are read; nested: also where it contains one or lies in one. Links are followed."""
     target = Path(output).resolve()
     problems = []
     for folder in dict.fromkeys(map(Path, inputs)):
         source = folder.resolve()
         how = "is" if target == source else "contains" if target in source.parents else "lies in" if source in target.parents else None
-        if how is not None:
+        if how is not None and (nested or how == "is"):
             problems.append(f"the output {output} {how} {folder}, which is read")
     if problems:
         raise InputError(f"Nothing was written. Name an output folder apart from the inputs:\n{list_some(problems)}")
