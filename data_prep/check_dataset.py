@@ -17,7 +17,7 @@ from data_prep.case_checks import Inspection, inspect_all, mask_warnings, proble
 from data_prep.quiz_layout import Case, scan_quiz
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
-from nnunetv2.utilities.data_description import DataDescription, description_of, read_description
+from nnunetv2.utilities.data_description import DataDescription, description_of_dataset, read_description
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.file_shapes import RawDatasetJson, Splits
@@ -39,7 +39,7 @@ def check_dataset(folder: Path, processes: int | None = None) -> tuple[list[Insp
 def described(folder: Path) -> DataDescription:
     """Of a converted dataset or of a folder in the quiz's layout."""
     file = folder / "dataset.json"
-    return description_of(load_json(file, RawDatasetJson), file) if file.is_file() else read_description(folder)
+    return description_of_dataset(load_json(file, RawDatasetJson), file, values_alone=True) if file.is_file() else read_description(folder)
 
 
 def scan_converted(folder: Path) -> tuple[list[Case], list[str]]:

@@ -28,7 +28,7 @@ from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import parse_csv
-from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of_dataset
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import is_there, load_json
@@ -49,7 +49,7 @@ def table_of(description: DataDescription) -> str | None:
 
 def description_from(dataset: Path | None) -> DataDescription:
     """Of the data behind a converted dataset's dataset.json; without one the quiz's."""
-    return THE_QUIZ if dataset is None else description_of(load_json(dataset, RawDatasetJson), dataset)
+    return THE_QUIZ if dataset is None else description_of_dataset(load_json(dataset, RawDatasetJson), dataset, values_alone=True)
 
 
 def check_submission(archive: Path, test: Path, processes: int | None = None, description: DataDescription = THE_QUIZ) -> list[str]:

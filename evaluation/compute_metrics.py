@@ -7,7 +7,7 @@
 
 Writes metrics.json and per_case.csv into --out and prints a table. Masks pair up by file name; sub-folders of --ref are
 searched. Probabilities are read from TASK_probabilities.csv beside --subtypes if it is there. Labels, regions, class task and names come from
---dataset; without it they are the quiz's. Missing cases, grids that
+--dataset, from its data_description or else its own labels and classes; without --dataset they are the quiz's. Missing cases, grids that
 differ, labels out of range and broken tables are all listed, nothing is written, and the exit status is 1.
 """
 
@@ -31,7 +31,7 @@ from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
 from nnunetv2.utilities.cluster import add_scheduler_flag, n_workers, workers_of
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of_dataset
 from nnunetv2.utilities.errors import CasesFailed, InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parse(arguments)
     try:
-        description = description_of(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
+        description = description_of_dataset(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
         if args.subtypes and description.task is None:
             raise ValueError(f"{args.dataset} declares no class task; leave --subtypes and --truth out")
         with workers_of(args.scheduler, args.jobs):

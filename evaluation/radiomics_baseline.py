@@ -33,7 +33,7 @@ from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import read_volume
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of_dataset
 from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json
@@ -125,10 +125,22 @@ def write_tables(probabilities: dict[str, np.ndarray], classes: list[str], out: 
     write_csv([{"Names": f"{case}.nii.gz", task.capitalize(): classes[int(np.argmax(p))]} for case, p in rows], out / f"{task}_results.csv")
 
 
+def _description(dataset: Path) -> DataDescription:
+    """Of a dataset.json; InputError where a description cannot say which labels decide the class."""
+    content = load_json(dataset, DatasetJson)
+    description = description_of_dataset(content, dataset, values_alone=True)
+    measured = (description.lesion or description.whole).labels
+    declared = content.get("classification", {}).get("lesion_labels", measured)
+    if sorted(map(int, declared)) != sorted(measured):
+        raise InputError(f"{dataset}: lesion_labels {declared} are not {list(measured)}, the labels that features are measured in. Name one label there, or all; "
+                         "data_description may name the lesion (docs/your-data.md).")
+    return description
+
+
 @script
 def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
-    description = description_of(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
+    description = _description(args.dataset) if args.dataset else THE_QUIZ
     task = description.task or "subtype"
     truth, splits = read_truth(args.truth, task), load_json(args.splits, Splits)
     classes = args.classes or (sorted(set(truth.values())) if description.is_quiz else list(description.classes))

@@ -18,7 +18,7 @@ from experiments.file_shapes import Refit, Stages
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.cpu_flags import cpu_model, vector_units
-from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of
+from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of, description_of_dataset
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -117,7 +117,7 @@ def plan(plans_file: Path, configuration: str) -> dict:
 def record(args: argparse.Namespace) -> None:
     """Collect run.json; figures of stages come from work/stages.json."""
     raw = args.raw or args.out / "work" / "nnUNet_raw" / THE_QUIZ.dataset
-    description = description_of(load_json(raw / "dataset.json", DatasetJson), raw / "dataset.json")
+    description = description_of_dataset(load_json(raw / "dataset.json", DatasetJson), raw / "dataset.json")
     first = load_json(raw / "splits_final.json", Splits)[0]
     images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
     env = environment(args.device)

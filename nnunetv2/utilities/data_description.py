@@ -6,7 +6,8 @@ A folder in the quiz's layout may hold `dataset_description.json`; without it th
      "classification": {"name": "malignancy", "classes": ["benign", "unsure", "malignant"], "labels": "classes.csv"},
      "patients": "patients.csv", "window": [-1350, 150], "source": "LIDC-IDRI, ...", "licence": "CC BY 3.0", "real": true}
 
-Conversion copies it into dataset.json, scoring into metrics.json, each under `data_description`; what is not there is the quiz's.
+Conversion copies it into dataset.json, scoring into metrics.json, each under `data_description`; a metrics.json without it is the quiz's. A
+dataset.json without it is described by its own labels and class task, and is the quiz's where its labels are (`description_of_dataset`).
 """
 
 import re
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, Finite, Text, checked
 from nnunetv2.utilities.files import check_shape, load_json
 from nnunetv2.utilities.safe_names import name_problem
@@ -188,16 +190,71 @@ def read_description(data: Path) -> DataDescription:
 
 
 def description_of(content: dict, where: object = "data_description") -> DataDescription:
-    """Of the content of a dataset.json, metrics.json or run.json; InputError if what it holds is no description."""
+    """Of the content of a metrics.json or run.json; InputError if what it holds is no description."""
     if KEY not in content:
         return THE_QUIZ
     check_shape(content[KEY], DescriptionShape, where)
     return DataDescription(content[KEY])
 
 
+def description_of_dataset(content: dict, where: Path, values_alone: bool = False) -> DataDescription:
+    """Of the content of the dataset.json `where`: the description in it, or one made of its own labels and class task.
+
+    The quiz's labels (pancreas 1, lesion 2) make it the quiz's. Among others none is the lesion for its name: `classification.lesion_labels`
+    must name one. values_alone: for readers that need little more than the values that masks may hold; regions are then taken
+    apart, the label to ignore is one like others, and there may be any number.
+
+    Raises:
+        InputError: the labels are regions, are to be ignored or cannot be described, which `values_alone` excuses.
+    """
+    if KEY in content:
+        return description_of(content, where)
+    task = content.get("classification")
+    described: dict[str, Any] = {} if task is None else {"classification": {"name": task["name"], "classes": list(map(str, task["classes"]))}}
+    plain = {name: int(value) for name, value in content["labels"].items() if not isinstance(value, list)}
+    if len(plain) == len(content["labels"]) and {name.lower(): value for name, value in plain.items()} == QUIZ["labels"]:
+        return DataDescription(QUIZ | described)
+    odd = {name: value for name, value in content["labels"].items() if isinstance(value, list) or name == "ignore"}
+    if odd and not values_alone:
+        raise InputError(f"{where}: labels {odd} are regions, or voxels to ignore, which this program does not know. Score with nnUNetv2_evaluate_simple, "
+                         f"or add {KEY} with a plain label for each value (docs/your-data.md).")
+    names = _names_of(content["labels"])
+    described |= {"name": _plain_name(content.get("name"), where), "labels": {"background": 0} | names,
+                  "channel_names": {"0": next(iter(content["channel_names"].values())) or "unknown"}, "real": not content.get("synthetic", False)}
+    lesion = [name for name, value in names.items() if task is not None and [value] == [int(label) for label in task.get("lesion_labels", [])]]
+    described |= {"lesion": lesion[0]} if lesion else {}
+    if not values_alone:
+        check_shape(described, DescriptionShape, f"{where} has no {KEY}, and its own labels and class task cannot serve as one",
+                    f"Correct it, or add {KEY} (docs/your-data.md).")
+    return DataDescription(described)
+
+
 def carried(description: DataDescription) -> dict[str, dict]:
     """The entry of a JSON file that carries the description on; none for the quiz's own."""
     return {} if description.is_quiz else {KEY: description.content}
+
+
+def _names_of(labels: dict[str, Any]) -> dict[str, int]:
+    """{name: value} of each foreground value of dataset.json's `labels`; a name that cannot be a structure's, and a value that has none, is `label VALUE`."""
+    values = {int(value) for entry in labels.values() for value in (entry if isinstance(entry, list) else [entry])} - {0}
+    given = {int(entry): " ".join(re.findall(r"[A-Za-z0-9-]+", name)) for name, entry in labels.items() if not isinstance(entry, list)}
+    keys = [_structure(name, name, ()).key for name in given.values()]
+
+    def usable(name: str | None) -> bool:
+        key = "" if name is None else _structure(name, name, ()).key
+        return name is not None and re.fullmatch(r"(?!label \d+$)[A-Za-z][A-Za-z0-9 -]{0,60}", name) is not None and keys.count(key) == 1 \
+            and key not in {*RESERVED, "whole_foreground"}
+
+    return {given[value] if usable(given.get(value)) else f"label {value}": value for value in sorted(values)}
+
+
+def _plain_name(name: Any, where: Path) -> str:
+    """dataset.json's own name or its folder's, of letters and digits, without `Dataset777_`."""
+    for text in (name, where.absolute().parent.name):
+        plain = re.sub(r"[^A-Za-z0-9]", "", re.sub(r"^Dataset\d{3}_", "", str(text or "")))
+        if re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,60}", plain):
+            return plain
+    return "Data"
 
 
 def _structures(content: dict) -> list[Structure]:

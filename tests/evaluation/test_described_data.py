@@ -15,6 +15,7 @@ from evaluation.compute_metrics import main as compute_metrics
 from evaluation.make_figures import main as make_figures
 from evaluation.make_gallery import build
 from evaluation.radiomics_baseline import _case_features
+from evaluation.radiomics_baseline import _description as baseline_description
 from evaluation.result_shapes import Metrics
 from evaluation.selection import failures, noteworthy
 from nnunetv2.utilities.data_description import KEY, DataDescription
@@ -156,6 +157,31 @@ def test_runs_of_the_same_data_are_compared(nodules, capsys):
 def test_runs_of_different_data_are_not_compared(nodules, parts):
     with pytest.raises((SystemExit, ValueError)):
         compare_runs([str(nodules), str(parts), "--resamples", "20"])
+
+
+def test_a_dataset_json_without_a_description_is_scored_by_its_own_labels(tmp_path):
+    labels = {"background": 0, "lesion": 1, "organ": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}))
+    for folder in ("reference", "prediction"):
+        save_image(np.full((2, 2, 2), 2 if folder == "reference" else 1, np.uint8), tmp_path / folder / "a.nii.gz")
+    compute_metrics(["--pred", str(tmp_path / "prediction"), "--ref", str(tmp_path / "reference"), "--out", str(tmp_path), "--bootstrap", "10", "--jobs", "1",
+                     "--dataset", str(tmp_path / "dataset.json")])
+    metrics = metrics_of(tmp_path)
+    assert metrics["organ"]["empty"]["missed"]["count"] == metrics["lesion"]["empty"]["false_alarm"]["count"] == 1
+    assert metrics["whole_foreground"]["dsc"]["mean"] == 1 and "detection" not in metrics["lesion"]
+
+
+@pytest.mark.parametrize("declared, measured", [([1], (1,)), ([1, 2, 3], (1, 2, 3)), ([2, 3], None)])
+def test_radiomics_measures_the_labels_that_decide_the_class(declared, measured, tmp_path):
+    task = {"name": "kind", "classes": ["a", "b"], "labels": "classes.csv", "lesion_labels": declared}
+    labels = {"background": 0, "tumour": 1, "cyst": 2, "duct": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz", "classification": task}))
+    if measured is None:
+        with pytest.raises(ValueError, match=r"dataset.json: lesion_labels \[2, 3\] are not \[1, 2, 3\]"):
+            baseline_description(tmp_path / "dataset.json")
+    else:
+        description = baseline_description(tmp_path / "dataset.json")
+        assert (description.lesion or description.whole).labels == measured
 
 
 def test_radiomics_looks_at_the_datas_lesion(nodules):
