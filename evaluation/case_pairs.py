@@ -1,7 +1,7 @@
 """Finding the masks to compare, reading them, and every check that must pass before a number is worth computing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.subtype_tables import case_of
+from nnunetv2.imageio.checked_file import stored_type
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.utilities.data_description import THE_QUIZ
+from nnunetv2.utilities.data_description import MAX_LABEL, THE_QUIZ
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
@@ -31,15 +32,58 @@ class Mask:
     geometry: dict[str, Any]
 
 
-def find_masks(folder: Path) -> dict[str, Path]:
+def find_masks(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:
     """{case: path} of every mask below `folder`, in sub-folders too.
 
-    InputError names all that looks like a mask and is none (see image_listing), and a folder without one. An image that lies beside its mask (`case_0000.nii.gz` with `case.nii.gz`, as in the quiz's folders) is not a mask.
+    InputError names all that looks like a mask and is none (see image_listing), and a folder without one. Images that lie beside their mask
+    (`case_0000.nii.gz` with `case.nii.gz`, as in the quiz's folders) are left out. A file is taken for one if its number and all
+    numbers before it are there, unless `cases` holds its name or it is stored in 8 bits and holds labels alone.
     """
     files = list_images(folder, ".nii.gz", below="list")
-    paths = {path.with_name(case_of(path.name)): path for path in files}
-    masks = [path for stem, path in paths.items()
-             if not re.search(r"_\d{4}$", stem.name) or stem.with_name(stem.name[:-5]) not in paths]
+    return _by_case(folder, files, {*cases, *(case for case, path in _channels(files).items() if _holds_labels(path, only_8_bit=True))})
+
+
+def find_pairs(reference: Path, prediction: Path, cases: Collection[str] = ()) -> tuple[dict[str, Path], dict[str, Path]]:
+    """`find_masks` of both folders, where what is surely a mask in one is none's image in the other.
+
+    Names that could be an image's in both are decided by what the reference holds, which is read for it.
+    """
+    files = [list_images(folder, ".nii.gz", below="list") for folder in (reference, prediction)]
+    channels = [_channels(listed) for listed in files]
+    masks = [{case_of(path.name) for path in listed if path not in of.values()} for listed, of in zip(files, channels)]
+    named = {*cases} | (channels[0].keys() & masks[1]) | (channels[1].keys() & masks[0])
+    for case in (channels[0].keys() | channels[1].keys()) - named:
+        path = channels[0].get(case) or channels[1][case]
+        if _holds_labels(path, only_8_bit=not all(case in of for of in channels)):
+            named.add(case)
+    return _by_case(reference, files[0], named), _by_case(prediction, files[1], named)
+
+
+def _channels(files: Sequence[Path]) -> dict[str, Path]:
+    """{name: path} of what may be the images of a mask beside them: CASE_0000, CASE_0001, ... without a gap, where CASE is there too."""
+    stems = {path.with_name(case_of(path.name)): path for path in files}
+    found = {}
+    for stem, path in stems.items():
+        match = re.fullmatch(r"(.+)_([0-9]{4})", stem.name)
+        if match and stem.with_name(match[1]) in stems and all(stem.with_name(f"{match[1]}_{number:04d}") in stems for number in range(int(match[2]))):
+            found[stem.name] = path
+    return found
+
+
+def _holds_labels(path: Path, only_8_bit: bool) -> bool:
+    """Whether a file is a mask by its values. only_8_bit: others are none, unread. A damaged one counts as a mask, so that it is named, where all are read."""
+    try:
+        if only_8_bit and stored_type(path).itemsize > 1:
+            return False
+        return not unexpected_labels(SimpleITKIO().read_seg(path)[0], range(MAX_LABEL + 1))
+    except (OSError, ValueError):
+        return not only_8_bit
+
+
+def _by_case(folder: Path, files: Sequence[Path], named: Collection[str]) -> dict[str, Path]:
+    """{case: path} of `files` but for images that are not `named`."""
+    channels = set(_channels(files).values())
+    masks = [path for path in files if path not in channels or case_of(path.name) in named]
     found: dict[str, Path] = {}
     doubles = [str(path) for path in masks if found.setdefault(case_of(path.name), path) is not path]
     if doubles:

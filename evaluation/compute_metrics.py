@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from evaluation.case_pairs import find_masks, is_synthetic, read_pair, validation_cases
+from evaluation.case_pairs import find_pairs, is_synthetic, read_pair, validation_cases
 from evaluation.files import write_csv, write_json
 from evaluation.segmentation_metrics import TOLERANCES_MM
 from evaluation.subtype_tables import read_predictions, read_probabilities, read_truth
@@ -63,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -> dict:
     """All of metrics.json that comes from the data; one ValueError lists every problem of the whole folder."""
-    references, predictions = find_masks(args.ref), find_masks(args.pred)
-    cases = validation_cases(args.splits, args.fold) if args.splits else sorted(references)
+    held_out = validation_cases(args.splits, args.fold) if args.splits else []
+    references, predictions = find_pairs(args.ref, args.pred, held_out)
+    cases = held_out if args.splits else sorted(references)
     problems = [f"{case}: no reference mask in {args.ref}" for case in cases if case not in references]
     missing = [case for case in cases if case not in predictions]
     if missing and not args.allow_missing:

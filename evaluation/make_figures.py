@@ -76,7 +76,7 @@ def draw_all(args: argparse.Namespace) -> dict:
 
 def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction: Path, folder: Path) -> list[dict]:
     """One picture for each noteworthy case, and `overlays` with best, median and worst; returns the index of the pictures."""
-    references, predictions = find_masks(reference), find_masks(prediction)
+    references, predictions = (find_masks(folder, [row["case"] for row in metrics["cases"]]) for folder in (reference, prediction))
     description, stamp = description_of(metrics), figures.stamp_of(metrics)
     rows = {row["case"]: row for row in metrics["cases"]}
     overview, index, problems = [], [], []

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build(metrics: dict, images: Path, reference: Path, prediction: Path) -> str:
     """The page's HTML for all cases of `metrics`."""
-    references, predictions = find_masks(reference), find_masks(prediction)
+    references, predictions = (find_masks(folder, [row["case"] for row in metrics["cases"]]) for folder in (reference, prediction))
     classes = metrics.get("subtype", {}).get("classes", [])
     has_probabilities = "brier" in metrics.get("subtype", {})
     description = description_of(metrics)

@@ -71,7 +71,7 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
 
 def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int, description: DataDescription = THE_QUIZ) -> Features:
     """Features of `cases` (None: of every mask in `masks`); one ValueError lists all files that are missing or do not match."""
-    found = find_masks(masks)
+    found = find_masks(masks, [path.name.removesuffix("_0000.nii.gz") for path in images.glob("*_0000.nii.gz")] if cases is None else cases)
     cases = sorted(found) if cases is None else cases
     pairs = {case: (images / f"{case}_0000.nii.gz", found.get(case)) for case in cases}
     problems = [f"{case}: no mask in {masks}; add it" for case, (_, mask) in pairs.items() if mask is None]

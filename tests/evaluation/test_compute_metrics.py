@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -153,6 +154,52 @@ def test_images_beside_their_masks_are_not_masks(run_folder):
         path.rename(reference / "subtype0" / path.name)
         save_image(np.full((6, 8, 8), 77, np.int16), reference / "subtype0" / path.name.replace(".nii.gz", "_0000.nii.gz"))
     assert score(run_folder) == 0
+
+
+NAMED_LIKE_IMAGES = ["p", "p_0000", "p_0001", "p_2021", "q"]
+
+
+def cases_scored(folder, reference: list[str], prediction: list[str], images: tuple[str, ...] = (), kind: type = np.uint8, *extra: str) -> list[str]:
+    """Cases scored of masks in both folders, with images (int16, 77) beside those of the reference."""
+    for part, names in (("reference", reference), ("prediction", prediction)):
+        shutil.rmtree(folder / part, ignore_errors=True)
+        for name in names:
+            save_image(np.ones((2, 2, 2), kind), folder / part / f"{name}.nii.gz")
+    for name in images:
+        save_image(np.full((2, 2, 2), 77, np.int16), folder / "reference" / f"{name}.nii.gz")
+    assert score(folder, "--bootstrap", "5", *extra) == 0
+    return [row["case"] for row in json.loads((folder / "out" / "metrics.json").read_text())["cases"]]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_cases_that_are_named_like_images_are_scored(tmp_path, kind):
+    assert cases_scored(tmp_path, NAMED_LIKE_IMAGES, NAMED_LIKE_IMAGES, (), kind) == NAMED_LIKE_IMAGES
+
+
+def test_images_beside_masks_and_cases_named_like_images_are_told_apart(tmp_path):
+    masks = ["p", "p_2021"]
+    assert cases_scored(tmp_path, masks, masks, ("p_0000", "p_0001", "p_2021_0000")) == masks
+
+
+def test_a_mask_in_one_folder_is_no_image_in_the_other(tmp_path):
+    """Alone in the prediction p_0000 must be a mask, and the reference has it too."""
+    assert cases_scored(tmp_path, ["p", "p_0000"], ["p_0000"], (), np.int16, "--allow-missing") == ["p", "p_0000"]
+
+
+def test_a_missing_prediction_of_a_case_named_like_an_image_is_named(tmp_path, capsys):
+    with pytest.raises(AssertionError):
+        cases_scored(tmp_path, ["p", "p_0000"], ["p"])
+    assert "p_0000: no prediction" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("files, found", [
+    (["p", "p_2021", "q"], ["p", "p_2021", "q"]), (["p", "p_0000", "p_0001"], ["p"]), (["p", "p_0000", "p_0002"], ["p", "p_0002"]), (["p_0000"], ["p_0000"]),
+])
+def test_only_numbers_from_0_without_a_gap_are_an_images_channels(tmp_path, files, found):
+    for name in files:
+        (tmp_path / f"{name}.nii.gz").touch()
+    assert sorted(find_masks(tmp_path)) == found
+    assert sorted(find_masks(tmp_path, files)) == files
 
 
 def test_only_the_validation_cases_of_a_fold_are_scored(run_folder):
