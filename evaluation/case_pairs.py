@@ -1,5 +1,6 @@
 """Finding the masks to compare, reading them, and every check that must pass before a number is worth computing."""
 
+import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,11 @@ class Mask:
     labels: np.ndarray
     spacing: tuple[float, float, float]
     geometry: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of labels and shape: equal for a copy that was packed or stored otherwise."""
+        return hashlib.sha256(str(self.labels.shape).encode() + np.ascontiguousarray(self.labels).tobytes()).hexdigest()
 
 
 def find_masks(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:

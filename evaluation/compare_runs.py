@@ -2,7 +2,8 @@
 
     python evaluation/compare_runs.py results/exact results/fast --out results/exact_vs_fast.json
 
-A and B are folders that compute_metrics.py wrote; they must hold the same cases and the same truth. The margins are the
+A and B are folders that compute_metrics.py wrote; they must hold the same cases and the same truth (its hashes are in
+metrics.json; files without them are compared by the true volumes). The margins are the
 differences worth knowing about: below them two runs count as equal, and they set how many cases would be enough. A distance
 is undefined where a run misses a structure; such cases get no verdict by distance, and the misses are compared themselves.
 """
@@ -47,6 +48,7 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
     problems += [f"{case}: true {description.task_words} {rows_a[case].get('subtype_true')} in A, {rows_b[case].get('subtype_true')} in B"
                  for case in sorted(rows_a.keys() & rows_b.keys())
                  if rows_a[case].get("subtype_true") != rows_b[case].get("subtype_true")]
+    problems += _other_truth(a, b, list(description.structures))
     if a["definitions"]["surface"] != b["definitions"]["surface"]:
         problems.append(f"A has surfaces of {a['definitions']['surface']}, B of {b['definitions']['surface']}: score both alike")
     if problems:
@@ -74,6 +76,20 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
         result["subtype"] = compare_subtypes(true, _subtypes(rows_a, cases, classes), _subtypes(rows_b, cases, classes),
                                              len(classes), MARGINS["subtype"], resamples, seed)
     return result
+
+
+def _other_truth(a: dict, b: dict, structures: list[str]) -> list[str]:
+    """A line for each case that the two runs have in common and whose true mask differs, by its hash or by the volumes in mm."""
+    hashes = [run.get("provenance", {}).get("references", {}) for run in (a, b)]
+    rows_a, rows_b = ({row["case"]: row for row in run["cases"]} for run in (a, b))
+    problems = []
+    for case in sorted(rows_a.keys() & rows_b.keys()):
+        volumes = [np.array([rows[case].get(f"{structure}_reference_ml") for structure in structures], float) for rows in (rows_a, rows_b)]
+        known = [of.get(case) for of in hashes]
+        if (None not in known and known[0] != known[1]) or not np.allclose(*volumes, rtol=1e-4, atol=1e-9, equal_nan=True):
+            told = (", ".join(f"{value:.6g}" for value in of) for of in volumes)
+            problems.append(f"{case}: its true mask differs, {' ml in A, '.join(told)} ml in B; score both against the same masks")
+    return problems
 
 
 def comparison_table(comparison: dict) -> str:

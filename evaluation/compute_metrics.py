@@ -39,6 +39,8 @@ from nnunetv2.utilities.manifest import file_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.prediction_manifest import trained_on
 
+REFERENCE_HASH = "reference_hash"  # of a case's row, until all rows are there
+
 
 @script
 def main(arguments: list[str] | None = None) -> int:
@@ -85,8 +87,10 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     if problems:
         raise ValueError("\n".join(problems))
 
+    truth = {row["case"]: row.pop(REFERENCE_HASH) for row in rows}  # of the voxels: a copy that was packed or stored otherwise is the same truth
     masks = {case: file_hash(predictions[case]) for case in cases if case in predictions}
-    metrics = {"provenance": origin() | {"predictions": str(args.pred), "masks": value_hash(masks)}, "n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
+    metrics = {"provenance": origin() | {"predictions": str(args.pred), "masks": value_hash(masks), "references": truth},
+               "n_cases": len(rows), "missing_predictions": missing, "definitions": _definitions(args.surface)}
     metrics |= summarise_segmentation(rows, args.bootstrap, args.seed, description)
     if subtypes:
         named = {} if description.is_quiz else {"task": description.task}
@@ -117,7 +121,8 @@ def _score(jobs: dict[str, tuple[Path, Path | None]], surface: str, processes: i
 def _score_case(case: str, reference: Path, prediction: Path | None, surface: str, description: DataDescription) -> dict | str:
     """The case's row, or what is wrong with its files: one bad case must not hide those after it."""
     try:
-        return case_row(case, *read_pair(reference, prediction, description.label_values), surface, description)
+        masks = read_pair(reference, prediction, description.label_values)
+        return case_row(case, *masks, surface, description) | {REFERENCE_HASH: masks[0].digest}
     except ValueError as error:
         return str(error)
 

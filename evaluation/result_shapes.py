@@ -117,6 +117,10 @@ def _case_problem(row: Any, description: DataDescription) -> str | None:
     return f"case {row['case']}: {', '.join(f'{key} is {row.get(key)!r}' for key in wrong[:5])}" if wrong else None
 
 
+class _Provenance(FileShape):
+    references: dict[str, Text] = {}  # {case: hash of its true mask's voxels}
+
+
 class Metrics(FileShape):
     """metrics.json, which compute_metrics.py writes."""
 
@@ -124,6 +128,7 @@ class Metrics(FileShape):
     n_cases: Natural = 0
     data_description: DescriptionShape = None  # it and subtype may be absent, but not null
     subtype: Subtype = None
+    provenance: _Provenance = _Provenance()
     definitions: dict[str, Any]
     cases: list[dict[str, Any]] = Field(min_length=1)
 

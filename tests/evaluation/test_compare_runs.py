@@ -91,6 +91,29 @@ def test_other_cases_are_refused_by_name(scored_run):
         compare(metrics, other, 10, 0)
 
 
+def moved(metrics: dict, **row) -> dict:
+    """The same scores against other true masks of the first case, of which `row` tells volumes."""
+    other = copy.deepcopy(metrics)
+    other["cases"][0] |= row
+    if not row:
+        other["provenance"]["references"]["quiz_0_001"] = "0" * 64
+    return other
+
+
+def test_runs_scored_against_other_masks_of_the_same_volume_are_refused_by_case(scored_run):
+    metrics = json.loads((scored_run / "metrics.json").read_text())
+    with pytest.raises(ValueError, match="compared:\nquiz_0_001: its true mask differs, .* ml in B; score both against the same masks$"):
+        compare(metrics, moved(metrics), 10, 0)
+
+
+def test_files_without_hashes_are_compared_by_the_true_volumes(scored_run):
+    metrics = json.loads((scored_run / "metrics.json").read_text())
+    del metrics["provenance"]["references"]
+    with pytest.raises(ValueError, match="quiz_0_001: its true mask differs"):
+        compare(metrics, moved(metrics, lesion_reference_ml=metrics["cases"][0]["lesion_reference_ml"] * 1.01), 10, 0)
+    assert compare(metrics, moved(metrics, lesion_reference_ml=metrics["cases"][0]["lesion_reference_ml"] * (1 + 1e-9)), 10, 0)["n_cases"] == 4
+
+
 def test_command_compares_a_run_with_itself(scored_run, tmp_path, capsys):
     assert main([str(scored_run), str(scored_run), "--resamples", "20", "--out", str(tmp_path / "c.json")]) == 0
     assert json.loads((tmp_path / "c.json").read_text())["lesion"]["dsc"]["difference"] == 0

@@ -54,6 +54,17 @@ def test_command_and_seed_stand_in_the_file(scored):
     assert scored[0]["command"].startswith("python evaluation/compute_metrics.py --pred") and scored[0]["seed"] == 0
 
 
+@pytest.mark.slow
+def test_true_masks_are_known_by_their_voxels_and_not_by_how_they_are_stored(run_folder):
+    known = []
+    for kind, moved in ((np.uint8, 0), (np.float32, 0), (np.uint8, 1)):
+        save_image(np.roll(labels(), moved, 1).astype(kind), run_folder / "reference" / "quiz_0_001.nii.gz")
+        assert score(run_folder) == 0
+        metrics = json.loads((run_folder / "out" / "metrics.json").read_text())
+        known.append(metrics["provenance"]["references"])
+    assert list(known[0]) == CASES and known[0] == known[1] and [case for case in CASES if known[0][case] != known[2][case]] == ["quiz_0_001"]
+
+
 def test_csv_has_one_row_a_case(scored):
     with open(scored[1] / "out" / "per_case.csv") as stream:
         rows = list(csv.DictReader(stream))
