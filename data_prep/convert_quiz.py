@@ -33,6 +33,7 @@ from data_prep.case_checks import Inspection, inspect_all, mask_warnings, proble
 from data_prep.quiz_layout import SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, read_description
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.files import atomic_write, save_json
@@ -153,8 +154,7 @@ def _write_tables(target: Path, cases: list[Case], description: DataDescription,
     patients = {case.name: case.patient for case in cases if case.patient is not None}
     table = table_name(description)
     if table:
-        with atomic_write(target / table) as temporary:
-            temporary.write_text(f"case,{description.task}\n" + "".join(f"{name},{subtypes[name]}\n" for name in sorted(subtypes)), encoding="utf-8")
+        write_rows(target / table, [["case", description.task], *sorted(subtypes.items())])
     quiz_split = {"train": names["train"], "val": names["validation"]}
     folds = stratified_folds({name: subtypes[name] for name in names["train"]}, patients=patients)
     save_json([quiz_split, *folds], target / "splits_final.json")

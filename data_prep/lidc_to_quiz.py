@@ -24,10 +24,10 @@ from data_prep.case_checks import problem_list, run_parallel
 from data_prep.oriented_files import refuse_other_data, write_oriented
 from data_prep.quiz_layout import SHARES, shared_out
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.csv_files import given_twice, read_csv
+from nnunetv2.utilities.csv_files import given_twice, read_csv, write_rows
 from nnunetv2.utilities.data_description import FILE
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.files import atomic_write, save_json
+from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.safe_names import plain_names
 
 SOURCE = Path(__file__).resolve().parents[2] / "shared" / "lidc"
@@ -106,8 +106,7 @@ def convert(source: Path, out: Path, task_name: str = "malignancy", seed: int = 
     run_parallel(partial(_write, source, out, splits), nodules, "writing REAL cases", processes)
     for name, header, values in (("classes.csv", task_name, {n.name: n.label for n in nodules if splits[n.name] != "test"}),
                                  ("patients.csv", "patient", {n.name: n.patient for n in nodules})):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(f"case,{header}\n" + "".join(f"{case},{value}\n" for case, value in sorted(values.items())), encoding="utf-8")
+        write_rows(out / name, [["case", header], *sorted(values.items())])
     save_json({
         "name": "LungNodules", "title": "lung nodules", "channel_names": {"0": "CT"}, "labels": {"background": 0, "nodule": 1}, "lesion": "nodule",
         "classification": {"name": task_name, "classes": list(task.classes), "labels": "classes.csv"}, "patients": "patients.csv",

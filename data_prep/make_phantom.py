@@ -23,6 +23,7 @@ number of processes changes nothing.
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ from data_prep.phantom_scanner import SCANNERS
 from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
 from data_prep.quiz_layout import SYNTHETIC_MARKER
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
 
@@ -195,19 +197,23 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
         save_json(made_with, manifest)
     cases = list_cases(counts, seed)
     if manner.cues:
-        _write_once(out / "cues.csv", "case," + ",".join(CUES) + "\n" + "".join(
-            f"{case.name}," + ",".join(str(drawn.classes[cue]) for cue in CUES) + "\n" for case in cases for drawn in [case_cues(preset, seed, case)]))
+        _write_once(out / "cues.csv", [["case", *CUES], *([case.name, *(drawn.classes[cue] for cue in CUES)]
+                                                               for case in cases for drawn in [case_cues(preset, seed, case)])])
     run_parallel(partial(write_case, out, preset, seed, manner), cases, f"SYNTHETIC {preset}", processes)
     truth = sorted((case.name, case.subtype) for case in cases if case.split == "test")
-    _write_once(out / "test_truth" / "subtypes.csv", "case,subtype\n" + "".join(f"{name},{subtype}\n" for name, subtype in truth))
+    _write_once(out / "test_truth" / "subtypes.csv", [["case", "subtype"], *truth])
     return cases
 
 
-def _write_once(file: Path, text: str) -> None:
-    """Unless it stands: a rerun leaves times as they are, by which later stages tell whether the data changed."""
-    if not file.is_file():
-        with atomic_write(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+def _write_once(file: Path, content: str | list[Sequence[object]]) -> None:
+    """Unless it stands: a rerun leaves times as they are, by which later stages tell whether the data changed. content: text, or a table's rows."""
+    if file.is_file():
+        return
+    if isinstance(content, list):
+        write_rows(file, content)
+        return
+    with atomic_write(file) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 @script

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
 from data_prep.split_view import link_or_copy
 from nnunetv2.utilities.commands import script, whole_number
-from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.csv_files import write_rows
 
 
 def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[Path, dict[str, int]]:
@@ -23,8 +23,7 @@ def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[P
         for source, name in zip(case_files(folder / "data", case), ("images", "labels")):
             if not (folder / name / source.name).exists():
                 link_or_copy(source.resolve(), folder / name / source.name)
-    with atomic_write(folder / "subtypes.csv") as temporary:
-        temporary.write_text("case,subtype\n" + "".join(f"{case.name},{case.subtype}\n" for case in cases), encoding="utf-8")
+    write_rows(folder / "subtypes.csv", [["case", "subtype"], *([case.name, case.subtype] for case in cases)])
     return folder / "images", {case.name: case.subtype for case in cases}
 
 

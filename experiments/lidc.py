@@ -30,6 +30,7 @@ from experiments.small_plans import write_small_plans
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -61,7 +62,7 @@ def prepare(lidc: Path, nodules: Sequence[Nodule], args: argparse.Namespace) -> 
         for case in (nodule.name for nodule in nodules):
             shutil.copyfile(lidc / "image" / f"{case}.nii.gz", raw / "imagesTr" / f"{case}_0000.nii.gz")
             shutil.copyfile(lidc / "nodule_mask" / f"{case}.nii.gz", raw / "labelsTr" / f"{case}.nii.gz")
-        (raw / "malignancy.csv").write_text("case,malignancy\n" + "".join(f"{nodule.name},{nodule.label}\n" for nodule in nodules))
+        write_rows(raw / "malignancy.csv", [["case", "malignancy"], *([nodule.name, nodule.label] for nodule in nodules)])
         save_json({"channel_names": {"0": "CT"}, "labels": {"background": 0, "nodule": 1}, "numTraining": len(nodules), "file_ending": ".nii.gz",
                    "classification": {"name": "malignancy", "classes": classes_of("malignancy"), "labels": "malignancy.csv", "lesion_labels": [1]}},
                   raw / "dataset.json")

@@ -15,6 +15,7 @@ from data_prep.lidc_to_quiz import convert as convert_lidc
 from data_prep.make_submission import make_submission
 from data_prep.msd_to_quiz import convert as convert_msd
 from data_prep.oriented_files import write_oriented
+from nnunetv2.utilities.csv_files import read_csv, write_rows
 from nnunetv2.utilities.data_description import QUIZ, THE_QUIZ, DataDescription, DescriptionShape, read_description
 from nnunetv2.utilities.errors import InputError
 from tests.data_prep.conftest import to_image
@@ -55,6 +56,22 @@ def nodules(tmp_path) -> Path:
 def test_the_quiz_is_described_as_it_is():
     assert DescriptionShape.problems(QUIZ) == []
     assert {key: s.labels for key, s in THE_QUIZ.structures.items()} == {"whole_pancreas": (1, 2), "lesion": (2,), "normal_pancreas": (1,)}
+
+
+@pytest.mark.slow
+def test_commas_in_names_of_cases_and_classes_stay_in_their_field(tmp_path):
+    task = NODULES["classification"] | {"classes": ["a,b", "high"]}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_description.json").write_text(json.dumps({**NODULES, "classification": task, "patients": None}))
+    cases = {"y,1": "a,b", "x": "high"}
+    for name in cases:
+        write_case(tmp_path / "data" / "train", name)
+    write_case(tmp_path / "data" / "validation", "v")
+    write_rows(tmp_path / "data" / "classes.csv", [["case", "malignancy"], *cases.items(), ["v", "high"]])
+    convert(tmp_path / "data", tmp_path / "raw", processes=1)
+    raw = tmp_path / "raw" / "Dataset777_Nodules"
+    assert {row["case"]: row["malignancy"] for row in read_csv(raw / "classes.csv").rows} == cases | {"v": "high"}
+    assert check_dataset(raw, processes=1)[1] == []
 
 
 def test_one_label_is_one_structure():
