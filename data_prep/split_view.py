@@ -2,7 +2,8 @@
 
     python data_prep/split_view.py --raw nnUNet_raw/Dataset777_PancreasCT --fold 0 --out work/validation
 
-Writes `OUT/images/CASE_0000.nii.gz` and `OUT/labels/CASE.nii.gz` as links to the raw dataset; copies where links are refused.
+Writes `OUT/images/CASE_0000.nii.gz` and `OUT/labels/CASE.nii.gz` as links to the raw dataset; copies where links are refused. What a
+former run wrote there goes; where other files are in these two folders nothing is written.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
 from nnunetv2.utilities.errors import InputError, list_some  # noqa: E402
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json  # noqa: E402
+from nnunetv2.utilities.own_folders import rewritten  # noqa: E402
 from nnunetv2.utilities.safe_names import plain_ending, plain_names  # noqa: E402
 from nnunetv2.utilities.splits import split_problems  # noqa: E402
 
@@ -34,11 +36,11 @@ def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
     labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]
     if absent := [label for label in labels if not label.is_file()]:
         raise InputError(f"{raw / 'splits_final.json'}, fold {fold}, names cases that are not there; correct it or add their masks:\n" + "\n".join(f"  {label}" for label in absent))
-    for folder, sources in ((out / "images", images), (out / "labels", labels)):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for source in sources:
-            link_or_copy(source.resolve(strict=True), folder / source.name)
+    folders = {out / name: {source.name: source for source in sources} for name, sources in (("images", images), ("labels", labels))}
+    with rewritten(folders, [raw]):
+        for folder, sources in folders.items():
+            for name, source in sources.items():
+                link_or_copy(source.resolve(strict=True), folder / name)
     return len(cases)
 
 

@@ -19,6 +19,7 @@ from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_ro
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.own_folders import rewritten
 from nnunetv2.utilities.safe_names import plain_name, plain_names
 
 TASK = "subtype"  # the quiz's; others with --task
@@ -34,7 +35,8 @@ def tables_of(folder: Path, task: str) -> tuple[Path, Path]:
 def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, reference: Path, task: str = TASK) -> int:
     """Join the validation folders of `folds` in `out`; returns the number of cases. Without tables of classes: masks alone.
 
-    Raises ValueError naming every validation case of a fold that has no mask, or no row where others have one.
+    Raises ValueError naming every validation case of a fold that has no mask, or no row where others have one, and every file in
+    `out` and `reference` that no former run wrote.
     """
     masks, table, found, classes, problems = {}, {}, {}, [], []
     with_tables = any(tables_of(folder, task)[0].is_file() for folder in folds.values())
@@ -55,14 +57,13 @@ def gather(folds: dict[int, Path], splits: list[dict], labels: Path, out: Path, 
                 problems.append(f"fold {fold}: no row for {name} in {file}")
     if problems:
         raise ValueError("\n  ".join(["The folds are not complete; train and validate them first:", *problems]))
-    for folder in (out, reference):
-        shutil.rmtree(folder, ignore_errors=True)  # masks of another set of folds must not be scored
-        folder.mkdir(parents=True)
-    for name, mask in masks.items():
-        shutil.copy2(mask, out / name)
-        shutil.copy2(labels / name, reference / name)
-    if with_tables:
-        write_tables(out, classes, table, task, found)
+    tables = {path.name: None for path in tables_of(out, task)} if with_tables else {}
+    with rewritten({out: masks | tables, reference: {name: labels / name for name in masks}}, [*folds.values(), labels]):  # masks of another set of folds must not be scored
+        for name, mask in masks.items():
+            shutil.copy2(mask, out / name)
+            shutil.copy2(labels / name, reference / name)
+        if with_tables:
+            write_tables(out, classes, table, task, found)
     return len(masks)
 
 
@@ -120,8 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
     gathering.add_argument("--folds", type=whole_number(0), nargs="+", default=[1, 2, 3, 4, 5])
     gathering.add_argument("--splits", type=Path, required=True, help="splits_final.json")
     gathering.add_argument("--labels", type=Path, required=True, help="folder of the true masks")
-    gathering.add_argument("--out", type=Path, required=True, help="folder for masks and tables; what is there is deleted")
-    gathering.add_argument("--reference", type=Path, required=True, help="folder for the true masks; what is there is deleted")
+    gathering.add_argument("--out", type=Path, required=True, help="folder for masks and tables; what a former run wrote there is deleted")
+    gathering.add_argument("--reference", type=Path, required=True, help="folder for the true masks; what a former run wrote there is deleted")
     averaging = commands.add_parser("average", help="mean of two folders' probabilities")
     averaging.add_argument("a", type=Path)
     averaging.add_argument("b", type=Path)

@@ -9,7 +9,6 @@ with the other's model too. Both train with upstream's plans: `small` and `tiny`
 
 import argparse
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans, Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.own_folders import rewritten
 
 EPOCHS, ITERATIONS, VAL_ITERATIONS = 20, 50, 4  # at --budget 1
 STAGES = ("convert", "fingerprint", "plan", "preprocess")
@@ -49,11 +49,10 @@ STAGES = ("convert", "fingerprint", "plan", "preprocess")
 def validation_images(side: Side, fold: int, cases: list[str], folder: Path) -> Path:
     """Links to the images that a fold holds out."""
     images = folder / f"images_fold_{fold}"
-    shutil.rmtree(images, ignore_errors=True)
-    images.mkdir(parents=True)
-    for case in cases:
-        name = f"{case}_0000.nii.gz"
-        link_or_copy(side.raw / "imagesTr" / name, images / name)
+    sources = {f"{case}_0000.nii.gz": side.raw / "imagesTr" / f"{case}_0000.nii.gz" for case in cases}
+    with rewritten({images: sources}, [side.raw]):
+        for name, source in sources.items():
+            link_or_copy(source, images / name)
     return images
 
 

@@ -12,6 +12,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, OldDatasetJson, Plans
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
+from nnunetv2.utilities.own_folders import overlaps
 
 NETWORKS = {"tiny": (4, 2), "small": (2, 4)}  # what the features are divided by, and the batch; `planned` is neither
 
@@ -25,6 +26,8 @@ def lay_out(source: Path, folder: Path, n: int | None) -> Path:
         raise InputError(
             f"{source / 'imagesTr'} holds no .nii.gz. Name the folder of the Decathlon's set with --source."
         )
+    if problems := overlaps([task], [source]):
+        raise InputError(f"{problems[0]} with --out. It would be laid out anew.")
     shutil.rmtree(task, ignore_errors=True)
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (task / name).mkdir(parents=True)

@@ -29,6 +29,21 @@ def test_brackets_in_a_name_are_no_pattern(raw, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == ["a[1].nii.gz", "a[1]_0000.nii.gz", "a[1]_0001.nii.gz"]
 
 
+def test_a_later_view_replaces_its_own_links_and_leaves_other_files(raw, tmp_path):
+    link_validation_cases(raw(["a1"]), 0, tmp_path / "out")
+    assert link_validation_cases(raw(["b"]), 0, tmp_path / "out") == 1
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == ["b.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"]
+    (tmp_path / "out/images/mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="images/mine.txt: no run"):
+        link_validation_cases(raw(["a1"]), 0, tmp_path / "out")
+    assert (tmp_path / "out/images/mine.txt").read_text() == "mine" and (tmp_path / "out/labels/b.nii.gz").exists()
+
+
+def test_a_view_within_the_raw_dataset_is_refused(raw, tmp_path):
+    with pytest.raises(InputError, match="raw/images: is, holds or lies in"):
+        link_validation_cases(raw(["b"]), 0, tmp_path / "raw")
+
+
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "a*", "", None])
 def test_names_that_lead_elsewhere_are_refused(raw, tmp_path, name):
     with pytest.raises(InputError, match="splits_final.json"):

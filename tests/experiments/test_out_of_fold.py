@@ -33,10 +33,24 @@ def test_masks_tables_and_references_of_all_folds_are_joined(folds, tmp_path):
 
 
 def test_masks_of_an_earlier_set_of_folds_go(folds, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/old.nii.gz").touch()
-    gather(folds, SPLITS, tmp_path / "labels", tmp_path / "out", tmp_path / "reference")
-    assert not (tmp_path / "out/old.nii.gz").exists()
+    for some in (folds, {1: folds[1]}):
+        gather(some, SPLITS, tmp_path / "labels", tmp_path / "out", tmp_path / "reference")
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.nii.gz")) == ["a.nii.gz", "b.nii.gz"]
+
+
+@pytest.mark.parametrize("folder", ["out", "reference"])
+def test_files_that_no_run_wrote_are_kept_and_named(folds, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "mine.nii.gz").write_text("mine")
+    with pytest.raises(ValueError, match=f"{folder}/mine.nii.gz: no run of this program wrote it"):
+        gather(folds, SPLITS, tmp_path / "labels", tmp_path / "out", tmp_path / "reference")
+    assert (tmp_path / folder / "mine.nii.gz").read_text() == "mine"
+
+
+def test_true_masks_are_not_deleted_where_they_are_named_as_the_reference(folds, tmp_path):
+    with pytest.raises(ValueError, match="labels: is, holds or lies in"):
+        gather(folds, SPLITS, tmp_path / "labels", tmp_path / "out", tmp_path / "labels")
+    assert (tmp_path / "labels/a.nii.gz").read_text() == "true a"
 
 
 def test_all_gaps_are_named_and_nothing_is_written(folds, tmp_path):
@@ -59,7 +73,7 @@ def test_without_any_tables_masks_are_joined_alone(folds, tmp_path):
         for table in folder.glob("*.csv"):
             table.unlink()
     gather(folds, SPLITS, tmp_path / "labels", tmp_path / "out", tmp_path / "reference")
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert sorted(file.name for file in (tmp_path / "out").glob("[!.]*")) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 
 
 def test_average_is_the_mean_and_decides_anew(tmp_path):

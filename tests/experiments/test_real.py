@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from evaluation.files import write_json
 from experiments import real
-from experiments.real import kept, learning_curve
+from experiments.real import kept, learning_curve, validation_images
 from experiments.real_compare import (
     compare_masks,
     compare_preprocessed,
@@ -24,9 +25,9 @@ from experiments.real_compare import (
 )
 from experiments.real_preparation import lay_out, write_compared_plans
 from experiments.real_report import curve_table, markdown, summary
-from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, Budget, Side
+from experiments.real_sides import COMPARED, EXPERIMENTS, PLANNED, TASK, Budget, Side
 from nnunetv2.preprocessing.case_store import save_case
-from nnunetv2.utilities.errors import CommandFailed
+from nnunetv2.utilities.errors import CommandFailed, InputError
 from nnunetv2.utilities.files import load_json, save_json
 from tests.evaluation.small_run import status_of
 
@@ -209,6 +210,27 @@ def test_the_set_is_laid_out_as_both_converters_want_it(decathlon, tmp_path):
         described["numTraining"] == len(described["training"]) == 2
         and described["training"][1]["label"] == "./labelsTr/b.nii.gz"
     )
+
+
+def test_scans_are_not_deleted_where_the_layout_would_lie(decathlon, tmp_path):
+    source = tmp_path / TASK
+    decathlon.rename(source)
+    with pytest.raises(InputError, match="--out"):
+        lay_out(source, tmp_path, 2)
+    assert list((source / "imagesTr").glob("*.nii.gz"))
+
+
+def test_images_of_an_earlier_choice_go_and_files_of_others_stay(decathlon, tmp_path):
+    side = SimpleNamespace(raw=decathlon)
+    cases = sorted(path.name.removesuffix(".nii.gz") for path in (decathlon / "imagesTr").glob("*.nii.gz"))
+    for case in cases:
+        (decathlon / "imagesTr" / f"{case}.nii.gz").rename(decathlon / "imagesTr" / f"{case}_0000.nii.gz")
+    validation_images(side, 0, cases[:2], tmp_path)
+    images = validation_images(side, 0, cases[:1], tmp_path)
+    assert [path.name for path in images.glob("[!.]*")] == [f"{cases[0]}_0000.nii.gz"]
+    (images / "mine.nii.gz").touch()
+    with pytest.raises(InputError, match="mine.nii.gz: no run"):
+        validation_images(side, 0, cases, tmp_path)
 
 
 def test_without_the_scans_it_says_so_and_ends_well(tmp_path, capsys):
