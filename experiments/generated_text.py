@@ -268,8 +268,8 @@ def choices() -> str:
 
 def real_scans() -> str:
     """Upstream and this repository on the same REAL scans."""
-    first, second = (load_json(RESULTS / f"{name}.json", AnyObject) for name in ("real", "real_seed1"))
-    return real_report.summary(first, [second])
+    first, *others = (load_json(RESULTS / f"{name}.json", AnyObject) for name in ("real", "real_short", "real_seed1"))
+    return real_report.summary(first, others)
 
 
 def robust() -> str:

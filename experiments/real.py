@@ -1,6 +1,6 @@
 """Upstream nnU-Net and this repository side by side on REAL scans, from the Decathlon's files to scores; see run_real.sh.
 
-    python -m experiments.real --upstream .venv-upstream/bin/python --folds 0 --budget 1
+    python -m experiments.real --upstream .venv-upstream/bin/python --folds 0 --budget 2
 
 Both convert, take the fingerprint, plan, preprocess, train and predict, each in folders of its own and as whole processes; each predicts
 with the other's model too. Both train with upstream's plans: `small` and `tiny` have fewer features and a smaller batch, for a CPU;
@@ -238,8 +238,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--budget",
         type=real_number(0, above=True),
-        default=1.0,
-        help=f"times {EPOCHS} epochs of {ITERATIONS} iterations (default 1)",
+        default=2.0,
+        help=f"times {EPOCHS} epochs of {ITERATIONS} iterations (default 2)",
     )
     parser.add_argument(
         "--network",

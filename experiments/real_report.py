@@ -184,13 +184,13 @@ def markdown(result: dict[str, Any], picture: str = "real.png") -> str:
     return "\n".join([*lines, ""])
 
 
-def summary(result: dict[str, Any], other_seeds: Sequence[dict[str, Any]] = ()) -> str:
-    """For the manual: scores, learning curves, and how far both agree. other_seeds: results of the same comparison that stand beside it."""
+def summary(result: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> str:
+    """For the manual: scores, learning curves, and how far both agree. others: the same comparison with other seeds or lengths, whose curves stand beside it."""
     curves: list[str] = []
-    for each in (result, *other_seeds):
+    for each in (result, *others):
         dsc = each["scores"]["all labels"]["dsc"]
         curves += [
-            f"Mean pseudo Dice while they train, seed {each['budget']['seed']}; afterwards, on {each['n']} held-out cases, a mean DSC of "
+            f"Mean pseudo Dice during {each['budget']['epochs'] * each['budget']['iterations']} iterations, seed {each['budget']['seed']}; afterwards, on {each['n']} held-out cases, a mean DSC of "
             f"{dsc['upstream']['mean']:.3f} (nnU-Net) and {dsc['ours']['mean']:.3f} (here):",
             "",
             *curve_table(each),

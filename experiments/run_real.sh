@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Upstream nnU-Net 2.8.1 and this repository on REAL scans: 260 MR cases of the Decathlon's Task 04, same plans, budget, folds and seed.
 #
-#   bash experiments/run_real.sh                              fold 0, CPU, under an hour on 2 cores for both together
+#   bash experiments/run_real.sh                              fold 0, CPU, about an hour on 2 cores for both together
 #   bash experiments/run_real.sh --quiet_machine              the same with nothing else running: times go into the table
 #   bash experiments/run_real.sh --device cuda --network planned --budget 30 --folds 0 1 2 3 4 --quiet_machine
 #   bash experiments/run_real.sh --budget 0.02 --cases 20 --out results/logs/real      a look at whether all stages run
