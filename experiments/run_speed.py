@@ -35,9 +35,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "half": ["--mode", "half"],
     "fast": ["--mode", "fast"],
     "fast, ROI model": ["--mode", "fast", "-roi_model"],  # --roi_model follows
-    "fast, windows": ["--mode", "fast", "--tiling", "windows"],
-    "fast, windows, step 0.75": ["--mode", "fast", "--tiling", "windows", "-step_size", "0.75"],
-    "fast, windows, TTA 2": ["--mode", "fast", "--tiling", "windows", "--tta", "2"],
+    "fast, whole": ["--mode", "fast", "--tiling", "whole"],
     "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],

@@ -43,7 +43,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument("--dicom_images", metavar="FOLDER", default=None, help="where series are kept as images; default: OUTPUT_images beside -o")
     fast = parser.add_argument_group("speed (fork)")
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
-                      help="exact: upstream's result; half: the same in reduced precision; fast: coarse ROI, one pass in reduced precision, no TTA")
+                      help="exact: upstream's result; half: the same in reduced precision; fast: boxes from a coarse pass, then windows without mirroring, in reduced precision")
     fast.add_argument("--precision", choices=("fp32", "half", "int8", "reduced"), default=None,
                       help="override the mode's precision. half: fp16, on a CPU bf16 or 16-bit integers; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
     fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")

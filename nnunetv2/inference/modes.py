@@ -70,7 +70,8 @@ def cpu_has_fast_int8() -> bool:
 MODES = {
     "exact": InferenceMode(),
     "half": InferenceMode(precision="reduced"),
-    "fast": InferenceMode(precision="reduced", tta=1, tiling="whole", roi="coarse"),
+    # windows: instance norms see as much tissue as in training; whole boxes are segmented worse (docs/inference-modes.md)
+    "fast": InferenceMode(precision="reduced", tta=1, roi="coarse"),
 }
 
 

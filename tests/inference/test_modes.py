@@ -10,7 +10,7 @@ def test_exact_is_upstreams_default():
 
 def test_a_lever_overrides_the_mode_and_none_leaves_it():
     mode = inference_mode("fast", tta=4, roi=None)
-    assert mode == InferenceMode(precision="reduced", tta=4, tiling="whole", roi="coarse")
+    assert mode == InferenceMode(precision="reduced", tta=4, tiling="windows", roi="coarse")
 
 
 @pytest.mark.parametrize("precision, device, expected", [
