@@ -38,9 +38,10 @@ from data_prep.phantom_anatomy import Canvas
 from data_prep.phantom_cues import CUES, Drawn, draw
 from data_prep.phantom_scanner import SCANNERS
 from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
-from data_prep.quiz_layout import SYNTHETIC_MARKER
+from data_prep.quiz_layout import SYNTHETIC_MARKER, refuse_other_data
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
+from nnunetv2.utilities.data_description import FILE
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
 
@@ -183,14 +184,16 @@ def make_phantom(out: str | os.PathLike, preset: str = "demo", seed: int = 0, co
 
     With cues, classes of twelve kinds, drawn independently (phantom_cues.py), go into cues.csv; the subtype is that of the texture.
 
-    Raises ValueError when `out` holds a data set made with other settings.
+    Raises ValueError when `out` holds a data set made with other settings, or data that this program did not make.
     """
     out = Path(out)
     counts = tuple(counts or PRESETS[preset].cases)
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(PRESETS[preset]).items()}
     made_with = {"preset": preset, "seed": seed, "cases": list(counts), "settings": settings, **manner.settings()}
     manifest = out / "phantom.json"
-    if is_there(manifest) and load_json(manifest, AnyObject) != made_with:
+    if not is_there(manifest):
+        refuse_other_data(out, [FILE])
+    elif load_json(manifest, AnyObject) != made_with:
         raise ValueError(f"{manifest} was made with other settings. Choose another folder or delete {out}.")
     _write_once(out / SYNTHETIC_MARKER, "Computer-generated phantoms, not patients. See phantom.json for how they were made.\n")
     if not is_there(manifest):
@@ -219,7 +222,7 @@ def _write_once(file: Path, content: str | list[Sequence[object]]) -> None:
 @script
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder to fill; cases that stand there are kept")
+    parser.add_argument("out", type=Path, help="folder to fill, which must not hold other data; cases of a former run are kept")
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
     for split, place in zip(SPLITS, range(3)):

@@ -20,8 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list, run_parallel
-from data_prep.oriented_files import refuse_other_data, write_oriented
-from data_prep.quiz_layout import SHARES, shared_out
+from data_prep.oriented_files import write_oriented
+from data_prep.quiz_layout import SHARES, refuse_other_data, shared_out
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_description import FILE, DescriptionShape
 from nnunetv2.utilities.errors import InputError

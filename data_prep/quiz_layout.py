@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2.utilities.csv_files import given_twice, read_csv
-from nnunetv2.utilities.data_description import DataDescription, read_description
-from nnunetv2.utilities.errors import in_one_message
+from nnunetv2.utilities.data_description import FILE, DataDescription, read_description
+from nnunetv2.utilities.errors import InputError, in_one_message
+from nnunetv2.utilities.files import is_there
 from nnunetv2.utilities.image_listing import scan_images
 from nnunetv2.utilities.safe_names import name_problem
 
@@ -174,3 +175,14 @@ def shared_out(names: Sequence[str]) -> dict[str, str]:
     """{name: train, validation or test}: the names in their order, as SHARES says."""
     edges = np.cumsum(list(SHARES.values()))
     return {name: list(SHARES)[min(int(np.searchsorted(edges, (place + 0.5) / len(names))), len(SHARES) - 1)] for place, name in enumerate(names)}
+
+
+def refuse_other_data(out: Path, markers: Sequence[str] = (FILE, SYNTHETIC_MARKER)) -> None:
+    """InputError where `out` holds data already: cases of another set, split or task would pass for cases of this one, and made-up ones for patients.
+
+    markers: files that say what data are, and would say it of these.
+    """
+    found = [out / name for name in markers if is_there(out / name)]
+    found += [file for part in (*SHARES, "test_truth") for file in sorted((out / part).rglob("*.nii.gz"))[:1]]
+    if found:
+        raise InputError(f"{out} holds data already ({found[0]}). Choose another folder, or delete it.")
