@@ -47,14 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     args = _parse(arguments)
     try:
-        description = description_of_dataset(load_json(args.dataset, DatasetJson), args.dataset) if args.dataset else THE_QUIZ
+        dataset = load_json(args.dataset, DatasetJson) if args.dataset else {}
+        description = description_of_dataset(dataset, args.dataset) if args.dataset else THE_QUIZ
         if args.subtypes and description.task is None:
             raise ValueError(f"{args.dataset} declares no class task; leave --subtypes and --truth out")
         with workers_of(args.scheduler, args.jobs):
             metrics = compute(args, description)
     except (ValueError, CasesFailed) as error:
         raise InputError(f"nothing was scored:\n{error}") from error
-    metrics = {"synthetic": args.synthetic or is_synthetic(args.ref) or description.made_up, "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
+    made_up = args.synthetic or bool(dataset.get("synthetic")) or is_synthetic(args.ref) or description.made_up
+    metrics = {"synthetic": made_up, "command": shlex.join(["python", "evaluation/compute_metrics.py", *arguments]),
                "seed": args.seed, "bootstrap": args.bootstrap, **carried(description)} | metrics
     write_csv(metrics["cases"], args.out / "per_case.csv")
     write_json(metrics, args.out / "metrics.json")

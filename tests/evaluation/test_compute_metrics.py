@@ -250,3 +250,13 @@ def test_scores_fit_their_masks_until_a_mask_changes(scored):
     assert not _verify_metrics(folder / "out" / "metrics.json").misfits
     save_image(labels(lesion=False), folder / "prediction" / "quiz_0_001.nii.gz")
     assert "score them again" in _verify_metrics(folder / "out" / "metrics.json").misfits[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_a_dataset_json_says_whether_the_data_are_made_up(run_folder, synthetic):
+    """Of links to its masks no folder above tells."""
+    (run_folder / "dataset.json").write_text(json.dumps({
+        "channel_names": {"0": "CT"}, "labels": {"background": 0, "pancreas": 1, "lesion": 2}, "file_ending": ".nii.gz", "synthetic": synthetic}))
+    assert score(run_folder, "--dataset", str(run_folder / "dataset.json")) == 0
+    assert json.loads((run_folder / "out" / "metrics.json").read_text())["synthetic"] is synthetic
