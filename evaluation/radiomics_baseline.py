@@ -52,10 +52,10 @@ def make_model(smallest_class: int, seed: int = 0) -> Pipeline:
 
 
 def fit_and_predict(features: Features, truth: dict[str, str], train: list[str], predict: list[str], classes: list[str],
-                    seed: int = 0) -> dict[str, np.ndarray]:
+                    seed: int = 0, others: Features | None = None) -> dict[str, np.ndarray]:
     """{case: (K,) probabilities} of `predict`, from a model fitted on `train`; cases without a lesion get the class shares.
 
-    Labels are read for `train` alone. Raises ValueError when `train` has fewer than two lesions of some class.
+    others: features of `predict`, which may have names of training cases; default: `features`. Labels are read for `train` alone. Raises ValueError when `train` has fewer than two lesions of some class.
     """
     usable = [case for case in train if features[case] is not None]
     labels = np.array([classes.index(truth[case]) for case in usable], dtype=int)
@@ -66,7 +66,8 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few cases need not converge to be rejected
         model.fit(np.stack([features[case] for case in usable]), labels)
-    return {case: counts / counts.sum() if features[case] is None else model.predict_proba(features[case][None])[0] for case in predict}
+    measured = {case: (features if others is None else others)[case] for case in predict}
+    return {case: counts / counts.sum() if row is None else model.predict_proba(row[None])[0] for case, row in measured.items()}
 
 
 def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int, description: DataDescription = THE_QUIZ) -> Features:
@@ -155,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
     unlabelled = sorted(set(cases) - truth.keys())
     if unlabelled:
         raise InputError(f"{args.truth} has no class of {len(unlabelled)} cases that {args.splits} names; add their rows:\n{list_some(unlabelled)}")
+    if wrong := [f"{case}: {truth[case]!r} is none of {', '.join(classes)}" for case in cases if truth[case] not in classes]:
+        raise InputError(f"{args.truth} has {len(wrong)} row(s) of another class; correct them, or name all with --classes:\n{list_some(wrong)}")
     try:
         features = select(extract(args.images, args.masks, cases, args.jobs, description), args.features)
     except ValueError as error:
@@ -168,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{args.out / f'{task}_probabilities.csv'}: {len(predicted)} cases out of fold, accuracy {right:.3f}")
     if args.predict_images:
         fresh = select(extract(args.predict_images, args.predict_masks, None, args.jobs, description), args.features)
-        write_tables(fit_and_predict(features | fresh, truth, sorted(train), sorted(fresh), classes, args.seed), classes, args.out / "test", task)
+        write_tables(fit_and_predict(features, truth, sorted(train), sorted(fresh), classes, args.seed, fresh), classes, args.out / "test", task)
         print(f"{args.out / 'test' / f'{task}_probabilities.csv'}: {len(fresh)} cases, fitted on all {len(train)}")
     return 0
 

@@ -123,6 +123,20 @@ def test_a_case_without_a_lesion_gets_the_training_shares(separable):
     assert predicted["empty"] == pytest.approx([1 / 3] * 3)
 
 
+@pytest.mark.slow
+def test_further_cases_that_share_names_with_training_cases_are_not_trained_on(separable):
+    features, truth, splits = separable
+    swapped = {case: np.array([6.0 - values[0], values[1]]) for case, values in features.items()}  # classes 0 and 2 exchanged
+    predicted = fit_and_predict(features, truth, sorted(features), ["c0", "c2"], CLASSES, others=swapped)
+    assert [predicted[case].argmax() for case in ("c0", "c2")] == [2, 0]
+
+
+def test_a_true_class_that_is_none_is_named(folder, capsys):
+    assert run(folder, "--classes", "0", "1") == 1
+    message = capsys.readouterr().err
+    assert "4 row(s) of another class" in message and "c02: '2' is none of 0, 1" in message
+
+
 def test_too_few_training_cases_of_a_class_are_refused(separable):
     features, truth, _ = separable
     with pytest.raises(ValueError, match=r"have \[2, 2, 1\] training cases"):
