@@ -20,16 +20,18 @@ from evaluation import figures, figures_of_runs
 from evaluation.case_pairs import find_masks, is_synthetic
 from evaluation.files import write_json
 from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
-from evaluation.result_shapes import Metrics, SpeedTable
+from evaluation.result_shapes import FigureIndex, Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import Progress
-from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.files import is_there, load_json
 
 LONGEST_NAME = 60  # characters
+OVERVIEW = "overlays"  # best, median and worst case in one picture
+FIGURES = ("distributions", "volume_agreement", "lesion_size", "confusion_matrix", "roc_and_reliability", "training_curves", "speed_accuracy")
 
 
 @script
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def draw_all(args: argparse.Namespace) -> dict:
-    """Draw what there is input for; returns and writes the index {"synthetic", "figures", "overlays"}."""
+    """Draw what there is input for; returns and writes the index {"synthetic", "figures", "overlays"}. A former run's other figures go."""
     metrics, folder = load_json(args.results / "metrics.json", Metrics), args.results / "figures"
     progress = load_json(args.training / "progress.json", Progress) if args.training else None  # all input is read before the first figure
     speed = load_json(args.speed, SpeedTable) if args.speed else {}
@@ -70,8 +72,24 @@ def draw_all(args: argparse.Namespace) -> dict:
         drawn.append("speed_accuracy")
     overlays = draw_case_overlays(metrics, args.images, args.ref, args.pred, folder) if args.images else []
     index = {"synthetic": metrics["synthetic"], "figures": drawn, "overlays": overlays}
+    _remove_former(folder, {*drawn, *([OVERVIEW] if overlays else []), *(overlay["file"] for overlay in overlays)})
     write_json(index, folder / "figures.json")
     return index
+
+
+def _remove_former(folder: Path, drawn: set[str]) -> None:
+    """Figures of a former run that were not drawn anew, by its index: they would pass for this run's. No other file is touched."""
+    if not is_there(folder / "figures.json"):
+        return
+    try:
+        former = load_json(folder / "figures.json", FigureIndex)
+    except InputError:  # damaged, and about to be written anew
+        return
+    overlays = [overlay["file"] for overlay in former.get("overlays", [])]
+    named = [name for name in former["figures"] if name in FIGURES] + ([OVERVIEW] if overlays else [])
+    for name in {*named, *(name for name in overlays if name.startswith("overlay_") and "/" not in name)} - drawn:
+        for suffix in ("pdf", "png"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
 def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction: Path, folder: Path) -> list[dict]:
@@ -93,7 +111,7 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
             overview.append((volume, title))
     if problems:
         raise InputError("\n".join(problems))
-    draw_overlays(overview, folder / "overlays", stamp, description)
+    draw_overlays(overview, folder / OVERVIEW, stamp, description)
     return index
 
 

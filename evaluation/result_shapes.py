@@ -246,3 +246,15 @@ class SpeedTable(FileShape):
         if not {"runs", "rows"} & self.model_fields_set:
             raise ValueError("it must hold runs or rows")
         return self
+
+
+class FigureIndex(FileShape):
+    """figures.json of evaluation/make_figures.py."""
+
+    class _Overlay(FileShape):
+        case: Text
+        reasons: list[str]
+        file: Text
+
+    figures: list[str]
+    overlays: list[_Overlay] = []

@@ -40,18 +40,6 @@ class Conformance(FileShape):
     rows: list[_Row]
 
 
-class FigureIndex(FileShape):
-    """figures.json of evaluation/make_figures.py."""
-
-    class _Overlay(FileShape):
-        case: Text
-        reasons: list[str]
-        file: Text
-
-    figures: list[str]
-    overlays: list[_Overlay] = []
-
-
 class Radiomics(FileShapeOf):
     """radiomics.json: metrics.json of the radiomics baseline, or its block `subtype` alone."""
 

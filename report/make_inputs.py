@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.files import write_text
-from evaluation.result_shapes import Metrics, RunRecord, SpeedTable
+from evaluation.result_shapes import FigureIndex, Metrics, RunRecord, SpeedTable
 from evaluation.selection import WHOLE_FAILURE
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.data_description import KEY, description_of
@@ -22,7 +22,7 @@ from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
 from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.safe_names import plain_name
 from report import tables
-from report.file_shapes import Ablation, Conformance, FigureIndex, Radiomics, interval_problems
+from report.file_shapes import Ablation, Conformance, Radiomics, interval_problems
 from report.tex import escape, number, values_of
 
 FILES = {"metrics": ("metrics.json", Metrics), "run": ("run.json", RunRecord), "radiomics": ("radiomics.json", Radiomics),
@@ -45,11 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
     write_text(values_file(inputs, name), args.out / "values.tex")
     for table, draw in tables.TABLES.items():
         write_text(draw(inputs) + "\n", args.out / f"table_{table}.tex")
-    for figure in sorted((args.results / "figures").glob("*.pdf")):
-        if not figure.name.startswith("overlay_"):
-            shutil.copy(figure, args.out / f"figure_{figure.name}")
+    for figure in _figures_of_run(args.results / "figures", inputs["figures"]):
+        shutil.copy(figure, args.out / f"figure_{figure.name}")
     print(name)
     return 0
+
+
+def _figures_of_run(folder: Path, index: dict) -> list[Path]:
+    """The PDFs that the index names, without one all but those of single cases: another file there is of a former run."""
+    found = sorted(path for path in folder.glob("*.pdf") if not path.name.startswith("overlay_"))
+    if not index:
+        return found
+    named = {*index["figures"], *(["overlays"] if index.get("overlays") else [])}
+    return [path for path in found if path.stem in named]
 
 
 def read_inputs(results: Path, shared: Path) -> dict[str, dict]:

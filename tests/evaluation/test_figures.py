@@ -148,6 +148,22 @@ def test_command_draws_figures_and_an_index_of_overlays(scored_run, drawn):
 
 
 @pytest.mark.slow
+def test_figures_of_a_former_run_go_and_other_files_stay(metrics, drawn, tmp_path):
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    former = ("confusion_matrix", "overlay_gone", "overlays")
+    for name in (*former, "mine"):
+        (folder / f"{name}.pdf").touch()
+    (tmp_path / "mine.pdf").touch()
+    (folder / "figures.json").write_text(json.dumps({"figures": ["confusion_matrix", "mine", "../mine"],
+                                                     "overlays": [{"case": "gone", "reasons": [], "file": "overlay_gone"}]}))
+    (tmp_path / "metrics.json").write_text(json.dumps({key: value for key, value in metrics.items() if key != "subtype"}))
+    assert main(["--results", str(tmp_path)]) == 0
+    assert not [name for name in former if (folder / f"{name}.pdf").exists()]
+    assert (folder / "mine.pdf").exists() and (tmp_path / "mine.pdf").exists() and (folder / "lesion_size.pdf").exists()
+
+
+@pytest.mark.slow
 def test_one_overlay_is_a_vector_pdf_and_a_png(scored_run, tmp_path):
     case = "quiz_1_003.nii.gz"
     assert main(["--overlay", str(tmp_path / "picture.png"), "--image", str(scored_run / "images" / "quiz_1_003_0000.nii.gz"),

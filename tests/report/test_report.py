@@ -205,6 +205,15 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+def test_figures_of_a_former_run_are_not_in_the_report(tmp_path):
+    for name in ("distributions", "confusion_matrix", "overlays"):
+        (tmp_path / "figures").mkdir(exist_ok=True)
+        (tmp_path / "figures" / f"{name}.pdf").touch()
+    (tmp_path / "figures/figures.json").write_text(json.dumps({"figures": ["distributions"], "overlays": []}))
+    assert status_of(make_inputs, ["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "X", "--out", str(tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out").glob("figure_*")] == ["figure_distributions.pdf"]
+
+
 def test_control_characters_do_not_reach_latex():
     assert escape("a\nb\x1b[1mc\r\nd") == "a b?[1mc d"
 
