@@ -39,7 +39,7 @@ class Inspection:
 def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False, labels: Sequence[int] = THE_QUIZ.label_values) -> np.ndarray:
     """The mask as uint8 (z, y, x) on the image's grid; InputError that says what is wrong with it.
 
-    With `fix_geometry` a mask on another grid is resampled in world space (nearest neighbour), if it still lies in the image.
+    With `fix_geometry` a mask on another grid is resampled in world space (nearest neighbour), if it still lies in the image and no label gets lost.
     """
     values, properties = SimpleITKIO().read_seg(path)
     if unexpected := unexpected_labels(values, labels):
@@ -55,6 +55,9 @@ def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geome
     before, after = ((a > 0).sum() * np.prod(p["spacing"]) for a, p in ((mask, properties), (moved, image_properties)))
     if after < KEPT_SHARE * before:
         raise InputError(f"{path} {difference} (its image); only {after / max(before, 1e-9):.0%} of it lies in the image, so resampling cannot help")
+    if lost := sorted(set(np.unique(mask).tolist()) - set(np.unique(moved).tolist()) - {0}):
+        raise InputError(f"{path} {difference} (its image); resampling leaves no voxel of label(s) {', '.join(map(str, lost))}. "
+                         "Draw the mask on its image's grid, or leave the case out")
     return moved
 
 

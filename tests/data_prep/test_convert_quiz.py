@@ -239,6 +239,19 @@ def test_fix_geometry_puts_a_flipped_mask_back(quiz, tmp_path, flipped):
     assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "labelsTr/quiz_0_002.nii.gz"))), expected)
 
 
+def test_fix_geometry_refuses_to_lose_a_label(quiz, tmp_path):
+    """A lesion of one voxel on a grid of half the image's voxels, where none of these has its centre."""
+    mask = quiz.files("train", 0, 2)[1]
+    coarse = sitk.ReadImage(str(mask))
+    fine = np.kron(quiz_labels(quiz) > 0, np.ones((2, 2, 2))).astype(np.uint8)
+    fine[5, 4, 6] = 2
+    image = sitk.GetImageFromArray(fine)
+    image.SetSpacing([value / 2 for value in coarse.GetSpacing()])
+    image.SetOrigin([start - value / 4 for start, value in zip(coarse.GetOrigin(), coarse.GetSpacing())])
+    sitk.WriteImage(image, str(mask))
+    assert "resampling leaves no voxel of label(s) 2" in refusal(quiz, tmp_path, fix_geometry=True)
+
+
 @pytest.mark.slow
 def test_fix_geometry_refuses_a_mask_that_lies_outside_its_image(quiz, tmp_path):
     quiz.write(quiz_labels(quiz), quiz.files("train", 0, 2)[1], origin=(10.0, -20.0, 276.0))
