@@ -116,12 +116,14 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
 
 
 def find_image(folder: Path, case: str) -> Path:
-    """The first channel of a case, `case_0000.nii.gz`, in `folder` or below."""
+    """The first channel of a case, `case_0000.nii.gz`, in `folder` or below; InputError where it is not, or where there are different ones."""
     found = sorted(folder.rglob(f"{glob.escape(case)}_0000.nii.gz"))
     if not found:
         others = sorted(path.name for path in folder.rglob("*_0000.nii.gz"))
         there = f", which holds {name_some(others)}" if others else ""
         raise InputError(f"{case}_0000.nii.gz is not in {folder}{there}: give the folder of the images with --images")
+    if len({path.resolve() for path in found}) > 1:
+        raise InputError(f"{case}_0000.nii.gz is in {folder} {len(found)} times: {name_some(found)}; give the folder of one of them with --images")
     return found[0]
 
 

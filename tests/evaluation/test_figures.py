@@ -9,9 +9,10 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from evaluation import figures, figures_of_runs
-from evaluation.make_figures import main
+from evaluation.make_figures import find_image, main
 from evaluation.overlays import CaseImages
 from evaluation.selection import failures, noteworthy, quality
+from nnunetv2.utilities.errors import InputError
 from tests.evaluation.small_run import image_options, labels, save_image
 
 
@@ -226,3 +227,15 @@ def test_without_any_lesion_the_size_figure_says_so(metrics, drawn, tmp_path):
     figures.lesion_size(metrics | {"cases": cases, "lesion": lesion}, tmp_path / "f")
     axes = drawn[0].axes[0]
     assert [text.get_text() for text in axes.texts] == ["no case has a lesion"] and axes.get_xscale() == "linear"
+
+
+def test_two_images_of_one_name_are_not_chosen_from(tmp_path):
+    for part in ("new", "old"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "new" / "a_0000.nii.gz").touch()
+    (tmp_path / "old" / "a_0000.nii.gz").symlink_to(tmp_path / "new" / "a_0000.nii.gz")
+    assert find_image(tmp_path, "a").name == "a_0000.nii.gz"
+    (tmp_path / "old" / "a_0000.nii.gz").unlink()
+    (tmp_path / "old" / "a_0000.nii.gz").touch()
+    with pytest.raises(InputError, match="a_0000.nii.gz is in .* 2 times: .*new.*old"):
+        find_image(tmp_path, "a")
