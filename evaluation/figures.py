@@ -79,7 +79,7 @@ def volume_agreement(metrics: dict, path: Path) -> None:
             ax.axhline(0, color=LIGHT, linewidth=0.8, zorder=0)
             title = f"{title} (n = {len(reference)})\nbias {number(agreement['bias_ml']['mean'], 2)} ml"
             ax.axhline(agreement["bias_ml"]["mean"], color=RED, linewidth=1)
-            if agreement["limits_ml"][0] is not None:
+            if None not in agreement["limits_ml"]:
                 low, high = agreement["limits_ml"]
                 title += f", 95 % limits [{low:.2f}, {high:.2f}] ml"
                 for limit in (low, high):

@@ -162,7 +162,7 @@ def _cell(value: dict, n_cases: int) -> str:
 
 
 def _limits(limits: list) -> str:
-    return "--" if limits[0] is None else f"{number(limits[0], 2)} to {number(limits[1], 2)}"
+    return "--" if None in limits else f"{number(limits[0], 2)} to {number(limits[1], 2)}"
 
 
 def _brief(value: str | float | None) -> str:

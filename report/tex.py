@@ -7,7 +7,9 @@ from typing import Any
 NOT_RUN = r"\notrun"
 SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_\allowbreak{}", "%": r"\%",
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-           "/": r"/\allowbreak{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}"}
+           "/": r"/\allowbreak{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+           "[": "{[}", "]": "{]}", "*": "{*}"}  # behind the end of a table's row these would belong to the command that ends it
+LIGATURE = re.compile(r"([-,])(?=\1)")
 
 
 def escape(text: Any) -> str:
@@ -15,7 +17,8 @@ def escape(text: Any) -> str:
     can be copied out of the PDF."""
     text = str(text).replace("\u2212", "-").replace("\u00d7", "x").replace("\u2013", "-").replace("\u00b5", "u")
     text = " ".join(text.splitlines())
-    return "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text).replace("--", "-{}-")
+    text = "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text)
+    return LIGATURE.sub(r"\1{}", text)
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -93,7 +96,7 @@ def tabular(columns: str, header: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 
 def _interval(value: Any, interval: Sequence | None, digits: int) -> str:
-    if interval is None or value is None or interval[0] is None:
+    if interval is None or value is None or None in interval:
         return number(value, digits)
     low, high = (_minus(f"{bound:.{digits}f}") for bound in interval)
     return f"{_minus(f'{value:.{digits}f}')}~[{low},~{high}]"

@@ -184,6 +184,18 @@ def test_special_characters_are_escaped():
     assert escape("50% & a_b") == r"50\% \& a\_\allowbreak{}b"
 
 
+def test_brackets_and_stars_do_not_belong_to_the_row_above():
+    assert escape("[5cm]*") == "{[}5cm{]}{*}"
+
+
+def test_hyphens_and_commas_stay_as_they_are_typed():
+    assert escape("--a ---b ,,c") == "-{}-a -{}-{}-b ,{},c"
+
+
+def test_half_an_interval_is_left_out():
+    assert values_of({"f": 0.7, "f_ci": [0.6, None]})["f"] == "0.700"
+
+
 @pytest.mark.parametrize("value, text", [(0.5, "0.500"), (-0.25, "$-$0.250"), (None, "--"), (1e-7, r"$1.0\cdot 10^{-7}$"), (3, "3"), (0.0, "0.000")])
 def test_numbers_for_print(value, text):
     assert number(value) == text
@@ -215,7 +227,7 @@ def test_figures_of_a_former_run_are_not_in_the_report(tmp_path):
 
 
 def test_control_characters_do_not_reach_latex():
-    assert escape("a\nb\x1b[1mc\r\nd") == "a b?[1mc d"
+    assert escape("a\nb\x1b[1mc\r\nd") == "a b?{[}1mc d"
 
 
 def test_latex_reads_no_file_of_the_system(run, latex, tmp_path):
