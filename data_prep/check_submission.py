@@ -9,6 +9,7 @@ the exit status 1. With other data the table is `TASK_results.csv` with `Names,T
 """
 
 import argparse
+import lzma
 import sys
 import tempfile
 import zipfile
@@ -35,6 +36,8 @@ from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.image_listing import list_images
 
 IMAGE_ENDING, MASK_ENDING = "_0000.nii.gz", ".nii.gz"
+# What zipfile raises for a zip that is none, encrypted, packed in an unknown way, or damaged in its headers, names or members
+UNREADABLE = (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def find_test_images(folder: Path) -> dict[str, Path]:
@@ -62,8 +65,8 @@ def check_submission(archive: Path, test: Path, processes: int | None = None, de
             names = content.namelist()
             damaged = content.testzip()
             table = content.read(table_file) if table_file in names and damaged is None else None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:  # the last three: encrypted, packed in an unknown way, damaged
-        return [f"{archive}: cannot be read as a zip ({error}); make it again with make_submission.py"]
+    except UNREADABLE as error:
+        return [f"{archive}: cannot be read as a zip ({str(error) or 'it ends early'}); make it again with make_submission.py"]
     if damaged:
         return [f"{archive}: {damaged} in it is damaged; make it again"]
     expected = {*images} | ({table_file} if table_file else set())

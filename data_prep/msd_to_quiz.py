@@ -54,8 +54,10 @@ def describe(source: Path) -> dict:
 def convert(source: Path, out: Path, seed: int = 0, n: int | None = None, processes: int | None = None) -> dict[str, str]:
     """Write `out`; returns {case: split}. n: that many cases at most, drawn from all."""
     described = describe(source)
-    images = {file.name.removesuffix(".nii.gz").removesuffix("_0000"): file for file in list_images(source / "imagesTr", ".nii.gz")}
-    problems = [f"{source / 'labelsTr' / f'{name}.nii.gz'}: does not exist" for name in images if not (source / "labelsTr" / f"{name}.nii.gz").is_file()]
+    listed = {file: file.name.removesuffix(".nii.gz").removesuffix("_0000") for file in list_images(source / "imagesTr", ".nii.gz")}
+    images = {name: file for file, name in listed.items()}
+    problems = [f"{file}: {images[name].name} beside it is an image of {name} too; keep one" for file, name in listed.items() if images[name] != file]
+    problems += [f"{source / 'labelsTr' / f'{name}.nii.gz'}: does not exist" for name in images if not (source / "labelsTr" / f"{name}.nii.gz").is_file()]
     if problems:
         raise InputError(f"{source} cannot be converted. {problem_list(problems)}")
     names = np.random.default_rng(seed).permutation(sorted(images)).tolist()[:n]

@@ -33,9 +33,10 @@ def link_validation_cases(raw: Path, fold: int, out: Path) -> int:
         raise InputError(f"{raw / 'splits_final.json'}, fold {fold}:\n{list_some(wrong)}")
     cases = plain_names(splits[fold]["val"], "case", raw / "splits_final.json")
     images = [path for case in cases for path in sorted((raw / "imagesTr").glob(f"{glob.escape(case)}_[0-9][0-9][0-9][0-9]{ending}"))]
+    without = sorted({*cases} - {path.name[: -len("_0000") - len(ending)] for path in images})
     labels = [raw / "labelsTr" / f"{case}{ending}" for case in cases]
-    if absent := [label for label in labels if not label.is_file()]:
-        raise InputError(f"{raw / 'splits_final.json'}, fold {fold}, names cases that are not there; correct it or add their masks:\n" + "\n".join(f"  {label}" for label in absent))
+    if absent := [label for label in labels if not label.is_file()] + [raw / "imagesTr" / f"{case}_0000{ending}" for case in without]:
+        raise InputError(f"{raw / 'splits_final.json'}, fold {fold}, names cases that are not there; correct it or add the files:\n" + "\n".join(f"  {label}" for label in absent))
     folders = {out / name: {source.name: source for source in sources} for name, sources in (("images", images), ("labels", labels))}
     with rewritten(folders, [raw]):
         for folder, sources in folders.items():

@@ -212,6 +212,16 @@ def test_a_rating_of_no_class_is_named(tmp_path):
         convert_lidc(folder, tmp_path / "data", processes=1)
 
 
+def test_two_images_of_one_case_of_a_decathlon_set_are_named(tmp_path):
+    for part, names in (("imagesTr", ("h_1", "h_1_0000")), ("labelsTr", ("h_1",))):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / f"{name}.nii.gz").touch()
+    (tmp_path / "dataset.json").write_text(json.dumps({"name": "Set", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "a"}}))
+    with pytest.raises(InputError, match="h_1.nii.gz: h_1_0000.nii.gz beside it is an image of h_1 too"):
+        convert_msd(tmp_path, tmp_path / "data", processes=1)
+
+
 @pytest.mark.slow
 def test_decathlon_set_becomes_data_that_convert(tmp_path):
     for part, array in (("imagesTr", volume(90).astype(np.int16)), ("labelsTr", volume(2))):

@@ -39,6 +39,15 @@ def test_a_later_view_replaces_its_own_links_and_leaves_other_files(raw, tmp_pat
     assert (tmp_path / "out/images/mine.txt").read_text() == "mine" and (tmp_path / "out/labels/b.nii.gz").exists()
 
 
+def test_cases_without_an_image_are_named(raw, tmp_path):
+    folder = raw(["a1", "b"])
+    for channel in ("0000", "0001"):
+        (folder / f"imagesTr/b_{channel}.nii.gz").unlink()
+    with pytest.raises(InputError, match="imagesTr/b_0000.nii.gz"):
+        link_validation_cases(folder, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_view_within_the_raw_dataset_is_refused(raw, tmp_path):
     with pytest.raises(InputError, match="raw/images: is, holds or lies in"):
         link_validation_cases(raw(["b"]), 0, tmp_path / "raw")

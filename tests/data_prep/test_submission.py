@@ -127,6 +127,20 @@ def test_no_zip_at_all_is_reported(quiz, tmp_path):
     assert "cannot be read as a zip" in check_submission(tmp_path / "X_results.zip", quiz.root / "test")[0]
 
 
+@pytest.mark.parametrize("place", ["options of a member", "length of a member"])
+def test_a_damaged_zip_is_reported(quiz, tmp_path, place):
+    archive, of_options = tmp_path / "X_results.zip", place.startswith("options")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA if of_options else zipfile.ZIP_STORED) as content:
+        content.writestr(TABLE, "Names,Subtype\n" * 100)
+    packed = bytearray(archive.read_bytes())
+    entry = packed.index(b"PK\x01\x02")
+    for where in [30 + len(TABLE) + 4] if of_options else [entry + 22, entry + 26]:  # both sizes, packed and unpacked, grow
+        packed[where] = 255
+    archive.write_bytes(packed)
+    problems = check_submission(archive, quiz.root / "test", processes=1)
+    assert len(problems) == 1 and "cannot be read as a zip" in problems[0] and "()" not in problems[0]
+
+
 def test_command_line_wants_the_right_file_name(quiz, predictions, tmp_path, capsys):
     archive = pack(predictions, tmp_path / "X.zip")
     with pytest.raises(SystemExit, match="must be named NAME_results.zip"):
