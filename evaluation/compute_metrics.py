@@ -135,11 +135,13 @@ def _read_subtypes(args: argparse.Namespace, cases: list[str], description: Data
     truth = read_truth(args.truth, task)
     classes = args.classes or (sorted(set(truth.values())) if description.is_quiz else list(description.classes))
     table = args.subtypes.with_name(f"{task}_probabilities.csv")
+    source = "--classes" if args.classes else args.truth if description.is_quiz else args.dataset
+    if len(set(classes)) < max(2, len(classes)):
+        raise InputError(f"{source}: the classes {', '.join(classes)} are not two or more different ones, which scores of a class task need; name all with --classes")
     try:
         predicted = read_predictions(args.subtypes, classes, task)
         probabilities = read_probabilities(table, classes) if is_there(table) else None
     except InputError as error:
-        source = "--classes" if args.classes else args.truth if description.is_quiz else args.dataset
         raise InputError(f"{error}\nThe classes {', '.join(classes)} are those of {source}; correct the one that is wrong.") from error
     problems = [f"{case}: no {words} in {args.truth}; add its row" for case in cases if case not in truth]
     problems += [f"{case}: true {words} {truth[case]!r} is none of {classes}" for case in cases if truth.get(case, classes[0]) not in classes]

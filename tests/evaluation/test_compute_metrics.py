@@ -260,3 +260,11 @@ def test_a_dataset_json_says_whether_the_data_are_made_up(run_folder, synthetic)
         "channel_names": {"0": "CT"}, "labels": {"background": 0, "pancreas": 1, "lesion": 2}, "file_ending": ".nii.gz", "synthetic": synthetic}))
     assert score(run_folder, "--dataset", str(run_folder / "dataset.json")) == 0
     assert json.loads((run_folder / "out" / "metrics.json").read_text())["synthetic"] is synthetic
+
+
+@pytest.mark.parametrize("options", [[], ["--classes", "0", "1", "1"]])
+def test_fewer_than_two_classes_or_one_given_twice_are_refused(run_folder, capsys, options):
+    """Nothing could read such results."""
+    (run_folder / "truth.csv").write_text("case,subtype\n" + "".join(f"{case},0\n" for case in CASES))
+    assert score(run_folder, *table_options(run_folder), *options) == 1
+    assert "are not two or more different ones" in capsys.readouterr().err and not (run_folder / "out").exists()
