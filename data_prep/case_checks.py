@@ -1,5 +1,7 @@
 """Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +19,7 @@ from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.parallel import in_processes
 
 STRAY_SHARE = 0.05  # of a mask on other tissue, such as gas and bone; a stent or calcification is far less than this share
@@ -34,6 +36,7 @@ class Inspection:
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
     volumes_ml: dict[str, float] = field(default_factory=dict)  # of the data's structures
     statistics: MaskStatistics | None = None  # intensities below the whole mask
+    digest: str | None = None  # of the voxels: equal for copies, however they are stored
 
 
 def read_labels(path: Path, image: np.ndarray, image_properties: dict, fix_geometry: bool = False, labels: Sequence[int] = THE_QUIZ.label_values) -> np.ndarray:
@@ -93,6 +96,10 @@ def inspect_case(case: Case, fix_geometry: bool = False, description: DataDescri
     found.shape, found.spacing = image.shape, tuple(properties["spacing"])
     if image.min() == image.max():
         found.problems.append(f"{case.image} is constant (every voxel is {image.flat[0]:g}): there is no picture in it; export it again")
+    else:
+        digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(image, np.float32).data)
+        found.digest = digest.hexdigest()
     if case.mask is None:
         return found
     try:
@@ -108,6 +115,25 @@ def inspect_case(case: Case, fix_geometry: bool = False, description: DataDescri
     elif (stray := off_tissue(image, labels > 0, description)):
         found.problems.append(f"{case.mask}: {stray}")
     return found
+
+
+def copies(inspections: list[Inspection]) -> list[str]:
+    """A warning for each image that is there several times under other names: a model would be judged by what it was trained on.
+
+    Copies of one patient in one split stay together in folds, and copies in the test set are trained on by nobody.
+    """
+    of_image: dict[str, list[Case]] = defaultdict(list)
+    for found in inspections:
+        if found.digest is not None:
+            of_image[found.digest].append(found.case)
+    warnings = []
+    for cases in of_image.values():
+        splits, patients = sorted({case.split for case in cases}), {case.patient for case in cases}
+        kept_together = splits == ["test"] or len(splits) == 1 and len(patients) == 1 and None not in patients
+        if len(cases) > 1 and not kept_together:
+            where = f"is in {' and '.join(splits)}" if len(splits) > 1 else f"is in {splits[0]} {len(cases)} times, and folds may part its copies"
+            warnings.append(f"the same image {where}: {name_some([str(case.image) for case in cases])}; a model would be judged by what it was trained on. Keep one")
+    return warnings
 
 
 def inspect_all(cases: list[Case], fix_geometry: bool = False, processes: int | None = None, description: DataDescription = THE_QUIZ) -> list[Inspection]:
