@@ -4,6 +4,7 @@ Voxels must lie in the file itself: a header that names another file would have 
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable, Mapping
 from math import isfinite
@@ -30,6 +31,7 @@ _NRRD_ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "ascii": "text", 
 _NRRD_ALIASES = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}
 _NRRD_COLOURS_AND_LISTS = ("list", "vector", "rgb", "hsv", "xyz", "complex", "point", "normal", "quaternion", "covariant", "scalar", "stub", "none",
                            "???", "2", "3", "4")  # how kinds of axes begin that are none of space and may lack a spacing
+_MILLIMETRES = ("", "?", "???", "none", "mm", "millimeter", "millimeters", "millimetre", "millimetres")  # or not given, which counts as mm
 _META_TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4", "ULONG": "u4",
                "LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
 _GIPL_TYPES = {7: "i1", 8: "u1", 15: "i2", 16: "u2", 31: "u4", 32: "i4", 64: "f4", 65: "f8"}
@@ -79,6 +81,10 @@ def _nrrd_geometry(fields: Mapping[str, str]) -> list[str]:
     for axis, value in enumerate(fields.get("spacings", "").split()):
         if not MIN_SPACING <= _number(value) <= MAX_SPACING and (axis >= len(spatial) or spatial[axis]):
             problems.append(f"spacings is {fields['spacings']}: {value}")
+    for key in ("space units", "units"):
+        words = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|([^\s"]+)', fields.get(key, ""))]
+        problems += [f"{key} is {fields[key]}: lengths must be mm" for axis, word in enumerate(words)
+                     if word.strip().lower() not in _MILLIMETRES and (axis < 3 if key == "space units" else axis >= len(spatial) or spatial[axis])][:1]
     if "space directions" in fields:
         text = fields["space directions"]
         vectors = [[_number(part) for part in vector.strip("() ").split(",")] for vector in _vectors(text)]
@@ -124,6 +130,11 @@ def meta_block(path: str | os.PathLike) -> VoxelBlock:
     available = os.path.getsize(path) - (end + 1)
     if compressed and (not size.isascii() or not size.isdigit() or int(size[:18]) not in (0, available)):
         problems.append(f"CompressedDataSize is {size}, and {available} bytes follow the header")
+    if fields.get("DistanceUnits", "").lower() not in _MILLIMETRES:
+        problems.append(f"DistanceUnits is {fields['DistanceUnits']}: lengths must be mm")
+    for key, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):  # ITK passes over both
+        if key in fields and _number(fields[key]) != neutral:
+            problems.append(f"{key} is {fields[key]}: voxels must be stored as the values that they mean")
     for key in ("ElementSpacing", "ElementSize"):
         values = fields.get(key, "").split()
         problems += [f"{key} is {fields[key]}: {value}" for value in values[:3] if not MIN_SPACING <= _number(value) <= MAX_SPACING]

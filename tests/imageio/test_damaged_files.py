@@ -163,6 +163,7 @@ def test_integers_are_scaled_as_the_header_says(tmp_path):
     ({"endian": None}, "endian is None"), ({"space_directions": "(nan,0,0) (0,1,0) (0,0,1)"}, "space directions"), ({"line_skip": "2"}, "line skip is 2"),
     ({"space_directions": "(1,0,0) (1,0,0) (0,0,1)"}, "singular"), ({"space_directions": "(1e30,0,0) (0,1,0) (0,0,1)"}, "space directions"),
     ({"space_origin": "(inf,0,0)"}, "space origin"), ({"space_directions": None, "space": None, "space_origin": None, "spacings": "1 0 1"}, "spacings is 1 0 1: 0"),
+    ({"space_units": '"m" "m" "m"'}, "lengths must be mm"), ({"units": '"mm" "mm" "cm"'}, "lengths must be mm"),
 ])
 def test_impossible_field_of_a_nrrd_header_is_named(tmp_path, fields, message):
     encoding = "raw"
@@ -170,11 +171,20 @@ def test_impossible_field_of_a_nrrd_header_is_named(tmp_path, fields, message):
     refused(content.replace(b"encoding: raw", f"encoding: {fields.get('encoding', 'raw')}".encode()), tmp_path / "a.nrrd", message)
 
 
+@pytest.mark.parametrize(("content", "name"), [
+    (nrrd(space_units='"mm" "mm" "mm"'), "a.nrrd"), (nrrd(units='"mm" "mm" ""', space=None, space_directions=None, space_origin=None, spacings="1 1 1"), "b.nrrd"),
+    (mha(DistanceUnits="mm", ElementToIntensityFunctionSlope="1.0", ElementToIntensityFunctionOffset="0"), "a.mha")])
+def test_millimetres_and_values_as_stored_are_what_headers_may_say(tmp_path, content, name):
+    assert np.array_equal(read_image(save(content, tmp_path / name))[0][0], VOXELS)
+
+
 @pytest.mark.parametrize(("fields", "message"), [
     ({"ElementDataFile": "/etc/passwd"}, "another file"), ({"ElementType": "MET_STRING"}, "ElementType is 'MET_STRING'"), ({"DimSize": "5 -4 3"}, "DimSize is '5 -4 3'"),
     ({"NDims": "2"}, "NDims is '2'"), ({"DimSize": "9999 9999 9999"}, "truncated, or its header wrong"), ({"ElementSpacing": "1 nan 1"}, "ElementSpacing is 1 nan 1"),
     ({"ElementSpacing": "1 0 1"}, "ElementSpacing is 1 0 1"), ({"Offset": "inf 0 0"}, "Offset is inf 0 0"), ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "singular"),
     ({"TransformMatrix": "nan 0 0 0 1 0 0 0 1"}, "TransformMatrix is nan"), ({"CompressedData": "True", "CompressedDataSize": "7"}, "CompressedDataSize is 7"),
+    ({"DistanceUnits": "cm"}, "DistanceUnits is cm: lengths must be mm"), ({"ElementToIntensityFunctionOffset": "-1024"}, "FunctionOffset is -1024"),
+    ({"ElementToIntensityFunctionSlope": "0.5"}, "FunctionSlope is 0.5"),
 ])
 def test_impossible_field_of_a_metaimage_header_is_named(tmp_path, fields, message):
     refused(mha(**fields), tmp_path / "a.mha", message)
