@@ -32,7 +32,7 @@ from evaluation.tables import metrics_table
 from nnunetv2.utilities.cluster import add_scheduler_flag, n_workers, workers_of
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of_dataset
-from nnunetv2.utilities.errors import CasesFailed, InputError
+from nnunetv2.utilities.errors import CasesFailed, InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json
 from nnunetv2.utilities.manifest import file_hash, origin, value_hash
@@ -74,6 +74,8 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     missing = [case for case in cases if case not in predictions]
     if missing and not args.allow_missing:
         problems += [f"{case}: no prediction in {args.pred} (--allow-missing scores it as empty)" for case in missing]
+    problems += [f"{case}: its prediction {predictions[case]} is its reference itself, or a link to it; correct --pred"
+                 for case in cases if case in predictions and case in references and predictions[case].samefile(references[case])]
     if not args.allow_training_cases:
         problems += [f"{case}: the model that predicted it was trained on it (--allow-training-cases scores it all the same)"
                      for case in _training_cases(predictions, cases)]
@@ -89,6 +91,8 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     if problems:
         raise ValueError("\n".join(problems))
 
+    if unscored := [] if args.splits else sorted(predictions.keys() - references.keys()):
+        print(f"warning: {len(unscored)} prediction(s) have no reference in {args.ref} and are not scored: {name_some(unscored)}", file=sys.stderr)
     truth = {row["case"]: row.pop(REFERENCE_HASH) for row in rows}  # of the voxels: a copy that was packed or stored otherwise is the same truth
     masks = {case: file_hash(predictions[case]) for case in cases if case in predictions}
     metrics = {"provenance": origin() | {"predictions": str(args.pred), "masks": value_hash(masks), "references": truth},

@@ -268,3 +268,18 @@ def test_fewer_than_two_classes_or_one_given_twice_are_refused(run_folder, capsy
     (run_folder / "truth.csv").write_text("case,subtype\n" + "".join(f"{case},0\n" for case in CASES))
     assert score(run_folder, *table_options(run_folder), *options) == 1
     assert "are not two or more different ones" in capsys.readouterr().err and not (run_folder / "out").exists()
+
+
+def test_masks_are_not_scored_against_themselves(run_folder, capsys):
+    link = run_folder / "prediction" / "quiz_0_001.nii.gz"
+    link.unlink()
+    link.symlink_to(run_folder / "reference" / link.name)
+    assert score(run_folder) == 1
+    message = capsys.readouterr().err
+    assert "quiz_0_001: its prediction" in message and "is its reference itself" in message and "quiz_1_002" not in message
+
+
+def test_predictions_without_a_reference_are_counted(run_folder, capsys):
+    (run_folder / "reference" / "quiz_0_001.nii.gz").unlink()
+    assert score(run_folder) == 0
+    assert "1 prediction(s) have no reference" in capsys.readouterr().err
