@@ -11,7 +11,7 @@ This module alone may read a class out of a file name.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from nnunetv2.utilities.data_description import FILE, DataDescription, read_desc
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.files import is_there
 from nnunetv2.utilities.image_listing import scan_images
-from nnunetv2.utilities.safe_names import name_problem
+from nnunetv2.utilities.safe_names import file_key, name_problem
 
 LABELLED_SPLITS = ("train", "validation")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}  # of what comes without a split of its own
@@ -113,9 +113,20 @@ def _with_tables(data: Path, cases: list[Case], description: DataDescription) ->
         for case in cases:
             if case.patient is not None:
                 splits[case.patient].add(case.split)
+        problems += _spelled_in_two_ways(splits, data / description.content["patients"])
         problems += [f"patient {patient} is in {' and '.join(sorted(of))}: put all cases of a patient into one split"
                      for patient, of in sorted(splits.items()) if len(of) > 1]
     return cases, problems
+
+
+def _spelled_in_two_ways(patients: Iterable[str], path: Path) -> list[str]:
+    """Patients whose names differ in upper and lower case alone, or are one number (`7`, `007`, `7.0`): one patient may be in two splits by them."""
+    spellings = defaultdict(list)
+    for patient in patients:
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", patient)
+        spellings[number[1] if number else file_key(patient)].append(patient)
+    return [f"{path}: {' and '.join(sorted(same))} may be one patient; write the name in one way, or give two patients names that differ more"
+            for same in spellings.values() if len(same) > 1]
 
 
 def _read_table(path: Path, column: str, needed: set[str], problems: list[str]) -> dict[str, str]:

@@ -43,12 +43,12 @@ def compare(a: dict, b: dict, resamples: int, seed: int) -> dict:
     rows_a, rows_b = ({row["case"]: row for row in run["cases"]} for run in (a, b))
     problems = [f"{case}: only in {'A' if case in rows_a else 'B'}" for case in sorted(rows_a.keys() ^ rows_b.keys())]
     description = description_of(a)
-    if description.content != description_of(b).content:
-        problems.append("they are of different data: their descriptions differ")
+    alike = description.content == description_of(b).content
+    problems += [] if alike else ["they are of different data: their descriptions differ"]
     problems += [f"{case}: true {description.task_words} {rows_a[case].get('subtype_true')} in A, {rows_b[case].get('subtype_true')} in B"
                  for case in sorted(rows_a.keys() & rows_b.keys())
                  if rows_a[case].get("subtype_true") != rows_b[case].get("subtype_true")]
-    problems += _other_truth(a, b, list(description.structures))
+    problems += _other_truth(a, b, list(description.structures)) if alike else []
     if a["definitions"]["surface"] != b["definitions"]["surface"]:
         problems.append(f"A has surfaces of {a['definitions']['surface']}, B of {b['definitions']['surface']}: score both alike")
     if problems:

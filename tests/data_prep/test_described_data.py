@@ -15,6 +15,7 @@ from data_prep.lidc_to_quiz import convert as convert_lidc
 from data_prep.make_submission import make_submission
 from data_prep.msd_to_quiz import convert as convert_msd
 from data_prep.oriented_files import write_oriented
+from data_prep.quiz_layout import _spelled_in_two_ways
 from nnunetv2.utilities.csv_files import read_csv, write_rows
 from nnunetv2.utilities.data_description import QUIZ, THE_QUIZ, DataDescription, DescriptionShape, read_description
 from nnunetv2.utilities.errors import InputError
@@ -126,6 +127,7 @@ def test_folds_without_patients_are_as_before():
 @pytest.mark.slow
 @pytest.mark.parametrize("table, line, named", [
     ("patients.csv", "v,p1", "patient p1 is in train and validation"),
+    ("patients.csv", "v,P1", "P1 and p1 may be one patient"),
     ("classes.csv", "v,maybe", "'maybe' is none of low, high"),
     ("classes.csv", None, "v is missing"),
 ])
@@ -134,6 +136,11 @@ def test_a_wrong_table_is_named(nodules, tmp_path, table, line, named):
     (nodules / table).write_text("\n".join(rows) + "\n")
     with pytest.raises(ValueError, match=named):
         convert(nodules, tmp_path / "raw", processes=1)
+
+
+@pytest.mark.parametrize(("names", "n"), [(["7", "007", "7.0"], 1), (["A", "a"], 1), (["7", "70", "p7", "P8"], 0), (["1.5", "15"], 0)])
+def test_patients_that_may_be_one_are_named(names, n):
+    assert len(_spelled_in_two_ways(names, Path("patients.csv"))) == n
 
 
 def test_a_label_of_no_structure_is_named(nodules, tmp_path):
