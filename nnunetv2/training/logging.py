@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -96,9 +97,14 @@ class TrainingLog:
 
     # ---- values -------------------------------------------------------------------------------------------------------
 
-    def log(self, key: str, value: float | list, epoch: int) -> None:
-        """Set the value of `epoch`, which must be the one after the last or a repeated one."""
-        values = self.values.setdefault(key, [])
+    def log(self, key: str, value: Any, epoch: int) -> None:
+        """Set the value of `epoch`: a number, text, array, tensor, or lists and dictionaries of them.
+
+        Epochs without a value before it are NaN for a trainer's own keys; of the keys that every training has, none may be left out.
+        """
+        value, values = plain_value(value, key), self.values.setdefault(key, [])
+        if key not in SEGMENTATION_KEYS + CLASS_KEYS:  # one that is logged now and then, or only since the training goes on
+            values += [float("nan")] * (epoch - len(values))
         if not 0 <= epoch <= len(values):
             raise ValueError(f"{key!r} has values of {len(values)} epochs; epoch {epoch} cannot be logged next.")
         values[epoch:epoch + 1] = [value]
@@ -152,6 +158,21 @@ class TrainingLog:
         if self.active and (force or time.monotonic() - self._last_plot > PLOT_INTERVAL):
             draw_progress(self.values, self.folder / "progress.png")
             self._last_plot = time.monotonic()
+
+
+def plain_value(value: Any, key: str) -> Any:
+    """numpy's and torch's numbers, arrays and tensors as Python's, which JSON and checkpoints hold; TypeError names what cannot be logged."""
+    if value is None or isinstance(value, (bool, int, str)) or type(value) is float:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().tolist()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain_value(part, key) for part in value]
+    if isinstance(value, dict):
+        return {str(name): plain_value(part, key) for name, part in value.items()}
+    raise TypeError(f"{key!r}: {type(value).__name__} cannot be logged. Log numbers, texts, arrays or tensors, or lists and dictionaries of them.")
 
 
 def draw_progress(values: dict[str, list], path: Path) -> None:

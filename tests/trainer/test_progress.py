@@ -12,6 +12,7 @@ import torch
 
 from nnunetv2.training import log_sinks
 from nnunetv2.training.log_sinks import Sinks, by_class, check_switches
+from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint
@@ -255,3 +256,16 @@ class TestTensorBoard:
         monkeypatch.setattr("threading.excepthook", lambda arguments: None)
         trainer.run_training()
         assert capsys.readouterr().out.count("TensorBoardSink failed") == 1 and trainer.current_epoch == 3
+
+
+def test_a_key_of_ones_own_may_be_logged_now_and_then(tmp_path):
+    log = TrainingLog(tmp_path, has_classes=False)
+    log.log("mine", 1.0, 2)
+    assert np.isnan(log.values["mine"][:2]).all() and log.values["mine"][2] == 1.0
+    with pytest.raises(ValueError, match="cannot be logged next"):
+        log.log("train_losses", 1.0, 2)
+
+
+def test_what_cannot_be_logged_is_named():
+    with pytest.raises(TypeError, match="'mine': object cannot be logged"):
+        TrainingLog(None, has_classes=False).log("mine", object(), 0)
