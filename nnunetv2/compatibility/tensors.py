@@ -37,7 +37,7 @@ class dummy_context:  # noqa: N801 (upstream's name)
 
 
 def collate_outputs(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The steps' dictionaries as one: numbers to a list, arrays stacked on a new first axis, lists joined. Keys are those of the first."""
+    """The steps' dictionaries as one: numbers to a list, arrays and tensors stacked on a new first axis of an array, lists joined. Keys are those of the first."""
     joined: dict[str, Any] = {}
     for key, first in outputs[0].items():
         values = [output[key] for output in outputs]
@@ -45,10 +45,12 @@ def collate_outputs(outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             joined[key] = values
         elif isinstance(first, np.ndarray):
             joined[key] = np.stack(values)
-        elif isinstance(first, list):
+        elif isinstance(first, Tensor):  # this package's steps leave them on the GPU
+            joined[key] = torch.stack(values).detach().cpu().numpy()
+        elif isinstance(first, (list, tuple)):
             joined[key] = [item for value in values for item in value]
         else:
-            raise ValueError(f"step outputs[{key!r}] is {type(first).__name__}; numbers, arrays and lists can be collated.")
+            raise ValueError(f"step outputs[{key!r}] is {type(first).__name__}; numbers, arrays, tensors and lists can be collated.")
     return joined
 
 

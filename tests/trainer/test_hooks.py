@@ -1,5 +1,6 @@
 """Custom trainers as people write them against nnU-Net: every hook is called, at its moment, and what it returns is used."""
 
+import warnings
 from functools import wraps
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from torch import nn
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy, infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.training_state import training_state
+from nnunetv2.training.run_training import TrainingJob
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 ONE_EPOCH = {"num_epochs": 1, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
@@ -175,7 +180,7 @@ def test_a_network_without_the_class_head_that_the_plans_ask_for_is_refused(make
         make_trainer(OldSignature).initialize()
 
 
-@pytest.mark.parametrize("hook", ["get_plain_dataloaders", "_on_epoch_end", "plot_network_architecture"])
+@pytest.mark.parametrize("hook", ["get_plain_dataloaders", "_on_epoch_end", "_run_epoch"])
 def test_a_hook_that_is_never_called_is_refused_when_the_class_is_defined(hook):
     with pytest.raises(TypeError, match=f"Mine overrides what is never called: {hook}"):
         type("Mine", (nnUNetTrainer,), {hook: lambda self: None})
@@ -207,3 +212,114 @@ def test_datasets_are_told_by_their_files(tmp_path):
     (tmp_path / "b.b2nd").touch()
     with pytest.raises(ValueError, match="two kinds"):
         infer_dataset_class(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [np.float32(0.5), np.array([1.0, 2.0], np.float32), torch.tensor(3.0), {"a": [np.int64(1)]}])
+def test_what_numpy_and_torch_compute_can_be_logged(plain, make_trainer, values):
+    class Logs(nnUNetTrainer):
+        def on_train_epoch_end(self, outputs):
+            self.logger.log("train_losses", np.mean([output["loss"].numpy() for output in outputs]), self.current_epoch)  # np.float32
+            self.logger.log("mine", values, self.current_epoch)
+
+    trainer = make_trainer(Logs, **ONE_EPOCH)
+    trainer.run_training()
+    assert load_json(Path(trainer.output_folder) / "progress.json")["mine"] == trainer.logger.get_value("mine", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end, lists", [("on_train_epoch_end", "train_losses"), ("on_validation_epoch_end", "val_losses")])
+def test_an_epochs_end_that_collates_what_this_packages_steps_return(plain, make_trainer, end, lists):
+    def collating(self, outputs):
+        found = collate_outputs(outputs)
+        self.logger.log(lists, np.mean(found["loss"]), self.current_epoch)
+        if end == "on_validation_epoch_end":
+            self.logger.log("dice_per_class_or_region", np.sum(found["tp_hard"], 0), self.current_epoch)
+            self.logger.log("mean_fg_dice", 0.5, self.current_epoch)
+
+    trainer = make_trainer(type("Collates", (nnUNetTrainer,), {end: collating}), **ONE_EPOCH)
+    trainer.run_training()
+    assert np.isfinite(trainer.logger.get_value(lists, -1))
+
+
+def _initialize(self):
+    """As trainers of other authors have it, who build everything themselves and know nothing of this package."""
+    self._set_batch_size_and_oversample()
+    self.num_input_channels = 1
+    self.network = self.build_network_architecture(self.plans_manager, self.configuration_manager, 1, self.label_manager.num_segmentation_heads, True)
+    self.optimizer, self.lr_scheduler = self.configure_optimizers()
+    self.loss = self._build_loss()
+    self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+    self.was_initialized = True
+
+
+def _on_epoch_start(self):
+    self.logger.log("epoch_start_timestamps", 0.0, self.current_epoch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("hooks", [{"initialize": _initialize}, {"on_epoch_start": _on_epoch_start}])
+def test_hooks_that_replace_this_packages_and_do_not_call_them_train_and_go_on(make_trainer, plans, dataset_json, hooks, classes):
+    if not classes:
+        del plans["configurations"]["3d_fullres"]["architecture"]["class_head"], dataset_json["classification"]
+    kind = type("Replaces", (nnUNetTrainer,), hooks)
+    trainer = make_trainer(kind, **ONE_EPOCH, ema_decay=0.5)
+    trainer.run_training()
+    again = make_trainer(kind, **ONE_EPOCH, ema_decay=0.5)
+    again.load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")
+    assert (trainer.class_optimizer is not None) == (again.class_optimizer is not None) == classes and again.average is not None
+
+
+@pytest.mark.slow
+def test_an_on_epoch_start_of_ones_own_leaves_dropout_as_repeatable_as_before(make_trainer):
+    trainers = [make_trainer(type("Replaces", (nnUNetTrainer,), {"on_epoch_start": _on_epoch_start}), **ONE_EPOCH) for _ in range(2)]
+    for number, trainer in enumerate(trainers):
+        torch.manual_seed(number)
+        trainer.run_training()
+    assert trainers[0].logger.get_value("train_losses", -1) == trainers[1].logger.get_value("train_losses", -1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["plot_network_architecture", "_save_debug_information"])
+def test_what_nnunet_calls_when_a_training_starts_is_called(plain, make_trainer, hook):
+    called = []
+    make_trainer(type("Mine", (nnUNetTrainer,), {hook: lambda self: called.append(hook)}), **ONE_EPOCH).run_training()
+    assert called == [hook]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_saved_under_its_own_names(plain, make_trainer):
+    class Compiled(nnUNetTrainer):
+        def initialize(self):
+            super().initialize()
+            self.network = torch.compile(self.network, backend="eager")
+
+    trainer = make_trainer(Compiled)
+    trainer.initialize()
+    assert not any(name.startswith("_orig_mod.") for name in training_state(trainer)["network_weights"])
+
+
+def test_a_gradient_scaler_is_there_with_the_device_and_may_be_switched_off(plain, make_trainer):
+    class Off(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.grad_scaler = None
+
+    off, plain_one = make_trainer(Off), make_trainer()
+    off.initialize()
+    off.device = plain_one.device = torch.device("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, where there is no GPU
+        assert off.grad_scaler is None and isinstance(plain_one.grad_scaler, torch.amp.GradScaler)
+
+
+def test_a_trainer_with_its_arguments_in_another_order_gets_each_by_its_name(folders, monkeypatch):
+    class OtherOrder(nnUNetTrainer):
+        def __init__(self, plans, configuration, fold, dataset_json, unpack_dataset=True, device=torch.device("cuda")):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.unpack = unpack_dataset
+
+    monkeypatch.setattr("nnunetv2.training.run_training.find_trainer", lambda name: OtherOrder)
+    trainer = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "OtherOrder", "nnUNetPlans").make_trainer(torch.device("cpu"))
+    assert trainer.device.type == "cpu" and trainer.unpack is True

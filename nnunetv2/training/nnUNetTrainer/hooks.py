@@ -3,8 +3,6 @@
 # Hooks of earlier versions of nnU-Net that nothing calls any more -> what took their place.
 OUTDATED_HOOKS = {
     "get_plain_dataloaders": "override get_dataloaders",
-    "plot_network_architecture": "nothing plots networks; override on_train_start",
-    "_save_debug_information": "nothing writes debug.json; override on_train_start",
     "_on_train_start": "override on_train_start", "_on_train_epoch_end": "override on_train_epoch_end",
     "_on_validation_epoch_end": "override on_validation_epoch_end", "_on_epoch_end": "override on_epoch_end", "_run_epoch": "override run_training",
 }

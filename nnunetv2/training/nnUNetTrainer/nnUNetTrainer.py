@@ -66,6 +66,7 @@ from nnunetv2.utilities.safe_names import plain_ending, plain_name
 
 HYPERPARAMETERS = ("initial_lr", "weight_decay", "oversample_foreground_percent", "probabilistic_oversampling", "num_iterations_per_epoch",
                    "num_val_iterations_per_epoch", "num_epochs", "enable_deep_supervision")  # told to Weights & Biases
+_NOT_MADE: Any = object()
 RANDOM_STREAMS = {"weights": 0, "epoch": 1}  # parts of the seed; batches have their own
 
 
@@ -137,10 +138,12 @@ class nnUNetTrainer(TrainingData):
 
         self.num_input_channels = self.network = self.optimizer = self.lr_scheduler = self.loss = None  # see initialize
         self.dataloader_train = self.dataloader_val = None  # see on_train_start
-        self.grad_scaler = None  # see initialize
+        # a trainer with an `initialize` of its own makes none of these; see _complete_initialisation
+        self.average = self.class_optimizer = self.class_lr_scheduler = self.multitask_loss = None
+        self.class_labels: dict[str, int] = {}
         self.logger = TrainingLog(self.output_folder, self.class_task is not None, active=self.local_rank == 0)
         self.class_evidence: EvidenceHead | None = None  # of a refitted checkpoint that was loaded, for the validation
-        self.current_epoch = 0
+        self.current_epoch = self._step = 0
         self.bad_steps = BadSteps()
         self.worst_patch = WorstPatch()
         self._last_picture = time.monotonic()
@@ -149,6 +152,7 @@ class nnUNetTrainer(TrainingData):
         self._identity: dict[str, Any] | None = None
         self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None  # set with the augmentation's
         self.was_initialized = False
+        self._grad_scaler: torch.amp.GradScaler | None = _NOT_MADE
 
     def _model_folder(self, configuration: str) -> str | None:
         model = f"{type(self).__name__}__{self.plans_manager.plans_name}__{configuration}"
@@ -165,8 +169,20 @@ class nnUNetTrainer(TrainingData):
 
     @property
     def module(self) -> nn.Module:
-        """The network without its wrapper for several GPUs."""
-        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        """The network without its wrappers, for several GPUs and of torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return getattr(network, "_orig_mod", network)
+
+    @property
+    def grad_scaler(self) -> torch.amp.GradScaler | None:
+        """On CUDA, from the first use on; a trainer that sets None steps without one."""
+        if self._grad_scaler is _NOT_MADE:
+            self._grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
+        return self._grad_scaler
+
+    @grad_scaler.setter
+    def grad_scaler(self, scaler: torch.amp.GradScaler | None) -> None:
+        self._grad_scaler = scaler
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
         self.logger.print(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
@@ -197,12 +213,11 @@ class nnUNetTrainer(TrainingData):
             self.bf16_on_cpu = lay_out_for_training(self.network)
         if self._do_i_compile():
             self.network.compile()
-        self.average = None if self.ema_decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
+        self._make_average()
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             # the lowest decoder output has loss weight 0 and a batch may hold no lesion: some parameters get no gradient
             self.network = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(self.network), find_unused_parameters=True)
-        self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.loss = self._build_loss()
         if isinstance(self.loss, nn.Module):
             self.loss.to(self.device)
@@ -210,6 +225,18 @@ class nnUNetTrainer(TrainingData):
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         self.was_initialized = True
+
+    def _complete_initialisation(self) -> None:
+        """`initialize`, and what one of another author, who knows nothing of this package, leaves out."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.average is None:
+            self._make_average()
+        if self.class_task is not None and self.multitask_loss is None:
+            self._initialize_class_task()
+
+    def _make_average(self) -> None:
+        self.average = None if self.ema_decay is None else AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
 
     @staticmethod
     def build_network_architecture(plans_manager: PlansManager, configuration_manager: ConfigurationManager,
@@ -251,8 +278,6 @@ class nnUNetTrainer(TrainingData):
         return segmentation_loss(self.label_manager, self.configuration_manager.batch_dice, self.is_ddp, len(scales) if scales is not None else None)
 
     def _initialize_class_task(self) -> None:
-        self.class_labels: dict[str, int] = {}
-        self.class_optimizer = self.class_lr_scheduler = self.multitask_loss = None
         if self.class_task is None:
             return
         head = getattr(self.module, "class_head", None)
@@ -297,6 +322,7 @@ class nnUNetTrainer(TrainingData):
             if self.pacing is not None:
                 self.pacing.before_first_epoch(self)
             while epoch < self.num_epochs:
+                self._begin_epoch()  # an on_epoch_start of another author need not
                 self.on_epoch_start()
                 self.on_train_epoch_start()
                 outputs = [self.train_step(next(self.dataloader_train)) for _ in self._progress(self.num_iterations_per_epoch, f"epoch {epoch}")]
@@ -336,8 +362,7 @@ class nnUNetTrainer(TrainingData):
             self.logger.warn(f"WARNING: the worst validation patch cannot be drawn ({type(error).__name__}: {error}). No more is tried.")
 
     def on_train_start(self) -> None:
-        if not self.was_initialized:
-            self.initialize()
+        self._complete_initialisation()
         sweep(self.output_folder, self.output_folder_base)
         self.save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
         if self.device.type == "cpu" and self._runs_in_bf16:  # tried here, not in the first step, which a time budget measures
@@ -348,6 +373,8 @@ class nnUNetTrainer(TrainingData):
         if self.local_rank == 0:
             self.dataset_class.unpack_dataset(self.preprocessed_dataset_folder)
             self._save_model_description()
+        self.plot_network_architecture()
+        self._save_debug_information()
         if self.is_ddp:
             dist.barrier()
 
@@ -362,6 +389,12 @@ class nnUNetTrainer(TrainingData):
             with atomic_write(base / fingerprint.name) as temporary:
                 shutil.copyfile(fingerprint, temporary)
 
+    def plot_network_architecture(self) -> None:
+        """A hook of nnU-Net's, called when a training starts. Nothing is plotted unless a subclass does it."""
+
+    def _save_debug_information(self) -> None:
+        """A hook of nnU-Net's, called when a training starts. Nothing is written unless a subclass does it."""
+
     def print_plans(self) -> None:
         """What is trained on what, into the log."""
         self.print_to_log_file(f"{self.plans_manager.dataset_name}, {self.configuration_name}, fold {self.fold}: "
@@ -373,6 +406,9 @@ class nnUNetTrainer(TrainingData):
 
     def on_epoch_start(self) -> None:
         self.logger.log("epoch_start_timestamps", time.time(), self.current_epoch)
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
         self._seed_everything("epoch", self.current_epoch)
         self._step = self.current_epoch * self.num_iterations_per_epoch  # counts from the training's start
 
@@ -505,8 +541,7 @@ class nnUNetTrainer(TrainingData):
 
     def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike | dict, to_validate: bool = False) -> None:
         """Continue from a checkpoint of ours or upstream's; `to_validate`: use it for validation alone, which asks less of it."""
-        if not self.was_initialized:
-            self.initialize()
+        self._complete_initialisation()
         given = isinstance(filename_or_checkpoint, dict)
         checkpoint = filename_or_checkpoint if given else load_checkpoint(filename_or_checkpoint)
         where = "the checkpoint" if given else str(filename_or_checkpoint)
