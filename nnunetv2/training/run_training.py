@@ -60,7 +60,8 @@ class TrainingJob:
         if self.batch_size is not None:  # into the plans that the trained model keeps, so they say what was used
             plans["configurations"].setdefault(self.configuration, {})["batch_size"] = self.batch_size
         with plans_from(plans_file):
-            trainer = find_trainer(self.trainer)(plans, self.configuration, self.fold, load_json(folder / "dataset.json", DatasetJson), device)
+            trainer = find_trainer(self.trainer)(plans=plans, configuration=self.configuration, fold=self.fold,  # by name, as nnU-Net does: a trainer of
+                                                 dataset_json=load_json(folder / "dataset.json", DatasetJson), device=device)  # another author may order them otherwise
         for name, value in self.overrides.items():
             setattr(trainer, name, value)
         return trainer
