@@ -51,8 +51,7 @@ def plan_experiment_dataset(dataset_id: int | str, experiment_planner_class: typ
                             gpu_memory_target_in_gb: float | None = None, preprocess_class_name: str = "DefaultPreprocessor",
                             overwrite_target_spacing: Sequence[float] | None = None, overwrite_plans_name: str | None = None) -> tuple[dict, str]:
     """(plans, their identifier) of one dataset, by a planner of one's own if wanted."""
-    planner = experiment_planner_class(dataset_id, gpu_memory_target_in_gb=gpu_memory_target_in_gb, preprocessor_name=preprocess_class_name,
-                                       plans_name=overwrite_plans_name, overwrite_target_spacing=overwrite_target_spacing)
+    planner = api.make_planner(experiment_planner_class, dataset_id, gpu_memory_target_in_gb, preprocess_class_name, overwrite_target_spacing, overwrite_plans_name)
     return planner.plan_experiment(), planner.plans_identifier
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from nnunetv2 import paths
 from nnunetv2.experiment_planning.dataset_fingerprint import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.dataset_integrity import verify_dataset_integrity
+from nnunetv2.experiment_planning.experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError
@@ -42,8 +43,8 @@ def plan_experiments(dataset_ids: Sequence[int | str], experiment_planner_class_
     if not dataset_ids:
         raise ValueError("No dataset was given.")
     for dataset in map(maybe_convert_to_dataset_name, dataset_ids):
-        planner = planner_by_name(experiment_planner_class_name)(dataset, gpu_memory_target_in_gb, preprocess_class_name, overwrite_plans_name,
-                                                overwrite_target_spacing)
+        planner = make_planner(planner_by_name(experiment_planner_class_name), dataset, gpu_memory_target_in_gb, preprocess_class_name,
+                               overwrite_target_spacing, overwrite_plans_name)
         plans = PlansManager(planner.plan_experiment())
         print(f"{dataset}, {planner.plans_identifier}:")
         for name in plans.available_configurations:
@@ -51,6 +52,15 @@ def plan_experiments(dataset_ids: Sequence[int | str], experiment_planner_class_
             print(f"  {name:20s} patch {'x'.join(map(str, configuration.patch_size))}, batch {configuration.batch_size}, "
                   f"{len(configuration.pool_op_kernel_sizes)} stages, spacing {' x '.join(f'{mm:.4g}' for mm in configuration.spacing)} mm")
     return planner.plans_identifier
+
+
+def make_planner(planner: type[ExperimentPlanner], dataset: int | str, gpu_memory_target_in_gb: float | None = None,
+                 preprocess_class_name: str = "DefaultPreprocessor", overwrite_target_spacing: Sequence[float] | None = None,
+                 overwrite_plans_name: str | None = None) -> ExperimentPlanner:
+    """A planner of a dataset. Memory and name are handed over only where they are given, so that the planner's own defaults count, as in nnU-Net."""
+    given = {"gpu_memory_target_in_gb": gpu_memory_target_in_gb, "plans_name": overwrite_plans_name}
+    return planner(dataset, preprocessor_name=preprocess_class_name, overwrite_target_spacing=overwrite_target_spacing, suppress_transpose=False,
+                   **{name: value for name, value in given.items() if value is not None})
 
 
 def preprocess(dataset_ids: Sequence[int | str], plans_identifier: str = "nnUNetPlans",

@@ -5,7 +5,7 @@ import pytest
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.class_evidence.blocks import BLOCKS
-from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
+from nnunetv2.experiment_planning.plan_and_preprocess_api import make_planner, plan_experiments
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.experiment_planning.residual_encoder_planners import nnUNetPlannerResEncM
 from nnunetv2.utilities.files import load_json, save_json
@@ -254,6 +254,22 @@ def test_a_planner_of_a_user_is_asked_by_nnunets_names(dataset):
     assert plans["plans_name"] == "MyPlans" and plans["experiment_planner_used"] == "PlannerOfAUser"
     assert fullres["spacing"] == [2.0, 1.0, 1.0] and fullres["data_identifier"] == "mine_3d_fullres"
     assert fullres["architecture"]["arch_kwargs"]["features_per_stage"][:4] == [16, 32, 64, 64]
+
+
+class PlannerWithMemory(nnUNetPlannerResEncM):
+    """As nnU-Net's own presets are written: memory and name are defaults of the arguments."""
+
+    def __init__(self, dataset_name_or_id, gpu_memory_target_in_gb=24, preprocessor_name="DefaultPreprocessor", plans_name="WithMemoryPlans",
+                 overwrite_target_spacing=None, suppress_transpose=False):
+        super().__init__(dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing, suppress_transpose)
+
+
+@pytest.mark.parametrize(("options", "name", "memory"), [({}, "WithMemoryPlans", 24), ({"gpu_memory_target_in_gb": 10, "overwrite_plans_name": "Other"}, "Other", 10)])
+def test_the_defaults_of_a_planners_arguments_count_where_nothing_else_is_given(dataset, options, name, memory):
+    dataset.write_fingerprint((1, 1, 1), (100, 100, 100))
+    assert make_planner(PlannerWithMemory, dataset.name, **options).UNet_vram_target_GB == memory
+    assert plan_experiments([dataset.name], "PlannerWithMemory", **options) == name
+    assert not (dataset.preprocessed / "nnUNetResEncUNetMPlans.json").exists()
 
 
 def test_transposition_can_be_suppressed(dataset):
