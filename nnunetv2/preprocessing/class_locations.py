@@ -9,7 +9,7 @@ MIN_SAMPLES = 10_000  # a class, or all its voxels if it has fewer
 MIN_SHARE = 0.01  # of the voxels of a class
 
 
-def sample_class_locations(seg: np.ndarray, classes_or_regions: Sequence[int | Sequence[int]]) -> dict[int | tuple[int, ...], np.ndarray | list]:
+def sample_class_locations(seg: np.ndarray, classes_or_regions: Sequence[int | Sequence[int]], seed: int = SEED) -> dict[int | tuple[int, ...], np.ndarray | list]:
     """Random voxels of each class (a label) or region (several labels), without replacement.
 
     Args:
@@ -18,7 +18,7 @@ def sample_class_locations(seg: np.ndarray, classes_or_regions: Sequence[int | S
         {label or tuple of labels: (n, 4) int64 indices into `seg`}; [] for a class without a voxel. The draws are those of
         upstream for the same segmentation, so training on either side sees the same candidates.
     """
-    rng = np.random.RandomState(SEED)
+    rng = np.random.RandomState(seed)
     flat = seg.ravel()
     locations = {}
     for entry in classes_or_regions:

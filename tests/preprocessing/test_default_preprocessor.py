@@ -7,6 +7,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
 from nnunetv2.preprocessing.preprocessors import DefaultPreprocessor, preprocessor_by_name
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import _run_and_save
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -213,3 +214,36 @@ def test_run_without_plans_says_which_command_makes_them(dataset):
 def test_recipe_lies_beside_the_cases(dataset):
     preprocess()
     assert load_json(dataset[1] / "nnUNetPlans_3d_fullres.recipe.json")["spacing"] == [1.0, 1.0, 1.0]
+
+
+class Hooked(DefaultPreprocessor):
+    """As people write them against nnU-Net."""
+
+    def modify_seg_fn(self, seg, plans_manager, dataset_json, configuration_manager):
+        return np.where(seg == 2, 1, seg)
+
+    def _normalize(self, data, seg, configuration_manager, foreground_intensity_properties_per_channel):
+        return super()._normalize(data, seg, configuration_manager, foreground_intensity_properties_per_channel) + data.mean(0)
+
+    @staticmethod
+    def _sample_foreground_locations(seg, classes_or_regions, seed=1234, verbose=False):
+        return {2: np.argwhere(seg == 2)}
+
+    def run_case_save(self, output_filename_truncated, *arguments):
+        super().run_case_save(output_filename_truncated + "_mine", *arguments)
+
+
+def test_hooks_of_a_preprocessor_are_called():
+    plans = PlansManager(make_plans(channels=2))
+    image, seg = np.concatenate([ramp((4, 4, 4))] * 2), np.full((1, 4, 4, 4), 2)
+    arguments = (image, seg, {"spacing": [1.0] * 3}, plans, plans.get_configuration("3d_fullres"), DATASET | {"channel_names": {"0": "CT", "1": "CT"}})
+    data, labels, properties = Hooked().run_case_npy(*arguments)
+    assert np.allclose(data, 2 * DefaultPreprocessor().run_case_npy(*arguments)[0], atol=1e-6)
+    assert (labels == 1).all() and list(properties["class_locations"]) == [2] and len(properties["class_locations"][2]) == 64
+
+
+def test_a_preprocessors_own_way_of_storing_a_case_is_taken(tmp_path, monkeypatch):
+    plans = PlansManager(make_plans())
+    monkeypatch.setattr(Hooked, "run_case", lambda self, *_: (ramp((4, 4, 4)), np.zeros((1, 4, 4, 4), np.int8), {"class_locations": {}}))
+    _run_and_save(Hooked(), "a", {"images": [], "label": None}, tmp_path, plans, plans.get_configuration("3d_fullres"), DATASET)
+    assert list_cases(tmp_path) == ["a_mine"]

@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2 import paths
 from nnunetv2.preprocessing.case_store import is_complete, save_case
-from nnunetv2.preprocessing.class_locations import sample_class_locations
+from nnunetv2.preprocessing.class_locations import SEED, sample_class_locations
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
 from nnunetv2.preprocessing.resampling import compute_new_shape
@@ -31,7 +31,10 @@ from nnunetv2.utilities.safe_names import plain_name
 
 CASE_ENDINGS = (".b2nd", ".pkl", ".npz", ".npy")  # upstream's older versions wrote the last two
 
+
 class DefaultPreprocessor:
+    """Subclasses override a method that has a name of nnU-Net's: run_case, run_case_npy, run_case_save, modify_seg_fn, _normalize, _sample_foreground_locations."""
+
     def __init__(self, verbose: bool = False):
         self.verbose = verbose
 
@@ -82,9 +85,12 @@ class DefaultPreprocessor:
         refuse_beyond_memory(data.itemsize * len(data) * math.prod(new_shape),
                              f"an image of {data.shape[1:]} voxels of {spacing} mm at the plans' spacing {target_spacing}", configuration_manager.source)
 
-        data = _normalize_and_resample(data, seg[0], plans_manager, configuration_manager,
-                                       partial(configuration_manager.resampling_fn_data, new_shape=new_shape,
-                                               current_spacing=spacing, new_spacing=target_spacing))
+        resample = partial(configuration_manager.resampling_fn_data, new_shape=new_shape, current_spacing=spacing, new_spacing=target_spacing)
+        if type(self)._normalize is DefaultPreprocessor._normalize:
+            data = _normalize_and_resample(data, seg[0], plans_manager, configuration_manager, resample)
+        else:  # somebody's own, which may look at all channels together
+            data = resample(self._normalize(data.astype(np.float32, order="C"), seg, configuration_manager,
+                                            plans_manager.foreground_intensity_properties_per_channel))
         properties = properties | {
             "shape_before_cropping": shape_before_cropping,
             "bbox_used_for_cropping": box,
@@ -94,8 +100,32 @@ class DefaultPreprocessor:
         if self.verbose:
             print(f"{properties['shape_after_cropping_and_before_resampling']} voxels of {spacing} mm -> {new_shape} of {target_spacing} mm")
         if has_reference:
-            properties["class_locations"] = sample_class_locations(seg, _sampled_classes(labels))
+            properties["class_locations"] = self._sample_foreground_locations(seg, _sampled_classes(labels), verbose=self.verbose)
+            seg = self.modify_seg_fn(seg, plans_manager, dataset_json, configuration_manager)
         return data, seg.astype(np.int16 if seg.max() > 127 else np.int8, copy=False), properties
+
+    def run_case_save(self, output_filename_truncated: str, image_files: list[str], seg_file: str | None, plans_manager: PlansManager,
+                      configuration_manager: ConfigurationManager, dataset_json: dict | str) -> None:
+        """Read, preprocess and store one case, as OUTPUT.b2nd, OUTPUT_seg.b2nd and OUTPUT.pkl."""
+        data, seg, properties = self.run_case(image_files, seg_file, plans_manager, configuration_manager, dataset_json)
+        folder, case = os.path.split(output_filename_truncated)
+        save_case(data, seg, properties, folder, case, configuration_manager.patch_size)
+
+    def modify_seg_fn(self, seg: np.ndarray, plans_manager: PlansManager, dataset_json: dict, configuration_manager: ConfigurationManager) -> np.ndarray:
+        """A hook: the preprocessed reference (1, z, y, x) as training shall see it. `class_locations` are of the one given."""
+        return seg
+
+    def _normalize(self, data: np.ndarray, seg: np.ndarray, configuration_manager: ConfigurationManager,
+                   foreground_intensity_properties_per_channel: dict) -> np.ndarray:
+        """A hook: data (C, Z, Y, X) float32, which may be changed in place, and seg (1, Z, Y, X), negative outside the non-zero mask -> data."""
+        for i, (scheme, use_mask) in enumerate(zip(configuration_manager.normalization_schemes, configuration_manager.use_mask_for_norm)):
+            normalize(data[i], scheme, use_mask, seg[0], foreground_intensity_properties_per_channel.get(str(i)))
+        return data
+
+    @staticmethod
+    def _sample_foreground_locations(seg: np.ndarray, classes_or_regions: list, seed: int = SEED, verbose: bool = False) -> dict:
+        """A hook: where training may centre its patches; see sample_class_locations."""
+        return sample_class_locations(seg, classes_or_regions, seed)
 
     def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int | None = None) -> None:
         """Preprocess the training cases of a dataset into nnUNet_preprocessed/DATASET/<data_identifier>, and copy their references.
@@ -137,8 +167,7 @@ class DefaultPreprocessor:
 
 def _run_and_save(preprocessor: DefaultPreprocessor, case: str, files: dict, folder: Path, plans_manager: PlansManager,
                   configuration_manager: ConfigurationManager, dataset_json: dict) -> None:
-    data, seg, properties = preprocessor.run_case(files["images"], files["label"], plans_manager, configuration_manager, dataset_json)
-    save_case(data, seg, properties, folder, case, configuration_manager.patch_size)
+    preprocessor.run_case_save(os.path.join(folder, case), files["images"], files["label"], plans_manager, configuration_manager, dataset_json)
 
 
 def _checked_labels(seg: np.ndarray, data_shape: tuple[int, ...], labels: LabelManager) -> np.ndarray:
