@@ -16,7 +16,7 @@ from nnunetv2 import paths
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
-from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_name
+from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_by_name, reader_writer_name
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
 from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
@@ -124,18 +124,23 @@ class ExperimentPlanner:
             "label_manager": "LabelManager",
             "foreground_intensity_properties_per_channel": self.dataset_fingerprint["foreground_intensity_properties_per_channel"],
         }
-        plans = json.loads(json.dumps(plans))  # lists for tuples: the same in memory as read back
+        plans = _as_read_back(plans)
         self._copy_dataset_files()
         self.plans = plans
         self.save_plans(plans)
         return plans
 
+    @property
+    def dataset(self) -> dict[str, dict]:
+        """{case: {"images": [...], "label": file}} of the raw dataset."""
+        return get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json)
+
     def determine_reader_writer(self) -> str | type:
-        """The reader of this dataset's files, or its name."""
+        """The reader of this dataset's files; a subclass may give its name alone."""
         example = None
         if self.dataset_json["file_ending"].lower() == TIFF:
-            example = example_image(get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json))
-        return reader_writer_name(self.dataset_json, example)
+            example = example_image(self.dataset)
+        return reader_writer_by_name(reader_writer_name(self.dataset_json, example))
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """Axis order of the plans, coarsest axis first, and the order that reverts it."""
@@ -198,7 +203,7 @@ class ExperimentPlanner:
             "batch_size": max(min(batch_size, cap), self.UNet_min_batch_size),
             "patch_size": topology.patch_size,
             "median_image_size_in_voxels": list(median_shape),
-            "spacing": list(spacing),
+            "spacing": np.array(spacing),
             "normalization_schemes": schemes,
             "use_mask_for_norm": use_mask,
             "resampling_fn_data": resampling_data.__name__, "resampling_fn_data_kwargs": data_kwargs,
@@ -352,6 +357,7 @@ class ExperimentPlanner:
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""
+        plans.update(_as_read_back(plans))
         path = self.preprocessed_folder / f"{self.plans_identifier}.json"
         if path.is_file():
             added = load_json(path, Plans)["configurations"]
@@ -361,6 +367,17 @@ class ExperimentPlanner:
     def load_plans(self, fname: str | os.PathLike) -> None:
         """Take `fname` for this planner's plans."""
         self.plans = load_json(fname, Plans)
+
+
+def _as_read_back(plans: dict[str, Any]) -> dict[str, Any]:
+    """Lists for tuples and arrays, Python's numbers for numpy's, which a planner of another author may hold: the same in memory as in the file."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (np.generic, np.ndarray)):
+            return value.tolist()
+        raise TypeError(f"The plans hold {value!r}, which is neither a number, a text nor a list of them; let the planner give such values alone.")
+
+    return json.loads(json.dumps(plans, default=plain))
 
 
 def _splines(is_seg: bool, order: int) -> Resampling:

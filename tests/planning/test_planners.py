@@ -256,6 +256,28 @@ def test_a_planner_of_a_user_is_asked_by_nnunets_names(dataset):
     assert fullres["architecture"]["arch_kwargs"]["features_per_stage"][:4] == [16, 32, 64, 64]
 
 
+class PlannerOfArrays(nnUNetPlannerResEncM):
+    """As people change what nnU-Net's methods return, numpy's values among it."""
+
+    def determine_transpose(self):
+        return [np.int64(0), np.int64(1), np.int64(2)], np.arange(3)
+
+    def determine_reader_writer(self):
+        assert self.dataset["a"]["label"].endswith("a.nii.gz")
+        return super().determine_reader_writer()
+
+    def get_plans_for_configuration(self, *arguments):
+        plans = super().get_plans_for_configuration(*arguments)
+        return plans | {"spacing": plans["spacing"] * 2, "batch_size": np.int64(3)}
+
+
+def test_a_planner_may_compute_with_numpy(dataset):
+    dataset.write_fingerprint((1, 1, 1), (100, 100, 100))
+    plans = PlannerOfArrays(dataset.name).plan_experiment()
+    assert plans == load_json(dataset.preprocessed / "nnUNetResEncUNetMPlans.json") and plans["transpose_backward"] == [0, 1, 2]
+    assert plans["configurations"]["3d_fullres"]["spacing"] == [2.0, 2.0, 2.0] and plans["image_reader_writer"] == "SimpleITKIO"
+
+
 class PlannerWithMemory(nnUNetPlannerResEncM):
     """As nnU-Net's own presets are written: memory and name are defaults of the arguments."""
 
