@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi, radians, sin
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform as LibrarysBlur, _build_kernel
 from batchgeneratorsv2.transforms.nnunet.random_binary_operator import ApplyRandomBinaryOperatorTransform
 from batchgeneratorsv2.transforms.nnunet.remove_connected_components import RemoveRandomConnectedComponentFromOneHotEncodingTransform
 from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
@@ -92,6 +93,23 @@ def spatial_transforms(patch_size: Sequence[int], rotation: tuple[float, float],
     return [Convert3DTo2DTransform(), transform, Convert2DTo3DTransform()] if dummy_2d else [transform]
 
 
+class GaussianBlurTransform(LibrarysBlur):
+    """The library's blur, also of patches with few voxels along an axis: it cannot mirror those as far as its kernel reaches, three voxels at a sigma of 1."""
+
+    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+        widest = max(np.ravel(params["sigmas"]), default=0.0)
+        reach = len(_build_kernel(widest, truncate=6)) // 2 if widest else 0  # as the library cuts it off
+        thin = [axis for axis in range(1, img.ndim) if img.shape[axis] <= reach]
+        wide = img
+        for axis in thin:
+            index = np.pad(np.arange(img.shape[axis]), reach, mode="reflect")
+            wide = wide.index_select(axis, torch.from_numpy(index))
+        blurred = super()._apply_to_image(wide, **params)
+        for axis in thin:
+            blurred = blurred.narrow(axis, reach, img.shape[axis])
+        return blurred.contiguous() if thin else blurred
+
+
 def intensity_transforms(dummy_2d: bool) -> list[BasicTransform]:
     """Noise, blur, brightness, contrast, low resolution and two kinds of gamma, as published."""
     noise = GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_channel=1, synchronize_channels=True)
@@ -149,7 +167,7 @@ def target_transforms(deep_supervision_scales: Sequence[Sequence[float]] | None,
 
 def without_texture_changes(transforms: ComposeTransforms) -> ComposeTransforms:
     """The pipeline without blur, low resolution and gamma, for a class that may rest on fine texture."""
-    changing = (GaussianBlurTransform, SimulateLowResolutionTransform, GammaTransform)
+    changing = (LibrarysBlur, SimulateLowResolutionTransform, GammaTransform)
     return ComposeTransforms([step for step in transforms.transforms
                               if not isinstance(step.transform if isinstance(step, RandomTransform) else step, changing)])
 

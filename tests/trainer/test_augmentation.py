@@ -7,7 +7,8 @@ from batchgeneratorsv2.transforms.intensity.contrast import BGContrast
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 
 from nnunetv2.training.augmentation import (
-    AugmentationGeometry, PatchAugmentation, intensity_transforms, mirror_and_mask_transforms, spatial_transforms, target_transforms, without_texture_changes)
+    AugmentationGeometry, GaussianBlurTransform, PatchAugmentation, intensity_transforms, mirror_and_mask_transforms, spatial_transforms, target_transforms,
+    without_texture_changes)
 from nnunetv2.training.dataloading.patch_batches import seeded_global_generators
 
 
@@ -129,3 +130,17 @@ def test_a_pipeline_that_begins_otherwise_gets_the_whole_box():
     assert not augmentation.knows_spatial and augmentation.draw_spatial() is None
     patch = {"image": torch.rand(1, 6, 6, 6), "segmentation": torch.zeros(1, 6, 6, 6, dtype=torch.int16)}
     assert augmentation(patch, None)["image"].shape == (1, 6, 6, 6)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 8, 8), (3, 8, 8)])
+@pytest.mark.parametrize("sigma", [1.0, 1.5])
+def test_patches_thinner_than_the_blurs_kernel_are_blurred_as_if_mirrored_on_and_on(shape, sigma):
+    image = torch.rand(1, *shape)
+    blur = GaussianBlurTransform((sigma, sigma), p_per_channel=1)
+    mirrored = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (12, 12), (0, 0), (0, 0)), mode="reflect"))
+    assert torch.allclose(blur(image=image.clone())["image"], blur(image=mirrored)["image"][:, 12:12 + shape[0]], atol=1e-6)
+
+
+def test_a_blur_that_leaves_every_channel_alone_does():
+    image = torch.rand(1, 2, 8, 8)
+    assert torch.equal(GaussianBlurTransform((1.0, 1.0), p_per_channel=0)(image=image.clone())["image"], image)
