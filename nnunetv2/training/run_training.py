@@ -101,7 +101,7 @@ class TrainingJob:
             problems[path] = checkpoint_problems(trainer, content)
             if not problems[path]:
                 return path
-        raise InputError(not_the_same(str(present[0]), problems[present[0]]))
+        raise InputError(not_the_same(str(present[0]), problems[present[0]], trainer=trainer))
 
 
 def paced(job: TrainingJob, device: torch.device, hours: float | None, patience: int | None) -> tuple[TrainingJob, Pacing | None]:

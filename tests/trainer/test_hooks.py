@@ -1,5 +1,6 @@
 """Custom trainers as people write them against nnU-Net: every hook is called, at its moment, and what it returns is used."""
 
+import time
 import warnings
 from functools import wraps
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.training_state import training_state
 from nnunetv2.training.run_training import TrainingJob
 from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
@@ -323,3 +325,28 @@ def test_a_trainer_with_its_arguments_in_another_order_gets_each_by_its_name(fol
     monkeypatch.setattr("nnunetv2.training.run_training.find_trainer", lambda name: OtherOrder)
     trainer = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "OtherOrder", "nnUNetPlans").make_trainer(torch.device("cpu"))
     assert trainer.device.type == "cpu" and trainer.unpack is True
+
+
+class Notes(nnUNetTrainer):
+    """Notes a time when it is made, under a name that is given, and something when its training starts."""
+
+    name = "started"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        setattr(self, self.name, time.monotonic_ns())
+
+    def on_train_start(self):
+        self.best_so_far = 0.5
+        super().on_train_start()
+
+
+@pytest.mark.slow
+def test_what_a_trainer_notes_under_an_underscore_or_in_its_training_hinders_no_continuation(plain, make_trainer, monkeypatch):
+    trainer = make_trainer(Notes, **ONE_EPOCH)
+    trainer.run_training()
+    checkpoint = Path(trainer.output_folder) / "checkpoint_final.pth"
+    with pytest.raises(InputError, match="started was .*\n.*Notes notes .* begins with an underscore"):
+        make_trainer(Notes, **ONE_EPOCH).load_checkpoint(checkpoint)
+    monkeypatch.setattr(Notes, "name", "_started")
+    make_trainer(Notes, **ONE_EPOCH).load_checkpoint(checkpoint)

@@ -41,8 +41,12 @@ def training_identity(trainer: "nnUNetTrainer") -> dict[str, Any]:
 
 
 def identity_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two trainings, a line each. The trainer's name and the weights of the start are not looked at."""
-    lines = [line for part in ("settings", "plans", "dataset") for line in changes(old[part], new[part])]
+    """What differs between two trainings, a line each. The trainer's name and the weights of the start are not looked at.
+
+    Nor are settings that the new one lacks: a trainer of another author may set them in the course of a training, which has only begun.
+    """
+    settings = {name: value for name, value in old["settings"].items() if name in new["settings"]}
+    lines = [line for before, part in ((settings, "settings"), (old["plans"], "plans"), (old["dataset"], "dataset")) for line in changes(before, new[part])]
     lines += moved_in_fold(old["split"]["train"], old["split"]["val"], new["split"]["train"], new["split"]["val"])
     lines += [CLASS_OF + line for line in changes(_common(old["class_labels"], new), _common(new["class_labels"], old))]
     both = old["cases"].keys() & new["cases"].keys()

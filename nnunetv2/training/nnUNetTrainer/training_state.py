@@ -55,7 +55,7 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
     """
     problems = checkpoint_problems(trainer, checkpoint, to_validate)
     if problems:
-        raise InputError(not_the_same(path, problems, to_validate))
+        raise InputError(not_the_same(path, problems, to_validate, trainer))
     load_network_weights(trainer.module, checkpoint)
     trainer.class_evidence = None if checkpoint.get(EVIDENCE_KEY) is None or trainer.class_task is None else EvidenceHead.from_checkpoint(
         checkpoint[EVIDENCE_KEY], len(trainer.class_task.classes), path)
@@ -80,10 +80,12 @@ def checkpoint_problems(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], to
     return [] if to_validate else differences_without_identity(checkpoint, trainer)
 
 
-def not_the_same(path: str, problems: list[str], to_validate: bool = False) -> str:
-    """Message of the error."""
+def not_the_same(path: str, problems: list[str], to_validate: bool = False, trainer: "nnUNetTrainer | None" = None) -> str:
+    """Message of the error; `trainer`: to tell the author of another one than this package's what it may be about."""
     remedy = ("Train anew, or bring back the old plans and split." if to_validate else
               "Give the old values (--epochs, --iterations, --val_iterations, --seed, --batch_size) and data, or start anew without --c.")
+    if trainer is not None and not to_validate and not type(trainer).__module__.startswith("nnunetv2."):
+        remedy += f" What {type(trainer).__name__} notes and no weight depends on, such as a time, gets a name that begins with an underscore."
     return f"{path} belongs to another training, {len(problems)} difference(s):\n{list_some(problems)}\n{remedy}"
 
 
