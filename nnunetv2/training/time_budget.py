@@ -7,7 +7,6 @@ shortened, and in its first half one that would end far too early (the machine w
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nnunetv2.inference.case_prediction import CLASS_VIEWS
+from nnunetv2.training.dataloading.batch_stream import ending_workers
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
@@ -77,10 +77,7 @@ def measure_speed(trainer: "nnUNetTrainer") -> Speed:
     trainer.initialize()
     trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    with ExitStack() as stack:
-        for loader in (trainer.dataloader_train, trainer.dataloader_val):
-            if isinstance(loader, AbstractContextManager):
-                stack.enter_context(loader)
+    with ending_workers(trainer.dataloader_train, trainer.dataloader_val):
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
         train_step = _mean_time(trainer, TIMED_STEPS, lambda: trainer.train_step(next(trainer.dataloader_train)))

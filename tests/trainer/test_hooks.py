@@ -1,5 +1,6 @@
 """Custom trainers as people write them against nnU-Net: every hook is called, at its moment, and what it returns is used."""
 
+import multiprocessing
 import time
 import warnings
 from functools import wraps
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from torch import nn
 
@@ -350,3 +352,21 @@ def test_what_a_trainer_notes_under_an_underscore_or_in_its_training_hinders_no_
         make_trainer(Notes, **ONE_EPOCH).load_checkpoint(checkpoint)
     monkeypatch.setattr(Notes, "name", "_started")
     make_trainer(Notes, **ONE_EPOCH).load_checkpoint(checkpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("twice", [False, True])
+def test_processes_of_batchgenerators_end_with_the_training(plain, make_trainer, twice):
+    class OwnLoaders(nnUNetTrainer):
+        def get_dataloaders(self):
+            patch, transforms = self.configuration_manager.patch_size, self.get_validation_transforms(self._get_deep_supervision_scales())
+            return tuple(NonDetMultiThreadedAugmenter(nnUNetDataLoader(dataset, 2, patch, patch, self.label_manager, transforms=transforms), None, 1, 1)
+                         for dataset in self.get_tr_and_val_datasets())
+
+        def on_train_end(self):
+            super().on_train_end()
+            for loader in (self.dataloader_train, self.dataloader_val) if twice else ():
+                loader._finish()  # as nnU-Net does
+
+    make_trainer(OwnLoaders, **ONE_EPOCH).run_training()
+    assert not multiprocessing.active_children()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import count
 from types import TracebackType
 
@@ -28,6 +29,18 @@ def endless_requests(first_epoch: int, iterations: int) -> Iterator[Request]:
     """Every batch from the start of `first_epoch` on; who trains decides when to stop."""
     for epoch in count(first_epoch):
         yield from ((epoch, iteration) for iteration in range(iterations))
+
+
+@contextmanager
+def ending_workers(*loaders: object) -> Iterator[None]:
+    """A block at whose end the loaders' processes end, whatever happens: of a BatchStream, of any context, of batchgenerators' augmenters."""
+    with ExitStack() as stack:
+        for loader in loaders:
+            if isinstance(loader, AbstractContextManager):
+                stack.enter_context(loader)
+            elif callable(finish := getattr(loader, "_finish", None)):  # batchgenerators', which has no public way
+                stack.callback(finish)
+        yield
 
 
 class _Batches(Dataset):

@@ -13,7 +13,7 @@ so a run that was killed and resumed ends, on CPU, with the same weights as one 
 import os
 import shutil
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from dynamic_network_architectures.building_blocks.class_head import RunningStan
 from nnunetv2 import paths
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.preprocessing.normalization import check_schemes
-from nnunetv2.training.dataloading.batch_stream import BatchStream
+from nnunetv2.training.dataloading.batch_stream import BatchStream, ending_workers
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.log_sinks import check_switches
 from nnunetv2.training.logging import PLOT_INTERVAL, TrainingLog
@@ -312,10 +312,8 @@ class nnUNetTrainer(TrainingData):
             return
         check_switches()
         self.on_train_start()
-        with ExitStack() as stack:  # loaders end their workers, whatever happens
-            for loader in (self.dataloader_train, self.dataloader_val):
-                if isinstance(loader, AbstractContextManager):
-                    stack.enter_context(loader)
+        with ExitStack() as stack:
+            stack.enter_context(ending_workers(self.dataloader_train, self.dataloader_val))
             self._open_sinks()
             stack.callback(self.logger.close_sinks)
             epoch = self.current_epoch
