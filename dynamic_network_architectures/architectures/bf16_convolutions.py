@@ -59,7 +59,13 @@ def _right_in_bf16(conv: nn.Module, shape: tuple[int, ...], layout: torch.memory
 
 def _results(conv: nn.Module, x: Tensor, gradient: Tensor | None, bf16: bool) -> list[Tensor]:
     """The output, and by `gradient` of it (None: the output itself) the gradients of the weights and of x."""
-    x = x.detach().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        y = conv(x).float()
-    return [y.detach(), *torch.autograd.grad(y, (conv.weight, x), y.detach() if gradient is None else gradient)]
+    x, frozen = x.detach().requires_grad_(), not conv.weight.requires_grad
+    if frozen:  # tried all the same: other layers of this shape may learn
+        conv.weight.requires_grad_(True)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            y = conv(x).float()
+        return [y.detach(), *torch.autograd.grad(y, (conv.weight, x), y.detach() if gradient is None else gradient)]
+    finally:
+        if frozen:
+            conv.weight.requires_grad_(False)

@@ -102,3 +102,10 @@ def test_random_numbers_training_mode_and_gradients_stay_as_they_are():
     assert torch.equal(torch.random.get_rng_state(), before) and network.training
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_frozen_layers_are_tried_too_and_stay_frozen():
+    network = _network()
+    network.encoder.requires_grad_(False)
+    assert trust_bf16(network, BATCH)
+    assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
