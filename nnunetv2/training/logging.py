@@ -90,7 +90,11 @@ class TrainingLog:
             draw_progress(self.values, Path(output_folder) / "progress.png")
 
     def get_checkpoint(self) -> dict[str, list]:
-        return self.values
+        return self._plain_values()
+
+    def _plain_values(self) -> dict[str, list]:
+        """Those that somebody put into `my_fantastic_logging` without `log` included."""
+        return {key: plain_value(series, key) for key, series in self.values.items()}
 
     def load_checkpoint(self, checkpoint: dict[str, list]) -> None:
         self.values |= checkpoint
@@ -151,7 +155,7 @@ class TrainingLog:
     def save(self) -> None:
         """Write all values so far as progress.json, which figures and reports read."""
         if self.active:
-            save_json(self.values, self.folder / "progress.json")
+            save_json(self._plain_values(), self.folder / "progress.json")
 
     def plot(self, force: bool = False) -> None:
         """Draw progress.png, unless the last one is younger than PLOT_INTERVAL."""

@@ -368,5 +368,6 @@ def test_processes_of_batchgenerators_end_with_the_training(plain, make_trainer,
             for loader in (self.dataloader_train, self.dataloader_val) if twice else ():
                 loader._finish()  # as nnU-Net does
 
-    make_trainer(OwnLoaders, **ONE_EPOCH).run_training()
+    trainer = make_trainer(OwnLoaders, **ONE_EPOCH)  # kept: one that is thrown away takes its processes along
+    trainer.run_training()
     assert not multiprocessing.active_children()

@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.files import load_json
 from tests.trainer.stopping_trainer import StopsAfterOneEpoch
 
 ONE_STEP = {"num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
@@ -269,3 +270,10 @@ def test_a_key_of_ones_own_may_be_logged_now_and_then(tmp_path):
 def test_what_cannot_be_logged_is_named():
     with pytest.raises(TypeError, match="'mine': object cannot be logged"):
         TrainingLog(None, has_classes=False).log("mine", object(), 0)
+
+
+def test_values_that_were_put_into_nnunets_dictionary_are_saved_as_those_that_were_logged(tmp_path):
+    log = TrainingLog(tmp_path, has_classes=False)
+    log.my_fantastic_logging["mine"] = [np.float32(1), np.array([2])]
+    log.save()
+    assert load_json(tmp_path / "progress.json")["mine"] == log.get_checkpoint()["mine"] == [1.0, [2]]
