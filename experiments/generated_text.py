@@ -311,8 +311,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "choices": choices,
     "real": real_scans,
     "robustness": robust,
-    "cost_40_epochs": partial(cost_of_modes, "accuracy"),
-    "cost_12_epochs": partial(cost_of_modes, "accuracy_int16"),
+    "cost_40_epochs": partial(cost_of_modes, "accuracy_40_epochs"),
+    "cost_12_epochs": partial(cost_of_modes, "accuracy_12_epochs"),
     "cost_gpu": partial(cost_of_modes, "speed_cuda"),
 }
 

@@ -212,7 +212,7 @@ def abdomen() -> Parser:
     parser.add_argument("--keep_model", action="store_true", help="leave the model as it is, and train the coarse one alone")
     parser.add_argument("--iterations", type=whole_number(1), default=480, help="of each training (default 480)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
-    parser.add_argument("--seconds_from", type=Path, default=Path("results/accuracy.json"), help="seconds per window, from which upstream's time with TTA is derived on a CPU")
+    parser.add_argument("--seconds_from", type=Path, default=Path("results/history/accuracy_avx2.json"), help="seconds per window, from which upstream's time with TTA is derived on a CPU")
     return parser
 
 

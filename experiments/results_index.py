@@ -22,10 +22,8 @@ STUDIES = (
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
-    Study(
-        "accuracy", "What do the modes cost a model of 40 epochs? (CPU with AVX2, engine before Winograd convolutions)"
-    ),
-    Study("accuracy_int16", "What do the modes cost an earlier main job's model? (CPU with AVX-512 VNNI)"),
+    Study("accuracy_40_epochs", "What do the modes cost a model that was trained for 40 epochs?"),
+    Study("accuracy_12_epochs", "What do the modes cost the main job's model?"),
     Study(
         "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
     ),
@@ -54,6 +52,14 @@ STUDIES = (
     Study("history/speed", "How long did each mode and lever take at the quiz's size? (before the class's evidence)"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
     Study("history/realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
+    Study(
+        "history/accuracy_avx2",
+        "What did the modes cost a model of 40 epochs? (CPU with AVX2, engine before Winograd convolutions, `fast` with whole boxes)",
+    ),
+    Study(
+        "history/accuracy_whole_boxes",
+        "What did the modes cost an earlier main job's model? (`fast` with whole boxes)",
+    ),
     Study("history/rounds", "How long does each mode take on small cases? (engine before 16-bit tiles of 4 planes)"),
 )
 

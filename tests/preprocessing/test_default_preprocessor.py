@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 
+from nnunetv2 import preprocessing
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
@@ -128,6 +129,14 @@ def test_ignore_label_adds_the_annotated_voxels():
 def test_unknown_preprocessor_is_named():
     with pytest.raises(ValueError, match="MagicPreprocessor"):
         preprocessor_by_name("MagicPreprocessor")
+
+
+def test_a_preprocessor_in_a_file_of_ones_own_is_found_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "my_own_preprocessor.py").write_text("from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor\n\n\n"
+                                                     "class MyPreprocessor(DefaultPreprocessor):\n    pass\n")
+    monkeypatch.setattr(preprocessing, "__path__", [*preprocessing.__path__, str(tmp_path)])
+    assert preprocessor_by_name("MyPreprocessor").__name__ == "MyPreprocessor"
+    assert issubclass(preprocessor_by_name("MyPreprocessor"), DefaultPreprocessor)
 
 
 @pytest.fixture
