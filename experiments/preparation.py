@@ -70,10 +70,10 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
         data = work / "synthetic_data"
         pipeline.run(Stage("data", ["python", "data_prep/make_phantom.py", data, "--preset", "demo", "--seed", str(getattr(args, "synthetic_seed", SEEDS["main_job"])), *phantom], [data]))
     data = data.absolute()
-    synthetic = made_up or (data / "SYNTHETIC.txt").exists()
+    description = read_description(data)
+    synthetic = made_up or (data / "SYNTHETIC.txt").exists() or description.made_up
     if synthetic and not made_up:
         print(f"THE DATA IN {data} ARE SYNTHETIC. THE FIGURES SAY NOTHING ABOUT PATIENTS.", flush=True)
-    description = read_description(data)
     if not synthetic and (banner := description.banner(synthetic=False)):
         print(banner, flush=True)
 

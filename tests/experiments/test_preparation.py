@@ -11,8 +11,8 @@ from nnunetv2.utilities.data_description import THE_QUIZ
 from nnunetv2.utilities.errors import InputError
 
 
-@pytest.mark.parametrize("planned", [["2d"], ["2d", "3d_fullres"]])
-def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkeypatch, planned):
+def listing(tmp_path, monkeypatch, planned, dataset=THE_QUIZ.dataset):
+    """Options of a run whose stages do nothing but the plans, and the list that their names come into."""
     ran = []
     for variable in nnunet_folders(tmp_path):
         monkeypatch.setenv(variable, "")  # given back after the test
@@ -20,12 +20,25 @@ def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkey
     def listed(self, stage, *more):
         ran.append(stage.name)
         if stage.name == "plan":
-            plans = tmp_path / "out" / "work" / "nnUNet_preprocessed" / THE_QUIZ.dataset / f"{preparation.PLANS}.json"
+            plans = tmp_path / "out" / "work" / "nnUNet_preprocessed" / dataset / f"{preparation.PLANS}.json"
             plans.parent.mkdir(parents=True)
             plans.write_text(json.dumps({"configurations": {name: {} for name in planned}}))
 
     monkeypatch.setattr(Pipeline, "run", listed)
-    args = argparse.Namespace(out=tmp_path / "out", from_stage=None, data=tmp_path, device="cpu")
+    return argparse.Namespace(out=tmp_path / "out", from_stage=None, data=tmp_path, device="cpu"), ran
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_data_whose_description_says_so_are_made_up(tmp_path, monkeypatch, capsys, real):
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"name": "Balls", "labels": {"background": 0, "ball": 1}, "real": real}))
+    args, _ = listing(tmp_path, monkeypatch, ["3d_fullres"], "Dataset777_Balls")
+    assert preparation.prepare(args)[1].synthetic is not real
+    assert ("ARE SYNTHETIC" in capsys.readouterr().out) is not real
+
+
+@pytest.mark.parametrize("planned", [["2d"], ["2d", "3d_fullres"]])
+def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkeypatch, planned):
+    args, ran = listing(tmp_path, monkeypatch, planned)
     if "3d_fullres" in planned:
         preparation.prepare(args)
         assert ran == ["convert", "plan", "preprocess"]
