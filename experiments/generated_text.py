@@ -286,7 +286,7 @@ def difference(figure: dict | None, differs: bool) -> str:
 
 def short_machine(result: dict) -> str:
     """`AMD EPYC, 2 cores` of a longer description."""
-    return re.sub(r"\((R|TM)\)| Processor", "", machine_of(result))
+    return re.sub(r"\((R|TM)\)| Processor|(?<=\b1 core)s", "", machine_of(result))
 
 
 def times(value: float | None) -> str:
