@@ -357,7 +357,7 @@ def test_what_a_trainer_notes_under_an_underscore_or_in_its_training_hinders_no_
 @pytest.mark.slow
 @pytest.mark.parametrize("twice", [False, True])
 def test_processes_of_batchgenerators_end_with_the_training(plain, make_trainer, twice):
-    class OwnLoaders(nnUNetTrainer):
+    class LoadersOfAFork(nnUNetTrainer):
         def get_dataloaders(self):
             patch, transforms = self.configuration_manager.patch_size, self.get_validation_transforms(self._get_deep_supervision_scales())
             return tuple(NonDetMultiThreadedAugmenter(nnUNetDataLoader(dataset, 2, patch, patch, self.label_manager, transforms=transforms), None, 1, 1)
@@ -368,6 +368,6 @@ def test_processes_of_batchgenerators_end_with_the_training(plain, make_trainer,
             for loader in (self.dataloader_train, self.dataloader_val) if twice else ():
                 loader._finish()  # as nnU-Net does
 
-    trainer = make_trainer(OwnLoaders, **ONE_EPOCH)  # kept: one that is thrown away takes its processes along
+    trainer = make_trainer(LoadersOfAFork, **ONE_EPOCH)  # kept: one that is thrown away takes its processes along
     trainer.run_training()
     assert not multiprocessing.active_children()
