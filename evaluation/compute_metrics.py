@@ -74,8 +74,6 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     missing = [case for case in cases if case not in predictions]
     if missing and not args.allow_missing:
         problems += [f"{case}: no prediction in {args.pred} (--allow-missing scores it as empty)" for case in missing]
-    problems += [f"{case}: its prediction {predictions[case]} is its reference itself, or a link to it; correct --pred"
-                 for case in cases if case in predictions and case in references and predictions[case].samefile(references[case])]
     if not args.allow_training_cases:
         problems += [f"{case}: the model that predicted it was trained on it (--allow-training-cases scores it all the same)"
                      for case in _training_cases(predictions, cases)]
@@ -91,6 +89,8 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     if problems:
         raise ValueError("\n".join(problems))
 
+    if itself := [case for case in cases if case in predictions and predictions[case].samefile(references[case])]:
+        print(f"warning: {len(itself)} prediction(s) are their reference itself, or a link to it, and score perfectly for that: {name_some(itself)}", file=sys.stderr)
     if unscored := [] if args.splits else sorted(predictions.keys() - references.keys()):
         print(f"warning: {len(unscored)} prediction(s) have no reference in {args.ref} and are not scored: {name_some(unscored)}", file=sys.stderr)
     truth = {row["case"]: row.pop(REFERENCE_HASH) for row in rows}  # of the voxels: a copy that was packed or stored otherwise is the same truth

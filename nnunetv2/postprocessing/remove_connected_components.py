@@ -123,11 +123,16 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     for path in own_files_of_postprocessed(output_folder, names):
         path.unlink()
     if keep_postprocessed_files:
-        with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": steps}, _sources(folder_predictions, names)):
+        with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(folder_predictions, names)):
             save_summary_json(score(steps, output_folder), output_folder / "summary.json")
     elif output_folder.is_dir() and not output_folder.is_symlink():
         output_folder.rmdir()
     return steps
+
+
+def _plain(steps: Any) -> Any:
+    """Steps as JSON has them: a caller may give numpy's labels."""
+    return [_plain(step) for step in steps] if isinstance(steps, (list, tuple)) else int(steps)
 
 
 def _sources(folder: Path, names: Sequence[str]) -> dict[str, list[Source]]:
@@ -161,7 +166,7 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     rw = plans_manager.image_reader_writer_class()
     names, declared = _predictions(input_folder, dataset_json), plans_manager.get_label_manager(dataset_json).labels_of_masks
     jobs = {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}
-    with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": steps}, _sources(input_folder, names)):
+    with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(input_folder, names)):
         in_threads(_apply_to_file, jobs, num_processes, "Post-processing")
 
 

@@ -114,7 +114,8 @@ def wrong_percentile(m):
 
 @mutation("other seed for the candidate centres", check_preprocessing.check_2d_and_lowres)
 def wrong_location_seed(m):
-    m.setattr(class_locations, "SEED", 4321)
+    m.setattr(default_preprocessor.DefaultPreprocessor, "_sample_foreground_locations",
+              staticmethod(lambda seg, classes_or_regions, seed=4321, verbose=False: class_locations.sample_class_locations(seg, classes_or_regions, 4321)))
 
 
 @mutation("resample first, normalise after", check_preprocessing.check_2d_and_lowres)

@@ -270,13 +270,13 @@ def test_fewer_than_two_classes_or_one_given_twice_are_refused(run_folder, capsy
     assert "are not two or more different ones" in capsys.readouterr().err and not (run_folder / "out").exists()
 
 
-def test_masks_are_not_scored_against_themselves(run_folder, capsys):
+def test_masks_that_are_scored_against_themselves_are_named(run_folder, capsys):
     link = run_folder / "prediction" / "quiz_0_001.nii.gz"
     link.unlink()
     link.symlink_to(run_folder / "reference" / link.name)
-    assert score(run_folder) == 1
+    assert score(run_folder) == 0
     message = capsys.readouterr().err
-    assert "quiz_0_001: its prediction" in message and "is its reference itself" in message and "quiz_1_002" not in message
+    assert "1 prediction(s) are their reference itself" in message and "quiz_0_001" in message and "quiz_1_002" not in message
 
 
 def test_predictions_without_a_reference_are_counted(run_folder, capsys):

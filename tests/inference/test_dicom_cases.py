@@ -157,7 +157,7 @@ def test_what_dicom_cannot_serve_is_refused_before_the_model_is_loaded(model_fol
 @pytest.mark.slow
 def test_without_highdicom_a_seg_is_refused_before_anything_is_computed(model_folder, dicom_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)  # importing it fails
-    with pytest.raises(InputError, match=r'pip install "nnunetv2\[dicom\]"'):
+    with pytest.raises(InputError, match=r'pip install -c constraints.txt -e "\.\[dicom\]"'):
         predict(model_folder, dicom_folder, tmp_path / "out", dicom_seg=True)
     assert not (tmp_path / "out_images").exists()
 
