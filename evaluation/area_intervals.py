@@ -1,8 +1,8 @@
 """95 % intervals of areas under ROC and precision-recall curves, from the area and the numbers of cases alone.
 
-Resampled cases cover too little where classes are told apart well: at 9 to 15 cases per class and an AUROC of .99 percentile intervals
-hold the true value in 63 of 100 samples, and where every case is ranked rightly they have no width
-(tests/evaluation/test_area_intervals.py measures what these here cover).
+Resampled cases cover too little where classes are told apart well: where every case is ranked rightly their percentiles have no width, and at
+9 to 15 cases per class and an AUROC of .99 they miss the true value in more than a quarter of the samples
+(tests/evaluation/test_area_intervals.py measures what both cover).
 """
 
 import numpy as np

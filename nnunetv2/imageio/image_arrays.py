@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.geometry import same_grid
-from nnunetv2.imageio.simpleitk_reader_writer import FLAT_SPACING_FACTOR
+from nnunetv2.imageio.simpleitk_reader_writer import FLAT_SPACING_FACTOR, plain_geometry
 from nnunetv2.utilities.errors import InputError
 
 
@@ -63,7 +63,7 @@ def from_sitk(images: sitk.Image | Sequence[sitk.Image]) -> tuple[np.ndarray, di
     images = [images] if isinstance(images, sitk.Image) else list(images)
     if not images:
         raise InputError("There is no image; give one SimpleITK image for each channel.")
-    if unfit := [f"image {i}: {_voxels_in_words(image)}" for i, image in enumerate(images) if _voxels_in_words(image)]:
+    if unfit := [f"image {i}: {problem}" for i, image in enumerate(images) if (problem := _voxels_in_words(image))]:
         raise InputError(f"The voxels of an image are real numbers, but {'; '.join(unfit)}.")
     geometries = [{"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()} for image in images]
     wrong = [f"image {i}: {image.GetDimension()} dimensions" for i, image in enumerate(images) if image.GetDimension() not in (2, 3)]
@@ -94,11 +94,8 @@ def _voxels_in_words(image: Any) -> str:
 
 def to_sitk(mask: np.ndarray, properties: Mapping[str, Any]) -> sitk.Image:
     """A label map (Z, Y, X) on the grid of its image. Without `sitk_stuff` in the properties: spacing alone, origin 0, axes as they are."""
-    geometry = properties.get("sitk_stuff")
-    image = sitk.GetImageFromArray(mask[0] if geometry is not None and len(geometry["spacing"]) == 2 else mask)
-    if geometry is None:
-        image.SetSpacing([float(value) for value in properties["spacing"][::-1]])
-        return image
+    geometry = properties["sitk_stuff"] if "sitk_stuff" in properties else plain_geometry(properties["spacing"])
+    image = sitk.GetImageFromArray(mask[0] if len(geometry["spacing"]) == 2 else mask)
     image.SetSpacing(geometry["spacing"])
     image.SetOrigin(geometry["origin"])
     image.SetDirection(geometry["direction"])

@@ -186,7 +186,7 @@ class SharedClassTables:
         folder = self._tables.folder
         with (self._one_at_a_time, folder_lock(folder, "prediction", "class rows are written", shared=True),
               folder_lock(folder, "class_rows", "class rows are written", wait=True)):
-            if self._seen is None or self._seen != self._stamps():
+            if self._seen != self._stamps():
                 self._tables.read()
             self._tables.add(mask_name, probabilities, lesion_found)
             self._seen = self._stamps()

@@ -93,10 +93,9 @@ class NetworkAccess:
         weights = self._parameters or [self._network.state_dict()]
         evidence = [head and head.to_checkpoint() for head in self.evidence] or [None] * len(weights)
         hashes = []
-        for content in zip(weights, evidence):
+        for state, head in zip(weights, evidence):
             digest = hashlib.sha256()
-            for name, value in zip(("weights", "evidence"), content):
-                _digest(digest, name, value)
+            _digest(digest, "fold", {"weights": state, "evidence": head})
             hashes.append(digest.hexdigest())
         return hashes
 

@@ -16,6 +16,7 @@ from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import FileShapeOf
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.manifest import file_hash
+from nnunetv2.utilities.own_output import relation
 
 NOTE = ".written.json"
 LINK = "link"
@@ -55,10 +56,8 @@ def rewritten(folders: Mapping[Path, Mapping[str, Path | None]], inputs: Sequenc
 def overlaps(outputs: Iterable[Path], inputs: Sequence[Path]) -> list[str]:
     """A line for each output that is, holds or lies in an input or another output."""
     outputs = list(outputs)
-    real = {path: path.resolve() for path in (*inputs, *outputs)}
     pairs = [(output, other) for place, output in enumerate(outputs) for other in (*inputs, *outputs[:place])]
-    return [f"{output}: is, holds or lies in {other}; name another folder" for output, other in pairs
-            if real[output].is_relative_to(real[other]) or real[other].is_relative_to(real[output])]
+    return [f"{output}: is, holds or lies in {other}; name another folder" for output, other in pairs if relation(output, other) is not None]
 
 
 def _shown(folder: Path) -> list[Path]:

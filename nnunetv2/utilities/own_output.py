@@ -9,15 +9,16 @@ from nnunetv2.utilities.leftovers import LEFTOVER
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 
+def relation(output: str | os.PathLike, other: str | os.PathLike) -> str | None:
+    """How the folder `output` "is", "contains" or "lies in" `other`, links followed; None where they are apart."""
+    target, source = Path(output).resolve(), Path(other).resolve()
+    return "is" if target == source else "contains" if target in source.parents else "lies in" if source in target.parents else None
+
+
 def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike], nested: bool = False) -> None:
     """InputError where `output` is one of the folders that are read; nested: also where it contains one or lies in one. Links are followed."""
-    target = Path(output).resolve()
-    problems = []
-    for folder in dict.fromkeys(map(Path, inputs)):
-        source = folder.resolve()
-        how = "is" if target == source else "contains" if target in source.parents else "lies in" if source in target.parents else None
-        if how is not None and (nested or how == "is"):
-            problems.append(f"the output {output} {how} {folder}, which is read")
+    problems = [f"the output {output} {how} {folder}, which is read" for folder in dict.fromkeys(map(Path, inputs))
+                if (how := relation(output, folder)) is not None and (nested or how == "is")]
     if problems:
         raise InputError(f"Nothing was written. Name an output folder apart from the inputs:\n{list_some(problems)}")
 
