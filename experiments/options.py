@@ -218,7 +218,7 @@ def abdomen() -> Parser:
 
 MAIN_JOB = """The main job: a folder of pancreas CTs in; masks, subtypes, metrics, figures, submission and report out.
 
-  bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, 6 to 15 minutes
+  bash experiments/run_fold0.sh                                   synthetic data, 2 CPU cores, 3 to 15 minutes
   bash experiments/run_fold0.sh --data data --name MYTEAM         the quiz's data on a GPU (16 GB are enough)
   bash experiments/run_fold0.sh --data data --epochs 50 --fast    fewer epochs, coarse-to-fine inference
   bash experiments/run_fold0.sh --data data --hours 3.5           training, refit and validation end within 3.5 hours

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job: a folder of pancreas CTs in; masks, subtypes, metrics, figures, submission and report out.
 #
-#   bash experiments/run_fold0.sh                              synthetic data, 2 CPU cores, 6 to 15 minutes
+#   bash experiments/run_fold0.sh                              synthetic data, 2 CPU cores, 3 to 15 minutes
 #   bash experiments/run_fold0.sh --data data --name MYTEAM    the quiz's data on a GPU
 #   bash experiments/run_fold0.sh --help                       all options
 set -euo pipefail
