@@ -18,7 +18,8 @@ from torch import Tensor
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.coarse_roi import Box, box_shape, foreground_box
 from nnunetv2.preprocessing.resampling import (
-    apply_along_axis, interpolation_matrix, low_resolution_axis, nearest_indices, resample_data_or_seg_to_shape,
+    apply_along_axis, cheapest_order, interpolation_matrix, low_resolution_axis, nearest_indices, resample_data_or_seg_to_shape,
+    rounded, working_dtype,
 )
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -96,14 +97,17 @@ def resample_logits_to_segmentation_box(
         return coarse_labels[tuple(source)], tuple(target)
 
     labels = np.empty(shape, label_dtype(label_manager))
+    order_of_axes = cheapest_order(list(zip(new_shape, prediction.shape, strict=True)))  # that of the whole volume: the same roundings
     for start in range(0, shape[0], SLAB):
         rows = matrices[0][start : start + SLAB]
         used = np.flatnonzero(rows.any(axis=0))
         used = slice(used[0], used[-1] + 1)
-        slab = logits[:, used].float().contiguous().numpy()
-        for axis, matrix in enumerate((rows[:, used], *matrices[1:])):
-            slab = np.stack([apply_along_axis(matrix, channel, axis) for channel in slab])  # in the end (S, SLAB, Y, X)
-        labels[start : start + SLAB] = convert_logits_to_labels(torch.from_numpy(slab).to(logits.dtype), label_manager)
+        half_or_single = logits[:, used].contiguous().numpy()
+        slab = half_or_single.astype(working_dtype(half_or_single.dtype))
+        of_slab = (rows[:, used], *matrices[1:])
+        for axis in order_of_axes:
+            slab = np.stack([apply_along_axis(of_slab[axis], channel, axis) for channel in slab])  # in the end (S, SLAB, Y, X)
+        labels[start : start + SLAB] = convert_logits_to_labels(torch.from_numpy(rounded(slab, half_or_single.dtype)), label_manager)
     return labels, tuple(target)
 
 

@@ -19,6 +19,7 @@ from nnunetv2.utilities.trusted_names import resolve
 BLOCK = 32  # rows of a matrix applied at a time; fewer rows waste less on the zeros beside the band, more rows feed BLAS better
 NEGLIGIBLE = 1e-9  # spline weights decay by 0.27 a voxel; those below this are left out
 SINGLE_PRECISION_LIMIT = 50.0  # larger values (images not normalised) are resampled in double precision, for errors below 1e-4
+SNAP = 1.5 * 2.0 ** 19  # doubles of this size are 2^-33 apart, so adding it rounds to that
 NEAR_TIE = 1e-6  # a label's share this close to one half is computed again in double precision
 
 
@@ -85,10 +86,30 @@ def apply_along_axis(matrix: np.ndarray, volume: np.ndarray, axis: int) -> np.nd
 
 def _apply_all(matrices: Sequence[np.ndarray | None], volume: np.ndarray) -> np.ndarray:
     """Apply one matrix an axis (None: axis stays), the axis that shrinks most first so that the others have less to do."""
-    axes = [axis for axis, matrix in enumerate(matrices) if matrix is not None]
-    for axis in sorted(axes, key=lambda a: matrices[a].shape[0] / matrices[a].shape[1]):
+    for axis in cheapest_order([None if m is None else m.shape for m in matrices]):
         volume = apply_along_axis(matrices[axis], volume, axis)
     return volume
+
+
+def cheapest_order(shapes: Sequence[tuple[int, int] | None]) -> list[int]:
+    """Axes in the order in which their matrices of (n_out, n_in) are applied; None: the axis stays and is left out."""
+    axes = [axis for axis, shape in enumerate(shapes) if shape is not None]
+    return sorted(axes, key=lambda axis: shapes[axis][0] / shapes[axis][1])
+
+
+def working_dtype(dtype: np.dtype) -> np.dtype:
+    """What values of `dtype` are interpolated in: half precision in double, as upstream does, because its grid is so coarse
+    that logits of two classes often round to the same value, and an error of single precision then decides which of them do.
+    """
+    return np.dtype(np.float64) if dtype == np.float16 else np.result_type(dtype, np.float32)
+
+
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Interpolated `values` in `dtype`. To half precision by way of a grid of 2^-33, on which all points half way between two
+    of its numbers lie: weights are simple fractions, so values on such points are common, and there the order of a sum
+    would decide otherwise.
+    """
+    return (values + SNAP - SNAP if dtype == np.float16 else values).astype(dtype, copy=False)
 
 
 def _resample_image(image: np.ndarray, matrices: Sequence[np.ndarray | None], by_slice_of: int | None) -> np.ndarray:
@@ -204,9 +225,9 @@ def resample_data_or_seg_to_shape(data: np.ndarray | torch.Tensor, new_shape: Se
         if is_seg:
             result[:] = _resample_labels(channel, matrices)
             continue
-        channel = np.ascontiguousarray(channel, dtype=np.result_type(channel.dtype, np.float32))
+        channel = np.ascontiguousarray(channel, dtype=working_dtype(channel.dtype))
         channel = _resample_image(channel, matrices, thick)
-        result[:] = channel if across is None else apply_along_axis(across, channel, thick)
+        result[:] = rounded(channel if across is None else apply_along_axis(across, channel, thick), data.dtype)
     return out
 
 
