@@ -30,13 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
     model = model_of(args.run.absolute())
     enter(args.run.absolute() / "work")
     cases = args.out / "work"
-    run_command(["python", "-m", "experiments.draw_cases", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n)])
+    run_command(["python", "-m", "experiments.draw_cases", cases, "--preset", "varied", "--seed", str(args.seed), "--n", str(args.n),
+                 "--world", args.world])
     fold = model / "fold_0"
     if not newer(fold / "quantization.json", fold / "checkpoint_final.pth"):
         run_command(["nnUNetv2_quantize", "-d", "777", "-c", CONFIGURATION, "-f", "0", "-tr", trainer_of(model), "-p", PLANS])
     run_command(["bash", "experiments/run_speed.sh", "--model", model, "--images", cases / "images", "--labels", cases / "labels", "--truth", cases / "subtypes.csv",
           "--synthetic", "--cases", str(args.n), "--reference_cases", str(args.n), "--rounds", "1", "--reference_rounds", "1", "--lever_rounds", "1",
-          "--out", args.out, "--rows", *ROWS, *args.rest])
+          "--data", f"CTs, painter {args.world}, seed {args.seed}", "--out", args.out, "--rows", *ROWS, *args.rest])
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import argparse
 from pathlib import Path
 
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
+from data_prep.phantom_worlds import WORLDS, Manner
 from data_prep.split_view import link_or_copy
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
 
 
-def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo") -> tuple[Path, dict[str, int]]:
+def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo", world: str = "abdomen") -> tuple[Path, dict[str, int]]:
     """Make `n` cases below `folder`, keeping what is there; the folder of their images, and the class of each case."""
-    cases = make_phantom(folder / "data", preset, seed, (n, 0, 0))
+    cases = make_phantom(folder / "data", preset, seed, (n, 0, 0), manner=Manner(cues=world != "abdomen", world=world))
     for name in ("images", "labels"):
         (folder / name).mkdir(exist_ok=True)
     for case in cases:
@@ -34,8 +35,9 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), required=True)
     parser.add_argument("--n", type=whole_number(1), default=60)
+    parser.add_argument("--world", choices=WORLDS, default="abdomen", help="painter")
     args = parser.parse_args()
-    images, _ = draw_cases(args.out, args.n, args.seed, args.preset)
+    images, _ = draw_cases(args.out, args.n, args.seed, args.preset, args.world)
     print(f"{args.n} SYNTHETIC cases in {images}")
 
 

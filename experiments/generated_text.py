@@ -17,6 +17,7 @@ from evaluation.tables import with_interval
 from experiments import real_report, robustness_report
 from experiments.ablation_table import block_lines
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
+from experiments.speed_masks import PANCREAS
 from nnunetv2.utilities.commands import script
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
@@ -104,12 +105,12 @@ def benchmarks() -> str:
         parts += [
             f"## {study.question}",
             "",
-            f"{data_of(result)} CTs; {machine_of(result)}; {result['threads']} threads; code {result['commit']}. "
+            f"{result.get('data', f'{data_of(result)} CTs')}; {machine_of(result)}; {result['threads']} threads; code {result['commit']}. "
             f"All columns: `results/{study.file}.md`.",
             "",
             f"Command: `{result['command']}`",
             "",
-            "| row | runs x cases | seconds per case (lowest to highest) | times faster | memory, GiB | changed voxels | whole DSC to truth |",
+            "| row | runs x cases | seconds per case (lowest to highest) | times faster | memory, GiB | changed voxels | foreground DSC to truth |",
             "|---|---|---|---|---|---|---|",
         ]
         for name, row in result["rows"].items():
@@ -133,20 +134,20 @@ def benchmarks() -> str:
 def cost_of_modes(file: str) -> str:
     """What each mode of a speed study scores against the truth; in brackets the 95 % interval of the difference to `exact`."""
     study = load_json(RESULTS / f"{file}.json", AnyObject)
-    lines = ["| row | seconds per case | whole DSC | lesion DSC | subtype macro-F1 |", "|---|---|---|---|---|"]
+    titles = {key: f"{title} DSC" for key, title in study.get("structures", PANCREAS).items()}
+    if "macro_f1" in study["rows"]["exact"]["truth_beside_exact"]:
+        titles["macro_f1"] = "class macro-F1"
+    lines = [f"| row | seconds per case | {' | '.join(titles.values())} |", "|---" * (2 + len(titles)) + "|"]
     for name, row in study["rows"].items():
         if not name.startswith("upstream"):
-            cells = [
-                difference(row["truth_beside_exact"].get(key), name != "exact")
-                for key in ("whole", "lesion", "macro_f1")
-            ]
+            cells = [difference(row["truth_beside_exact"].get(key), name != "exact") for key in titles]
             lines.append(f"| {name} | {row['seconds_a_case']['median']:.1f} | {' | '.join(cells)} |")
     n = study["rows"]["exact"]["truth_beside_exact"]["whole"]["n"]
     return "\n".join(
         [
             *lines,
             "",
-            f"{data_of(study)} data, n = {n}; {short_machine(study)}; `results/{file}.md` holds the command and all columns.",
+            f"{study.get('data', f'{data_of(study)} data')}; n = {n}; {short_machine(study)}; `results/{file}.md` holds the command and all columns.",
         ]
     )
 

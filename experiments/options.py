@@ -68,7 +68,8 @@ SEEDS = {
     "train_quiz_size": 7,
     "ablation_new_cases": 4713,
     "training_choices_new_cases": 4715,
-    "accuracy": 4716,
+    "accuracy": 4716,  # of both painters
+    "accuracy_training": 4724,  # of the model in the other painter's world
     "abdomen": 4718,
     "abdomen_training": 4720,
     "time_to_quality": 4721,
@@ -204,6 +205,7 @@ def accuracy() -> Parser:
     parser = _measured(ACCURACY, "results/accuracy")
     parser.add_argument("--n", type=whole_number(1), default=36, help="new synthetic cases (default 36)")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=SEEDS["accuracy"], help="of these cases")
+    parser.add_argument("--world", choices=("abdomen", "cells"), default="abdomen", help="their painter; cells: another one than the main job's (default abdomen)")
     return parser
 
 
@@ -270,6 +272,12 @@ first trained on coarser grids, from there on parts of patches, and only last on
 ACCURACY = """What each inference mode costs a trained model: time, agreement and scores on new SYNTHETIC cases, beside nnU-Net 2.8.1.
 
   bash experiments/run_fold0.sh && bash experiments/run_accuracy.sh     the main job's model, 36 new cases
+
+In the world of another painter, unlike the first:
+
+  python data_prep/make_phantom.py data_cells --preset demo --cues --world cells --seed 4724
+  bash experiments/run_fold0.sh --data data_cells --out results/fold0_cells --trainer nnUNetTrainerShort --epochs 12 --iterations 40 --val_iterations 2 --gpu_memory 0.18
+  bash experiments/run_accuracy.sh --run results/fold0_cells --world cells --out results/accuracy_cells --n 96
 
 Other options go to experiments/run_speed.py (--help there)."""
 

@@ -19,12 +19,13 @@ from experiments.file_shapes import PredictionTimes, SpeedRuns
 from experiments.measured_process import measure
 from experiments.pipeline import model_of
 from experiments.record_run import code_commit, environment, shown_command
-from experiments.speed_masks import folder_of
+from experiments.speed_masks import folder_of, structure_titles
 from experiments.speed_table import REPEATED, derive_with_tta, write_table
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json, save_json
 
 REFERENCE = "upstream"  # every ratio is to this row
@@ -135,6 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tta_from", type=Path, metavar="JSON", help="without the row `upstream`: its time here is derived from the row without TTA, the "
                         "number of windows, and the seconds per window in this earlier table")
     parser.add_argument("--synthetic", action="store_true", help="say that the images are synthetic, where no SYNTHETIC.txt beside them does")
+    parser.add_argument("--data", metavar="TEXT", help="what the images are, for the heading: 'MR, hippocampus, fold 0'; SYNTHETIC or REAL goes before it")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
     args = parser.parse_args()
@@ -171,7 +173,8 @@ def main() -> None:
     pending = [run for run in planned_runs(args) if run not in done]
     if pending:  # else the table alone is written anew, and the runs are those of before
         result |= {"command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
-                   "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic}
+                   "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic,
+                   "structures": structure_titles(load_json(args.model / "dataset.json", DatasetJson)["labels"]), **({"data": f"{'SYNTHETIC' if args.synthetic else 'REAL'} {args.data}"} if args.data else {})}
     with tempfile.TemporaryDirectory() as folder:
         images = {True: link_cases(args.images, args.reference_cases, Path(folder) / "reference"),
                   False: link_cases(args.images, args.cases, Path(folder) / "cases")}

@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluation.comparison import Subtypes, compare_means, compare_subtypes
 from evaluation.subtype_tables import case_of
-from experiments.speed_masks import STRUCTURES, masks_in, read_mask, scores_of, subtypes
+from experiments.speed_masks import PANCREAS, STRUCTURES, masks_in, read_mask, scores_of, subtypes
 
 RESAMPLES, SEED = 2000, 0
 MARGINS = {"whole": 0.005, "lesion": 0.01, "macro_f1": 0.05}  # differences worth knowing about
@@ -40,15 +40,15 @@ def compared_with_exact(folder: Path, exact: Path, labels: Path, truth: dict[str
     return compared
 
 
-def accuracy_markdown(rows: dict[str, dict]) -> list[str]:
-    """Lines of a table of the rows that were compared; [] if none was."""
+def accuracy_markdown(rows: dict[str, dict], titles: dict[str, str] = PANCREAS) -> list[str]:
+    """Lines of a table of the rows that were compared; [] if none was. titles: of structures, structure_titles()."""
     compared = {row: figures["truth_beside_exact"] for row, figures in rows.items() if figures["truth_beside_exact"]}
     if not compared:
         return []
     lines = ["", "Against the truth, and the difference to `exact` on the same cases: 95 % bootstrap interval over cases.", "",
-             "| row | n | whole DSC | lesion DSC | subtype macro-F1 |", "|---|---|---|---|---|"]
+             f"| row | n | {' | '.join(f'{title} DSC' for title in titles.values())} | class macro-F1 |", "|---" * (3 + len(titles)) + "|"]
     for row, figures in compared.items():
-        cells = [_cell(figures[name], row) if name in figures else "-" for name in MARGINS]
+        cells = [_cell(figures[name], row) if name in figures else "-" for name in (*titles, "macro_f1")]
         lines.append(f"| {row} | {figures['whole']['n']} | {' | '.join(cells)} |")
     return lines
 

@@ -9,6 +9,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.csv_files import read_csv, refuse
 
 STRUCTURES = {"whole": lambda mask: mask > 0, "lesion": lambda mask: mask == 2}
+PANCREAS = {"whole": "whole", "lesion": "lesion"}  # what tables call them
 
 
 def folder_of(row: str, masks: Path) -> Path:
@@ -33,6 +34,14 @@ def masks_in(folder: Path) -> dict[str, Path]:
 def scores_of(mask: np.ndarray, other: np.ndarray) -> dict[str, float | None]:
     """DSC of each structure of two label maps; None where it is absent from both."""
     return {structure: dice(select(mask), select(other)) for structure, select in STRUCTURES.items()}
+
+
+def structure_titles(labels: dict[str, int | list[int]]) -> dict[str, str]:
+    """What tables call the STRUCTURES of a dataset with these labels; without its second one there is no `lesion`."""
+    names = {value: name for name, value in labels.items() if isinstance(value, int)}  # regions are lists
+    if names.get(2) == "lesion":
+        return PANCREAS
+    return {"whole": "foreground", "lesion": names[2]} if 2 in names else {"whole": names.get(1, "foreground")}
 
 
 def subtypes(folder: Path) -> dict[str, str]:

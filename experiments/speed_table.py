@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from evaluation.figure_style import BLUE, GREY, LIGHT, METADATA, STYLE, stamp
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
-from experiments.speed_masks import folder_of, masks_in, read_mask, scores_of, subtypes
+from experiments.speed_masks import PANCREAS, folder_of, masks_in, read_mask, scores_of, subtypes
 from nnunetv2.utilities.files import atomic_write, load_json
 
 REPEATED = "upstream, run before"  # masks of the last but one run of `upstream`
@@ -127,8 +127,11 @@ def as_markdown(result: dict) -> str:
     reference, derived = result["reference"], result.get("derived", {})
     compared = reference if reference in result["rows"] else f"{reference}, no TTA"
     scale = result.get("reference_scale", 1)
+    titles = result.get("structures", PANCREAS)
+    both = " / ".join(titles.values())
+    data = result.get("data", "SYNTHETIC CTs" if result.get("synthetic") else "")
     lines = [
-        f"# Inference: time, memory and agreement{' (SYNTHETIC CTs)' if result.get('synthetic') else ''}", "",
+        f"# Inference: time, memory and agreement{f' ({data})' if data else ''}", "",
         f"`{result['command']}`; {', '.join(f'{key} {value}' for key, value in result['environment'].items())}; "
         f"{result['threads']} threads, device {result['device']}, code {result.get('commit', 'unknown')}.", "",
         f"Whole processes, from start to the last file, classification included here. Seconds per case: median (lowest-highest) of the "
@@ -141,8 +144,8 @@ def as_markdown(result: dict) -> str:
         *([f"The row `{reference}` was not run: with 8-fold TTA it would take {derived['seconds_a_case']:.0f} s per case. DERIVED from the row without "
            f"TTA and {derived['seconds_a_tile']} s per window, measured in {derived['from']}; times faster refer to it.", ""]
           if "seconds_a_case" in derived else []),
-        "| row | seconds per case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC whole / lesion to upstream "
-        "| whole DSC to exact: mean / lowest | DSC whole / lesion to truth | subtype as exact |",
+        f"| row | seconds per case | times faster | runs x cases | GiB | GPU GiB | changed voxels | DSC {both} to upstream "
+        f"| {titles['whole']} DSC to exact: mean / lowest | DSC {both} to truth | class as exact |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, figures in result["rows"].items():
@@ -151,11 +154,11 @@ def as_markdown(result: dict) -> str:
             row, f"{s['median']:.1f} ({s['min']:.1f}-{s['max']:.1f})", _number(figures["times_faster"], 1),
             f"{figures['runs']} x {figures['cases_a_run']}", _number(figures["peak_memory_gib"], 1),
             _number(figures["peak_gpu_memory_gib"], 1) if figures["peak_gpu_memory_gib"] else "-",
-            f"{up['changed']:.1e}" if up else "-", f"{_number(up.get('whole_mean'), 4)} / {_number(up.get('lesion_mean'), 4)}",
+            f"{up['changed']:.1e}" if up else "-", " / ".join(_number(up.get(f"{name}_mean"), 4) for name in titles),
             f"{_number(figures['against_exact'].get('whole_mean'), 4)} / {_number(figures['against_exact'].get('whole_min'), 4)}",
-            f"{_number(truth.get('whole_mean'))} / {_number(truth.get('lesion_mean'))}", figures["subtype_as_exact"] or "-",
+            " / ".join(_number(truth.get(f"{name}_mean")) for name in titles), figures["subtype_as_exact"] or "-",
         ]) + " |")
-    lines += accuracy_markdown(result["rows"])
+    lines += accuracy_markdown(result["rows"], titles)
     lines += ["", "Where the time goes, seconds per case; stages of different cases overlap, so they may add up to more than the total.", "",
               f"| row | start | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row, figures in result["rows"].items():

@@ -9,6 +9,7 @@ from evaluation.figures_of_runs import speed_accuracy
 from experiments.measured_process import tree_memory
 from experiments.run_speed import command, link_cases, parse_arguments, planned_runs
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
+from experiments.speed_masks import structure_titles
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise, write_table
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -220,3 +221,18 @@ def test_the_chart_takes_the_rows_as_they_are(tmp_path):
     result["rows"] = summarise(result, tmp_path, tmp_path / "labels")
     speed_accuracy(result, tmp_path / "chart")
     assert (tmp_path / "chart.pdf").is_file() and r"exact & 4.00 & -- & 1.0 & --" in TABLES["speed"]({"speed": result})
+
+
+@pytest.mark.parametrize("labels, titles", [
+    ({"background": 0, "pancreas": 1, "lesion": 2}, {"whole": "whole", "lesion": "lesion"}),
+    ({"background": 0, "Anterior": 1, "Posterior": 2}, {"whole": "foreground", "lesion": "Posterior"}),
+    ({"background": 0, "nodule": 1}, {"whole": "nodule"}),
+    ({"background": 0, "whole": [1, 2], "core": [2]}, {"whole": "foreground"})])
+def test_tables_name_the_structures_of_the_dataset(labels, titles):
+    assert structure_titles(labels) == titles
+
+
+def test_a_table_of_a_dataset_with_one_label_has_one_score():
+    compared = {"whole": {"n": 3, "b": 0.5, "difference": 0.0, "ci_low": 0.0, "ci_high": 0.0}}
+    lines = accuracy_markdown({"exact": {"truth_beside_exact": compared}}, {"whole": "nodule"})
+    assert lines[3:] == ["| row | n | nodule DSC | class macro-F1 |", "|---|---|---|---|", "| exact | 3 | 0.500 | - |"]
