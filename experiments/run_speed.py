@@ -123,7 +123,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--roi_model", type=Path, help=f"model folder that finds the boxes of the row {NEED_ROI_MODEL[0]!r}")
     parser.add_argument("--images", type=Path, help="images instead of the run's validation cases")
     parser.add_argument("--labels", type=Path, help="true masks of --images, if there are any")
-    parser.add_argument("--truth", type=Path, help="true subtypes of --images, a csv with the columns case,subtype")
+    parser.add_argument("--truth", type=Path, help="true classes of --images, a csv with the columns case,TASK")
+    parser.add_argument("--task", default="subtype", help="that column (default subtype)")
     parser.add_argument("--fold", default="0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU cores that a run may use")
@@ -163,6 +164,7 @@ def parse_arguments() -> argparse.Namespace:
 @script
 def main() -> None:
     args = parse_arguments()
+    truth = read_truth(args.truth, args.task) if args.truth else None  # before hours of work
     result_file = args.out.with_name(f"{args.out.name}.json")
     masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
     result = load_json(result_file, SpeedRuns) if result_file.is_file() and not args.fresh else {"runs": []}
@@ -198,7 +200,7 @@ def main() -> None:
             result["runs"].append({"round": number} | run)
             save_json(result, result_file)
     derive_with_tta(result)
-    write_table(result, masks, args.labels, read_truth(args.truth) if args.truth else None, args.out)
+    write_table(result, masks, args.labels, truth, args.out)
     save_json(result, result_file)
     print(args.out.with_name(f"{args.out.name}.md").read_text(encoding="utf-8"))
 
