@@ -105,11 +105,14 @@ def working_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Interpolated `values` in `dtype`. To half precision by way of a grid of 2^-33, on which all points half way between two
-    of its numbers lie: weights are simple fractions, so values on such points are common, and there the order of a sum
-    would decide otherwise.
+    """Interpolated `values`, which may be overwritten, in `dtype`. To half precision by way of a grid of 2^-33, on which all
+    points half way between two of its numbers lie: weights are simple fractions, so values on such points are common, and
+    there the order of a sum would decide otherwise.
     """
-    return (values + SNAP - SNAP if dtype == np.float16 else values).astype(dtype, copy=False)
+    if dtype == np.float16:
+        values += SNAP
+        values -= SNAP
+    return values.astype(dtype, copy=False)
 
 
 def _resample_image(image: np.ndarray, matrices: Sequence[np.ndarray | None], by_slice_of: int | None) -> np.ndarray:
