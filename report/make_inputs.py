@@ -99,9 +99,11 @@ def _names(metrics: dict, run: dict) -> dict[str, str]:
     description = description_of(metrics or run)
     whole, lesion = description.whole, description.lesion
     foreground = [s for s in description.structures.values() if len(s.labels) == 1]
-    words = ", ".join(s.word for s in sorted(foreground, key=lambda s: s.labels))
+    listed = [s.word for s in sorted(foreground, key=lambda s: s.labels)]
+    words = ", ".join(listed)
     names = {"data.title": description.title, "whole.title": whole.title, "whole.word": whole.word, "task": description.task_words,
-             "labels": words, "labels.box": words if len(foreground) <= LABELS_IN_A_BOX else f"{len(foreground)} labels", "organ_failure": f"{WHOLE_FAILURE:.2f}"}
+             "labels.choice": listed[0] if len(listed) == 1 else f"one of {words}", "labels": words,
+             "labels.box": words if len(foreground) <= LABELS_IN_A_BOX else f"{len(foreground)} labels", "organ_failure": f"{WHOLE_FAILURE:.2f}"}
     names |= {"lesion.title": lesion.title, "lesion.word": lesion.word, "have.lesion": ""} if lesion else {}
     names |= {"quiz": ""} if description.is_quiz else {}
     names |= {"have.classes": ""} if description.task else {}

@@ -145,6 +145,8 @@ def test_report_is_told_what_the_data_are(run, request, tmp_path):
     assert r"\setvalue{data.source}{A source of" in values and r"\setvalue{quiz}" not in values and r"\setvalue{whole.dsc}{" in values
     assert r"\setvalue{synthetic}" not in values  # the sources ask whether it is set, not what it holds
     assert (r"\setvalue{have.classes}" in values) == (r"\setvalue{lesion.word}" in values) == (run == "nodules")
+    choice = {"nodules": "nodule", "parts": "one of anterior, posterior"}[run]  # "every voxel is background or ..."
+    assert rf"\setvalue{{labels.choice}}{{{choice}}}" in values
     assert "ancrea" not in (tmp_path / "table_segmentation.tex").read_text() + (tmp_path / "table_failures.tex").read_text()
 
 
