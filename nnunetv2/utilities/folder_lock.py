@@ -145,6 +145,27 @@ def _busy(path: Path) -> str:
             "folder. The lock goes with its process; nothing has to be deleted by hand.")
 
 
+def hold_folder(folder: str | os.PathLike, doing: str) -> int | None:
+    """Lock the folder `folder` itself, without a file in it, until `os.close` of the descriptor that is returned, or the end of the process.
+
+    None where there are no locks. FolderBusy where another holds it.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        lock_descriptor(descriptor, os.fspath(folder), doing)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # NFS locks no folder, for that is never open for writing
+            os.close(descriptor)
+            raise
+        _note_no_locks(os.fspath(folder))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def lock_descriptor(descriptor: int, folder: str, doing: str, wait: bool = False) -> None:
     """Lock the open file `descriptor`, whose lock then lasts as long as the process that opened it, or a child of it, has it open."""
     if fcntl is None:

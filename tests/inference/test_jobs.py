@@ -9,6 +9,7 @@ from nnunetv2.inference.serving.jobs import MAX_ATTEMPTS, Jobs, QueueFull
 from nnunetv2.inference.watch import PredictionCancelled
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json
+from nnunetv2.utilities.folder_lock import FolderBusy
 
 RESULT = {"class": "1"}
 
@@ -108,3 +109,69 @@ def test_of_folders_that_look_like_jobs_only_cut_off_arrivals_are_deleted(tmp_pa
     shutil.rmtree(foreign)
     Jobs(tmp_path, working).close()
     assert not arrival.exists()
+
+
+def test_a_second_server_on_the_same_folder_is_refused_and_harms_nothing(tmp_path):
+    jobs = Jobs(tmp_path, working)
+    arriving = jobs.reserve("a.nii.gz", ".nii.gz")
+    jobs.image(arriving).write_bytes(b"half")
+    with pytest.raises(FolderBusy, match=f"{tmp_path} is in use.*another nnUNetv2_serve"):
+        Jobs(tmp_path, working)
+    assert jobs.image(arriving).read_bytes() == b"half" and sorted(path.name for path in tmp_path.iterdir()) == [arriving.id]
+    jobs.close()
+    Jobs(tmp_path, working).close()
+
+
+def test_a_folder_that_could_not_be_loaded_is_free_for_the_next_start(tmp_path):
+    foreign = tmp_path / ("b" * 32)
+    foreign.mkdir()
+    (foreign / "data.csv").touch()
+    with pytest.raises(InputError, match="describes no job"):
+        Jobs(tmp_path, working)
+    shutil.rmtree(foreign)
+    Jobs(tmp_path, working).close()
+
+
+def test_a_job_that_was_deleted_while_it_ran_does_not_come_back_after_a_kill(tmp_path):
+    work, killed = Endless(deaf=True), tmp_path / "as a kill leaves it"
+    jobs = Jobs(tmp_path / "jobs", work)
+    job_id = submitted(jobs)
+    assert work.begun.wait(10)
+    jobs.remove(jobs.get(job_id))
+    shutil.copytree(tmp_path / "jobs", killed)
+    work.go.set()
+    jobs.close()
+    again = Jobs(killed, working)
+    again.close()
+    assert again.get(job_id) is None and not (killed / job_id).exists()
+
+
+def test_a_kill_while_a_job_is_deleted_keeps_no_server_from_its_start(tmp_path, monkeypatch):
+    jobs = Jobs(tmp_path, working)
+    job_id = submitted(jobs)
+    while jobs.get(job_id).status in ("queued", "running"):
+        pass
+    jobs.close()
+
+    def killed(folder, ignore_errors):
+        (folder / "job.json").unlink()
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    jobs.remove(jobs.get(job_id))
+    monkeypatch.undo()
+    again = Jobs(tmp_path, working)
+    again.close()
+    assert again.get(job_id) is None and not (tmp_path / job_id).exists()
+
+
+def test_an_error_with_half_a_character_is_told_and_read_again(tmp_path):
+    def work(image, mask, progress, cancelled):
+        raise InputError("a file called \udcff.dcm")
+
+    for _ in range(2):
+        jobs = Jobs(tmp_path, work)
+        job_id = submitted(jobs)
+        while jobs.get(job_id).status in ("queued", "running"):
+            pass
+        jobs.close()
+        assert jobs.get(job_id).error == "a file called ?.dcm"

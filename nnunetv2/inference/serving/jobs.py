@@ -7,6 +7,7 @@ what it had not finished and still has what it had.
 """
 
 import json
+import os
 import queue
 import re
 import secrets
@@ -25,7 +26,8 @@ from nnunetv2.inference.watch import PredictionCancelled, Progress
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import FileShape, Finite, Text
 from nnunetv2.utilities.files import load_json, save_json
-from nnunetv2.utilities.leftovers import LEFTOVER
+from nnunetv2.utilities.folder_lock import hold_folder
+from nnunetv2.utilities.leftovers import LEFTOVER, new_token, sweep
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 UNFINISHED = ("queued", "running")
@@ -83,6 +85,7 @@ class Jobs:
     """work: (image, where the mask goes, progress, cancelled) -> result. InputError and OSError are the job's failures, as is any other.
 
     max_waiting: jobs that may wait or be on their way in; more raise QueueFull. keep: finished jobs that stay; older ones are deleted.
+    FolderBusy where another server has the folder: it would do the same jobs, and delete images that are on their way into the other.
     """
 
     def __init__(self, folder: Path, work: Work, max_waiting: int = 32, keep: int = 1000) -> None:
@@ -93,7 +96,13 @@ class Jobs:
         self._waiting: queue.Queue[str | None] = queue.Queue()
         self._running: _Running | None = None
         self._closing = False
-        self._load()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock_of_folder = hold_folder(self.folder, "another nnUNetv2_serve keeps its jobs there")
+        try:
+            self._load()
+        except BaseException:
+            self._let_go()
+            raise
         self._thread = threading.Thread(target=self._work_on_jobs, name="segment", daemon=True)
         self._thread.start()
 
@@ -127,7 +136,7 @@ class Jobs:
 
     def abandon(self, job: Job) -> None:
         """The image of a reserved job does not come."""
-        shutil.rmtree(self.folder / job.id, ignore_errors=True)
+        self._delete_files(job)
         with self._lock:
             self._arriving.discard(job.id)
             self._jobs.pop(job.id, None)
@@ -157,10 +166,20 @@ class Jobs:
             running = self._running
             if running is not None and running.job_id == job.id:
                 job.status, running.delete = "cancelled", True  # by its thread, once it has ended
+                self._save_if_possible(job)  # or by the next start, should the server be killed before
                 running.cancelled.set()
                 return
             self._jobs.pop(job.id, None)
-        shutil.rmtree(self.folder / job.id, ignore_errors=True)
+        self._delete_files(job)
+
+    def _delete_files(self, job: Job) -> None:
+        """At once for every reader: a kill half way leaves a folder that the next start sweeps, and no half of a job."""
+        folder = self.folder / job.id
+        try:
+            folder = folder.rename(folder.with_name(f".job.{new_token()}"))
+        except OSError:  # it is gone, or its name cannot be changed here
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
 
     def close(self, timeout: float = 30.0) -> None:
         """Stop between two windows of the network; the job that runs is begun again at the next start."""
@@ -174,9 +193,16 @@ class Jobs:
             running.cancelled.set()
         self._waiting.put(None)
         self._thread.join(timeout)
+        if not self._thread.is_alive():  # else it may still write, and the lock ends with the process
+            self._let_go()
+
+    def _let_go(self) -> None:
+        descriptor, self._lock_of_folder = self._lock_of_folder, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _load(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
         found = []
         for folder in self.folder.iterdir():
             if not JOB_ID.fullmatch(folder.name) or not folder.is_dir():
@@ -188,6 +214,9 @@ class Jobs:
                 continue
             found.append(_job_from(folder / "job.json"))
         for job in sorted(found, key=lambda job: job.submitted):
+            if job.status == "cancelled":  # deleted while it ran
+                self._delete_files(job)
+                continue
             self._jobs[job.id] = job
             if job.status not in UNFINISHED:
                 continue
@@ -229,6 +258,8 @@ class Jobs:
         running.stage, running.done, running.of = progress.stage, progress.done, progress.of
 
     def _finish(self, job: Job, status: str, result: dict[str, Any] | None = None, error: str | None = None) -> None:
+        if error is not None:  # halves of characters, as names of files may have them, go into no answer and no JSON that is read again
+            error = error.encode("utf-8", "replace").decode()
         job.result, job.error, job.finished, job.status = result, error, time.time(), status
         self._save_if_possible(job)
 
