@@ -131,7 +131,7 @@ def serve(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--engine", choices=("auto", "torch", "openvino", "winograd"), default="auto", help="network engine")
     parser.add_argument("--jobs", required=True, metavar="FOLDER", help="where images, masks and results are kept; finished jobs are there after a restart")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=_positive, default=8765, help="default 8765")
+    parser.add_argument("--port", type=whole_number(1, 65535), default=8765, help="default 8765")
     parser.add_argument("--max_waiting", type=_positive, default=32, help="images that may wait; more are turned away (default 32)")
     parser.add_argument("--keep", type=_positive, default=1000, help="finished jobs that are kept; older ones are deleted (default 1000)")
     parser.add_argument("--max_mib", type=_positive, default=1024, help="largest file taken, in MiB (default 1024)")

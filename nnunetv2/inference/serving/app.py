@@ -33,7 +33,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.serving.jobs import JOB_ID, Job, Jobs, QueueFull, refuse_large, result_of
 from nnunetv2.inference.serving.zipped_dicom import image_of_zip
 from nnunetv2.inference.watch import Progress
-from nnunetv2.utilities.errors import InputError, in_one_message
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import flush_to_disk
 from nnunetv2.utilities.safe_names import name_problem
 
@@ -66,8 +66,8 @@ def segment_files(predictor: nnUNetPredictor, max_voxels: int = MAX_VOXELS) -> C
     return work
 
 
-def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = MAX_BYTES) -> FastAPI:
-    """model: what /health calls it. Without a token only requests to this machine's own name are answered."""
+def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = MAX_BYTES, host: str = "127.0.0.1") -> FastAPI:
+    """model: what /health calls it. host: the address that is listened on. Without a token only requests to this machine's own names are answered."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +75,8 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
         await asyncio.to_thread(jobs.close)
 
     def allowed(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        scheme, _, given = (header := request.headers.get("authorization", "")).partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else header  # the scheme's name is the same in any case
         if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
             raise HTTPException(401, "This server wants its token: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"})
 
@@ -85,9 +86,14 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
             raise HTTPException(404, "There is no such job.")
         return job
 
+    def stored(file: Path, name: str) -> FileResponse:
+        if not file.is_file():  # the job was deleted meanwhile, or somebody tidied the folder
+            raise HTTPException(404, f"The job's file {name} is not there any more. Send the image again.")
+        return FileResponse(file, media_type="application/octet-stream", filename=name)
+
     app = FastAPI(title="nnUNetv2_serve", docs_url=None, redoc_url=None, lifespan=lifespan)
     if token is None:  # a page elsewhere whose name leads to this machine is not to use it
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", in_address(host)])
     private = [Depends(allowed)]
 
     @app.get("/", include_in_schema=False)
@@ -107,7 +113,8 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
         ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
         if ending is None or (problem := name_problem(name)) is not None:
             raise HTTPException(415, f"The name {name[:200]!r} {'does not end with ' + ', '.join(ENDINGS) if ending is None else problem}.")
-        if request.headers.get("content-type") != "application/octet-stream":  # forms of other pages cannot send this
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/octet-stream":  # forms of other pages cannot send this
             raise HTTPException(415, "Send the file as application/octet-stream.")
         too_large = HTTPException(413, f"The file has more than {max_bytes} bytes.")
         if int(request.headers.get("content-length", "0")) > max_bytes:
@@ -117,13 +124,13 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
         except QueueFull as full:
             raise HTTPException(503, str(full), {"Retry-After": "30"}) from full
         except OSError as error:
-            raise HTTPException(507, in_one_message(error)) from error
+            raise HTTPException(507, jobs.told(error)) from error
         try:
             await _receive(request, jobs.image(job), max_bytes, too_large)
             jobs.submit(job)
         except OSError as error:
             jobs.abandon(job)
-            raise HTTPException(507, in_one_message(error)) from error
+            raise HTTPException(507, jobs.told(error)) from error
         except BaseException:
             jobs.abandon(job)
             raise
@@ -138,13 +145,13 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
         job = known(job_id)
         if job.status != "done":
             raise HTTPException(409, f"The job is {job.status}; its mask is there when it is done.")
-        return FileResponse(jobs.mask(job), media_type="application/octet-stream", filename="mask.nii.gz")
+        return stored(jobs.mask(job), "mask.nii.gz")
 
     @app.get("/jobs/{job_id}/image", dependencies=private)
     def image(job_id: str) -> FileResponse:
         sent = jobs.image(known(job_id))
         made = image_made_of(sent)
-        return FileResponse(made if made.is_file() else sent, media_type="application/octet-stream", filename="image")
+        return stored(made if made.is_file() else sent, "image")
 
     @app.delete("/jobs/{job_id}", status_code=204, dependencies=private)
     def delete(job_id: str) -> None:
@@ -178,9 +185,12 @@ async def _receive(request: Request, path: Path, max_bytes: int, too_large: HTTP
 
 
 def checked_token(host: str, token: str | None) -> str | None:
-    """InputError for an address that others reach without a token of SHORTEST_TOKEN characters."""
+    """InputError for an address that others reach without a token of SHORTEST_TOKEN characters, and for a token that no request can carry."""
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise InputError(f"nnUNet_serve_token has {len(token)} characters; take {SHORTEST_TOKEN} or more.")
+    if token is not None and (not (token.isascii() and token.isprintable()) or token.strip() != token):
+        raise InputError("nnUNet_serve_token begins or ends with a blank, or holds a character that is no printable ASCII: programs send those differently in a "
+                         "header, or not at all. Take letters, digits and punctuation.")
     try:
         local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -191,6 +201,15 @@ def checked_token(host: str, token: str | None) -> str | None:
     return token
 
 
+def in_address(host: str) -> str:
+    """`host` as it stands in a URL and in the header Host: IPv6 in brackets, in its short form."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return f"[{address.compressed}]" if address.version == 6 else host
+
+
 def serve_model(model_folder: str | os.PathLike, folds: Sequence[int | str] | None, checkpoint: str, device: torch.device, mode: str, engine: str,
                 folder: str | os.PathLike, host: str, port: int, max_waiting: int, keep: int, max_bytes: int) -> None:
     """Load a model and serve it until a signal ends it; jobs that are not finished then are done after the next start."""
@@ -199,6 +218,6 @@ def serve_model(model_folder: str | os.PathLike, folds: Sequence[int | str] | No
         torch.set_num_threads(available_cores())
     predictor = nnUNetPredictor(device=device, mode=mode, engine=engine, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)
-    jobs = Jobs(Path(folder), segment_files(predictor), max_waiting, keep)
-    print(f"http://{host}:{port} segments with {model_folder}; jobs are kept in {folder}.")
-    uvicorn.run(make_app(jobs, Path(model_folder).name, token, max_bytes), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    jobs = Jobs(Path(folder), segment_files(predictor), max_waiting, keep, [Path(model_folder)])
+    print(f"http://{in_address(host)}:{port} segments with {model_folder}; jobs are kept in {folder}.")
+    uvicorn.run(make_app(jobs, Path(model_folder).name, token, max_bytes, host), host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)

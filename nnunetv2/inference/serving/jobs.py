@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -85,11 +85,14 @@ class Jobs:
     """work: (image, where the mask goes, progress, cancelled) -> result. InputError and OSError are the job's failures, as is any other.
 
     max_waiting: jobs that may wait or be on their way in; more raise QueueFull. keep: finished jobs that stay; older ones are deleted.
+    private: folders whose places the senders are not told, as that of the jobs.
+
     FolderBusy where another server has the folder: it would do the same jobs, and delete images that are on their way into the other.
     """
 
-    def __init__(self, folder: Path, work: Work, max_waiting: int = 32, keep: int = 1000) -> None:
+    def __init__(self, folder: Path, work: Work, max_waiting: int = 32, keep: int = 1000, private: Sequence[Path] = ()) -> None:
         self.folder, self._work, self._max_waiting, self._keep = folder, work, max_waiting, keep
+        self._private = private
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._arriving: set[str] = set()
@@ -159,6 +162,15 @@ class Jobs:
         if job.status == "queued":
             description["ahead"] = sum(other.status in UNFINISHED and other.submitted < job.submitted for other in list(self._jobs.values()))
         return description
+
+    def told(self, error: BaseException, job: Job | None = None) -> str:
+        """What its sender reads of an error: names of files, and not where the server keeps them."""
+        text = in_one_message(error) if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {error}"
+        places = [self.folder, *self._private] if job is None else [self.folder / job.id, self.folder, *self._private]
+        for place in dict.fromkeys(form for folder in places for form in (folder.resolve(), folder.absolute(), folder) if form.name):
+            whole = rf"(?<![\w.-]){re.escape(str(place))}"  # not the end of a longer word: a folder may be called m
+            text = re.sub(rf"{whole}(?![\w-])", lambda _, name=place.name: name, re.sub(whole + re.escape(os.sep), "", text))
+        return text
 
     def remove(self, job: Job) -> None:
         """End a job that is not finished, and delete all of it."""
@@ -243,10 +255,10 @@ class Jobs:
             except PredictionCancelled:
                 pass  # deleted below, or done after the next start
             except EXPECTED_ERRORS as error:
-                self._finish(job, "failed", error=in_one_message(error))
+                self._finish(job, "failed", error=self.told(error, job))
             except Exception as error:
                 traceback.print_exc()
-                self._finish(job, "failed", error=f"{type(error).__name__}: {error}")
+                self._finish(job, "failed", error=self.told(error, job))
             with self._lock:
                 self._running = None
             if running.delete:
