@@ -20,6 +20,10 @@ from nnunetv2.utilities.manifest import package_version
 SCHEME = "99NNUNET"  # of the codes: a label's name is all that is known of what it means
 SERIES_NUMBER = 9000  # above a scanner's own
 MAX_TEXT = 64  # characters of a DICOM label
+UTF_8 = "ISO_IR 192"
+# What the standard lets be empty, and anonymised headers often lack as a whole
+MAY_BE_EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+                "ReferringPhysicianName", "PositionReferenceIndicator")
 
 
 def load_highdicom() -> Any:
@@ -47,7 +51,7 @@ def write_segmentation(mask: np.ndarray, stack: Stack, labels: Mapping[str, Any]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that are not as the standard wants them
         try:
-            sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in dict.fromkeys(plane.path for plane in stack.planes)]
+            sources = [_source(pydicom.dcmread(file, stop_before_pixels=True, force=True), stack) for file in dict.fromkeys(plane.path for plane in stack.planes)]
             made = highdicom.seg.Segmentation(
                 source_images=sources, pixel_array=_in_file_order(_segment_array(mask, list(segments.values())), stack),
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY, segment_descriptions=_descriptions(list(segments), model),
@@ -61,6 +65,23 @@ def write_segmentation(mask: np.ndarray, stack: Stack, labels: Mapping[str, Any]
                              f"({type(error).__name__}: {' '.join(str(error).split())[:160]}). The NIfTI mask is there.") from error
     with atomic_write(path) as temporary:
         made.save_as(temporary)
+
+
+def _source(dataset: Any, stack: Stack) -> Any:
+    """The header of a slice as a SEG can repeat it: text in UTF-8, which holds the labels' names too; fields that may be empty are there."""
+    dataset.decode()
+    dataset.SpecificCharacterSet = UTF_8
+    for key in MAY_BE_EMPTY:
+        if key not in dataset:
+            setattr(dataset, key, "")
+    if "PerFrameFunctionalGroupsSequence" not in dataset and not dataset.get("SliceThickness"):
+        dataset.SliceThickness = f"{stack.spacing[2]:.6g}"
+    return dataset
+
+
+def _line(name: str) -> str:
+    """A name as one value of one line; DICOM parts values at a backslash."""
+    return "".join(character if character.isprintable() else " " for character in name.replace("\\", "/"))[:MAX_TEXT]
 
 
 def _segment_array(mask: np.ndarray, values: list[Any]) -> np.ndarray:
@@ -89,8 +110,8 @@ def _descriptions(names: list[str], model: str) -> list[Any]:
 
     highdicom = load_highdicom()
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="nnU-Net", family=codes.DCM.ArtificialIntelligence, version=package_version("nnunetv2") or "unknown", source=model[:MAX_TEXT])
+        name="nnU-Net", family=codes.DCM.ArtificialIntelligence, version=package_version("nnunetv2") or "unknown", source=_line(model))
     return [highdicom.seg.SegmentDescription(
-        segment_number=number, segment_label=name[:MAX_TEXT], segmented_property_category=codes.SCT.Tissue,
-        segmented_property_type=CodedConcept(f"label{number}", SCHEME, name[:MAX_TEXT]),
+        segment_number=number, segment_label=_line(name), segmented_property_category=codes.SCT.Tissue,
+        segmented_property_type=CodedConcept(f"label{number}", SCHEME, _line(name)),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC, algorithm_identification=algorithm) for number, name in enumerate(names, 1)]

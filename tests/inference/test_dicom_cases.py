@@ -270,3 +270,39 @@ def test_headers_too_poor_for_a_seg_are_named(tmp_path):
     save(slices(hu(), FrameOfReferenceUID=None, StudyInstanceUID=None), tmp_path)
     with pytest.raises(InputError, match="headers lack or hold what a SEG cannot repeat"):
         write_segmentation(np.ones((6, 7, 8), np.uint8), stack_in(tmp_path), LABELS, tmp_path / "seg.dcm", "model")
+
+
+def seg_of(tmp_path, labels=LABELS, model="model", **changed):
+    """A SEG of slices with `changed` headers, as it is read back."""
+    pytest.importorskip("highdicom")
+    save(slices(hu(), **changed), tmp_path / "slices")
+    mask = np.zeros((6, 7, 8), np.uint8)
+    mask[1, 2, 3], mask[4, 3, 2] = 1, 2
+    stack = stack_in(tmp_path / "slices")
+    write_segmentation(mask, stack, labels, tmp_path / "seg.dcm", model)
+    assert_seg_is(tmp_path / "seg.dcm", mask, stack.planes, labels)
+    return pydicom.dcmread(tmp_path / "seg.dcm")
+
+
+@pytest.mark.parametrize("missing", ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+                                     "ReferringPhysicianName", "PositionReferenceIndicator", "SliceThickness"])
+def test_headers_without_what_may_be_empty_get_a_seg(tmp_path, missing):
+    seg = seg_of(tmp_path, **{missing: None})
+    assert missing == "SliceThickness" or not seg[missing].value
+    assert seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == (2.5 if missing == "SliceThickness" else 2.0)
+
+
+@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 100", "M\u00fcller^J\u00f6rg"), ("ISO_IR 192", "\u8179\u90e8^J\u00f6rg"),
+                                               (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"), ("GB18030", "Wang^XiaoDong=\u738b^\u5c0f\u4e1c")])
+def test_names_and_labels_in_any_script_stay_what_they_are(tmp_path, charset, name):
+    labels = {"background": 0, "\u81b5\u81d3": 1, "Bauchspeicheldr\u00fcse": 2}
+    seg = seg_of(tmp_path, labels, SpecificCharacterSet=charset, PatientName=name)
+    assert str(seg.PatientName) == name and [segment.SegmentLabel for segment in seg.SegmentSequence] == list(labels)[1:]
+
+
+def test_a_label_with_a_backslash_is_one_value(tmp_path):
+    seg = seg_of(tmp_path, {"background": 0, "left/right": 1, "b": 2}, "a\\b", SeriesDescription="x")
+    assert seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmSource == "a/b"
+    (tmp_path / "other").mkdir()
+    write_segmentation(np.ones((6, 7, 8), np.uint8), stack_in(tmp_path / "slices"), {"background": 0, "left\\right": 1}, tmp_path / "other" / "seg.dcm", "m")
+    assert pydicom.dcmread(tmp_path / "other" / "seg.dcm").SegmentSequence[0].SegmentLabel == "left/right"
