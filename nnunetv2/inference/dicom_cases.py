@@ -97,7 +97,7 @@ def dicom_cases(folder: str | os.PathLike, output: str | os.PathLike, dataset_js
     ending, channels = dataset_json["file_ending"], list(dataset_json["channel_names"].values())
     if not os.path.isdir(folder):
         return None  # which the listing of images says
-    found = scan_images(folder, ending, "ignore")
+    found = scan_images(folder, ending, "ignore", predictions=False)  # masks of a former run into this folder are no images
     if found.files or found.problems or not holds_dicom(folder):
         if seg:
             raise InputError(f"--dicom_seg needs DICOM series to refer to, and {folder} holds {'images' if found.files else 'none'}. Leave it out, or give their folder.")
@@ -109,7 +109,9 @@ def dicom_cases(folder: str | os.PathLike, output: str | os.PathLike, dataset_js
                          f"data_prep/from_dicom.py and name them CASE_0000{ending}, CASE_0001{ending} by channel.")
     if ending not in SimpleITKIO.supported_file_endings:
         raise InputError(f"{folder} holds DICOM series, and the model takes {ending} files, which a series cannot become. Give such files.")
-    output = Path(output)
+    output = Path(os.path.abspath(output))  # `.` has no name of its own
+    if images_folder is None and not output.name:
+        raise InputError(f"{output} has no folder beside it for the images that are made of the series: name an output folder, or one for the images (--dicom_images).")
     target = output.with_name(f"{output.name}_images") if images_folder is None else Path(images_folder)
     refuse_unwritable(output)
     modality = "CT" if str(channels[0]).upper() == "CT" else None

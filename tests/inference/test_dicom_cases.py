@@ -14,6 +14,7 @@ from nnunetv2.imageio.dicom_conversion import convert_folder
 from nnunetv2.imageio.dicom_files import scan_folder
 from nnunetv2.imageio.dicom_seg import write_segmentation
 from nnunetv2.imageio.dicom_series import stack_of
+from nnunetv2.inference.dicom_cases import dicom_cases
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.errors import InputError
@@ -306,3 +307,25 @@ def test_a_label_with_a_backslash_is_one_value(tmp_path):
     (tmp_path / "other").mkdir()
     write_segmentation(np.ones((6, 7, 8), np.uint8), stack_in(tmp_path / "slices"), {"background": 0, "left\\right": 1}, tmp_path / "other" / "seg.dcm", "m")
     assert pydicom.dcmread(tmp_path / "other" / "seg.dcm").SegmentSequence[0].SegmentLabel == "left/right"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("below", "output"), [("", "."), ("sub", ".."), ("", "sub/..")])
+def test_the_output_may_be_the_folder_one_stands_in_or_above(model_folder, dicom_folder, tmp_path, monkeypatch, below, output):
+    (tmp_path / "work" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / below)
+    assert predict(model_folder, dicom_folder, output) == 0
+    assert sorted(path.name for path in tmp_path.glob("work_images/*.nii.gz")) == ["case0001_0000.nii.gz", "case0002_0000.nii.gz"]
+    assert len(list(tmp_path.glob("work/*.nii.gz"))) == 2
+
+
+def test_an_output_without_a_place_beside_it_is_named(model_folder, dicom_folder):
+    with pytest.raises(InputError, match="/ has no folder beside it.*--dicom_images"):
+        dicom_cases(dicom_folder, "/", {"file_ending": ".nii.gz", "channel_names": {"0": "CT"}}, model_folder)
+
+
+@pytest.mark.slow
+def test_masks_beside_the_series_are_no_images_for_the_next_run(model_folder, dicom_folder):
+    for _ in range(2):
+        assert predict(model_folder, dicom_folder, dicom_folder) == 0
+    assert sorted(path.name for path in dicom_folder.glob("*.nii.gz")) == ["case0001.nii.gz", "case0002.nii.gz"]
