@@ -18,6 +18,7 @@ from nnunetv2.utilities.errors import InputError, in_one_message, list_some, nam
 
 MAX_FILES = 1_000_000
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+APPLE_DOUBLE = b"\x00\x05\x16\x07"  # begins what macOS writes beside a file, ._NAME, where the file system holds no attributes
 
 
 @dataclass
@@ -70,7 +71,7 @@ def scan_folder(folder: str | os.PathLike, modality: str | None = "CT", min_slic
     for path in tqdm(files, desc="reading headers", unit="file", disable=None if progress else True, leave=False):
         try:
             if not is_dicom(path):
-                if path.suffix.lower() in DICOM_SUFFIXES or not (path.suffix or path.stat().st_size):
+                if not _is_apple_double(path) and (path.suffix.lower() in DICOM_SUFFIXES or not (path.suffix or path.stat().st_size)):
                     raise InputError("is called like a DICOM file and holds none")
                 scan.skip("no DICOM file", path)
                 continue
@@ -107,6 +108,13 @@ def shown(path: str | os.PathLike) -> str:
     """A path as it may stand in a message or a table: printable UTF-8."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return text if text.isprintable() else repr(text)
+
+
+def _is_apple_double(path: Path) -> bool:
+    if not path.name.startswith("._"):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
 
 
 def _add(header: Header, path: Path, series: Series) -> None:

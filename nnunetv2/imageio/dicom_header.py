@@ -160,7 +160,7 @@ def _refuse_other_kinds(dataset: Any, modality: str | None) -> None:
         raise NoScan(uid_name(sop_class) if sop_class else f"{its_modality or 'DICOM'} without an image")
     if modality is not None and its_modality != modality:
         raise NoScan(f"image of modality {its_modality or 'unknown'}")
-    if (_value(dataset, "SamplesPerPixel") or 1) != 1:
+    if (_value(dataset, "SamplesPerPixel") or 1) != 1 or _text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":  # numbers of colours are no HU
         raise NoScan("picture in colour")
     if "LOCALIZER" in map(str, _several(_value(dataset, "ImageType"))):
         raise NoScan("scout (LOCALIZER)")

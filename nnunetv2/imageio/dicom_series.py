@@ -184,8 +184,10 @@ def _sideways_shift(planes: Sequence[Plane], at: np.ndarray) -> tuple[float, flo
 
 
 def _names(planes: Sequence[Plane]) -> str:
-    counts = Counter(shown(plane.path.name) for plane in planes)
-    return name_some([name if n == 1 else f"{name} ({n} frames)" for name, n in counts.items()], 3)
+    frames = Counter(plane.path for plane in planes)
+    times = Counter(path.name for path in frames)
+    names = {path: shown(path.name if times[path.name] == 1 else path) for path in frames}
+    return name_some([names[path] if n == 1 else f"{names[path]} ({n} frames)" for path, n in frames.items()], 3)
 
 
 def _at(plane: Plane) -> str:

@@ -431,3 +431,25 @@ def test_a_tilted_stack_is_put_upright_where_it_lies_in_the_patient(tmp_path, sh
     inner = covered & np.roll(covered, 1, 1) & np.roll(covered, -1, 1) & np.roll(covered, 1, 2) & np.roll(covered, -1, 2)
     assert inner.sum() > 0.7 * 6 * 20 * 22
     assert np.abs(volume - field(at))[inner].max() < 0.02
+
+
+def test_colours_of_a_palette_are_no_hu(tmp_path):
+    save(slices(hu(), PhotometricInterpretation="PALETTE COLOR"), tmp_path)
+    scan = scan_folder(tmp_path, progress=False)
+    assert not scan.series and len(scan.skipped["picture in colour"]) == 6
+
+
+def test_what_macos_leaves_beside_slices_is_no_damaged_slice(tmp_path):
+    for path in save(slices(hu()), tmp_path):
+        path.rename(path.with_suffix(".dcm")).with_name(f"._{path.name}.dcm").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(100))
+    scan = scan_folder(tmp_path, progress=False)
+    assert not scan.damaged and not scan.series[0].problems and len(scan.skipped["no DICOM file"]) == 6
+    (tmp_path / "._IM0000.dcm").write_bytes(bytes(100))
+    assert tmp_path / "._IM0000.dcm" in scan_folder(tmp_path, progress=False).damaged
+
+
+def test_copies_of_one_name_are_named_with_their_folders(tmp_path):
+    for folder in ("a", "b"):
+        save(slices(hu(), SOPInstanceUID="1.2.3.4.5.6"), tmp_path / folder)
+    with pytest.raises(InputError, match=f"{tmp_path}/a/IM0000, {tmp_path}/b/IM0000 at"):
+        stack_of(scan_folder(tmp_path, progress=False).series[0])
