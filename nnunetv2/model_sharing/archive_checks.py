@@ -18,18 +18,32 @@ def checked_members(archive: zipfile.ZipFile, zip_file: str | os.PathLike, targe
 
     Raises:
         InputError: lists every member that is no file of a model (DatasetXXX_Name/Trainer__Plans__configuration/...), leads
-            elsewhere, is a link, is encrypted, compressed in a way that is not known, or there twice; or the whole is larger
-            than its packed size or the free disk can explain.
+            elsewhere, is a link, is encrypted, compressed in a way that is not known, there twice, or has its place taken by a
+            folder; or the whole is larger than its packed size or the free disk can explain.
     """
-    members = without_litter(archive)
+    members = [member for member in without_litter(archive) if _put_plainly(member)]
     problems = [f"{member.filename!r}: {problem}" for member in members if (problem := _problem(member)) is not None]
     if not any(not member.is_dir() for member in members):
         raise InputError(f"{zip_file} holds no file of a model. Name another, or pack it again.")
     problems += _doubles(members) + _incomplete(members, target)
-    if problems:
+    if problems or (problems := _in_the_way(members, target)):
         raise InputError(f"{zip_file} holds members that are not installed; nothing was changed. Do not trust this file, or pack it again.\n{list_some(problems)}")
     refuse_absurd_sizes(members, zip_file, target, "a model")
     return members
+
+
+def _put_plainly(member: zipfile.ZipInfo) -> bool:
+    """Write its name with `/`, where a program for Windows wrote `\\`, and without `./` before it; False for what is the whole archive's folder."""
+    name = member.filename.replace("\\", "/")
+    while name.startswith("./"):
+        name = name[2:]
+    member.filename = name
+    return name not in ("", ".")
+
+
+def name_of_member_problem(name: str) -> str | None:
+    """Why a file called `name` in an archive is not installed, or None."""
+    return _problem(zipfile.ZipInfo(name))
 
 
 def _problem(member: zipfile.ZipInfo) -> str | None:
@@ -73,6 +87,19 @@ def _doubles(members: list[zipfile.ZipInfo]) -> list[str]:
             problems.append(f"{first!r} and {member.filename!r}: one file")
     folders = {"/".join(key.split("/")[:depth]) for key in files for depth in range(1, key.count("/") + 1)}
     return problems + [f"{files[key]!r}: a file and a folder" for key in sorted(files.keys() & folders)]
+
+
+def _in_the_way(members: list[zipfile.ZipInfo], target: Path) -> list[str]:
+    """Members whose place a folder has, or one of whose folders is a file, in `target`."""
+    problems = []
+    for member in members:
+        path = target / member.filename
+        blocked = [folder for folder in path.parents if folder != target and target in folder.parents and folder.exists() and not folder.is_dir()]
+        if blocked:
+            problems.append(f"{member.filename!r}: {blocked[-1]} is a file; move it away")
+        elif path.exists() and path.is_dir() != member.is_dir():
+            problems.append(f"{member.filename!r}: {path} is a {'folder' if path.is_dir() else 'file'}; move it away")
+    return problems
 
 
 def _incomplete(members: list[zipfile.ZipInfo], target: Path) -> list[str]:

@@ -208,3 +208,59 @@ def test_a_model_is_not_packed_over_its_own_checkpoint(results):
     with pytest.raises(InputError, match="is one of the files to pack"):
         export_pretrained_model(NAME, checkpoint, ["3d_fullres"], folds=(0, 1))
     assert checkpoint.read_text() == "fold_0/checkpoint_final.pth"
+
+
+@pytest.mark.parametrize(("year", "expected"), [(1970, (1980, 1, 1, 0, 0, 0)), (2200, (2107, 12, 31, 23, 59, 58))])
+def test_times_that_no_zip_holds_become_the_nearest(results, tmp_path, year, expected):
+    then = (year - 1970) * 365.25 * 86400 + 90 * 86400
+    os.utime(results / NAME / MODEL / "plans.json", (then, then))
+    packed = zipfile.ZipFile(export(tmp_path)).getinfo(f"{NAME}/{MODEL}/plans.json")
+    assert packed.date_time[:5] == expected[:5]
+
+
+def test_what_is_asked_for_twice_is_packed_once_and_installed(results, tmp_path, monkeypatch):
+    zip_file = export(tmp_path, folds=(0, "0", 0, 1), configurations=["3d_fullres", "3d_fullres"], save_checkpoints=["checkpoint_final.pth"] * 2)
+    assert len(zipfile.ZipFile(zip_file).namelist()) == len(members(zip_file)) == 5
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere"))
+    install_model_from_zip_file(zip_file)
+
+
+def test_what_no_installation_takes_is_not_packed(results, tmp_path, monkeypatch, capsys):
+    for name in ("notes.docx", "-a.nii.gz"):
+        (results / NAME / MODEL / "fold_0" / "validation" / name).write_text("x")
+    zip_file = export(tmp_path, export_crossval_predictions=True)
+    assert "fold_0/validation/a.nii.gz" in members(zip_file) and not {"fold_0/validation/notes.docx", "fold_0/validation/-a.nii.gz"} & members(zip_file)
+    assert "notes.docx: no file of a model" in (said := capsys.readouterr().err) and "-a.nii.gz' begins with '-'" in said
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere"))
+    install_model_from_zip_file(zip_file)
+
+
+def test_a_checkpoint_that_no_installation_takes_is_named(results, tmp_path):
+    (results / NAME / MODEL / "fold_0" / "checkpoint_x").write_text("x")
+    with pytest.raises(InputError, match="checkpoint_x: no file of a model.*\\.pth"):
+        export(tmp_path, folds=(0,), save_checkpoints=["checkpoint_x"])
+    assert not (tmp_path / "model.zip").exists()
+
+
+@pytest.mark.parametrize("taken", [f"{NAME}/{MODEL}/plans.json/", f"{NAME}/{MODEL}/fold_1/checkpoint_final.pth/", f"{NAME}", f"{NAME}/{MODEL}/fold_1"])
+def test_a_place_that_is_taken_by_another_kind_is_named_and_nothing_is_changed(results, tmp_path, monkeypatch, taken):
+    zip_file, target = export(tmp_path), tmp_path / "elsewhere"
+    (target / taken).parent.mkdir(parents=True)
+    (target / taken).mkdir() if taken.endswith("/") else (target / taken).write_text("x")
+    before = sorted(target.rglob("*"))
+    monkeypatch.setenv("nnUNet_results", str(target))
+    with pytest.raises(InputError, match=f"{target / taken} is a {'folder' if taken.endswith('/') else 'file'}; move it away"):
+        install_model_from_zip_file(zip_file)
+    assert sorted(target.rglob("*")) == before
+
+
+@pytest.mark.parametrize("written", [lambda name: name.replace("/", "\\"), lambda name: f"./{name}", lambda name: f".\\{name}"])
+def test_names_as_other_programs_write_them_are_installed_in_their_folders(results, tmp_path, monkeypatch, written):
+    with zipfile.ZipFile(export(tmp_path)) as source, zipfile.ZipFile(tmp_path / "other.zip", "w") as other:
+        other.writestr("./", b"")
+        for name in source.namelist():
+            other.writestr(written(name), source.read(name))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "elsewhere"))
+    install_model_from_zip_file(tmp_path / "other.zip")
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == [NAME]
+    assert (tmp_path / "elsewhere" / NAME / MODEL / "fold_1" / "checkpoint_final.pth").read_text() == "fold_1/checkpoint_final.pth"
