@@ -17,7 +17,7 @@ def check_image(image: Any, properties: Any, n_channels: int, where: str = "the 
     where: what the message calls it. n_channels: how many the network takes.
     """
     problems = []
-    if not isinstance(image, np.ndarray) or image.dtype.kind not in "iuf":
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "biuf":
         what = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
         problems.append(f"it is {what}; give a numpy array of real numbers")
     elif image.ndim != 4:

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2.inference.cases import list_cases, refuse_collisions
-from nnunetv2.inference.pipeline import Case
+from nnunetv2.inference.pipeline import Case, refuse_thread_counts
 from nnunetv2.utilities.errors import InputError
 
 PathLike = str | os.PathLike
@@ -64,6 +64,7 @@ class ArrayPrediction:
 
         def cases() -> Iterator[Case]:
             for position, item in enumerate(data_iterator):
+                _refuse_incomplete(item, position)
                 items[position] = item
                 yield _case_of_array(position, item["ofile"])
 
@@ -73,10 +74,10 @@ class ArrayPrediction:
             item = items.pop(case.position)
             refuse_collisions([case], self.dataset_json["file_ending"], written)
             data = item["data"]
-            if isinstance(data, str):
-                path, data = data, torch.from_numpy(np.load(data))
+            if isinstance(data, (str, os.PathLike)):
+                path, data = data, np.load(data)
                 os.remove(path)
-            return as_float32(data), item["data_properties"]
+            return self._data(data), item["data_properties"]
 
         return self._run_cases(cases(), prepare, run, 0, num_processes_segmentation_export)
 
@@ -137,9 +138,23 @@ def _case_of_array(position: int, output: PathLike | None) -> Case:
     return Case(label, (label,), None, position=position) if output is None else Case(Path(output).name, (label,), Path(output), None, position, str(output))
 
 
-def as_float32(data: np.ndarray | Tensor) -> Tensor:
-    """What networks take, of any real dtype and byte order."""
-    return data.float() if isinstance(data, Tensor) else torch.from_numpy(np.asarray(data, np.float32))
+def as_float32(data: np.ndarray | Tensor, n_channels: int | None = None) -> Tensor:
+    """Preprocessed data (C, D, H, W) as networks take it, of any real dtype, byte order and strides.
+
+    InputError for what is no such array, is empty, or has not n_channels; None: any number.
+    """
+    if not isinstance(data, (np.ndarray, Tensor)):
+        raise InputError(f"The preprocessed data is a {type(data).__name__}; give a tensor or an array (C, D, H, W).")
+    is_real = not data.is_complex() if isinstance(data, Tensor) else data.dtype.kind in "biuf"
+    if not is_real or data.ndim != 4 or 0 in data.shape or n_channels not in (None, len(data)):
+        wanted = "(C, D, H, W)" if n_channels is None else f"({n_channels}, D, H, W)"
+        raise InputError(f"The preprocessed data has shape {tuple(data.shape)} and type {data.dtype}; the network takes {wanted} of real numbers, no axis empty.")
+    return data.detach().to("cpu", torch.float32) if isinstance(data, Tensor) else torch.from_numpy(np.ascontiguousarray(data, np.float32))
+
+
+def _refuse_incomplete(item: Any, position: int) -> None:
+    if missing := [key for key in ("data", "data_properties", "ofile") if not isinstance(item, Mapping) or key not in item]:
+        raise InputError(f"Item {position + 1} of the data iterator lacks {', '.join(missing)}; each is a dict of data, data_properties and ofile, where None returns the result.")
 
 
 def _refuse_lengths(lists: dict[str, Sequence]) -> None:
@@ -149,6 +164,7 @@ def _refuse_lengths(lists: dict[str, Sequence]) -> None:
 
 def _read_ahead(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[dict]:
     """function(*job) of each, in order; `workers` threads, and as many results at the most, are ahead."""
+    refuse_thread_counts(workers)
     if workers == 0:
         for job in jobs:
             yield function(*job)

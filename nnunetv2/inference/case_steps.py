@@ -15,7 +15,7 @@ from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.case_result import as_its_image, case_result
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
 from nnunetv2.inference.output_folders import OutputFolders
-from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline
+from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, refuse_thread_counts
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, Progress, Watch
 from nnunetv2.preprocessing.intensity_check import intensity_warnings, refuse_constant
@@ -30,6 +30,7 @@ class CaseSteps:
 
     def _run_cases(self, cases: Iterable[Case], prepare: Callable[[Case], tuple[Tensor, dict]], run: PredictionRun, readers: int, writers: int) -> list[Any]:
         """Results of `cases`; what failed, and files of the run that the disk did not take, in one CasesFailed at the end."""
+        refuse_thread_counts(readers, writers)
         start = time.perf_counter()
         of_case: dict[int, dict] = {}
 
@@ -95,6 +96,7 @@ class CaseSteps:
             self._check_previous_stage(previous_stage is not None, "its mask")
             schemes = self.configuration_manager.normalization_schemes
             check_image(image, properties, len(schemes), case.label)
+            image = image.view(np.uint8) if image.dtype == bool else image
             refuse_single_slice(image, self.configuration_manager.patch_size, case.label)
             refuse_constant(image, case.label)
             run.note_intensities(case.label, intensity_warnings(

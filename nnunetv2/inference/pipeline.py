@@ -97,6 +97,11 @@ class _Inline(Executor):
         return future
 
 
+def refuse_thread_counts(readers: int, writers: int = 0) -> None:
+    if min(readers, writers) < 0:
+        raise errors.InputError(f"{readers} preprocessing and {writers} export threads; the least is 0, one case after the other.")
+
+
 def _workers(number: int, name: str) -> Executor:
     return ThreadPoolExecutor(number, name) if number else _Inline()
 

@@ -44,7 +44,7 @@ from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
 from nnunetv2.inference.network_access import NetworkAccess
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.output_folders import prediction_locks, refuse_unwritable
-from nnunetv2.inference.pipeline import Case, CasesFailed
+from nnunetv2.inference.pipeline import Case, CasesFailed, refuse_thread_counts
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, PredictionCancelled, Progress, Watch  # noqa: F401 (the exception, for callers)
 from nnunetv2.utilities.classification import ClassificationTask
@@ -182,16 +182,20 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring") and getattr(self, "case_predictor", None) is not None:
             self._make_case_predictor()
 
+    def _data(self, data: Tensor | np.ndarray) -> Tensor:
+        """Preprocessed data as float32. A network handed over may take other channels than the plans say."""
+        return as_float32(data, None if self._model is None else determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json))
+
     def predict_case_logits(self, data: Tensor | np.ndarray) -> tuple[Tensor, np.ndarray | None]:
         """Preprocessed data (C, D, H, W) -> logits (S, D, H, W) and class probabilities (n,), None without class head."""
         self._refuse_without_model()
-        prediction = self._predict_data(as_float32(data))
+        prediction = self._predict_data(self._data(data))
         return prediction.full_logits(self.label_manager.has_regions), prediction.class_probabilities
 
     def predict_logits_from_preprocessed_data(self, data: Tensor | np.ndarray) -> Tensor:
         """Logits (S, D, H, W) on the grid of `data` (C, D, H, W), mean over folds. A cascade's input has its one-hot stage on top."""
         self._refuse_without_model()
-        data = as_float32(data)
+        data = self._data(data)
         if self._overrides("predict_sliding_window_return_logits"):
             return self._mean_of_networks(data)
         return self.case_predictor(data).full_logits(self.label_manager.has_regions)
@@ -259,9 +263,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self._refuse_without_model()
         if not 0 <= part_id < num_parts:
             raise InputError(f"part_id is {part_id} of {num_parts} parts; parts count from 0.")
-        if min(num_processes_preprocessing, num_processes_segmentation_export) < 0:
-            raise InputError(f"{num_processes_preprocessing} preprocessing and {num_processes_segmentation_export} export threads; the least is 0, "
-                             "one case after the other.")
+        refuse_thread_counts(num_processes_preprocessing, num_processes_segmentation_export)
         self._check_previous_stage(folder_with_segs_from_prev_stage is not None, "its output folder (-prev_stage_predictions)")
         cases = list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, self.dataset_json["file_ending"],
                            folder_with_segs_from_prev_stage)[part_id::num_parts]

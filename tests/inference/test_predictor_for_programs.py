@@ -337,3 +337,57 @@ def test_preprocessed_data_of_any_type_serve(predictor, images, dtype):
     rounded = np.round(np.asarray(item["data"]))
     expected, found = (predictor.predict_from_data_iterator([item | {"data": data}])[0] for data in (torch.from_numpy(rounded), rounded.astype(dtype)))
     assert np.array_equal(expected, found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*intensities span 1")
+def test_an_array_of_truth_values_is_an_image_of_zeros_and_ones(predictor):
+    image = (smooth_ct() > 70)[None]
+    expected = predictor.predict_single_npy_array(image.astype(np.uint8), SPACING)
+    assert np.array_equal(predictor.predict_single_npy_array(image[:, ::-1], SPACING), predictor.predict_single_npy_array(image[:, ::-1].astype(np.uint8), SPACING))
+    assert np.array_equal(predictor.predict_single_npy_array(image, SPACING), expected)
+
+
+@pytest.mark.parametrize("form", [
+    lambda data: data.numpy()[:, ::-1, :, ::-1].copy()[:, ::-1, :, ::-1], lambda data: data.numpy().astype(">f4"), lambda data: data.clone().requires_grad_(),
+    lambda data: data.transpose(1, 3).contiguous().transpose(1, 3)])
+def test_preprocessed_data_may_lie_in_memory_in_any_way(predictor, images, masks, form):
+    data, properties = predictor._preprocess(*images[0], None)
+    assert torch.equal(predictor.predict_logits_from_preprocessed_data(form(data)), predictor.predict_logits_from_preprocessed_data(data))
+    assert np.array_equal(predictor.predict_from_data_iterator([{"data": form(data), "data_properties": properties, "ofile": None}])[0], masks[0])
+
+
+def test_an_iterators_file_may_be_a_path_of_any_byte_order(predictor, images, masks, tmp_path):
+    data, properties = predictor._preprocess(*images[0], None)
+    np.save(tmp_path / "data.npy", data.numpy().astype(">f4"))
+    found, = predictor.predict_from_data_iterator([{"data": tmp_path / "data.npy", "data_properties": properties, "ofile": None}])
+    assert np.array_equal(found, masks[0]) and not (tmp_path / "data.npy").exists()
+
+
+@pytest.mark.parametrize(("data", "named"), [
+    (np.zeros((8, 16, 16), np.float32), r"shape \(8, 16, 16\)"), (torch.zeros(2, 8, 16, 16), r"shape \(2, 8, 16, 16\).*takes \(1, D, H, W\)"),
+    (np.zeros((1, 0, 16, 16)), "no axis empty"), (np.zeros((1, 8, 16, 16), complex), "real numbers"), (torch.zeros(1, 8, 16, 16, dtype=torch.cfloat), "real numbers"),
+    (None, "is a NoneType"), ([[1.0]], "is a list")])
+def test_preprocessed_data_of_another_form_is_refused(predictor, data, named):
+    for call in (predictor.predict_logits_from_preprocessed_data, predictor.predict_case_logits):
+        with pytest.raises(InputError, match=named):
+            call(data)
+    with pytest.raises(CasesFailed, match=named):
+        predictor.predict_from_data_iterator([{"data": data, "data_properties": {}, "ofile": None}])
+
+
+@pytest.mark.parametrize(("item", "named"), [({"data": None, "ofile": None}, "lacks data_properties;"), ({}, "lacks data, data_properties, ofile;"),
+                                             (None, "Item 1 of the data iterator lacks data,")])
+def test_an_iterators_item_that_lacks_something_is_named(predictor, item, named):
+    with pytest.raises(InputError, match=named):
+        predictor.predict_from_data_iterator([item])
+
+
+def test_fewer_than_no_threads_are_refused_by_every_call(predictor, images):
+    arrays = [image for image, _ in images[:2]], None, [properties for _, properties in images[:2]], None
+    for call in (lambda: predictor.predict_from_list_of_npy_arrays(*arrays, num_processes=-1),
+                 lambda: predictor.predict_from_list_of_npy_arrays(*arrays, num_processes_segmentation_export=-1),
+                 lambda: predictor.predict_from_data_iterator([], num_processes_segmentation_export=-1),
+                 lambda: next(predictor.get_data_iterator_from_raw_npy_data(*arrays, num_processes=-1))):
+        with pytest.raises(InputError, match="the least is 0"):
+            call()
