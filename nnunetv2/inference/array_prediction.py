@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2.inference.cases import list_cases, refuse_collisions
+from nnunetv2.inference.cases import list_cases, output_path, refuse_collisions
 from nnunetv2.inference.pipeline import Case, refuse_thread_counts
 from nnunetv2.utilities.errors import InputError
 
@@ -135,7 +135,7 @@ class ArrayPrediction:
 
 def _case_of_array(position: int, output: PathLike | None) -> Case:
     label = f"image {position + 1}"
-    return Case(label, (label,), None, position=position) if output is None else Case(Path(output).name, (label,), Path(output), None, position, str(output))
+    return Case(label, (label,), None, position=position) if output is None else Case((path := output_path(output)).name, (label,), path, None, position, str(output))
 
 
 def as_float32(data: np.ndarray | Tensor, n_channels: int | None = None) -> Tensor:

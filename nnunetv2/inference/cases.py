@@ -28,7 +28,7 @@ def list_cases(source: PathLike | Sequence[Sequence[PathLike]], output: PathLike
     elif isinstance(output, (str, os.PathLike)):
         outputs = [Path(output, name) for name in names]
     else:
-        outputs = [Path(path) for path in output]
+        outputs = [output_path(path) for path in output]
     if len(outputs) != len(names):
         raise InputError(f"{len(names)} cases but {len(outputs)} output files; give one path without file ending for each case.")
     times, times_first = Counter(names), Counter(images[0] for images in files)
@@ -41,6 +41,14 @@ def list_cases(source: PathLike | Sequence[Sequence[PathLike]], output: PathLike
              for position, (name, images, target) in enumerate(zip(names, files, outputs))]
     refuse_collisions(cases, file_ending)
     return cases
+
+
+def output_path(output: PathLike) -> Path:
+    """A path without file ending, to which a result goes; InputError where it ends in no name."""
+    path = Path(output)
+    if path.name in ("", ".."):
+        raise InputError(f"The output {os.fspath(output)!r} names no file; give a path without file ending, as masks/case_1.")
+    return path
 
 
 def case_name(image: PathLike, file_ending: str) -> str:

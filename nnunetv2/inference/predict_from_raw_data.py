@@ -36,7 +36,7 @@ from nnunetv2.inference.array_prediction import ArrayPrediction, as_float32
 from nnunetv2.inference.case_prediction import CasePredictor
 from nnunetv2.inference.case_result import CaseResult, as_its_image
 from nnunetv2.inference.case_steps import CaseSteps
-from nnunetv2.inference.cases import list_cases
+from nnunetv2.inference.cases import list_cases, output_path
 from nnunetv2.inference.dicom_cases import DicomCases, dicom_cases
 from nnunetv2.inference.engines import Engine, make_engine
 from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, measurement_of, refuse_other_plans
@@ -115,7 +115,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         if isinstance(use_folds, (int, str)):
             use_folds = (use_folds,)
         start = time.perf_counter()
-        model = find_model(Path(model_training_output_dir), use_folds, checkpoint_name)
+        model = find_model(Path(os.path.abspath(model_training_output_dir)), use_folds, checkpoint_name)  # weights may be read again after a chdir
         refuse_other_plans(model)
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
         self.evidence = model.evidence_heads()
@@ -211,7 +211,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         class and the volumes too; with `output_file_truncated` files, the class tables' rows included. progress, cancelled: see `Watch`.
         InputError for an image or a spacing that cannot be segmented.
         """
-        output = None if output_file_truncated is None else Path(output_file_truncated)
+        output = None if output_file_truncated is None else output_path(output_file_truncated)
         run = self._new_run(save_or_return_probabilities, return_classification, progress, cancelled, 1)
         case = Case("the image" if output is None else output.name, (), output)
         data, properties = self._preprocess(input_image, image_properties, segmentation_previous_stage, case, run)

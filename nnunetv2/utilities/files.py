@@ -25,7 +25,8 @@ _SHOWN = 20  # problems of one file
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` when the block ends without an error.
 
-    The temporary file keeps every suffix of `path` (`.nii.gz`, `.b2nd`), because writers choose the format by it. It is on the disk
+    The temporary file ends as `path` does (`.nii.gz`, `.b2nd`), because writers choose the format by it, and not by two such endings in a row,
+    of which ITK drops one. It is on the disk
     before it gets its name: what a full disk or a lost share holds back is an error here, not a short file later. An OSError of the
     temporary file names `path`. A process killed inside the block leaves the old file, if any, as it was, and the temporary one,
     which is swept when the folder is next written to (utilities/leftovers.py).
@@ -33,7 +34,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_once(path.parent)
-    suffix = "".join(path.suffixes)
+    suffix = "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:])
     stem = path.name.removesuffix(suffix)
     temporary = path.with_name(f".{stem}.{new_token()}{suffix}")
     try:

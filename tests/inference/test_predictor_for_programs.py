@@ -391,3 +391,29 @@ def test_fewer_than_no_threads_are_refused_by_every_call(predictor, images):
                  lambda: next(predictor.get_data_iterator_from_raw_npy_data(*arrays, num_processes=-1))):
         with pytest.raises(InputError, match="the least is 0"):
             call()
+
+
+@pytest.mark.parametrize("name", ["c.nii.gz", "c.nii", "c.img", "c.hdr", "c.NII.GZ"])
+def test_an_array_may_be_written_under_a_name_that_holds_an_ending(predictor, images, masks, tmp_path, name):
+    predictor.predict_single_npy_array(images[0][0], {"spacing": images[0][1]["spacing"]}, None, tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"{name}.nii.gz", "subtype_probabilities.csv", "subtype_results.csv"])
+    (tmp_path / f"{name}.nii.gz").rename(tmp_path / "plain.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "plain.nii.gz"))), masks[0])
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "/", "masks/.."])
+def test_an_output_without_a_name_is_refused(predictor, images, image_folder, output):
+    array, properties = images[0]
+    for call in (lambda: predictor.predict_single_npy_array(array, properties, None, output),
+                 lambda: predictor.predict_from_list_of_npy_arrays([array], None, [properties], [output]),
+                 lambda: predictor.predict_from_files([[image_folder / "case_0_0000.nii.gz"]], [output])):
+        with pytest.raises(InputError, match="names no file"):
+            call()
+
+
+def test_the_network_of_a_model_named_from_here_is_built_elsewhere(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(model_folder.parent)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, engine="torch", tta=1)
+    predictor.initialize_from_trained_model_folder(model_folder.name, (0, 1))
+    monkeypatch.chdir(tmp_path)
+    assert len(predictor.list_of_parameters) == 2 and isinstance(predictor.network, torch.nn.Module)

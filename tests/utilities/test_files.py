@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nnunetv2.utilities import file_shapes
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Fingerprint, Plans, Postprocessing, Progress, RawDatasetJson, Splits, Summary
-from nnunetv2.utilities.files import MAX_DEPTH, is_there, load_json
+from nnunetv2.utilities.files import MAX_DEPTH, atomic_write, is_there, load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tests.inference.tiny_model import tiny_dataset_json, tiny_plans
 
@@ -164,3 +164,12 @@ def test_a_curve_is_of_numbers(tmp_path, content):
 
 def test_curves_of_a_training_pass(tmp_path):
     load_json(written(tmp_path, '{"train_losses": [1.5, NaN, null], "dice_per_class_or_region": [[0.1, NaN], [0.5, 1]]}'), Progress)
+
+
+@pytest.mark.parametrize(("name", "ending"), [("a.nii.gz", ".nii.gz"), ("a.nii.gz.nii.gz", ".nii.gz"), ("v1.2_a.nii", ".nii"), ("a.img.NII.GZ", ".NII.GZ"), ("a.b2nd", ".b2nd"),
+                                              ("a", "")])
+def test_a_temporary_file_ends_as_its_file_does_and_once(tmp_path, name, ending):
+    with atomic_write(tmp_path / name) as temporary:
+        assert temporary.name[-32 - len(ending):].removesuffix(ending).isalnum() and temporary.name.endswith(ending)
+        temporary.touch()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
