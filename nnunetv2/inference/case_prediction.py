@@ -21,6 +21,7 @@ from nnunetv2.inference.last_look import EXPECTED_ML, probability_sums, with_cha
 from nnunetv2.inference.modes import MODES, InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
+from nnunetv2.utilities.default_device import on_cpu_by_default
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 CLASS_VIEWS = 2  # of the mirrored views of a whole case that decide its class: most of what 8 bring (docs/lab-notes.md)
@@ -44,6 +45,7 @@ class CasePrediction:
     lesion_found: bool | None = None  # None where nobody looked: without evidence blocks
     looked_again_for: tuple[str, ...] = ()  # labels that roi "coarse" found nowhere but expected some of: windows and all views looked for them
 
+    @on_cpu_by_default
     def full_logits(self, has_regions: bool) -> Tensor:
         """(S, *shape): certain background outside the box."""
         if tuple(self.logits.shape[1:]) == self.shape:
@@ -83,6 +85,7 @@ class CasePredictor:
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
+    @on_cpu_by_default
     def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning.
 
@@ -206,6 +209,7 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
+    @on_cpu_by_default
     def with_class(self, data: Tensor, logits: Tensor, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """Logits (S, D, H, W) from elsewhere as a prediction; the class from the encoder's look at the whole of `data` (C, D, H, W)."""
         shape = tuple(data.shape[1:])
@@ -214,6 +218,7 @@ class CasePredictor:
             probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines])
         return self._decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties)
 
+    @on_cpu_by_default
     def volume_logits(self, engine: Engine, data: Tensor) -> Tensor:
         """Logits (S, D, H, W) of the whole of `data` (C, D, H, W) from one engine, whatever the mode's roi."""
         return self._predict_volume([engine], data, None)[0]

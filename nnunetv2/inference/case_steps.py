@@ -19,6 +19,7 @@ from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, refuse_thre
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, Progress, Watch
 from nnunetv2.preprocessing.intensity_check import intensity_warnings, refuse_constant
+from nnunetv2.utilities.default_device import on_cpu_by_default
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.prediction_manifest import model_record
 
@@ -143,6 +144,7 @@ class CaseSteps:
             run.roi[case.label] = prediction.roi.as_json()
         return prediction
 
+    @on_cpu_by_default
     def _export(self, case: Case, properties: dict, prediction: CasePrediction, run: PredictionRun) -> Any:
         """Files, and the result where it is asked for."""
         run.watch.part(case.label, case.position, "resample", 0, 1)

@@ -48,6 +48,7 @@ from nnunetv2.inference.pipeline import Case, CasesFailed, refuse_thread_counts
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, PredictionCancelled, Progress, Watch  # noqa: F401 (the exception, for callers)
 from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.default_device import on_cpu_by_default
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, with_channel_names
 from nnunetv2.utilities.files import load_json
@@ -107,6 +108,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     def auto_detect_available_folds(model_training_output_dir: PathLike, checkpoint_name: str) -> list[int]:
         return available_folds(Path(model_training_output_dir), checkpoint_name)
 
+    @on_cpu_by_default
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: PathLike, use_folds: Sequence[int | str] | int | str | None,
         checkpoint_name: str = "checkpoint_final.pth",
@@ -125,6 +127,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         self.made_by = model_record(model.checkpoints, model.plans_manager.plans, model.dataset_json)  # now: a checkpoint may be replaced
         self.seconds_to_load = time.perf_counter() - start
 
+    @on_cpu_by_default
     def manual_initialization(
         self, network: nn.Module, plans_manager: PlansManager, configuration_manager: ConfigurationManager,
         parameters: list[dict] | None, dataset_json: dict, trainer_name: str,

@@ -417,3 +417,29 @@ def test_the_network_of_a_model_named_from_here_is_built_elsewhere(model_folder,
     predictor.initialize_from_trained_model_folder(model_folder.name, (0, 1))
     monkeypatch.chdir(tmp_path)
     assert len(predictor.list_of_parameters) == 2 and isinstance(predictor.network, torch.nn.Module)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:winograd is not used")
+@pytest.mark.parametrize("options", [{"engine": "torch"}, {"engine": "torch", "mode": "fast"}, {"engine": "auto"}])
+def test_torchs_default_device_is_of_no_concern(model_folder, images, image_folder, options):
+    def loaded():
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
+        predictor.initialize_from_trained_model_folder(model_folder, (0, 1))
+        return predictor
+
+    before = loaded()
+    expected = before.predict_single_npy_array(*images[0])
+    data = before._preprocess(*images[0], None)[0]
+    torch.set_default_device("meta")  # where every tensor is useless that lands there by mistake
+    try:
+        for predictor in (before, loaded()):
+            assert np.array_equal(predictor.predict_single_npy_array(*images[0]), expected)
+            assert np.array_equal(predictor.predict_from_files([[image_folder / "case_0_0000.nii.gz"]], None, False, True, 0, 0)[0], expected)
+            assert predictor.predict_logits_from_preprocessed_data(data).isfinite().all()
+            assert predictor.predict_sliding_window_return_logits(data).isfinite().all()
+        handed_over = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, tta=1)
+        handed_over.manual_initialization(before.network, before.plans_manager, before.configuration_manager, before.list_of_parameters, before.dataset_json, "", (0,))
+        assert handed_over.predict_logits_from_preprocessed_data(data).isfinite().all()
+    finally:
+        torch.set_default_device(None)
