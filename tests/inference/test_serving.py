@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +201,28 @@ def test_files_that_somebody_deleted_are_not_found(tmp_path):
         for file in ("mask", "image"):
             (tmp_path / job / f"{file}.nii.gz").unlink()
             assert server.call("GET", f"/jobs/{job}/{file}")[0] == 404
+
+
+class Vanishing(type(Path())):
+    """A file that somebody deletes right after one has seen that it is there."""
+
+    def is_file(self):
+        found = super().is_file()
+        self.unlink(missing_ok=True)
+        return found
+
+
+def test_a_file_that_is_deleted_while_it_is_asked_for_is_sent_whole_or_not_found(tmp_path):
+    content = np.random.default_rng(0).bytes(2**20)
+    with serving(tmp_path, max_bytes=2**21) as server:
+        job = server.finished(server.submit(content)[1]["id"])["id"]
+        mask = server.jobs.mask
+        server.jobs.mask = lambda job: Vanishing(mask(job))
+        assert server.call("GET", f"/jobs/{job}/mask") == (200, content)
+        with urllib.request.urlopen(f"{server.address}/jobs/{job}/image", timeout=30) as response:
+            begun = response.read(1000)
+            assert server.call("DELETE", f"/jobs/{job}")[0] == 204
+            assert begun + response.read() == content and response.headers["Content-Length"] == str(len(content))
 
 
 @pytest.mark.slow

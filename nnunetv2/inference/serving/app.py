@@ -16,15 +16,15 @@ import hmac
 import ipaddress
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nnunetv2.configuration import available_cores
@@ -41,6 +41,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".zip")
 MAX_BYTES = 2**30
 MAX_VOXELS = 2**29  # 512 x 512 x 2048
 SECONDS_BETWEEN_CHUNKS = 60  # of an image that is being sent; then the sender counts as gone
+CHUNK_BYTES = 2**18
 SHORTEST_TOKEN = 16
 PAGE = {"Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'", "X-Content-Type-Options": "nosniff"}
 
@@ -86,10 +87,13 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
             raise HTTPException(404, "There is no such job.")
         return job
 
-    def stored(file: Path, name: str) -> FileResponse:
-        if not file.is_file():  # the job was deleted meanwhile, or somebody tidied the folder
-            raise HTTPException(404, f"The job's file {name} is not there any more. Send the image again.")
-        return FileResponse(file, media_type="application/octet-stream", filename=name)
+    def stored(file: Path, name: str) -> StreamingResponse:
+        try:
+            opened = open(file, "rb")  # now: a deletion from here on takes the name away, not what is read
+        except FileNotFoundError as error:
+            raise HTTPException(404, f"The job's file {name} is not there any more. Send the image again.") from error
+        headers = {"Content-Length": str(os.fstat(opened.fileno()).st_size), "Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(_chunks(opened), media_type="application/octet-stream", headers=headers)
 
     app = FastAPI(title="nnUNetv2_serve", docs_url=None, redoc_url=None, lifespan=lifespan)
     if token is None:  # a page elsewhere whose name leads to this machine is not to use it
@@ -141,14 +145,14 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
         return jobs.describe(known(job_id))
 
     @app.get("/jobs/{job_id}/mask", dependencies=private)
-    def mask(job_id: str) -> FileResponse:
+    def mask(job_id: str) -> StreamingResponse:
         job = known(job_id)
         if job.status != "done":
             raise HTTPException(409, f"The job is {job.status}; its mask is there when it is done.")
         return stored(jobs.mask(job), "mask.nii.gz")
 
     @app.get("/jobs/{job_id}/image", dependencies=private)
-    def image(job_id: str) -> FileResponse:
+    def image(job_id: str) -> StreamingResponse:
         sent = jobs.image(known(job_id))
         made = image_made_of(sent)
         return stored(made if made.is_file() else sent, "image")
@@ -163,6 +167,12 @@ def make_app(jobs: Jobs, model: str, token: str | None = None, max_bytes: int = 
 def image_made_of(sent: Path) -> Path:
     """Where the image lies that is made of a zip."""
     return sent.with_name("series.nii.gz")
+
+
+def _chunks(opened: BinaryIO) -> Iterator[bytes]:
+    with opened:
+        while chunk := opened.read(CHUNK_BYTES):
+            yield chunk
 
 
 async def _receive(request: Request, path: Path, max_bytes: int, too_large: HTTPException) -> None:
