@@ -31,7 +31,7 @@ setup(
     ],
     extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": ["fastapi>=0.115", "uvicorn>=0.30"], "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
                     "progress": ["tensorboard"], "cluster": ["distributed"],
-                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed"],
+                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed", "fastapi", "uvicorn"],
                     "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit", HADOLINT]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},
