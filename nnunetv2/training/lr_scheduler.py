@@ -25,6 +25,19 @@ class EpochScheduler:
     def get_last_lr(self) -> list[float]:
         return [group["lr"] for group in self.optimizer.param_groups]
 
+    def change_length(self, before: int, after: int) -> None:
+        """The training has `after` epochs in place of `before`; here for schedules whose end depends on that."""
+
+
+def change_schedule(schedule: object, before: int, after: int) -> None:
+    """Let a schedule of this package, or of torch, that was made for `before` epochs end with a training of `after`. What knows no end stays."""
+    if hasattr(schedule, "change_length"):
+        schedule.change_length(before, after)
+        return
+    for name in ("max_steps", "T_max", "total_iters"):  # the last two: torch's cosine and polynomial
+        if getattr(schedule, name, None) == before:
+            setattr(schedule, name, max(1, after))
+
 
 class PolyLRScheduler(EpochScheduler):
     """Polynomial decay: lr(t) = lr(0) * (1 - t / T) ** 0.9 (Chen et al. 2018, DeepLab)."""
@@ -34,6 +47,9 @@ class PolyLRScheduler(EpochScheduler):
         super().__init__(optimizer, initial_lr, self._factor)
         if current_step is not None:
             self.step(current_step)
+
+    def change_length(self, before: int, after: int) -> None:
+        self.max_steps = max(1, round(self.max_steps * after / max(1, before)))  # its steps may be parts of an epoch
 
     def _factor(self, step: int) -> float:
         if not 0 <= step <= self.max_steps:
@@ -47,6 +63,10 @@ class PolyLRScheduler_offset(PolyLRScheduler):
     def __init__(self, optimizer: Optimizer, initial_lr: float, max_steps: int, start_step: int, exponent: float = 0.9, current_step: int | None = None):
         self.start_step = start_step
         super().__init__(optimizer, initial_lr, max_steps - start_step, exponent, current_step)
+
+    def change_length(self, before: int, after: int) -> None:
+        whole = round((self.max_steps + self.start_step) * after / max(1, before))
+        self.max_steps = max(1, whole - self.start_step)
 
     def _factor(self, step: int) -> float:
         return super()._factor(max(0, step - self.start_step))
@@ -75,9 +95,13 @@ class CosineAnnealingLR_offset(EpochScheduler):
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0, last_epoch: int = -1, verbose: object = None, offset: int = 0):  # noqa: N803
         rate = optimizer.param_groups[0].get("initial_lr", optimizer.param_groups[0]["lr"])
+        self.T_max, self.offset = T_max, offset
 
         def factor(step: int) -> float:
-            return (eta_min + (rate - eta_min) * (1 + math.cos(math.pi * (step - offset) / (T_max - offset))) / 2) / rate
+            return (eta_min + (rate - eta_min) * (1 + math.cos(math.pi * (step - offset) / (self.T_max - offset))) / 2) / rate
 
         super().__init__(optimizer, rate, factor)
         self.next_step = last_epoch + 1
+
+    def change_length(self, before: int, after: int) -> None:
+        self.T_max = max(self.offset + 1, round(self.T_max * after / max(1, before)))

@@ -17,6 +17,7 @@ import torch
 from nnunetv2.inference.case_prediction import CLASS_VIEWS
 from nnunetv2.training.dataloading.batch_stream import ending_workers
 from nnunetv2.training.logging import TrainingLog
+from nnunetv2.training.lr_scheduler import change_schedule
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -182,10 +183,9 @@ class Pacing:
 
 def change_length(trainer: "nnUNetTrainer", epochs: int) -> None:
     """Let the training end after `epochs`, its learning rates falling to their end until then; a checkpoint says so at once."""
-    trainer.num_epochs = max(epochs, trainer.current_epoch)
+    before, trainer.num_epochs = trainer.num_epochs, max(epochs, trainer.current_epoch)
     for schedule in (trainer.lr_scheduler, trainer.class_lr_scheduler):
-        if hasattr(schedule, "max_steps"):
-            schedule.max_steps = max(1, trainer.num_epochs)
+        change_schedule(schedule, before, trainer.num_epochs)
     trainer.length_changed()
 
 

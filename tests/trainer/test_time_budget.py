@@ -9,7 +9,10 @@ import torch
 
 from nnunetv2.training import run_training as command
 from nnunetv2.training import time_budget
+from nnunetv2.training.lr_scheduler import CosineAnnealingLR_offset, PolyLRScheduler, PolyLRScheduler_offset, change_schedule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.registry import find_trainer
+from nnunetv2.training.nnUNetTrainer.variants.schedules import WarmUpThenPoly
 from nnunetv2.training.time_budget import Length, Pacing, Speed, length_in, spent_before
 from nnunetv2.utilities.errors import InputError
 from tests.trainer.conftest import DATASET
@@ -83,6 +86,45 @@ def test_a_schedule_measured_on_a_busy_machine_gets_longer_unless_its_epochs_are
     assert trainer.num_epochs == epochs == trainer.current_epoch  # 300 s for the first, then 9 x 300 s x 1.1 + 300 s fit what is left of 3600 s
     assert trainer.logger.get_value("lrs", None)[-1] == pytest.approx(0.01 * (1 - (epochs - 1) / epochs) ** 0.9)
     assert spent_before(trainer.output_folder)[1] <= 3300.0
+
+
+def torchs_cosine(optimizer, epochs):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs)
+
+
+def steps_within_epochs(optimizer, epochs):
+    return PolyLRScheduler(optimizer, 1.0, epochs * 10)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter", "ignore:Detected call")
+@pytest.mark.parametrize(("schedule", "steps"), [
+    (lambda optimizer, epochs: CosineAnnealingLR_offset(optimizer, T_max=epochs), 1), (lambda optimizer, epochs: WarmUpThenPoly(optimizer, 1.0, epochs, 5), 1),
+    (lambda optimizer, epochs: PolyLRScheduler_offset(optimizer, 1.0, epochs, 5), 1), (torchs_cosine, 1), (steps_within_epochs, 10)])
+@pytest.mark.parametrize("epochs", [15, 40])
+def test_every_schedule_follows_a_change_of_length_to_its_new_end(schedule, steps, epochs):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    made = schedule(optimizer, 20)
+    change_schedule(made, 20, epochs)
+    rates = []
+    for step in range(10 * steps, epochs * steps):
+        made.step(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nnUNetTrainerCosAnneal", "nnUNetTrainer_warmup"])
+def test_a_budget_of_hours_holds_for_trainers_with_other_schedules(make_trainer, clock, name):
+    class Timed(find_trainer(name)):
+        def on_epoch_end(self):
+            super().on_epoch_end()
+            clock.now += 300
+
+    trainer = make_trainer(Timed, num_epochs=4, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1, warmup_duration_whole_net=1)
+    trainer.pacing = Pacing(1.0, None, Speed(0, 0, 0, 300), epochs_free=True)
+    trainer.run_training()
+    rates = trainer.logger.get_value("lrs", None)
+    assert len(rates) == 10 == trainer.num_epochs and rates == sorted(rates, reverse=True) and rates[-1] < 0.2 * rates[0]
 
 
 @pytest.mark.slow

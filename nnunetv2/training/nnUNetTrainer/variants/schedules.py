@@ -61,5 +61,8 @@ class WarmUpThenPoly:
         self.n_warm_up = n_warm_up
         self.rising, self.falling = Lin_incr_LRScheduler(optimizer, initial_lr, n_warm_up), PolyLRScheduler_offset(optimizer, initial_lr, n_epochs, n_warm_up)
 
+    def change_length(self, before: int, after: int) -> None:
+        self.falling.change_length(before, after)
+
     def step(self, current_step: int) -> None:
         (self.rising if current_step < self.n_warm_up else self.falling).step(current_step)
