@@ -32,7 +32,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no_val", action="store_true", help="(fork) leave out the final validation, for those who predict afterwards")
     parser.add_argument("--no_refit", action="store_true", help="(fork) leave the class head as gradient descent left it, uncalibrated")
     parser.add_argument("--batch_size", type=whole_number(1), default=None, help="(fork) patches a batch; default: the plans'")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="(fork) seed of weights, batches and augmentation")
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=None, help="(fork) seed of weights, batches and augmentation; default: the trainer's, 0")
     args = parser.parse_args(argv)
     if args.same_task and args.pretrained_weights is None:
         parser.error("--same_task says how to use -pretrained_weights, which is missing")

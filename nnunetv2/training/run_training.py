@@ -164,12 +164,12 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
                  plans_identifier: str = "nnUNetPlans", pretrained_weights: str | None = None, num_gpus: int = 1,
                  export_validation_probabilities: bool = False, continue_training: bool = False, only_run_validation: bool = False,
                  disable_checkpointing: bool = False, val_with_best: bool = False, device: torch.device = torch.device("cuda"),
-                 epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int = 0,
+                 epochs: int | None = None, iterations: int | None = None, val_iterations: int | None = None, seed: int | None = None,
                  batch_size: int | None = None, final_validation: bool = True, same_task: bool = False,
                  hours: float | None = None, patience: int | None = None, refit: bool = True) -> None:
     """Train fold `fold` and write its validation predictions; see `nnUNetv2_train --help` for the arguments.
 
-    epochs, iterations, val_iterations: None leaves the trainer's values; batch_size: None leaves the plans' value;
+    epochs, iterations, val_iterations, seed: None leaves the trainer's values; batch_size: None leaves the plans' value;
     final_validation: False leaves the validation cases to a later prediction; same_task: the pretrained weights know the same
     labels and classes, so their segmentation layers and class head are taken over as well; refit: False leaves the class head of the
     checkpoints as gradient descent left it. hours, patience: see time_budget.py.
@@ -185,7 +185,9 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     wrong = {name: value for name, value in (lengths | {"batch_size": batch_size}).items() if value is not None and value < 1}
     if wrong:
         raise ValueError(f"Epochs, iterations and batch size must be at least 1, got {wrong}.")
-    overrides = {"seed": seed, "disable_checkpointing": disable_checkpointing} | {k: v for k, v in lengths.items() if v is not None}
+    # what is not asked for stays as the trainer has it: one of another author may set its seed, and some write no checkpoints
+    asked = lengths | {"seed": seed, "disable_checkpointing": disable_checkpointing or None}
+    overrides = {name: value for name, value in asked.items() if value is not None}
     job = TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, fold, trainer_class_name, plans_identifier,
                       overrides, pretrained_weights, continue_training, batch_size, same_task)
     if device.type == "cuda":
@@ -198,23 +200,26 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     first = not several or os.environ["RANK"] == "0"
     trainer = job.make_trainer(device)
+    if trainer.disable_checkpointing and not only_run_validation and (num_gpus > 1 or several):
+        final_validation = val_with_best = False  # the result of several processes is their checkpoint
     refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, trainer.train_cases)
     with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated") if first else nullcontext():
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")
         elif several:
             _train_as_rank(job, device, meet)
-            if first:
+            if first and not trainer.disable_checkpointing:
                 trainer = _trained(job, device, "checkpoint_final.pth")
         elif num_gpus > 1:
             address = f"tcp://127.0.0.1:{_free_port()}"
             mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
-            trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
+            if not trainer.disable_checkpointing:
+                trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
         else:
             trainer = train_in_this_process(job, device, hours, patience)
         if not first:
             return  # the first process refits and validates
-        if refit and not (only_run_validation or disable_checkpointing) and trainer.class_task is not None:
+        if refit and not (only_run_validation or trainer.disable_checkpointing) and trainer.class_task is not None:
             torch.backends.cudnn.benchmark = False
             if refit_trained(trainer.output_folder_base, fold, device) and final_validation:
                 trainer = _trained(job, device, "checkpoint_final.pth")

@@ -264,3 +264,27 @@ def test_run_training_ends_with_validated_cases(folders, monkeypatch):
     run_training("Dataset900_Tiny", "3d_fullres", 0, only_run_validation=True, device=torch.device("cpu"))
     assert not (validation / "case_of_another_split.nii.gz").exists()
     assert load_json(validation / "summary.json")["mean"] == summary["mean"]
+
+
+def test_what_no_option_asks_for_stays_as_the_trainer_sets_it(folders, monkeypatch):
+    class OwnSeed(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.seed, self.disable_checkpointing, self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 42, True, 1, 1, 1
+
+        def on_train_end(self):
+            seeds.append(self.seed)
+            super().on_train_end()
+
+    seeds = []
+    monkeypatch.setattr("nnunetv2.training.run_training.find_trainer", lambda name: OwnSeed)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    run_training("900", "3d_fullres", 0, "OwnSeed", device=torch.device("cpu"), final_validation=False)
+    run_training("900", "3d_fullres", 0, "OwnSeed", device=torch.device("cpu"), final_validation=False, seed=0)
+    assert seeds == [42, 0] and not list(folders.rglob("*.pth"))
+
+
+def test_several_processes_of_a_trainer_without_checkpoints_end_well(folders, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    run_training("900", "3d_fullres", 0, "nnUNetTrainerBenchmark_5epochs", num_gpus=2, device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
+    assert list(folders.rglob("benchmark_result.json")) and not list(folders.rglob("*.pth"))
