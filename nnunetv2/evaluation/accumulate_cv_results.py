@@ -7,11 +7,13 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
+from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold
-from nnunetv2.utilities.splits import SPLITS_FILE, load_split
+from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.manifest import MANIFEST_FILE
 from nnunetv2.utilities.own_output import own_files, own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
@@ -101,7 +103,8 @@ def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, end
         return
     missing = {}
     for fold, predicted in validation.items():
-        expected = load_split(folder, int(fold) if str(fold).isdecimal() else fold)[1]
+        trained = read_manifest(predicted.parent)
+        expected = trained_split(trained.get("training"), folder, int(fold) if str(fold).isdecimal() else fold, predicted.parent / MANIFEST_FILE)[1]
         absent = [case for case in expected if not (predicted / f"{case}{ending}").is_file()]
         if absent:
             missing[fold] = f"fold {fold}: {len(absent)} of {len(expected)} cases are not predicted: {', '.join(absent)}"

@@ -29,8 +29,9 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import pad_centred
 from nnunetv2.preprocessing.case_store import load_case
-from nnunetv2.utilities.splits import load_split
+from nnunetv2.utilities.checkpoint import load_checkpoint
 from nnunetv2.utilities.files import save_json
+from nnunetv2.utilities.splits import trained_split
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 CALIBRATION_CASES = 8
@@ -129,7 +130,8 @@ def quantise_model(model_folder: str | os.PathLike, fold: int | str, checkpoint:
 def _training_windows(model: TrainedModel, fold: int | str, patch_size: Sequence[int], n: int) -> list[Tensor]:
     """One window each of `n` training cases, drawn with a fixed seed; all if there are fewer."""
     dataset_folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name
-    cases, _ = load_split(dataset_folder, fold)
+    checkpoint = model.checkpoints[0]
+    cases, _ = trained_split(load_checkpoint(checkpoint, lazy=True).get("identity"), dataset_folder, fold, checkpoint)
     folder = dataset_folder / model.configuration_manager.data_identifier
     order = np.random.default_rng(0).permutation(len(cases))[:n]
     windows = []

@@ -43,7 +43,7 @@ from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
 from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import folder_lock
-from nnunetv2.utilities.splits import SPLITS_FILE, load_split
+from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
 
 REPORT_FILE = "class_head_refit.json"  # beside checkpoint_final.pth; of another checkpoint the name says which
 LEAVE_ONE_OUT_CASES = 200  # up to so many each is left out by itself, of more a twentieth at a time
@@ -163,10 +163,11 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     dataset_folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name
     label_manager = model.plans_manager.get_label_manager(model.dataset_json)
     task = ClassificationTask.from_dataset_json(model.dataset_json, label_manager.foreground_labels)
-    train_cases, val_cases = load_split(dataset_folder, fold)
-    refuse_changed_data(dataset_folder.name, model.configuration_manager.data_identifier, train_cases)
     content = load_checkpoint(path)
-    split = content.get("identity", {}).get("split")
+    identity = content.get("identity")
+    train_cases, val_cases = trained_split(identity, dataset_folder, fold, path)
+    refuse_changed_data(dataset_folder.name, model.configuration_manager.data_identifier, train_cases)
+    split = (identity or {}).get("split")
     if split is not None and (moved := moved_in_fold(split["train"], split["val"], train_cases, val_cases)):
         raise InputError(f"{path} was trained on another split:\n{list_some(moved)}\nBring {dataset_folder / SPLITS_FILE} back, or train anew.")
     label_of = task.read_labels(dataset_folder, train_cases)

@@ -354,6 +354,7 @@ class Manifest(FileShape):
         plans: dict[str, Any]
         dataset: dict[str, Any]
         split: _Split
+        own_split: bool = False  # by the trainer's own do_split
         class_labels: dict[str, str]
         cases: dict[str, str]
 

@@ -1,7 +1,7 @@
 """Which cases train and which validate: `splits_final.json`, or nnU-Net's default 5 folds (Isensee et al. 2021)."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
@@ -10,6 +10,8 @@ from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
 from nnunetv2.utilities.safe_names import plain_names
+
+OWN_SPLIT = "own_split"  # key of a training's identity: its trainer has a do_split of its own, so the split file says nothing about it
 
 
 def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> list[dict[str, list[str]]]:
@@ -56,6 +58,17 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(f"{path}, fold {fold}, cannot be trained; {len(problems)} problem(s), correct the file:\n{listed}")
+    return train, val
+
+
+def trained_split(identity: Mapping | None, preprocessed_dataset_folder: str | Path, fold: int | str, where: object) -> tuple[list[str], list[str]]:
+    """(training ids, validation ids) of a fold that was trained: the split file's, or those that its training recorded where the trainer split by itself.
+
+    identity: of the training, None without a record; where: the file that holds it, for errors.
+    """
+    if identity is None or not identity.get(OWN_SPLIT):
+        return load_split(preprocessed_dataset_folder, fold)
+    train, val = (sorted(plain_names(identity["split"][part], "case", f"{where}, split, {part}")) for part in ("train", "val"))
     return train, val
 
 

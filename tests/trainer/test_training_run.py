@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
+from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import TrainingJob, run_training
@@ -288,3 +291,27 @@ def test_several_processes_of_a_trainer_without_checkpoints_end_well(folders, mo
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     run_training("900", "3d_fullres", 0, "nnUNetTrainerBenchmark_5epochs", num_gpus=2, device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
     assert list(folders.rglob("benchmark_result.json")) and not list(folders.rglob("*.pth"))
+
+
+class OwnSplit(nnUNetTrainer):
+    """Trains on the cases that the split file validates, and the other way round."""
+
+    def do_split(self):
+        train, val = super().do_split()
+        return [*val, "case_0", "case_1", "case_2"], [case for case in train if case not in ("case_0", "case_1", "case_2")]
+
+
+def test_a_trainer_with_a_split_of_its_own_is_refitted_validated_and_gathered(folders, monkeypatch, tmp_path, preprocessed_template):
+    table = tmp_path / "classes.csv"
+    table.write_text((preprocessed_template / "Dataset900_Tiny" / "subtypes.csv").read_text().replace("unreadable", "0").replace("case_5,2", "case_5,unreadable"))
+    monkeypatch.setattr("nnunetv2.training.run_training.find_trainer", lambda name: OwnSplit)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    shutil.copytree(preprocessed_template, tmp_path / "preprocessed")
+    shutil.copyfile(table, tmp_path / "preprocessed" / "Dataset900_Tiny" / "subtypes.csv")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    run_training("900", "3d_fullres", 0, "OwnSplit", device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
+    model = next(folders.rglob("fold_0")).parent
+    assert load_json(model / "fold_0" / REPORT_FILE)["cases_per_class"] == [3, 1, 1]  # of what it trained on, case_5 unread
+    assert refit_class_head(model, 0)["cases_per_class"] == [3, 1, 1]
+    accumulate_cv_results(model, tmp_path / "gathered", (0,))
+    assert {path.name for path in (tmp_path / "gathered").glob("*.nii.gz")} == {f"case_{i}.nii.gz" for i in (3, 4, 5)}

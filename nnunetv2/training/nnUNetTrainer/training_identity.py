@@ -9,11 +9,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunetv2.training.nnUNetTrainer.trainer_data import TrainingData
 from nnunetv2.utilities.data_manifest import moved_in_fold, read_manifest
 from nnunetv2.utilities.file_shapes import Manifest
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.manifest import MANIFEST_FILE, changes, dataset_identity, file_hash, origin, plans_identity, value_hash, weights_hash
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.splits import OWN_SPLIT
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -28,12 +30,14 @@ CLASS_OF = "class of "
 def training_identity(trainer: "nnUNetTrainer") -> dict[str, Any]:
     """Plain data: settings, plans, dataset.json, split, class labels and the hash of every preprocessed case. Call it when initialised."""
     task = trainer.class_task
+    own_split = type(trainer).do_split is not TrainingData.do_split
     return json.loads(json.dumps({
         "trainer": type(trainer).__name__,
         "settings": _settings(trainer),
         "plans": plans_identity(trainer.plans_manager.plans, trainer.configuration_manager.configuration),
         "dataset": dataset_identity(trainer.dataset_json),
         "split": {"train": sorted(trainer.train_cases), "val": sorted(trainer.val_cases)},
+        **({OWN_SPLIT: True} if own_split else {}),  # left out otherwise, so that identities of before compare
         "class_labels": {case: task.classes[k] for case, k in sorted(trainer.class_labels.items())} if task is not None else {},
         "cases": _case_hashes(Path(trainer.preprocessed_dataset_folder), sorted({*trainer.train_cases, *trainer.val_cases})),
         "start_weights": None if trainer.start_weights is None else weights_hash(trainer.start_weights),
