@@ -151,6 +151,26 @@ def test_losses_of_labels_refuse_regions(plans, dataset_json, made):
         made("nnUNetTrainerCELoss")._build_loss()
 
 
+FOR_REGIONS = ("nnUNetTrainer", "nnUNetTrainerDiceLoss", "nnUNetTrainerDiceCELoss_noSmooth")
+FOR_LABELS = (*FOR_REGIONS, "nnUNetTrainerCELoss", "nnUNetTrainerTopk10Loss", "nnUNetTrainerDiceTopK10Loss")
+
+
+@pytest.mark.parametrize(("name", "regions"), [*((name, False) for name in FOR_LABELS), *((name, True) for name in FOR_REGIONS)])
+def test_ignored_voxels_change_no_loss(plans, dataset_json, made, name, regions):
+    del dataset_json["classification"], plans["configurations"]["3d_fullres"]["architecture"]["class_head"]
+    dataset_json |= {"labels": {"background": 0, "a": [1, 2] if regions else 1, "b": 2, "ignore": 3}, "regions_class_order": [1, 2]}
+    trainer = made(name)
+    trainer.enable_deep_supervision = False
+    loss, target = trainer._build_loss(), torch.zeros(2, 1, 6, 6, 6)
+    target[:, :, 2:4] = 1
+    ignored = torch.zeros_like(target, dtype=torch.bool)
+    ignored[:, :, 4:] = True
+    given = torch.cat([target, target, ignored], dim=1) if regions else torch.where(ignored, 3, target)
+    logits = torch.randn(2, 2 if regions else 3, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+    here, elsewhere = (loss(torch.where(ignored, value, logits), given).item() for value in (-5.0, 5.0))
+    assert math.isfinite(here) and here == pytest.approx(elsewhere)
+
+
 def test_batch_normalisation_leaves_the_plans_as_they_are(made):
     trainer = made("nnUNetTrainerBN")
     trainer.initialize()

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from nnunetv2.training.loss.compound_losses import DC_and_topk_loss, softmax_dim1
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss, DC_and_topk_loss, softmax_dim1
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss, TopKLoss
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -46,9 +46,13 @@ class nnUNetTrainerDiceLoss(_OtherLoss):
     """Dice alone."""
 
     def make_loss(self) -> nn.Module:
-        regions = self.label_manager.has_regions
-        return MemoryEfficientSoftDiceLoss(apply_nonlin=torch.sigmoid if regions else softmax_dim1, do_bg=regions, smooth=1e-5,
-                                           batch_dice=self.configuration_manager.batch_dice, ddp=self.is_ddp)
+        labels = self.label_manager
+        dice = {"do_bg": labels.has_regions, "smooth": 1e-5, "batch_dice": self.configuration_manager.batch_dice, "ddp": self.is_ddp}
+        if not labels.has_ignore_label:
+            return MemoryEfficientSoftDiceLoss(apply_nonlin=torch.sigmoid if labels.has_regions else softmax_dim1, **dice)
+        if labels.has_regions:  # the compound losses know what to leave out; their other part weighs nothing
+            return DC_and_BCE_loss({}, dice, weight_ce=0, use_ignore_label=True, dice_class=MemoryEfficientSoftDiceLoss)
+        return DC_and_CE_loss(dice, {}, weight_ce=0, ignore_label=labels.ignore_label, dice_class=MemoryEfficientSoftDiceLoss)
 
 
 class nnUNetTrainerDiceCELoss_noSmooth(nnUNetTrainer):
