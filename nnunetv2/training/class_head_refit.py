@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from tqdm import tqdm
 
+from dynamic_network_architectures.building_blocks.class_head import ClassHead
 from nnunetv2 import paths
 from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores, refit_limits
 from nnunetv2.class_evidence.discriminant import fit_views
@@ -179,6 +180,11 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
         return _kept(path, report, labels, n_classes, limits)
 
     network = model.build_network(path).to(device)
+    if not can_be_refitted(network):
+        limits = (f"{type(network).__name__} has no ClassHead in class_head with describe(x) over it, as this package's networks have: "
+                  "the class head cannot be refitted and stays as it was trained, with probabilities that nothing calibrates.")
+        warnings.warn(f"{path}: {limits}", stacklevel=2)
+        return _kept(path, report, labels, n_classes, limits)
     found = describe_cases(model, fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
     kept = np.array([measured is not None for measured in found.measured]) if model.evidence_blocks else np.ones(len(cases), bool)
     report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
@@ -202,6 +208,11 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     save_json(report, report_file(path))
     print(f"{path}: {_in_words(report, len(labels))}")
     return report
+
+
+def can_be_refitted(network: nn.Module) -> bool:
+    """Whether the refit knows the parts of a network, which may be of another author."""
+    return isinstance(getattr(network, "class_head", None), ClassHead) and callable(getattr(network, "describe", None))
 
 
 def _warned(path: Path, labels: np.ndarray, classes: Sequence[str]) -> str | None:

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.class_head_refit import REPORT_FILE
 from nnunetv2.training.nnUNetTrainer import registry, validation
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.run_training import run_training
+from nnunetv2.utilities.files import load_json
 
 PATCH = (8, 16, 16)
 ONE_EPOCH = {"num_epochs": 1, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1}
@@ -103,3 +106,34 @@ def test_a_trainer_that_is_not_found_is_named(trained, monkeypatch):
     predictor = nnUNetPredictor(device=torch.device("cpu"), engine="torch", allow_tqdm=False)
     with pytest.raises(ValueError, match="trainer OwnNetworkTrainer builds its own network"):
         predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
+
+
+class ClassifyingNetwork(nn.Module):
+    def __init__(self, channels: int, outputs: int, classes: int):
+        super().__init__()
+        self.layer, self.segmentation, self.class_head = nn.Conv3d(channels, 4, 3, padding=1), nn.Conv3d(4, outputs, 1), nn.Linear(4, classes)
+
+    def forward(self, x, teacher=None, teacher_weight=0.0):
+        features = self.layer(x)
+        return self.segmentation(features), self.class_head(features.mean((2, 3, 4)))
+
+
+class ClassifyingTrainer(nnUNetTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.enable_deep_supervision = False
+
+    @staticmethod
+    def build_network_architecture(plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True):
+        return ClassifyingNetwork(num_input_channels, num_output_channels, configuration_manager.class_head["n_classes"])
+
+
+@pytest.mark.slow
+def test_a_class_head_of_ones_own_stays_as_it_was_trained(folders, monkeypatch):
+    monkeypatch.setattr(registry, "available_trainers", lambda: {"ClassifyingTrainer": ClassifyingTrainer})
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    with pytest.warns(UserWarning, match=r"checkpoint_final.pth: ClassifyingNetwork has no ClassHead .* stays as it was trained"):
+        run_training("900", "3d_fullres", 0, "ClassifyingTrainer", device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
+    fold = next(folders.rglob("fold_0"))
+    assert "ClassHead" in load_json(fold / REPORT_FILE)["not_refitted"]
+    assert len((fold / "validation" / "subtype_results.csv").read_text().splitlines()) == 3
