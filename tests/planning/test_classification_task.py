@@ -62,6 +62,27 @@ def test_all_bad_rows_of_asked_cases_are_listed(task, table):
         task.read_labels(folder, ["a", "b", "c", "d"])
 
 
+@pytest.mark.parametrize(("case", "written"), [("case_3", "case_3.nii.gz"), ("case_3", "case_3_0000.nii.gz"), ("case_3", "Case_3"), ("007", "7")])
+def test_a_case_under_another_spelling_is_not_left_out_in_silence(task, table, case, written):
+    with pytest.raises(ValueError, match=f"1 bad row.*\n *{written}: the case is called {case}"):
+        task.read_labels(table(f"case,subtype\na,1\n{written},2\n"), ["a", case])
+
+
+@pytest.mark.parametrize("other", ["case_3_0000", "case_33", "validation.nii.gz", "07x"])
+def test_other_names_are_other_cases(task, table, other):
+    assert task.read_labels(table(f"case,subtype\na,1\n{other},?\n"), ["a", "case_3", "7x"]) == {"a": 1}
+
+
+def test_the_file_of_a_case_that_has_its_row_may_stand_beside_it(task, table):
+    assert task.read_labels(table("case,subtype\ncase_3,1\ncase_3.nii.gz,?\n"), ["case_3"]) == {"case_3": 1}
+
+
+def test_accents_may_be_composed_or_not(tmp_path, table):
+    composed, decomposed = "z\u00e9ro", "ze\u0301ro"
+    task = ClassificationTask("grade", (composed, "un"), "subtypes.csv", (1,))
+    assert task.read_labels(table(f"case,grade\n{composed},{decomposed}\n"), [decomposed]) == {decomposed: 0}
+
+
 def test_absent_column_is_named_with_the_header(task, table):
     with pytest.raises(ValueError, match=r"column\(s\) 'subtype'; its header is case,class"):
         task.read_labels(table("case,class\na,1\n"), ["a"])

@@ -295,7 +295,7 @@ class nnUNetTrainer(TrainingData):
         for module in head.modules():
             if isinstance(module, RunningStandardiser):
                 module.over_processes = self.is_ddp
-        self.print_to_log_file(f"Class weights from {len(self.class_labels)} training cases: {self.multitask_loss.class_weights.tolist()}")
+        self.print_to_log_file(f"Class weights from the {len(self.class_labels)} of {len(self.train_cases)} training cases that have a class: {self.multitask_loss.class_weights.tolist()}")
 
     def _seed_everything(self, stream: str, epoch: int) -> None:
         """Seed what draws in this process: weights, dropout."""
