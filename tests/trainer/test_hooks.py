@@ -15,6 +15,7 @@ from torch import nn
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy, infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.class_training import classes_of_batch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.training_state import training_state
 from nnunetv2.training.run_training import TrainingJob
@@ -128,18 +129,33 @@ def test_train_step_and_loss_of_ones_own(plain, make_trainer):
     assert trainer.logger.get_value("dice_per_class_or_region", -1) == pytest.approx([2 / 3, 4 / 5])
 
 
-def test_loaders_of_ones_own(plain, make_trainer):
-    class Own(nnUNetTrainer):
-        def get_dataloaders(self):
-            _, _, size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-            patch = self.configuration_manager.patch_size
-            transforms = self.get_validation_transforms(self._get_deep_supervision_scales())
-            return tuple(SingleThreadedAugmenter(nnUNetDataLoader(dataset, self.batch_size, patch, patch, self.label_manager, 0.33, transforms=transforms), None)
-                         for dataset in self.get_tr_and_val_datasets())
+class OwnLoaders(nnUNetTrainer):
+    def get_dataloaders(self):
+        _, _, size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        patch = self.configuration_manager.patch_size
+        transforms = self.get_validation_transforms(self._get_deep_supervision_scales())
+        return tuple(SingleThreadedAugmenter(nnUNetDataLoader(dataset, self.batch_size, patch, patch, self.label_manager, 0.33, transforms=transforms), None)
+                     for dataset in self.get_tr_and_val_datasets())
 
-    trainer = make_trainer(Own, **ONE_EPOCH)
+
+def test_loaders_of_ones_own(plain, make_trainer):
+    trainer = make_trainer(OwnLoaders, **ONE_EPOCH)
     trainer.run_training()
     assert np.isfinite(trainer.logger.get_value("train_losses", -1))
+
+
+def test_with_loaders_of_ones_own_the_class_is_that_of_the_case(make_trainer):
+    trainer = make_trainer(OwnLoaders, **ONE_EPOCH | {"num_iterations_per_epoch": 4})
+    trainer.run_training()
+    assert sum(trainer.logger.get_value("class_true", -1)) > 0 and np.isfinite(trainer.logger.get_value("train_losses", -1))
+
+
+def test_classes_of_a_batch_without_any_come_from_its_cases_and_its_target():
+    target = torch.zeros(3, 1, 4, 4, 4, dtype=torch.int16)
+    target[:2, :, :3, :3, :3] = 2
+    for batch in ({"target": [target, target[..., ::2]], "keys": np.array(["a", "b", "c"])}, {"target": target, "keys": ["a", "b", "c"]}):
+        classes, has_lesion = classes_of_batch(batch, {"a": 1, "c": 0}, (2,))
+        assert classes.tolist() == [1, -1, 0] and has_lesion.tolist() == [True, True, False]
 
 
 def test_output_folder_and_log_file_can_be_set(plain, make_trainer, tmp_path):

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nnunetv2.class_evidence.calibration import refit_limits
-from nnunetv2.training.dataloading.patch_batches import ClassSampling
+from nnunetv2.training.dataloading.patch_batches import MIN_LESION_VOXELS, ClassSampling
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
 from nnunetv2.utilities.classification import ClassificationTask
 
@@ -72,6 +72,16 @@ def read_training_labels(task: ClassificationTask, folder: Path, train_cases: Se
     if limits is not None:  # said before the hours of training, not after them
         warnings.warn(f"{folder / task.labels_file}, training cases of this fold: {limits} Add labels where there are any.", stacklevel=2)
     return labels
+
+
+def classes_of_batch(batch: Mapping[str, Any], labels: Mapping[str, int], lesion_labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """class_target (B,), -1 unknown, and has_lesion (B,) of a batch; of one from another author's loader by its "keys" and its target."""
+    if "class_target" in batch:
+        return batch["class_target"], batch["has_lesion"]
+    finest = batch["target"][0] if isinstance(batch["target"], list) else batch["target"]  # (B, 1, ...)
+    voxels = torch.isin(finest, torch.tensor(lesion_labels, dtype=finest.dtype, device=finest.device)).flatten(1).sum(1)
+    keys = batch.get("keys", [None] * len(finest))
+    return torch.tensor([labels.get(key, -1) for key in keys]), voxels >= MIN_LESION_VOXELS
 
 
 def inverse_frequency_weights(labels: Sequence[int], n_classes: int) -> Tensor:

@@ -39,7 +39,7 @@ from nnunetv2.training.logging import PLOT_INTERVAL, TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
-from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, read_training_labels
+from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, classes_of_batch, read_training_labels
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
 from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32, lay_out_for_training, right_in_bf16
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
@@ -433,7 +433,7 @@ class nnUNetTrainer(TrainingData):
             else:
                 teacher_weight = self.class_training.teacher_weight(self._step / (self.num_epochs * self.num_iterations_per_epoch))
                 seg_logits, class_logits = self.network(data, teacher=target[0] if self.enable_deep_supervision else target, teacher_weight=teacher_weight)
-                class_target, has_lesion = batch["class_target"].to(self.device), batch["has_lesion"].to(self.device)
+                class_target, has_lesion = (value.to(self.device) for value in classes_of_batch(batch, self.class_labels, self.class_task.lesion_labels))
                 loss, _ = self.multitask_loss(in_float32(seg_logits), target, class_logits, class_target, has_lesion, self._step)
                 class_rows = {"class_logits": class_logits.detach(), "class_target": torch.where(has_lesion, class_target, -1)}
         self._step += 1
