@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,31 @@ def test_finished_training_is_not_repeated(make_trainer):
     again.load_checkpoint(final)
     again.run_training()
     assert final.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("last_moment", ["checkpoint_ema.pth", "checkpoint_final.pth", "recording"])
+def test_a_training_killed_in_its_last_moments_is_complete_after_going_on(folders, monkeypatch, last_moment):
+    saved = nnUNetTrainer.save_checkpoint
+
+    def save(self, filename, averaged=False):
+        saved(self, filename, averaged)
+        if str(filename).endswith(last_moment):
+            raise KeyboardInterrupt
+
+    def record(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainerEMA", "nnUNetPlans", {
+        "num_epochs": 2, "num_iterations_per_epoch": 1, "num_val_iterations_per_epoch": 1, "num_workers": 0, "save_every": 1})
+    with monkeypatch.context() as killed:
+        killed.setattr(nnUNetTrainer, "save_checkpoint", save)
+        if last_moment == "recording":
+            killed.setattr(nnUNetTrainer, "_record_the_end", record)
+        with pytest.raises(KeyboardInterrupt):
+            job.train(torch.device("cpu"))
+    fold = Path(replace(job, continue_training=True).train(torch.device("cpu")).output_folder)
+    names = {"checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_ema.pth"}
+    assert {path.name for path in fold.glob("*.pth")} == names == set(load_json(fold / "manifest.json")["checkpoints"])
 
 
 def test_disabled_checkpointing_writes_none(make_trainer):

@@ -308,6 +308,7 @@ class nnUNetTrainer(TrainingData):
     def run_training(self) -> None:
         """Train from `current_epoch` on; returns at once when the training was finished before."""
         if self.was_initialized and self.current_epoch >= self.num_epochs:
+            self._record_the_end(unless_known=True)  # a process that was killed in its last moments did not
             self.print_to_log_file(f"The training of fold {self.fold} is finished.")
             return
         check_switches()
@@ -511,16 +512,21 @@ class nnUNetTrainer(TrainingData):
 
     def on_train_end(self) -> None:
         self.current_epoch -= 1  # a checkpoint counts the epoch that is running as done
-        self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_final.pth"))
         if self.average is not None:
             self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_ema.pth"), averaged=True)
+        self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_final.pth"))  # last: with it the training is finished
         self.current_epoch += 1
+        self._record_the_end()
+        if self.local_rank == 0:
+            self.logger.plot(force=True)
+        self.print_to_log_file("Training done.")
+
+    def _record_the_end(self, unless_known: bool = False) -> None:
+        """The hashes of a finished training's checkpoints go into its manifest; the latest one is needed no more."""
         if self.local_rank == 0:
             Path(self.output_folder, "checkpoint_latest.pth").unlink(missing_ok=True)
             for name in ("checkpoint_final.pth", "checkpoint_ema.pth", "checkpoint_best.pth"):
-                record_checkpoint(Path(self.output_folder, name))
-            self.logger.plot(force=True)
-        self.print_to_log_file("Training done.")
+                record_checkpoint(Path(self.output_folder, name), unless_known)
 
     # ---- checkpoints and validation --------------------------------------------------------------------------------
 

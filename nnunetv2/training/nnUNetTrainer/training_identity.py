@@ -80,11 +80,13 @@ def write_fold_manifest(trainer: "nnUNetTrainer") -> None:
               Path(trainer.output_folder) / MANIFEST_FILE)
 
 
-def record_checkpoint(path: Path) -> None:
-    """Put the hash of a finished checkpoint into the manifest beside it, if there is one."""
+def record_checkpoint(path: Path, unless_known: bool = False) -> None:
+    """Put the hash of a finished checkpoint into the manifest beside it, if there is one. unless_known: a hash that is there stays."""
     manifest = path.with_name(MANIFEST_FILE)
     if manifest.is_file() and path.is_file():
         content = load_json(manifest, Manifest)
+        if unless_known and path.name in content["checkpoints"]:
+            return
         save_json(content | {"checkpoints": content["checkpoints"] | {path.name: weights_hash(path)}}, manifest)
 
 
