@@ -36,7 +36,7 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import read_image
-from nnunetv2.training.nnUNetTrainer.training_identity import record_checkpoint
+from nnunetv2.training.nnUNetTrainer.training_identity import forget_checkpoint, record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
@@ -203,9 +203,10 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
 
     content.setdefault(HEAD_BEFORE_REFIT, content["class_head_weights"])
     content["class_head_weights"] = head.state_dict()
+    save_json(report, report_file(path))  # before the checkpoint, which says that the refit is done
+    forget_checkpoint(path)  # a process killed between the next two lines leaves no hash rather than a wrong one
     save_checkpoint(content, path)
     record_checkpoint(path)
-    save_json(report, report_file(path))
     print(f"{path}: {_in_words(report, len(labels))}")
     return report
 

@@ -1,5 +1,6 @@
 """`--c` goes on with the same training alone: whatever the weights depend on is compared, by name."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from nnunetv2.preprocessing.case_store import save_case
+from nnunetv2.training import class_head_refit
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.data_manifest import read_manifest, record
@@ -206,3 +209,22 @@ def test_a_checkpoint_or_plans_exchanged_afterwards_do_not_fit(base):
     save_json(plans, folder.parent / "plans.json")
     misfits = "\n".join(verify(folder.parent).misfits)
     assert "is not the one that the training or refit wrote" in misfits and "spacing was [2.0, 1.0, 1.0], is [1.0, 1.0, 1.0]" in misfits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last_moment", ["save_json", "save_checkpoint", "record_checkpoint"])
+def test_a_refit_that_was_killed_is_whole_after_going_on(base, monkeypatch, last_moment):
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    arguments = {"device": CPU, "epochs": 1, "iterations": 1, "val_iterations": 1, "final_validation": False}
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(class_head_refit, last_moment, die)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(DATASET, "3d_fullres", 0, **arguments)
+    run_training(DATASET, "3d_fullres", 0, continue_training=True, **arguments)
+    fold = next(Path(os.environ["nnUNet_results"]).rglob("fold_0"))
+    assert (fold / class_head_refit.REPORT_FILE).is_file() and not verify(fold).misfits
+    assert all(HEAD_BEFORE_REFIT in load_checkpoint(path) for path in fold.glob("*.pth"))

@@ -90,6 +90,14 @@ def record_checkpoint(path: Path, unless_known: bool = False) -> None:
         save_json(content | {"checkpoints": content["checkpoints"] | {path.name: weights_hash(path)}}, manifest)
 
 
+def forget_checkpoint(path: Path) -> None:
+    """Take the hash of a checkpoint that is about to be replaced out of the manifest beside it, if there is one."""
+    manifest = path.with_name(MANIFEST_FILE)
+    if manifest.is_file():
+        content = load_json(manifest, Manifest)
+        save_json(content | {"checkpoints": {name: value for name, value in content["checkpoints"].items() if name != path.name}}, manifest)
+
+
 def _settings(trainer: "nnUNetTrainer") -> dict[str, Any]:
     """Public attributes of plain values, those that variants add included."""
     settings = {}
