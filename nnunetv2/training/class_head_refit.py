@@ -36,6 +36,7 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import read_image
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.training_identity import forget_checkpoint, record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
@@ -130,9 +131,9 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
         return refit_locked(model, fold, device, n_views)
 
 
-def refit_trained(model_folder: str | os.PathLike, fold: int | str, device: torch.device) -> list[dict]:
+def refit_trained(model_folder: str | os.PathLike, fold: int | str, device: torch.device, dataset_class: type[nnUNetBaseDataset] | None = None) -> list[dict]:
     """The reports of a refit of every checkpoint of a finished fold that can be predicted with and was not refitted yet. The caller holds the
-    fold's lock. Without a class head, and for a cascade, nothing is done."""
+    fold's lock. Without a class head, and for a cascade, nothing is done. dataset_class: what the training read its cases with."""
     reports = []
     for name in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_ema.pth"):
         path = Path(model_folder) / f"fold_{fold}" / name
@@ -140,7 +141,7 @@ def refit_trained(model_folder: str | os.PathLike, fold: int | str, device: torc
             continue
         model = find_model(Path(model_folder), (fold,), name)
         if model.has_class_head and model.configuration_manager.previous_stage_name is None:
-            reports.append(refit_locked(model, fold, device))
+            reports.append(refit_locked(model, fold, device, dataset_class=dataset_class))
     return reports
 
 
@@ -153,7 +154,8 @@ class DescribedCases:
     measured: list[Measured | None]
 
 
-def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_views: int = CLASS_VIEWS) -> dict:
+def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_views: int = CLASS_VIEWS,
+                 dataset_class: type[nnUNetBaseDataset] | None = None) -> dict:
     """`refit_class_head` of the one checkpoint of `model`, for a caller that holds the fold's lock."""
     path = model.checkpoints[0]
     if not model.has_class_head:
@@ -185,7 +187,8 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
                   "the class head cannot be refitted and stays as it was trained, with probabilities that nothing calibrates.")
         warnings.warn(f"{path}: {limits}", stacklevel=2)
         return _kept(path, report, labels, n_classes, limits)
-    found = describe_cases(model, fastest(network, model, device), cases, dataset_folder / model.configuration_manager.data_identifier, device, n_views)
+    folder = dataset_folder / model.configuration_manager.data_identifier
+    found = describe_cases(model, fastest(network, model, device), cases, folder, device, n_views, dataset_class)
     kept = np.array([measured is not None for measured in found.measured]) if model.evidence_blocks else np.ones(len(cases), bool)
     report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
     if report["without_lesion"]:
@@ -260,9 +263,20 @@ def fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn
         return network
 
 
+def _read(dataset: nnUNetBaseDataset, case: str) -> tuple[np.ndarray, dict]:
+    if type(dataset) is nnUNetDatasetBlosc2:
+        return read_image(dataset.source_folder, case)
+    data, _, _, properties = dataset.load_case(case)
+    return np.asarray(data[:], np.float32), properties
+
+
 def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cases: list[str], folder: Path, device: torch.device,
-                   n_views: int) -> DescribedCases:
-    """One pass over each preprocessed case in V mirrored views. InputError lists cases whose features are not finite."""
+                   n_views: int, dataset_class: type[nnUNetBaseDataset] | None = None) -> DescribedCases:
+    """One pass over each preprocessed case in V mirrored views. dataset_class: reads them; None: by the files' endings.
+
+    InputError lists cases whose features are not finite.
+    """
+    dataset = (dataset_class or infer_dataset_class(folder))(folder, cases)
     geometry = network_geometry(model.configuration_manager, None)
     views = mirror_views(model.mirror_axes, n_views)
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
@@ -270,7 +284,7 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
     rows, measured = [], []
     damaged: list[str] = []  # from the first on the others are only looked at
     for case in tqdm(cases, desc="class evidence"):
-        image, properties = read_image(folder, case)
+        image, properties = _read(dataset, case)
         if not np.isfinite(image).all():
             damaged.append(case)
         if damaged:

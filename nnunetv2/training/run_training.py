@@ -221,7 +221,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
             return  # the first process refits and validates
         if refit and not (only_run_validation or trainer.disable_checkpointing) and trainer.class_task is not None:
             torch.backends.cudnn.benchmark = False
-            if refit_trained(trainer.output_folder_base, fold, device) and final_validation:
+            if refit_trained(trainer.output_folder_base, fold, device, trainer.dataset_class) and final_validation:
                 trainer = _trained(job, device, "checkpoint_final.pth")
         if val_with_best:
             trainer = _trained(job, device, "checkpoint_best.pth")

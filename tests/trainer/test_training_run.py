@@ -15,11 +15,13 @@ import torch
 
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, split_network_weights
 from nnunetv2.utilities.files import load_json
+from tests.trainer.conftest import make_case
 from tests.trainer.stopping_trainer import StopsAfterOneEpoch
 
 pytestmark = pytest.mark.slow
@@ -341,3 +343,32 @@ def test_a_trainer_with_a_split_of_its_own_is_refitted_validated_and_gathered(fo
     assert refit_class_head(model, 0)["cases_per_class"] == [3, 1, 1]
     accumulate_cv_results(model, tmp_path / "gathered", (0,))
     assert {path.name for path in (tmp_path / "gathered").glob("*.nii.gz")} == {f"case_{i}.nii.gz" for i in (3, 4, 5)}
+
+
+class OwnFiles(nnUNetDatasetNumpy):
+    """Cases under names of their own."""
+
+    def load_case(self, identifier):
+        return super().load_case(identifier.replace("case", "mine"))
+
+
+@pytest.mark.parametrize("dataset_class", [None, OwnFiles])
+def test_cases_in_other_files_are_refitted_and_validated(folders, monkeypatch, tmp_path, preprocessed_template, dataset_class):
+    class Trainer(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.dataset_class = dataset_class
+
+        def get_tr_and_val_datasets(self):
+            return tuple(self.dataset_class(self.preprocessed_dataset_folder, part) for part in self.do_split())
+
+    monkeypatch.setattr("nnunetv2.training.run_training.find_trainer", lambda name: Trainer)
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    shutil.copytree(preprocessed_template, tmp_path / "preprocessed", ignore=shutil.ignore_patterns("*.b2nd", "*.pkl"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    data = tmp_path / "preprocessed" / "Dataset900_Tiny" / "nnUNetPlans_3d_fullres"
+    for i in range(8):
+        nnUNetDatasetNumpy.save_case(*make_case(i), str(data / f"{'case' if dataset_class is None else 'mine'}_{i}"))
+    run_training("900", "3d_fullres", 0, "Trainer", device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
+    fold = next(folders.rglob("fold_0"))
+    assert load_json(fold / REPORT_FILE)["cases_per_class"] == [2, 2, 2] and (fold / "validation" / "case_6.nii.gz").is_file()
