@@ -85,7 +85,7 @@ class ConvNormNonlin(nn.Module):
         self.all_modules = nn.Sequential(*layers)  # second name of the same tensors: published weights carry both
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.in_one_step or self.conv_in_float32):
+        if not (self.in_one_step or self.conv_in_float32) or torch.jit.is_tracing():  # a trace, for OpenVINO, knows no steps of our own
             return self.all_modules(x)
         x = self._in_float32(x) if self.conv_in_float32 else self.conv(x)
         if not self.in_one_step or x[0, 0].numel() == 1:

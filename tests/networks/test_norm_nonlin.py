@@ -109,3 +109,14 @@ def test_a_residual_network_trains_in_bf16():
     assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
     logits.float().square().mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for name, parameter in network.named_parameters() if "seg_layers.0" not in name)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("in_float32", [False, True])
+def test_a_trace_of_a_network_laid_out_for_training_computes_what_the_network_does(in_float32):
+    block = ConvNormNonlin(LayerOps(conv_op=nn.Conv3d, norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU), 1, 2, 3)
+    block.in_one_step, block.conv_in_float32 = True, in_float32
+    with torch.no_grad():
+        traced = torch.jit.trace(block.eval(), torch.zeros(1, 1, 4, 4, 4), check_trace=False)
+        x = torch.randn(1, 1, 6, 6, 6, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(traced(x), block(x))
