@@ -129,7 +129,7 @@ def test_train_step_and_loss_of_ones_own(plain, make_trainer):
     assert trainer.logger.get_value("dice_per_class_or_region", -1) == pytest.approx([2 / 3, 4 / 5])
 
 
-class OwnLoaders(nnUNetTrainer):
+class LoadersOfOnesOwn(nnUNetTrainer):
     def get_dataloaders(self):
         _, _, size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         patch = self.configuration_manager.patch_size
@@ -139,13 +139,13 @@ class OwnLoaders(nnUNetTrainer):
 
 
 def test_loaders_of_ones_own(plain, make_trainer):
-    trainer = make_trainer(OwnLoaders, **ONE_EPOCH)
+    trainer = make_trainer(LoadersOfOnesOwn, **ONE_EPOCH)
     trainer.run_training()
     assert np.isfinite(trainer.logger.get_value("train_losses", -1))
 
 
 def test_with_loaders_of_ones_own_the_class_is_that_of_the_case(make_trainer):
-    trainer = make_trainer(OwnLoaders, **ONE_EPOCH | {"num_iterations_per_epoch": 4})
+    trainer = make_trainer(LoadersOfOnesOwn, **ONE_EPOCH | {"num_iterations_per_epoch": 4})
     trainer.run_training()
     assert sum(trainer.logger.get_value("class_true", -1)) > 0 and np.isfinite(trainer.logger.get_value("train_losses", -1))
 
