@@ -158,6 +158,35 @@ def test_classes_of_a_batch_without_any_come_from_its_cases_and_its_target():
         assert classes.tolist() == [1, -1, 0] and has_lesion.tolist() == [True, True, False]
 
 
+def test_a_step_that_forgets_the_class_is_told_how_to_take_the_output_apart(make_trainer):
+    class StepOfNnUNet(nnUNetTrainer):
+        def train_step(self, batch):
+            return {"loss": self.loss(self.network(batch["data"]), batch["target"])}
+
+    with pytest.raises(TypeError, match=r"seg_logits, class_logits = seg_and_class\(self.network\(data\)\)"):
+        make_trainer(StepOfNnUNet, **ONE_EPOCH).run_training()
+
+
+def test_a_loss_of_ones_own_may_take_segmentation_and_class(make_trainer):
+    class Both(nn.Module):
+        def forward(self, output, target):
+            seg_logits, class_logits = output
+            return seg_logits[0].square().mean() + class_logits.square().mean()
+
+    class OwnLoss(nnUNetTrainer):
+        def _build_loss(self):
+            return Both()
+
+        def train_step(self, batch):
+            loss = self.loss(self.network(batch["data"]), batch["target"])
+            return {"loss": loss.item()}
+
+        def validation_step(self, batch):
+            return {"loss": self.loss(self.network(batch["data"]), batch["target"]).item(), "tp_hard": np.ones(2), "fp_hard": np.ones(2), "fn_hard": np.ones(2)}
+
+    make_trainer(OwnLoss, **ONE_EPOCH).run_training()
+
+
 def test_output_folder_and_log_file_can_be_set(plain, make_trainer, tmp_path):
     class Elsewhere(nnUNetTrainer):
         def __init__(self, *args, **kwargs):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dynamic_network_architectures.architectures.unet import seg_and_class
 from nnunetv2.class_evidence.calibration import refit_limits
 from nnunetv2.training.dataloading.patch_batches import MIN_LESION_VOXELS, ClassSampling
 from nnunetv2.training.loss.compound_losses import DC_and_CE_and_weighted_CE_loss
@@ -82,6 +83,13 @@ def classes_of_batch(batch: Mapping[str, Any], labels: Mapping[str, int], lesion
     voxels = torch.isin(finest, torch.tensor(lesion_labels, dtype=finest.dtype, device=finest.device)).flatten(1).sum(1)
     keys = batch.get("keys", [None] * len(finest))
     return torch.tensor([labels.get(key, -1) for key in keys]), voxels >= MIN_LESION_VOXELS
+
+
+def refuse_classes(loss: nn.Module, args: tuple) -> None:
+    """A forward pre-hook of losses of the segmentation. TypeError with what to write instead, for steps that hand them all that the network returns."""
+    if args and seg_and_class(args[0])[1] is not None:
+        raise TypeError(f"{type(loss).__name__} is a loss of the segmentation and got (seg_logits, class_logits), which the network returns where cases have "
+                        "a class. In train_step and validation_step write: seg_logits, class_logits = seg_and_class(self.network(data))")
 
 
 def inverse_frequency_weights(labels: Sequence[int], n_classes: int) -> Tensor:

@@ -39,7 +39,7 @@ from nnunetv2.training.logging import PLOT_INTERVAL, TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.architecture import build_network
 from nnunetv2.training.nnUNetTrainer.bad_steps import BadSteps
-from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, classes_of_batch, read_training_labels
+from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, classes_of_batch, read_training_labels, refuse_classes
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import watch_class_head
 from nnunetv2.training.nnUNetTrainer.cpu_training import in_float32, lay_out_for_training, right_in_bf16
 from nnunetv2.training.nnUNetTrainer.distributed import finite_mean_over_gpus, gather_rows, is_distributed, mean_over_gpus, sum_over_gpus
@@ -221,6 +221,8 @@ class nnUNetTrainer(TrainingData):
         self.loss = self._build_loss()
         if isinstance(self.loss, nn.Module):
             self.loss.to(self.device)
+            if self.class_task is not None and type(self.loss).__module__.startswith("nnunetv2."):  # a loss of another author may want both
+                self.loss.register_forward_pre_hook(refuse_classes)
         self._initialize_class_task()
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
