@@ -138,9 +138,10 @@ class Classification(FileShape):
 
 
 def _usable_labels(labels: dict[str, Any]) -> dict[str, Any]:
-    """Channel k of the network's output is label k, and each name has one of its own."""
+    """Channel k of the network's output is label k, unless it is a region, and each name has one of its own."""
     found = {int(label) for name, value in labels.items() if name != "ignore" for label in (value if isinstance(value, list) else [value])}
-    if 0 in found and len(found) != max(found) + 1:
+    regions = any(isinstance(value, list) and len(value) > 1 for value in labels.values())  # as LabelManager tells them: their values may be any
+    if 0 in found and len(found) != max(found) + 1 and not regions:
         raise ValueError(f"labels {sorted(found)} must be {', '.join(map(str, range(len(found))))}, without a gap")
     plain = sorted(int(value) for value in labels.values() if not isinstance(value, list))
     if len(plain) != len(set(plain)):

@@ -120,6 +120,16 @@ def test_labels_with_a_gap_are_refused(dataset):
         verify_dataset_integrity(dataset.raw, 2)
 
 
+def test_regions_may_be_made_of_any_values(dataset):
+    """As nnU-Net plans, trains and predicts them: a channel of the network is a region there, no value."""
+    seg = np.zeros(SHAPE, np.uint8)
+    seg[2:6, 3:9, 3:8], seg[3:5, 4:6, 4:6] = 1, 4
+    for case in "abc":
+        dataset.write(case, seg=seg)
+    dataset.save_json(labels={"background": 0, "whole": [1, 4], "core": 4}, regions_class_order=[1, 4])
+    verify_dataset_integrity(dataset.raw, 2)
+
+
 def test_missing_keys_are_all_named(dataset):
     del dataset.json["labels"], dataset.json["file_ending"]
     dataset.save_json()
