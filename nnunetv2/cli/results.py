@@ -179,8 +179,8 @@ def plot_overlay_pngs(argv: Sequence[str] | None = None) -> None:
     if args.use_raw:
         run(overlay_plots.generate_overlays_from_raw, args.d, args.o, args.np, args.channel_idx, args.overlay_intensity)
     else:
-        run(overlay_plots.generate_overlays_from_preprocessed, args.d, args.o, args.np, args.channel_idx, args.overlay_intensity,
-            args.c, args.p)
+        run(overlay_plots.generate_overlays_from_preprocessed, args.d, args.o, args.np, args.channel_idx, args.c, args.p,
+            args.overlay_intensity)
 
 
 def verify(argv: Sequence[str] | None = None) -> None:

@@ -28,29 +28,30 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 
-def average_probabilities(files: Sequence[str | os.PathLike]) -> np.ndarray:
+def average_probabilities(list_of_files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Mean of the arrays `probabilities` (C, Z, Y, X) of some .npz files, float32. One file is held beside the sum."""
     total: np.ndarray | None = None
-    for file in files:
+    for file in list_of_files:
         probabilities = read_npz(file, "probabilities")
         if total is None:
             total = probabilities.astype(np.float32)
         elif total.shape != probabilities.shape:
-            raise ValueError(f"{file} has shape {probabilities.shape}, {files[0]} {total.shape}. Both must predict the same image with the same labels.")
+            raise ValueError(f"{file} has shape {probabilities.shape}, {list_of_files[0]} {total.shape}. Both must predict the same image with the same labels.")
         else:
             total += probabilities
         if not np.isfinite(total).all():
             raise InputError(f"{file} holds values that are not finite. Predict its case again.")
-    total /= len(files)
+    total /= len(list_of_files)
     return total
 
 
-def merge_files(files: Sequence[Path], output: Path, file_ending: str, writer: SimpleITKIO, labels: LabelManager,
-                save_probabilities: bool) -> None:
-    """Write the segmentation of the mean of `files` (.npz, with a .pkl beside the first) as `output` + `file_ending`.
+def merge_files(list_of_files: Sequence[str | os.PathLike], output_filename_truncated: str | os.PathLike, output_file_ending: str,
+                image_reader_writer: SimpleITKIO, label_manager: LabelManager, save_probabilities: bool = False) -> None:
+    """Write the segmentation of the mean of some .npz files, with a .pkl beside the first, as `output_filename_truncated` + `output_file_ending`.
 
     InputError where the .pkl beside another says that it lies on another voxel grid.
     """
+    files, output = [Path(file) for file in list_of_files], Path(output_filename_truncated)
     properties = load_properties(files[0].with_suffix(".pkl"))
     _refuse_other_grids(files, properties)
     probabilities = average_probabilities(files)
@@ -58,11 +59,11 @@ def merge_files(files: Sequence[Path], output: Path, file_ending: str, writer: S
         with atomic_write(output.with_name(f"{output.name}.npz")) as temporary:
             np.savez_compressed(temporary, probabilities=probabilities)
         save_pickle(properties, output.with_name(f"{output.name}.pkl"))
-    segmentation = labels.convert_probabilities_to_segmentation(probabilities)
+    segmentation = label_manager.convert_probabilities_to_segmentation(probabilities)
     try:
-        writer.write_seg(segmentation, output.with_name(f"{output.name}{file_ending}"), properties)
+        image_reader_writer.write_seg(segmentation, output.with_name(f"{output.name}{output_file_ending}"), properties)
     except KeyError as error:  # each reader has keys of its own
-        raise InputError(f"{files[0].with_suffix('.pkl')} lacks {error}, which {type(writer).__name__} needs. Predict its case again.") from error
+        raise InputError(f"{files[0].with_suffix('.pkl')} lacks {error}, which {type(image_reader_writer).__name__} needs. Predict its case again.") from error
 
 
 def _refuse_other_grids(files: Sequence[Path], properties: dict) -> None:
@@ -115,7 +116,7 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
 
 
 def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike,
-                              folds: Sequence[int | str], num_processes: int | None = None, overwrite: bool = True) -> None:
+                              folds: Sequence[int | str] = (0, 1, 2, 3, 4), num_processes: int | None = None, overwrite: bool = True) -> None:
     """Ensemble the validation predictions (--npz) of several models; their splits may differ as long as the cases agree.
 
     Raises:

@@ -35,7 +35,7 @@ METRICS = ("Dice", "IoU", "FP", "TP", "FN", "TN", "n_pred", "n_ref")
 SLAB_VOXELS = 2**22  # voxels counted at a time, to hold a few MB rather than several copies of the volume
 
 
-def compute_metrics(seg_ref: np.ndarray, seg_pred: np.ndarray, labels_or_regions: Sequence[LabelOrRegion],
+def overlap_metrics(seg_ref: np.ndarray, seg_pred: np.ndarray, labels_or_regions: Sequence[LabelOrRegion],
                     ignore_label: int | None = None) -> dict[LabelOrRegion, dict[str, float]]:
     """METRICS of each label or region for a pair of label maps of equal shape (any axes).
 
@@ -106,11 +106,11 @@ def read_pair(reference_file: str | os.PathLike, prediction_file: str | os.PathL
     return reference, prediction, properties
 
 
-def evaluate_case(reference_file: str, prediction_file: str, reader: SimpleITKIO, labels_or_regions: Sequence[LabelOrRegion],
-                  ignore_label: int | None = None, known_labels: Collection[int] | None = None) -> dict[str, Any]:
+def compute_metrics(reference_file: str, prediction_file: str, image_reader_writer: SimpleITKIO, labels_or_regions: Sequence[LabelOrRegion],
+                    ignore_label: int | None = None, known_labels: Collection[int] | None = None) -> dict[str, Any]:
     """One entry of "metric_per_case". InputError: see `read_pair`."""
-    reference, prediction, _ = read_pair(reference_file, prediction_file, reader, known_labels)
-    return {"metrics": compute_metrics(reference, prediction, labels_or_regions, ignore_label),
+    reference, prediction, _ = read_pair(reference_file, prediction_file, image_reader_writer, known_labels)
+    return {"metrics": overlap_metrics(reference, prediction, labels_or_regions, ignore_label),
             "prediction_file": prediction_file, "reference_file": reference_file}
 
 
@@ -150,7 +150,7 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")
     jobs = {name: (os.path.join(folder_ref, name), os.path.join(folder_pred, name), image_reader_writer, regions_or_labels, ignore_label, known_labels)
             for name in predictions}
-    summary = summarize(list(in_threads(evaluate_case, jobs, num_processes, "Evaluating", anywhere=True).values()), regions_or_labels)
+    summary = summarize(list(in_threads(compute_metrics, jobs, num_processes, "Evaluating", anywhere=True).values()), regions_or_labels)
     if output_file is not None:
         save_summary_json(summary, output_file)
     return summary

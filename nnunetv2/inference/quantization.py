@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunetv2 import paths
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+from nnunetv2.evaluation.evaluate_predictions import overlap_metrics
 from nnunetv2.inference.coarse_roi import foreground_box
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.engines.guard import GuardedEngine
@@ -86,7 +86,7 @@ def agreement(int8: Engine, fp32: Engine, windows: Sequence[Tensor], label_manag
     for window in windows:
         (seg, class_logits), (reference, reference_class) = int8(window), fp32(window)
         found, expected = (np.asarray(label_manager.convert_logits_to_segmentation(logits[0])) for logits in (seg, reference))
-        scores.append(np.nan_to_num(compute_metrics(expected, found, [foreground])[foreground]["Dice"], nan=1.0))
+        scores.append(np.nan_to_num(overlap_metrics(expected, found, [foreground])[foreground]["Dice"], nan=1.0))
         if class_logits is not None:
             differences.append((class_logits.softmax(1) - reference_class.softmax(1)).abs().max().item())
     return {"foreground_dsc": float(np.mean(scores))} | ({"class_probability_difference": max(differences)} if differences else {})

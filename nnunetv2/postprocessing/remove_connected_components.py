@@ -6,7 +6,7 @@ of labels) or a list of those, and keeps the largest component of their union.
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2.evaluation.evaluate_predictions import (
-    compute_metrics,
     label_or_region_to_key,
     LabelOrRegion,
     list_files,
+    overlap_metrics,
     read_pair,
     save_summary_json,
     summarize,
@@ -65,7 +65,14 @@ def remove_all_but_largest_component_from_segmentation(segmentation: np.ndarray,
     return result
 
 
-def apply_postprocessing(segmentation: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+def apply_postprocessing(segmentation: np.ndarray, pp_fns: Sequence[Callable[..., np.ndarray]], pp_fn_kwargs: Sequence[dict]) -> np.ndarray:
+    """Each function on the result of the one before, (Z, Y, X), with its keywords."""
+    for function, kwargs in zip(pp_fns, pp_fn_kwargs):
+        segmentation = function(segmentation, **kwargs)
+    return segmentation
+
+
+def apply_steps(segmentation: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
     """Apply the steps one after the other to (Z, Y, X)."""
     for step in steps:
         segmentation = remove_all_but_largest_component_from_segmentation(segmentation, step)
@@ -144,12 +151,12 @@ def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Seq
                 steps: Sequence[Step], output_folder: Path | None, known_labels: Collection[int] | None = None) -> dict[str, Any]:
     """One entry of a summary for the post-processed prediction, which is written to `output_folder` if there is one."""
     ref, seg, properties = read_pair(reference, prediction, rw, known_labels)
-    seg = apply_postprocessing(seg, steps)
+    seg = apply_steps(seg, steps)
     written = prediction
     if output_folder is not None:
         written = output_folder / prediction.name
         rw.write_seg(seg, written, properties)
-    return {"metrics": compute_metrics(ref, seg, targets, ignore_label), "prediction_file": str(written), "reference_file": str(reference)}
+    return {"metrics": overlap_metrics(ref, seg, targets, ignore_label), "prediction_file": str(written), "reference_file": str(reference)}
 
 
 def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike, postprocessing_file: str | os.PathLike,
@@ -174,7 +181,7 @@ def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[
     seg, properties = rw.read_seg(source)
     if problem := undeclared_labels(seg, declared, source):
         raise InputError(problem)
-    rw.write_seg(apply_postprocessing(seg[0], steps), target, properties)
+    rw.write_seg(apply_steps(seg[0], steps), target, properties)
 
 
 def load_postprocessing(path: str | os.PathLike) -> list[Step]:

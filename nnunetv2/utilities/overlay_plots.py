@@ -66,8 +66,8 @@ def generate_overlays_from_raw(dataset_name_or_id: int | str, output_folder: str
 
 
 def generate_overlays_from_preprocessed(dataset_name_or_id: int | str, output_folder: str | os.PathLike, num_processes: int | None = None,
-                                        channel_idx: int = 0, overlay_intensity: float = 0.6, configuration: str | None = None,
-                                        plans_identifier: str = "nnUNetPlans") -> None:
+                                        channel_idx: int = 0, configuration: str | None = None, plans_identifier: str = "nnUNetPlans",
+                                        overlay_intensity: float = 0.6) -> None:
     """Draw the preprocessed cases of a configuration; by default 3d_fullres, else 2d."""
     folder = paths.nnUNet_preprocessed / maybe_convert_to_dataset_name(dataset_name_or_id)
     plans_manager = PlansManager(folder / f"{plans_identifier}.json")

@@ -48,6 +48,23 @@ def test_names_of_public_code_are_at_upstreams_path_with_its_parameters(folders,
     assert takes_all or list(parameters)[:len(wanted)] == wanted
 
 
+# methods and properties of classes that public code makes or is given, with upstream 2.8.1's parameters, None of a property
+MEMBERS = {
+    ("nnunetv2.utilities.label_handling.label_handling", "LabelManager"): {
+        "convert_logits_to_segmentation": ["predicted_logits"], "convert_probabilities_to_segmentation": ["predicted_probabilities"],
+        "revert_cropping_on_probabilities": ["predicted_probabilities", "bbox", "original_shape"]},
+    ("nnunetv2.utilities.plans_handling.plans_handler", "PlansManager"): {"experiment_planner_class": None, "label_manager_class": None},
+}
+
+
+@pytest.mark.parametrize(("module", "name"), MEMBERS)
+def test_classes_have_upstreams_members_with_its_parameters(module, name):
+    found = getattr(importlib.import_module(module), name)
+    for member, parameters in MEMBERS[module, name].items():
+        assert hasattr(found, member)
+        assert parameters is None or list(inspect.signature(getattr(found, member)).parameters)[1:] == parameters
+
+
 @pytest.mark.parametrize("module", ADDED)
 def test_names_are_added_to_files_that_are_here(module):
     found = importlib.import_module(module)

@@ -11,6 +11,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
     key_to_label_or_region,
     label_or_region_to_key,
     load_summary_json,
+    overlap_metrics,
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -25,35 +26,42 @@ def write(folder, **masks):
     return folder
 
 
+def test_two_files_are_compared_by_their_names(tmp_path):
+    write(tmp_path, ref=REF, pred=PRED)
+    files = [str(tmp_path / f"{name}.nii.gz") for name in ("ref", "pred")]
+    found = compute_metrics(*files, SimpleITKIO(), [1, (1, 2)], None)
+    assert found == {"reference_file": files[0], "prediction_file": files[1], "metrics": overlap_metrics(REF, PRED, [1, (1, 2)])}
+
+
 @pytest.fixture
 def folders(tmp_path):
     return write(tmp_path / "ref", a=REF, b=[0, 1, 0, 0, 0, 0]), write(tmp_path / "pred", a=PRED, b=[0, 1, 0, 0, 0, 0])
 
 
 def test_counts_of_a_label():
-    assert compute_metrics(REF, PRED, [1])[1] == {"Dice": 0.5, "IoU": 1 / 3, "TP": 1, "FP": 1, "FN": 1, "TN": 3, "n_pred": 2, "n_ref": 2}
+    assert overlap_metrics(REF, PRED, [1])[1] == {"Dice": 0.5, "IoU": 1 / 3, "TP": 1, "FP": 1, "FN": 1, "TN": 3, "n_pred": 2, "n_ref": 2}
 
 
 def test_a_region_is_the_union_of_its_labels():
-    assert compute_metrics(REF, PRED, [(1, 2)])[1, 2]["TP"] == 3
+    assert overlap_metrics(REF, PRED, [(1, 2)])[1, 2]["TP"] == 3
 
 
 def test_ignored_voxels_count_nowhere():
-    metrics = compute_metrics(np.array([1, 3, 3, 0]), np.array([1, 1, 0, 0]), [1], ignore_label=3)[1]
+    metrics = overlap_metrics(np.array([1, 3, 3, 0]), np.array([1, 1, 0, 0]), [1], ignore_label=3)[1]
     assert (metrics["TP"], metrics["FP"], metrics["TN"]) == (1, 0, 1)
 
 
 def test_other_labels_count_as_not_the_label():
-    assert compute_metrics(np.array([9, 1]), np.array([1, 9]), [1])[1]["TP"] == 0
+    assert overlap_metrics(np.array([9, 1]), np.array([1, 9]), [1])[1]["TP"] == 0
 
 
 def test_label_absent_on_both_sides_has_no_dice():
-    metrics = compute_metrics(REF, PRED, [5])[5]
+    metrics = overlap_metrics(REF, PRED, [5])[5]
     assert math.isnan(metrics["Dice"]) and math.isnan(metrics["IoU"]) and metrics["TN"] == 6
 
 
 def test_label_absent_on_one_side_has_dice_zero():
-    assert compute_metrics(REF, REF * 0, [2])[2]["Dice"] == 0
+    assert overlap_metrics(REF, REF * 0, [2])[2]["Dice"] == 0
 
 
 def test_mean_leaves_out_cases_without_the_label(folders):

@@ -7,6 +7,7 @@ import pytest
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.postprocessing.remove_connected_components import (
+    apply_postprocessing,
     apply_postprocessing_to_folder,
     determine_postprocessing,
     largest_component,
@@ -50,6 +51,12 @@ def test_a_region_is_taken_together():
 
 def test_equally_large_components_all_stay():
     assert removed([1, 0, 1], 1) == [1, 0, 1]
+
+
+def test_functions_with_their_keywords_are_applied_one_after_the_other():
+    function = remove_all_but_largest_component_from_segmentation
+    found = apply_postprocessing(line(1, 1, 0, 1, 2), [function, function], [{"labels_or_regions": 1}, {"labels_or_regions": 2, "background_label": 7}])
+    assert found.ravel().tolist() == [1, 1, 0, 0, 2]
 
 
 def test_without_the_label_nothing_changes():

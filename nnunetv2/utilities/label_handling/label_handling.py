@@ -74,16 +74,16 @@ class LabelManager:
             return self.inference_nonlin(torch.as_tensor(logits).float())
 
     @torch.inference_mode()
-    def convert_probabilities_to_segmentation(self, probabilities: Array) -> Array:
+    def convert_probabilities_to_segmentation(self, predicted_probabilities: Array) -> Array:
         """(C, Z, Y, X) -> (Z, Y, X) label map of the same kind, array or tensor.
 
         Without regions the first of equal maxima wins, and logits serve as well as probabilities. The label map is uint8
         up to label 255, else int16.
         """
-        if len(probabilities) != self.num_segmentation_heads:
-            raise ValueError(f"Got {len(probabilities)} channels for {self.num_segmentation_heads} segmentation heads "
-                             f"(shape {tuple(probabilities.shape)}; expected channels first).")
-        tensor = torch.as_tensor(probabilities)
+        if len(predicted_probabilities) != self.num_segmentation_heads:
+            raise ValueError(f"Got {len(predicted_probabilities)} channels for {self.num_segmentation_heads} segmentation heads "
+                             f"(shape {tuple(predicted_probabilities.shape)}; expected channels first).")
+        tensor = torch.as_tensor(predicted_probabilities)
         painted = self.regions_class_order if self.has_regions else self.all_labels
         dtype = torch.uint8 if max(painted) < 256 else torch.int16
         if self.has_regions:
@@ -92,28 +92,28 @@ class LabelManager:
                 segmentation[probability > 0.5] = label
         else:
             segmentation = tensor.max(0).indices.to(dtype)  # torch.argmax(0) gives the same, far slower on CPU
-        return segmentation.numpy() if isinstance(probabilities, np.ndarray) else segmentation
+        return segmentation.numpy() if isinstance(predicted_probabilities, np.ndarray) else segmentation
 
-    def convert_logits_to_segmentation(self, logits: Array) -> Array:
+    def convert_logits_to_segmentation(self, predicted_logits: Array) -> Array:
         """As convert_probabilities_to_segmentation, from logits."""
         if not self.has_regions:
-            return self.convert_probabilities_to_segmentation(logits)
-        probabilities = self.apply_inference_nonlin(logits)
-        return self.convert_probabilities_to_segmentation(probabilities.numpy() if isinstance(logits, np.ndarray) else probabilities)
+            return self.convert_probabilities_to_segmentation(predicted_logits)
+        probabilities = self.apply_inference_nonlin(predicted_logits)
+        return self.convert_probabilities_to_segmentation(probabilities.numpy() if isinstance(predicted_logits, np.ndarray) else probabilities)
 
-    def revert_cropping_on_probabilities(self, probabilities: Array, bbox: Sequence[Sequence[int]], original_shape: Sequence[int]) -> Array:
+    def revert_cropping_on_probabilities(self, predicted_probabilities: Array, bbox: Sequence[Sequence[int]], original_shape: Sequence[int]) -> Array:
         """Paste (C, *crop) probabilities into (C, *original_shape) at `bbox` ([[from, to) per axis]); outside is background.
 
         For probabilities only: the fill, 1 for background and 0 elsewhere, means nothing to logits.
         """
-        shape = (len(probabilities), *original_shape)
-        if isinstance(probabilities, np.ndarray):
-            full = np.zeros(shape, dtype=probabilities.dtype)
+        shape = (len(predicted_probabilities), *original_shape)
+        if isinstance(predicted_probabilities, np.ndarray):
+            full = np.zeros(shape, dtype=predicted_probabilities.dtype)
         else:
-            full = probabilities.new_zeros(shape)
+            full = predicted_probabilities.new_zeros(shape)
         if not self.has_regions:
             full[0] = 1
-        full[(slice(None), *(slice(start, end) for start, end in bbox))] = probabilities
+        full[(slice(None), *(slice(start, end) for start, end in bbox))] = predicted_probabilities
         return full
 
 

@@ -250,10 +250,19 @@ class PlansManager:
         return self._value("experiment_planner_used")
 
     @property
+    def experiment_planner_class(self) -> type:
+        from nnunetv2.experiment_planning.planners import planner_by_name  # planners import this module
+
+        return planner_by_name(self.experiment_planner_name)
+
+    @property
+    def label_manager_class(self) -> type[LabelManager]:
+        return resolve(self.plans.get("label_manager", "LabelManager"), "label_manager", self.source, {"LabelManager": LabelManager},
+                       lambda found: isinstance(found, type) and issubclass(found, LabelManager))
+
+    @property
     def image_reader_writer_class(self) -> type:
         return reader_writer_by_name(self._value("image_reader_writer"), self.source)
 
     def get_label_manager(self, dataset_json: dict, **kwargs) -> LabelManager:
-        manager = resolve(self.plans.get("label_manager", "LabelManager"), "label_manager", self.source, {"LabelManager": LabelManager},
-                          lambda found: isinstance(found, type) and issubclass(found, LabelManager))
-        return manager(dataset_json["labels"], dataset_json.get("regions_class_order"), **kwargs)
+        return self.label_manager_class(dataset_json["labels"], dataset_json.get("regions_class_order"), **kwargs)
