@@ -53,7 +53,7 @@ MEMBERS = {
     ("nnunetv2.utilities.label_handling.label_handling", "LabelManager"): {
         "convert_logits_to_segmentation": ["predicted_logits"], "convert_probabilities_to_segmentation": ["predicted_probabilities"],
         "revert_cropping_on_probabilities": ["predicted_probabilities", "bbox", "original_shape"]},
-    ("nnunetv2.utilities.plans_handling.plans_handler", "PlansManager"): {"experiment_planner_class": None, "label_manager_class": None},
+    ("nnunetv2.utilities.plans_handling.plans_handler", "PlansManager"): {"label_manager_class": None},
 }
 
 

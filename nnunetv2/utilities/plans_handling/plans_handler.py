@@ -250,12 +250,6 @@ class PlansManager:
         return self._value("experiment_planner_used")
 
     @property
-    def experiment_planner_class(self) -> type:
-        from nnunetv2.experiment_planning.planners import planner_by_name  # planners import this module
-
-        return planner_by_name(self.experiment_planner_name)
-
-    @property
     def label_manager_class(self) -> type[LabelManager]:
         return resolve(self.plans.get("label_manager", "LabelManager"), "label_manager", self.source, {"LabelManager": LabelManager},
                        lambda found: isinstance(found, type) and issubclass(found, LabelManager))
