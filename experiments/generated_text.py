@@ -315,6 +315,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cost_40_epochs": partial(cost_of_modes, "accuracy_40_epochs"),
     "cost_12_epochs": partial(cost_of_modes, "accuracy_12_epochs"),
     "cost_gpu": partial(cost_of_modes, "speed_cuda"),
+    "cost_cells": partial(cost_of_modes, "accuracy_cells"),
+    "cost_hippocampus": partial(cost_of_modes, "accuracy_hippocampus"),
+    "cost_nodules": partial(cost_of_modes, "accuracy_nodules"),
 }
 
 

@@ -24,6 +24,9 @@ STUDIES = (
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study("accuracy_40_epochs", "What do the modes cost a model that was trained for 40 epochs?"),
     Study("accuracy_12_epochs", "What do the modes cost the main job's model?"),
+    Study("accuracy_cells", "What do the modes cost a model in the world of another painter?"),
+    Study("accuracy_hippocampus", "What do the modes cost on REAL MR of the hippocampus?"),
+    Study("accuracy_nodules", "What do the modes cost on REAL CT of lung nodules?"),
     Study(
         "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
     ),
@@ -43,6 +46,7 @@ STUDIES = (
     Study("training_step", "What makes a training step on a CPU faster, and by how much?"),
     Study("training_step_amx", "What does so with AMX, on smaller patches?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
+    Study("time_to_quality_phantom", "How soon does each training do so on SYNTHETIC CTs of the pancreas?"),
     Study("training_precision", "Does a training in bf16 on a CPU with AMX segment as well as one in fp32?"),
     Study("training_precision_avx512", "Does one with AVX-512 BF16 do so?"),
     Study("fuzz", "Is every damaged input met with one clear message, and is nothing lost?"),

@@ -1,5 +1,9 @@
-"""The tables and curves of time_to_quality.py out of its runs."""
+"""The tables and curves of time_to_quality.py out of its runs.
 
+    python -m experiments.time_to_quality_report results/time_to_quality     write .json, .md and .png anew from the runs in the .json
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +12,11 @@ from matplotlib import pyplot as plt
 from evaluation.bootstrap import interval, resample_counts
 from evaluation.figure_style import METADATA, STYLE, look, stamp
 from evaluation.files import write_text
-from nnunetv2.utilities.files import atomic_write, save_json
+from nnunetv2.utilities.file_shapes import AnyObject
+from nnunetv2.utilities.files import atomic_write, load_json, save_json
 
 RESAMPLES = 2000
+LABELS = {"hippocampus": {1: "anterior", 2: "posterior"}, "nodules": {1: "nodule"}, "phantom": {1: "pancreas", 2: "lesion"}}  # by set
 
 
 def dice_of_cases(point: dict) -> np.ndarray:
@@ -47,10 +53,21 @@ def rows_of(runs: list[dict], recipes: list[str], first: str) -> list[dict]:
     return rows
 
 
+def of_label(runs: list[dict], label: int) -> list[dict]:
+    """The runs with the Dice of one label alone."""
+    def alone(point: dict) -> dict:
+        k = point["labels"].index(label)
+        return point | {"labels": [label], "dice": [[dice[k]] for dice in point["dice"]]}
+
+    return [run | {"points": [alone(point) for point in run["points"]]} for run in runs]
+
+
 def write_report(result: dict, out: Path) -> None:
     """OUT.json, OUT.md and OUT.png, each at once or not at all."""
     recipes = list(result["recipes"])
     result["rows"] = [{"set": name, **row} for name, found in result["sets"].items() for row in rows_of(found["runs"], recipes, recipes[0])]
+    result["label_rows"] = [{"set": name, "label": title, **row} for name, found in result["sets"].items() if len(LABELS[name]) > 1
+                            for label, title in LABELS[name].items() for row in rows_of(of_label(found["runs"], label), recipes, recipes[0])]
     save_json(result, out.with_suffix(".json"))
     text = markdown(result)
     write_text(text, out.with_suffix(".md"))
@@ -58,18 +75,28 @@ def write_report(result: dict, out: Path) -> None:
     print(text)
 
 
+COLUMNS = "Dice at the end | minus the first | goal reached after, share of the first's time |"
+
+
+def _cells(row: dict) -> str:
+    shares = ", ".join("never" if share is None else f"{share:.2f}" for share in row["share_of_time"])
+    return (f"{row['dice']:.3f} ({row['ci'][0]:.3f} to {row['ci'][1]:.3f}) | {row['difference']:+.3f} ({row['difference_ci'][0]:+.3f} to {row['difference_ci'][1]:+.3f}) "
+            f"| {shares} |")
+
+
 def markdown(result: dict) -> str:
     first = next(iter(result["recipes"].values()))
     lines = ["# Time to quality", "", f"Each training's Dice on held-out cases. Goal: the Dice of {first} at the end of its schedule, by seed. One thread per process "
              f"where `threads` is 1 (here {result['threads'] or 'all cores'}). Intervals: 95 %, cases drawn with replacement.", ""]
     for name, found in result["sets"].items():
-        lines += [f"## {found['title']}", "", "| training | steps | seconds | Dice at the end | minus the first | goal reached after, share of the first's time |",
-                  "|---|---|---|---|---|---|"]
+        lines += [f"## {found['title']}", "", f"| training | steps | seconds | {COLUMNS}", "|---|---|---|---|---|---|"]
         for row in result["rows"]:
             if row["set"] == name:
-                shares = ", ".join("never" if share is None else f"{share:.2f}" for share in row["share_of_time"])
-                lines.append(f"| {result['recipes'][row['recipe']]} | {row['steps']} | {row['seconds']:.0f} | {row['dice']:.3f} ({row['ci'][0]:.3f} to {row['ci'][1]:.3f}) "
-                             f"| {row['difference']:+.3f} ({row['difference_ci'][0]:+.3f} to {row['difference_ci'][1]:+.3f}) | {shares} |")
+                lines.append(f"| {result['recipes'][row['recipe']]} | {row['steps']} | {row['seconds']:.0f} | {_cells(row)}")
+        by_label = [row for row in result["label_rows"] if row["set"] == name]
+        if by_label:
+            lines += ["", "By label, each with a goal of its own:", "", f"| label | training | {COLUMNS}", "|---|---|---|---|---|"]
+            lines += [f"| {row['label']} | {result['recipes'][row['recipe']]} | {_cells(row)}" for row in by_label]
         lines += ["", f"n = {next(row['n'] for row in result['rows'] if row['set'] == name)} cases, {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}.", ""]
     machine = result["environment"]
     lines += [result["note"], ""] if result.get("note") else []
@@ -96,3 +123,8 @@ def draw(result: dict, file: Path) -> None:
         with atomic_write(file) as temporary:
             figure.savefig(temporary, dpi=130, metadata=METADATA["png"], format="png")
         plt.close(figure)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_report(load_json(Path(f"{name}.json"), AnyObject), Path(name))

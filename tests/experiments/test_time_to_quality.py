@@ -10,7 +10,7 @@ import pytest
 from experiments import time_to_quality
 from experiments.options import SEEDS
 from experiments.time_to_quality import RECIPES, SETS
-from experiments.time_to_quality_report import dice_of_cases, markdown, reached, rows_of, write_report
+from experiments.time_to_quality_report import dice_of_cases, markdown, of_label, reached, rows_of, write_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +42,12 @@ def test_rows_by_hand():
     assert short["difference_ci"] == pytest.approx([0.05, 0.05]) and short["steps"] == 6
     # .6 is reached at the second of its epochs of 5 s, a third of upstream's 30 s; the other seed never gets there
     assert short["seconds_to_goal"] == [10.0, None] and short["share_of_time"] == [pytest.approx(1 / 3), None]
+
+
+def test_the_runs_of_one_label_hold_its_dice_alone():
+    both = {"recipe": "upstream", "points": [{"epoch": 1, "seconds": 1.0, "labels": [1, 2], "dice": [[0.2, 0.4], [None, 0.6]]}]}
+    assert of_label([both], 2)[0]["points"][0]["dice"] == [[0.4], [0.6]]
+    assert both["points"][0]["labels"] == [1, 2]
 
 
 @pytest.mark.slow
