@@ -36,6 +36,7 @@ from nnunetv2.inference.model_loading import TrainedModel, find_model
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import read_image
+from nnunetv2.preprocessing.recipe import refuse_other_recipe
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.training_identity import forget_checkpoint, record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
@@ -170,6 +171,7 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     identity = content.get("identity")
     train_cases, val_cases = trained_split(identity, dataset_folder, fold, path)
     refuse_changed_data(dataset_folder.name, model.configuration_manager.data_identifier, train_cases)
+    refuse_other_recipe(dataset_folder.name, model.plans_manager, model.configuration_manager, model.dataset_json)
     split = (identity or {}).get("split")
     if split is not None and (moved := moved_in_fold(split["train"], split["val"], train_cases, val_cases)):
         raise InputError(f"{path} was trained on another split:\n{list_some(moved)}\nBring {dataset_folder / SPLITS_FILE} back, or train anew.")

@@ -15,6 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from nnunetv2 import paths
+from nnunetv2.preprocessing.recipe import refuse_other_recipe
 from nnunetv2.training.class_head_refit import refit_trained
 from nnunetv2.training.log_sinks import check_switches
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -203,6 +204,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     if trainer.disable_checkpointing and not only_run_validation and (num_gpus > 1 or several):
         final_validation = val_with_best = False  # the result of several processes is their checkpoint
     refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, trainer.train_cases)
+    refuse_other_recipe(job.dataset, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
     with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated") if first else nullcontext():
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")

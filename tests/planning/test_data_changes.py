@@ -6,13 +6,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.case_store import load_case
+from nnunetv2.preprocessing.recipe import recipe_file_of, refuse_other_recipe
+from nnunetv2.training.run_training import run_training
 from nnunetv2.utilities.splits import load_split
 from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.verification import verify
 from tests.planning.conftest import RawDataset
 
@@ -197,3 +201,25 @@ def test_verify_names_what_changed_and_what_is_damaged(prepared):
     prepared.write("d", np.ones((8, 12, 10), np.int16), other_label())
     misfits = "\n".join(verify(prepared.preprocessed).misfits)
     assert all(line in misfits for line in ("a is missing or damaged", "b: image or label changed", "d was not preprocessed", "d is new"))
+
+
+@pytest.mark.parametrize("replanned", ["nnUNetPlans", "others"])
+def test_data_that_were_preprocessed_for_other_plans_are_not_trained_on(prepared, replanned):
+    plan_experiments([555], "nnUNetPlannerResEncM", overwrite_target_spacing=(2.5, 1.75, 1.5), overwrite_plans_name=replanned)  # shares the default plans' folder
+    if replanned == "others":
+        preprocess([555], "others", ["3d_fullres"], num_processes=1)
+    with pytest.raises(InputError, match=rf"{FOLDER} was preprocessed with other settings than those of nnUNetPlans: spacing was .*nnUNetv2_preprocess -d {prepared.name} -plans_name nnUNetPlans"):
+        run_training(555, "3d_fullres", 0, device=torch.device("cpu"))
+
+
+def test_plans_of_the_same_settings_share_their_data(prepared):
+    plan_experiments([555], "nnUNetPlannerResEncM")
+    plans = PlansManager(prepared.preprocessed / "nnUNetResEncUNetMPlans.json")
+    refuse_other_recipe(prepared.name, plans, plans.get_configuration("3d_fullres"), load_json(prepared.preprocessed / "dataset.json"))
+
+
+def test_data_without_a_recipe_pass(prepared):
+    recipe_file_of(prepared.preprocessed / FOLDER).unlink()
+    plan_experiments([555], overwrite_target_spacing=(2.5, 1.75, 1.5))
+    plans = PlansManager(prepared.preprocessed / "nnUNetPlans.json")
+    refuse_other_recipe(prepared.name, plans, plans.get_configuration("3d_fullres"), load_json(prepared.preprocessed / "dataset.json"))

@@ -14,6 +14,7 @@ from nnunetv2.preprocessing.case_store import is_complete, save_case
 from nnunetv2.preprocessing.class_locations import SEED, sample_class_locations
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
+from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of
 from nnunetv2.preprocessing.resampling import compute_new_shape
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record, refuse_changed_plans
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
@@ -150,7 +151,7 @@ class DefaultPreprocessor:
         with folder_lock(preprocessed, f"preprocessing_{folder.name}", f"{configuration_name} is preprocessed"):
             sweep(preprocessed, folder, preprocessed / "gt_segmentations")
             refuse_changed_plans(dataset_name)
-            recipe = _recipe(plans_manager, configuration_manager, dataset_json)
+            recipe = recipe_of(plans_manager, configuration_manager, dataset_json)
             _prepare_folder(folder, cases, recipe)
             hashes = hash_cases(preprocessed, cases, num_processes)
             made_from = read_manifest(preprocessed).get("preprocessed", {}).get(folder.name, {})
@@ -232,25 +233,12 @@ def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[s
                 shutil.copyfile(files["label"], temporary)
 
 
-def _recipe(plans_manager: PlansManager, configuration_manager: ConfigurationManager, dataset_json: dict) -> dict:
-    """All settings that a preprocessed case depends on."""
-    settings = configuration_manager.configuration
-    keys = ("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data", "resampling_fn_data_kwargs",
-            "resampling_fn_seg", "resampling_fn_seg_kwargs")
-    return {key: settings[key] for key in keys} | {
-        "transpose_forward": plans_manager.transpose_forward,
-        "foreground_intensity_properties_per_channel": plans_manager.foreground_intensity_properties_per_channel,
-        "image_reader_writer": plans_manager.plans["image_reader_writer"],
-        "labels": dataset_json["labels"],
-    }
-
-
 def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
     """Empty `folder` if it was made with other settings, and remove from it what belongs to no case.
 
     Nothing is deleted through a link, nor where anything else than preprocessed cases lies; InputError then.
     """
-    recipe_file = folder.with_name(f"{folder.name}.recipe.json")  # beside it: upstream takes every file inside for part of a case
+    recipe_file = recipe_file_of(folder)
     expected = {name for case in cases for name in preprocessed_names(case)}
     outdated = folder.exists() and not (recipe_file.exists() and load_json(recipe_file, AnyObject) == recipe)
     superfluous = [path for path in (folder.iterdir() if folder.is_dir() else ())
