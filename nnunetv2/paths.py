@@ -18,8 +18,8 @@ class EnvironmentFolder(os.PathLike):
         self.env_var_name = env_var_name
 
     def get(self) -> str | None:
-        """The variable's text; None when it is unset or empty."""
-        return os.environ.get(self.env_var_name) or None
+        """The variable's text, with the home folder for a leading `~`; None when it is unset or empty."""
+        return text_if_set(self.env_var_name)
 
     def is_set(self) -> bool:
         return self.get() is not None
@@ -60,7 +60,13 @@ VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINERS = "nnUNet_extTrainer"
 
 
+def text_if_set(variable: str) -> str | None:
+    """What `variable` names, None when it is unset or empty. A shell leaves a `~` in quotes as it is, and so do files of settings: it means the home folder."""
+    value = os.environ.get(variable)
+    return os.path.expanduser(value) if value else None
+
+
 def path_if_set(variable: str) -> Path | None:
     """The folder that `variable` names, or None when it is unset or empty."""
-    value = os.environ.get(variable)
+    value = text_if_set(variable)
     return Path(value) if value else None

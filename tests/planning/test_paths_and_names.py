@@ -31,6 +31,14 @@ def test_a_folder_that_was_imported_before_its_variable_is_set_follows_it(monkey
     assert nnUNet_results and nnUNet_results.is_dir() and nnUNet_results / "a" == tmp_path / "a" and nnUNet_results == str(tmp_path) != str(nnUNet_results / "a")
 
 
+def test_a_tilde_that_no_shell_replaced_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("nnUNet_raw", "~/raw")
+    assert paths.nnUNet_raw / "a" == tmp_path / "raw" / "a" and paths.path_if_set("nnUNet_raw") == tmp_path / "raw" and str(paths.nnUNet_raw) == f"{tmp_path}/raw"
+    (tmp_path / "raw" / "Dataset007_Heart").mkdir(parents=True)
+    assert maybe_convert_to_dataset_name(7) == "Dataset007_Heart"
+
+
 def test_default_process_counts_do_not_exceed_the_cores(monkeypatch):
     monkeypatch.delenv("some_count", raising=False)
     assert configuration.process_count("some_count", 10_000) == configuration.available_cores() <= os.cpu_count()

@@ -47,7 +47,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
 
 
 def _external_trainer(name: str) -> type | None:
-    for folder in filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)):
+    for folder in map(os.path.expanduser, filter(None, os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep))):
         if not Path(folder).is_dir():
             raise InputError(f"{FOLDERS_VARIABLE} names {folder}, which is not a folder.")
         found = recursive_find_python_class(folder, name, None)
