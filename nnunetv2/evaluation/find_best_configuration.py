@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from shlex import quote
 
 from nnunetv2 import paths
 from nnunetv2.ensembling.ensemble import ensemble_crossvalidations
@@ -94,8 +95,8 @@ def inference_instructions(information: dict) -> str:
         lines += _predict_commands(information["dataset_name_or_id"], model, information["folds"], output, ensemble)
     if ensemble:
         lines += ["", "Ensemble:", f"nnUNetv2_ensemble -i {' '.join(outputs)} -o OUTPUT_FOLDER"]
-    lines += ["", "Post-process:", f"nnUNetv2_apply_postprocessing -i OUTPUT_FOLDER -o OUTPUT_FOLDER_PP -pp_pkl_file {best['postprocessing_file']} "
-              f"-plans_json {best['some_plans_file']}", ""]
+    lines += ["", "Post-process:", f"nnUNetv2_apply_postprocessing -i OUTPUT_FOLDER -o OUTPUT_FOLDER_PP -pp_pkl_file {quote(best['postprocessing_file'])} "
+              f"-plans_json {quote(best['some_plans_file'])}", ""]
     return "\n".join(lines)
 
 
@@ -107,12 +108,12 @@ def _predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str
     """
     folder = get_output_folder(dataset, model["trainer"], model["plans_identifier"], model["configuration"])
     previous = PlansManager(folder / "plans.json").get_configuration(model["configuration"]).previous_stage_name
-    command = (f"nnUNetv2_predict -d {dataset} -i {images} -o {output} -f {' '.join(map(str, folds))} -tr {model['trainer']} "
-               f"-c {model['configuration']} -p {model['plans_identifier']}")
+    command = (f"nnUNetv2_predict -d {quote(str(dataset))} -i {quote(str(images))} -o {quote(str(output))} -f {' '.join(map(str, folds))} -tr {quote(model['trainer'])} "
+               f"-c {quote(model['configuration'])} -p {quote(model['plans_identifier'])}")
     if save_probabilities:
         command += " --save_probabilities"
     if previous_masks is not None:
-        return [f"{command} -prev_stage_predictions {previous_masks}"]
+        return [f"{command} -prev_stage_predictions {quote(str(previous_masks))}"]
     if previous is None:
         return [command]
     return [*_predict_commands(dataset, model | {"configuration": previous}, folds, "OUTPUT_FOLDER_PREV_STAGE", False, images),

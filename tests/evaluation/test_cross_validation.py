@@ -1,6 +1,7 @@
 """Accumulation of folds, ensembles of models, choice of the best: two models, two folds, two one-row cases a fold."""
 
 import json
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from nnunetv2.ensembling.ensemble import ensemble_crossvalidations, ensemble_folders
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
-from nnunetv2.evaluation.find_best_configuration import find_best_configuration
+from nnunetv2.evaluation.find_best_configuration import find_best_configuration, inference_instructions
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.safe_pickle import save_pickle
 from nnunetv2.utilities.errors import InputError
@@ -138,6 +139,12 @@ def test_without_ensembling_the_better_single_model_wins(study):
     assert information["best_model_or_ensemble"]["selected_model_or_models"][0]["configuration"] == "2d"
     assert "nnUNetv2_predict -d Dataset902_Cv -i INPUT_FOLDER -o OUTPUT_FOLDER -f 0 1 -tr nnUNetTrainer -c 2d -p nnUNetPlans\n" in \
         (study.results / "inference_instructions.txt").read_text()
+
+
+def test_instructions_can_be_copied_where_a_path_holds_a_blank():
+    best = {"selected_model_or_models": [], "postprocessing_file": "/my data/postprocessing.json", "some_plans_file": "/it's/plans.json"}
+    command = inference_instructions({"best_model_or_ensemble": best, "folds": [0], "dataset_name_or_id": 1}).strip().splitlines()[-1]
+    assert shlex.split(command)[-4:] == ["-pp_pkl_file", "/my data/postprocessing.json", "-plans_json", "/it's/plans.json"]
 
 
 def test_strict_refuses_untrained_models(study):
