@@ -104,9 +104,7 @@ def bring_split(raw: Path, preprocessed: Path, split: list[dict] | None, trainin
         return
     now = load_json(existing, Splits)
     if split is None:
-        if value_hash(now) == manifest.get("default_split") and {case for fold in now for part in ("train", "val") for case in fold[part]} != training:
-            print(f"{existing}: made by default for other cases; it is made anew when a training starts.")
-            existing.unlink()
+        forget_default_split(preprocessed, training)
         return
     before = manifest.get("planned", {}).get("split")
     if split == now:
@@ -119,6 +117,17 @@ def bring_split(raw: Path, preprocessed: Path, split: list[dict] | None, trainin
     else:
         raise InputError(f"{raw / SPLITS_FILE} changed since it was planned, and {existing} was edited:\n"
                          f"{list_some(moved_cases(before, split))}\nBring the second in line, or delete it to use the first.")
+
+
+def forget_default_split(preprocessed: Path, training: set[str]) -> None:
+    """Remove a split that was made by default for other cases than `training`, the names of all that may be trained on. One that people wrote stays."""
+    existing = preprocessed / SPLITS_FILE
+    if not is_there(existing):
+        return
+    now = load_json(existing, Splits)
+    if value_hash(now) == read_manifest(preprocessed).get("default_split") and {case for fold in now for part in ("train", "val") for case in fold[part]} != training:
+        print(f"{existing}: made by default for other cases; it is made anew when a training starts.")
+        existing.unlink()
 
 
 def refuse_changed_plans(dataset: str) -> None:

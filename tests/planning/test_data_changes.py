@@ -12,7 +12,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.preprocessing.recipe import recipe_file_of, refuse_other_recipe
 from nnunetv2.training.run_training import run_training
-from nnunetv2.utilities.splits import load_split
+from nnunetv2.utilities.splits import load_split, trainable_cases
 from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
@@ -176,6 +176,44 @@ def test_the_default_split_is_made_anew_when_cases_came(dataset):
     dataset.save_json(numTraining=7)
     prepare(dataset)
     assert "g" in {*load_split(dataset.preprocessed, 0)[0], *load_split(dataset.preprocessed, 0)[1]}
+
+
+def in_the_split(dataset):
+    return {*load_split(dataset.preprocessed, 0)[0], *load_split(dataset.preprocessed, 0)[1]}
+
+
+def test_the_default_split_is_made_anew_without_a_case_that_is_gone(dataset):
+    for case in "def":
+        dataset.write(case, np.random.default_rng(8).integers(1, 99, (8, 12, 10)).astype(np.int16), other_label())
+    dataset.save_json(numTraining=6)
+    prepare(dataset)
+    assert in_the_split(dataset) == set("abcdef")
+    for path in (dataset.raw / "imagesTr" / "d_0000.nii.gz", dataset.raw / "labelsTr" / "d.nii.gz"):
+        path.unlink()
+    dataset.save_json(numTraining=5)
+    prepare(dataset)
+    assert in_the_split(dataset) == set("abcef") == set(trainable_cases(dataset.preprocessed))
+
+
+def test_a_split_of_the_references_that_a_killed_preprocessing_left_is_made_anew(dataset):
+    for case in "def":
+        dataset.write(case, np.random.default_rng(8).integers(1, 99, (8, 12, 10)).astype(np.int16), other_label())
+    dataset.save_json(numTraining=6)
+    prepare(dataset)
+    (dataset.preprocessed / "gt_segmentations" / "d.nii.gz").unlink()
+    assert in_the_split(dataset) == set("abcef")
+    preprocess([555], configurations=["3d_fullres"], num_processes=1)
+    assert in_the_split(dataset) == set("abcdef")
+
+
+def test_references_are_not_deleted_through_a_link(dataset, tmp_path):
+    prepare(dataset)
+    references = dataset.preprocessed / "gt_segmentations"
+    references.rename(tmp_path / "elsewhere")
+    references.symlink_to(tmp_path / "elsewhere")
+    (references / "other.nii.gz").touch()
+    preprocess([555], configurations=["3d_fullres"], num_processes=1)
+    assert (references / "other.nii.gz").is_file()
 
 
 def test_a_fingerprint_of_a_case_that_is_held_out_now_is_not_kept(prepared, capsys):

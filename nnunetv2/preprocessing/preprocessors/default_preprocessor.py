@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
 from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of
 from nnunetv2.preprocessing.resampling import compute_new_shape
-from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record, refuse_changed_plans
+from nnunetv2.utilities.data_manifest import forget_default_split, hash_cases, read_manifest, record, refuse_changed_plans
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.errors import InputError, list_some
@@ -157,6 +157,8 @@ class DefaultPreprocessor:
             made_from = read_manifest(preprocessed).get("preprocessed", {}).get(folder.name, {})
             _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"],
                              {case for case, value in hashes.items() if made_from.get(case, value) != value})
+            # a training that was tried while the references were incomplete has split those that were there
+            forget_default_split(preprocessed, cases.keys() - set(dataset_json.get("holdout", [])))
             done = {case for case in cases if _is_done(folder, case, cases[case], made_from.get(case), hashes[case])}
             record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
             pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json)
@@ -225,7 +227,14 @@ def _is_done(folder: Path, case: str, files: dict, made_from: str | None, now: s
 
 
 def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[str]) -> None:
-    """Copy the original segmentations, so that validation works where the raw data are not."""
+    """Copy the original segmentations, so that validation works where the raw data are not.
+
+    Those of cases that the dataset no longer has are removed, for splits are made of what lies here; not through a link.
+    """
+    if not folder.is_symlink():
+        for path in folder.glob(f"*{file_ending}"):
+            if path.name.removesuffix(file_ending) not in cases and not path.name.startswith(".") and path.is_file():
+                path.unlink()
     for case, files in cases.items():
         target = folder / f"{case}{file_ending}"
         if case in changed or not target.exists() or target.stat().st_mtime < os.path.getmtime(files["label"]):
