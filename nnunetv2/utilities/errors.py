@@ -18,9 +18,13 @@ class CommandFailed(RuntimeError):
     """A command that a script ran ended with an error; the message names it and where its own message is."""
 
 
+class WorkerLost(RuntimeError):
+    """A process that worked for this one was ended from outside; the message says of what that is a sign."""
+
+
 # A ValueError is one about input by this code base's convention; OSError carries its path and the system's reason; a training that
 # diverges raises FloatingPointError.
-EXPECTED_ERRORS = (CasesFailed, CommandFailed, OSError, ValueError, NotImplementedError, FloatingPointError)
+EXPECTED_ERRORS = (CasesFailed, CommandFailed, WorkerLost, OSError, ValueError, NotImplementedError, FloatingPointError)
 
 
 # What libraries say in a RuntimeError of theirs when there is no memory left: torch on a CPU and on a GPU, oneDNN, blosc2

@@ -1,7 +1,11 @@
 """Where patches lie, and that a batch follows from (seed, fold, epoch, iteration) alone."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +234,58 @@ def test_killed_worker_is_explained(batches):
     with pytest.raises(RuntimeError, match="(?s)killed by signal.*ended from outside.*nnUNet_n_proc_DA"):
         with BatchStream(batches, [(0, 0)], workers=0):
             raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+
+
+KILLED = """
+import os, signal
+from nnunetv2.training.dataloading.batch_stream import BatchStream
+from nnunetv2.utilities.commands import run
+import torch
+
+class Batches:
+    def batch(self, epoch, iteration):
+        return {"data": torch.zeros(1000), "keys": [str(iteration)]}
+
+def train():
+    import multiprocessing
+    with BatchStream(Batches(), ((0, i) for i in range(10 ** 6)), workers=2) as stream:
+        next(stream)
+        os.kill(multiprocessing.active_children()[-1].pid, signal.SIGKILL)
+        for _ in stream:
+            pass
+
+if __name__ == "__main__":
+    run(train)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_for_real_ends_a_command_with_the_explanation_alone(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    ended = subprocess.run([sys.executable, str(tmp_path / "killed.py")], capture_output=True, text=True, timeout=300, check=False,
+                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert ended.returncode == 1 and ended.stderr.startswith("error: ") and "ended from outside" in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "No such file or directory")])
+def test_a_broken_connection_to_a_worker_is_explained(batches, error):
+    with BatchStream(batches, [(0, 0)], workers=0) as stream:
+        stream._has_workers, stream._iterator = True, map(raises, [error])
+        with pytest.raises(RuntimeError, match=f"(?s){type(error).__name__}.*ended from outside.*nnUNet_n_proc_DA"):
+            next(stream)
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_an_error_of_reading_stays_what_it_is(batches, workers):
+    error = FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0." if workers else "a.b2nd")
+    with BatchStream(batches, [(0, 0)], workers=0) as stream:
+        stream._has_workers, stream._iterator = workers, map(raises, [error])
+        with pytest.raises(FileNotFoundError):
+            next(stream)
 
 
 def test_worker_count(monkeypatch):

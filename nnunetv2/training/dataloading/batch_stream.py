@@ -11,8 +11,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from nnunetv2.configuration import available_cores
 from nnunetv2.training.dataloading.patch_batches import PatchBatches, UnreadableCase
+from nnunetv2.utilities.errors import WorkerLost
 
 Request = tuple[int, int]  # epoch, iteration
+
+_OF_A_WORKER = "in DataLoader worker process"  # torch's words in front of the traceback of an error that a living worker met
+_ENDED_FROM_OUTSIDE = ("A data loading process was ended from outside, mostly for want of memory or of shared memory (docker: --shm-size). "
+                       "Free some, or lower nnUNet_n_proc_DA; nnUNet_n_proc_DA=0 loads in the training process. A training goes on with --c.")
 
 
 def augmentation_workers(device: torch.device) -> int:
@@ -59,8 +64,9 @@ class _Batches(Dataset):
 class BatchStream:
     """Iterator over the batches of `requests`, in their order; a context that ends its workers.
 
-    An error inside a worker is raised by `next`, with the worker's traceback. A worker that is killed has none, and torch
-    raises that from a signal handler, wherever the training is at that moment; the context explains it.
+    An error inside a worker is raised by `next`, with the worker's traceback. A worker that is killed has none: torch raises
+    that from a signal handler, wherever the training is at that moment, or `next` meets the connection that a batch of the
+    worker's was to come through. Both are explained.
     """
 
     def __init__(self, batches: PatchBatches, requests: Iterable[Request], workers: int, pin_memory: bool = False):
@@ -69,6 +75,7 @@ class BatchStream:
         options = {"multiprocessing_context": "spawn", "prefetch_factor": 3} if workers else {}
         loader = DataLoader(_Batches(batches), batch_size=None, sampler=requests, num_workers=workers, pin_memory=pin_memory, **options)
         self._iterator = iter(loader)
+        self._has_workers = workers > 0
 
     def __iter__(self) -> "BatchStream":
         return self
@@ -77,15 +84,26 @@ class BatchStream:
         return self
 
     def __next__(self) -> dict:
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not self._has_workers or _OF_A_WORKER in str(error):
+                raise
+            raise WorkerLost(f"The connection to a data loading process broke ({type(error).__name__}).\n{_ENDED_FROM_OUTSIDE}") from error
         if "unreadable" in batch:
             raise UnreadableCase(batch["unreadable"])
         return batch
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._iterator = iter(())  # lets go of the workers
+        self._let_go()
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            raise RuntimeError(
-                f"{error}\nA data loading process was ended from outside, mostly for want of memory or of shared memory "
-                "(docker: --shm-size). Free some, or lower nnUNet_n_proc_DA; nnUNet_n_proc_DA=0 loads in the training process.",
-            ) from error
+            raise WorkerLost(f"{error}\n{_ENDED_FROM_OUTSIDE}") from error
+
+    def _let_go(self) -> None:
+        """End the workers. What torch's signal handler says of a dead one meanwhile is known already, or does not matter any more."""
+        iterator, self._iterator = self._iterator, iter(())
+        try:
+            getattr(iterator, "_shutdown_workers", lambda: None)()  # its __del__ does the same, but prints what is raised there
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
