@@ -236,6 +236,13 @@ def test_killed_worker_is_explained(batches):
             raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
 
 
+def test_a_killed_worker_of_one_of_two_streams_is_explained_once(batches):
+    with pytest.raises(RuntimeError) as raised:
+        with BatchStream(batches, [(0, 0)], workers=0), BatchStream(batches, [(0, 0)], workers=0):
+            raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+    assert str(raised.value).count("ended from outside") == 1
+
+
 KILLED = """
 import os, signal
 from nnunetv2.training.dataloading.batch_stream import BatchStream

@@ -96,7 +96,7 @@ class BatchStream:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._let_go()
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        if isinstance(error, RuntimeError) and not isinstance(error, WorkerLost) and str(error).startswith("DataLoader worker"):
             raise WorkerLost(f"{error}\n{_ENDED_FROM_OUTSIDE}") from error
 
     def _let_go(self) -> None:
