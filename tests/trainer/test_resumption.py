@@ -10,6 +10,7 @@ import torch
 from nnunetv2.preprocessing.case_store import save_case
 from nnunetv2.training import class_head_refit
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.training_identity import identity_differences, training_identity
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
@@ -109,6 +110,25 @@ def test_workers_and_checkpoint_intervals_may_differ(base, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_number_of_processes_that_share_a_batch_is_no_difference(make_trainer):
+    identities = []
+    for processes, rank in ((1, 0), (2, 0), (2, 1)):
+        trainer = make_trainer(world_size=processes, local_rank=rank)
+        trainer.configuration_manager.configuration["batch_size"] = 3  # shares of two and one
+        trainer.initialize()
+        assert trainer.batch_size == (3 if processes == 1 else 2 - rank)
+        identities.append(training_identity(trainer))
+    assert not any(identity_differences(old, new) for old in identities for new in identities)
+
+
+def test_a_batch_size_that_a_trainer_sets_itself_is_a_difference(make_trainer):
+    as_planned, other = make_trainer(), make_trainer()
+    for trainer in (as_planned, other):
+        trainer.initialize()
+    other.batch_size = 5
+    assert identity_differences(training_identity(as_planned), training_identity(other)) == ["batch_size was None, is 5"]
+
+
 def test_a_finished_training_of_other_labels_is_not_finished(base):
     job().train(CPU)
     correct_class_label(base)

@@ -109,6 +109,8 @@ def _settings(trainer: "nnUNetTrainer") -> dict[str, Any]:
         elif value is None or isinstance(value, (bool, int, float, str)) or isinstance(value, (tuple, list)) and all(
                 isinstance(part, (bool, int, float, str)) for part in value):
             settings[name] = value
+    if settings.get("batch_size") == len(trainer._positions()):  # the process's share of the plans' batch, which tells how many processes there are
+        del settings["batch_size"]
     return settings
 
 
