@@ -31,7 +31,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.safe_names import plain_name
 
-_OTHER_JSON_FILES = ("dataset", "dataset_fingerprint", "splits_final")  # that lie beside the plans
+_OTHER_JSON_FILES = ("dataset", "dataset_fingerprint", "splits_final", "manifest")  # that lie beside the plans
 INITIAL_PATCH_VOXELS = {2: 2048**2, 3: 256**3}  # by dimension; larger than any that fits
 LOWRES_STEP = 1.03  # factor by which spacing grows in search of 3d_lowres
 Resampling = tuple[Callable, dict[str, Any]]
@@ -78,7 +78,7 @@ class ExperimentPlanner:
         self.UNet_vram_target_GB = gpu_memory_target_in_gb or self.UNet_reference_val_corresp_GB
         preprocessor_by_name(preprocessor_name, "-preprocessor_name")  # refused here if it is not known
         self.preprocessor_name = preprocessor_name
-        self.plans_identifier = plain_name(self.plans_name if plans_name is None else plans_name, "plans", "-overwrite_plans_name", taken=_OTHER_JSON_FILES)
+        self.plans_identifier = name_for_plans(self.plans_name if plans_name is None else plans_name, "-overwrite_plans_name")
         self.overwrite_target_spacing, self.suppress_transpose = overwrite_target_spacing, suppress_transpose
         self.plans: dict[str, Any] | None = None
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
@@ -367,6 +367,12 @@ class ExperimentPlanner:
     def load_plans(self, fname: str | os.PathLike) -> None:
         """Take `fname` for this planner's plans."""
         self.plans = load_json(fname, Plans)
+
+
+def name_for_plans(name: object, flag: str) -> str:
+    """`name` if plans can be written under it; InputError where it would be a path, or the name of another file beside the plans."""
+    of_a_recipe = [name] if isinstance(name, str) and name.casefold().endswith(".recipe") else []
+    return plain_name(name, "plans", flag, taken=(*_OTHER_JSON_FILES, *of_a_recipe))
 
 
 def _as_read_back(plans: dict[str, Any]) -> dict[str, Any]:

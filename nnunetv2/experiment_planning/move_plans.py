@@ -1,6 +1,7 @@
 """Give a dataset the plans of another, so that a network can be trained on one and fine-tuned on the other."""
 
 from nnunetv2 import paths
+from nnunetv2.experiment_planning.experiment_planner import name_for_plans
 from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_name
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -17,7 +18,7 @@ def move_plans_between_datasets(source_dataset_name_or_id: int | str, target_dat
     network stay. FileNotFoundError when the source is not planned or the target has no raw data.
     """
     source, target = (maybe_convert_to_dataset_name(dataset) for dataset in (source_dataset_name_or_id, target_dataset_name_or_id))
-    identifier = plain_name(source_plans_identifier if target_plans_identifier is None else target_plans_identifier, "plans", "-tp")
+    identifier = name_for_plans(source_plans_identifier if target_plans_identifier is None else target_plans_identifier, "-tp")
     plans_file = paths.nnUNet_preprocessed / source / f"{plain_name(source_plans_identifier, 'plans', '-sp')}.json"
     if not plans_file.is_file():
         raise FileNotFoundError(f"{plans_file} does not exist. Plan {source} first: nnUNetv2_plan_experiment -d {source}.")

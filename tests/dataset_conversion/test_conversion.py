@@ -131,6 +131,12 @@ def test_plans_move_with_their_names(folders):
     assert moved["configurations"] == {"2d": {"data_identifier": "FromA_2d"}, "x": {"inherits_from": "2d"}}
 
 
+@pytest.mark.parametrize("name", ["dataset", "Dataset_Fingerprint", "splits_final", "manifest", "nnUNetPlans_2d.recipe"])
+def test_plans_do_not_move_over_other_files(folders, name):
+    with pytest.raises(InputError, match="-tp: plans .* is the name of something else"):
+        move_plans_between_datasets("Dataset001_A", "Dataset002_B", "nnUNetPlans", name)
+
+
 def test_plans_that_are_not_there_are_named(folders):
     with pytest.raises(SystemExit, match="nnUNetPlans.json does not exist"):
         commands.move_plans_between_datasets(["-s", "Dataset001_A", "-t", "Dataset002_B", "-sp", "nnUNetPlans"])

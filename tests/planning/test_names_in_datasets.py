@@ -131,7 +131,7 @@ def test_a_model_folder_lies_where_its_names_say(data_folders, wrong):
         get_output_folder(**{"dataset_name_or_id": "Dataset555_Small", "fold": 0} | wrong)
 
 
-@pytest.mark.parametrize("name", ["../x", "dataset", "Splits_Final", "a/b"])
+@pytest.mark.parametrize("name", ["../x", "dataset", "Splits_Final", "a/b", "manifest", "nnUNetPlans_2d.recipe"])
 def test_new_plans_overwrite_no_other_file(dataset, name):
     dataset.write_fingerprint((2.5, 0.875, 0.75), (8, 12, 10))
     with pytest.raises(InputError, match="-overwrite_plans_name"):
