@@ -256,6 +256,14 @@ def test_plans_of_the_same_settings_share_their_data(prepared):
     refuse_other_recipe(prepared.name, plans, plans.get_configuration("3d_fullres"), load_json(prepared.preprocessed / "dataset.json"))
 
 
+def test_names_of_labels_and_settings_that_an_older_recipe_lacks_are_no_other_settings(prepared):
+    recipe = recipe_file_of(prepared.preprocessed / FOLDER)
+    save_json({key: value for key, value in load_json(recipe).items() if key != "image_reader_writer"}, recipe)
+    plans, description = PlansManager(prepared.preprocessed / "nnUNetPlans.json"), load_json(prepared.preprocessed / "dataset.json")
+    renamed = description | {"labels": {f"{name} of a patient" if value else name: value for name, value in description["labels"].items()}}
+    refuse_other_recipe(prepared.name, plans, plans.get_configuration("3d_fullres"), renamed)
+
+
 def test_data_without_a_recipe_pass(prepared):
     recipe_file_of(prepared.preprocessed / FOLDER).unlink()
     plan_experiments([555], overwrite_target_spacing=(2.5, 1.75, 1.5))
