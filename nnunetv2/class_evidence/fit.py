@@ -26,6 +26,8 @@ from nnunetv2.class_evidence.head import EvidenceHead, standardised
 JOINT = "joint"  # all measured blocks in one discriminant: what shows only where two of them are seen together
 FOREST = "forest"  # all measured blocks in a random forest: what is not in proportion to a feature
 FOLDS = 5
+FEW_CASES = 8  # of the largest class, up to which as few as can be are left out at a time
+MOST_FOLDS = 24  # of these; more take minutes and change little
 WEIGHT_PENALTY = 0.1  # of the squared weights of the stack, in nats a case; ten blocks that agree share their weight
 PERMUTATIONS = 2000
 SIGNIFICANT = 0.05
@@ -69,9 +71,9 @@ class Block:
         return layer(self.rows(test, centre, scale)).mean(1)
 
     def left_out(self, cases: np.ndarray, labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
-        """(n, K) logits of `cases`, from fits to the other folds of `cases`; labels (N,) of all cases."""
+        """(n, K) logits of `cases`, from fits to the other folds of `cases`; labels (N,) of all cases. Zeros for the only case of its class."""
         logits = np.zeros((len(cases), n_classes))
-        for train, test in folds_of(labels[cases], seed):
+        for train, test in folds_to_weigh(labels[cases], seed):
             logits[test] = self.predict(cases[train], cases[test], labels, n_classes)
         return logits
 
@@ -116,14 +118,41 @@ def _enough(labels: np.ndarray, n_classes: int) -> bool:
     return bool(counts.min() >= 1 and counts.max() >= 2)
 
 
-def folds_of(labels: np.ndarray, seed: int, n_folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases, none where no class has two."""
-    n = min(n_folds, int(np.bincount(labels).max()))
+def folds_of(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) positions, stratified as far as the classes allow; fewer folds where the largest class has fewer cases, none where no class has two.
+
+    The only case of a class is in every training part and in no test: without it nothing could be fitted for the others of its fold.
+    """
+    counts = np.bincount(labels)
+    n = min(FOLDS, int(counts.max()))
     if n < 2:
         return []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels))
+        tests = [test for _, test in StratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)]
+    return _with_every_class(tests, labels)
+
+
+def folds_to_weigh(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`folds_of`, but of few cases as few as can be are left out at a time, each of a class of its own.
+
+    How sure a fit is of itself depends on how many cases it had: a discriminant of two cases a class has hardly a covariance, and the temperature that
+    suits it is off by orders of magnitude for one of three.
+    """
+    counts = np.bincount(labels)
+    if counts.max() > FEW_CASES or counts.max() < 2:
+        return folds_of(labels, seed)
+    n = min(len(labels), MOST_FOLDS)
+    fold = np.empty(len(labels), int)
+    fold[np.lexsort((np.random.default_rng(seed).permutation(len(labels)), labels))] = np.arange(len(labels)) % n  # by class, in turn
+    return _with_every_class([np.flatnonzero(fold == k) for k in range(n)], labels)
+
+
+def _with_every_class(tests: Sequence[np.ndarray], labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(train, test) of each of `tests`, less the only cases of their classes; tests of nothing else are left out."""
+    several = np.bincount(labels)[labels] > 1
+    kept = [test[several[test]] for test in tests]
+    return [(np.setdiff1d(np.arange(len(labels)), test), test) for test in kept if len(test)]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from nnunetv2.class_evidence.calibration import fit_temperature
-from nnunetv2.class_evidence.fit import fit_evidence, fit_stack, permutation_test
+from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores
+from nnunetv2.class_evidence.fit import MOST_FOLDS, fit_evidence, fit_stack, folds_of, folds_to_weigh, permutation_test
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.utilities.errors import InputError
 
@@ -91,6 +91,40 @@ def test_however_few_cases_the_fit_ends(counts):
     head, report = fit_evidence(measured, labels, len(counts), network)
     assert np.isfinite(head.probabilities(measured[0], np.full(len(counts), 1 / len(counts)))).all()
     assert report["left_out"] is None or 0 <= report["left_out"]["macro_f1"] <= 1
+
+
+@pytest.mark.parametrize("per_class, signal", [(4, 0.0), (4, 2.0), (4, 8.0), (20, 2.0)])
+def test_the_report_is_as_sure_as_the_head_is_of_new_cases(per_class, signal):
+    """Means over data sets: one of a dozen cases says little."""
+    scores, even = [], np.full(3, 1 / 3)
+    for seed in range(5):
+        measured, labels = cases(3 * per_class, signal, seed)
+        head, report = fit_evidence(measured, labels, 3, with_forest=False)
+        fresh, truth = cases(150, signal, seed + 100)
+        new = probability_scores(np.log([head.probabilities(case, even) for case in fresh]), truth)
+        scores.append([report["left_out"]["nll"], new["nll"], report["left_out"]["brier"], new["brier"]])
+    nll, new_nll, brier, new_brier = np.mean(scores, axis=0)
+    assert new_nll - 0.15 < nll < new_nll + 0.45 and new_brier - 0.1 < brier < new_brier + 0.25  # the report's fits had fewer cases
+
+
+def test_three_separated_cases_a_class_do_not_make_the_head_certain_or_blind():
+    for seed in range(5):
+        measured, labels = cases(9, 8.0, seed)
+        fresh, truth = cases(60, 8.0, seed + 100)
+        head, _ = fit_evidence(measured, labels, 3, with_forest=False)
+        p = np.array([head.probabilities(case, np.full(3, 1 / 3)) for case in fresh])
+        assert 0.55 < p[np.arange(60), truth].mean() < 0.95
+
+
+@pytest.mark.parametrize("folds", [folds_of, folds_to_weigh])
+@pytest.mark.parametrize("counts", [(4, 4, 4), (1, 6, 5), (1, 2), (3,) * 20, (1, 150, 3)])
+def test_every_fit_has_every_class_and_every_other_case_is_left_out_once(folds, counts):
+    labels = np.random.default_rng(0).permutation(np.repeat(range(len(counts)), counts))
+    found = folds(labels, 0)
+    several = np.flatnonzero(np.array(counts)[labels] > 1)
+    assert sorted(np.concatenate([test for _, test in found])) == several.tolist() and len(found) <= MOST_FOLDS
+    for train, test in found:
+        assert sorted([*train, *test]) == list(range(len(labels))) and np.bincount(labels[train], minlength=len(counts)).min() >= 1
 
 
 def test_units_do_not_matter():
