@@ -35,6 +35,11 @@ def look(k: int) -> tuple[str, str, str]:
     return CLASS_COLOURS[k % 7], CLASS_MARKERS[(k % 7 + k // 7) % 7], CLASS_LINES[(k % 7 + k // 7) % 4]
 
 
+def in_legend(text: str) -> str:
+    """A label that a legend shows: matplotlib leaves out those that begin with an underscore, as a class's name may."""
+    return f" {text}" if text.startswith("_") else text
+
+
 @contextmanager
 def figure(path: Path, banner: str, rows: int = 1, columns: int = 1, height: float = 2.4, width: float = WIDTH, **grid) -> Iterator:
     """Yield (figure, axes array (rows, columns)), then save it as `path`.pdf and `path`.png, stamped with the banner, where there is one."""

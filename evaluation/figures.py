@@ -6,11 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from evaluation.figure_style import BLUE, GREY, LIGHT, RED, figure, look
+from evaluation.figure_style import BLUE, GREY, LIGHT, RED, figure, in_legend, look
 from evaluation.tables import NAMES, number
 from nnunetv2.utilities.data_description import description_of
 
 PANELS_IN_A_ROW = 4
+LARGEST_POINT = 400  # of a reliability diagram, in square points; of a thousand cases a point would cover the others
 CLASSES_WITH_SHARES = 5  # of more a confusion matrix has room for the counts alone
 
 
@@ -112,6 +113,8 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
     """One-vs-rest ROC curves, and observed frequency against predicted probability with n of each bin."""
     block = metrics["subtype"]
     true, words = np.array([row["subtype_true"] for row in metrics["cases"]]), description_of(metrics).task_words
+    most = max((point["n"] for values in block["per_class"].values() for point in values["reliability"]), default=1)
+    area = min(4, LARGEST_POINT / most)  # a case
     with figure(path, stamp_of(metrics), columns=2, height=2.9) as (_, (axes,)):
         for k, name in enumerate(block["classes"]):
             colour, marker, line = look(k)
@@ -119,12 +122,12 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
             values = block["per_class"][name]
             if values["auroc"] is not None:
                 axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
-                             label=f"{name}: AUROC {values['auroc']:.2f}, n = {values['n']}")
+                             label=in_legend(f"{name}: AUROC {values['auroc']:.2f}, n = {values['n']}"))
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
-                            [6 + 4 * point["n"] for point in points], colour, marker=marker, alpha=0.7, linewidths=0,
-                            label=name)
+                            [6 + area * point["n"] for point in points], colour, marker=marker, alpha=0.7, linewidths=0,
+                            label=in_legend(name))
         axes[0].set(xlabel="1 - specificity", ylabel="Sensitivity", title=f"One-vs-rest ROC (n = {block['n']})")
         axes[1].set(xlabel="Predicted probability", ylabel="Observed frequency",
                     title=f"Reliability: ECE {number(block['ece'])}, Brier {number(block['brier'])}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from evaluation.figure_style import BLUE, GREEN, GREY, LIGHT, ORANGE, RED, figure, look
+from evaluation.figure_style import BLUE, GREEN, GREY, LIGHT, ORANGE, RED, figure, in_legend, look
 
 MOST_NAMED = 6  # labels in a legend
 
@@ -26,7 +26,7 @@ def training_curves(log: dict[str, list], path: Path, banner: str, words: str = 
         n_labels = dice.shape[1] if dice.ndim == 2 else 0
         for k in range(n_labels):
             colour, _, line = look(k)
-            name = labels[k] if k < len(labels) else f"label {k + 1}"
+            name = in_legend(labels[k]) if k < len(labels) else f"label {k + 1}"
             if n_labels > MOST_NAMED:
                 name = f"{n_labels} labels" if k == 0 else "_nolegend_"
             axes[1].plot(dice[:, k], color=colour, linewidth=0.8, linestyle=line, label=name)

@@ -63,6 +63,26 @@ def test_confusion_matrix_shows_the_counts_of_the_json(metrics, drawn, tmp_path)
     assert shown == [1, 0, 0, 1, 1, 0, 0, 0, 1]
 
 
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legends(metrics, drawn, tmp_path):
+    text = json.dumps(metrics).replace('"subtype_true": "2"', '"subtype_true": "_2"').replace('"2"', '"_2"').replace('"p_2"', '"p__2"')
+    figures.roc_and_reliability(json.loads(text), tmp_path / "f")
+    for ax in drawn[0].axes:
+        assert any("_2" in entry.get_text() for entry in ax.get_legend().get_texts())
+    figures_of_runs.training_curves({"dice_per_class_or_region": [[0.1], [0.2]]}, tmp_path / "g", "", labels=["_duct"])
+    assert "_duct" in drawn[1].axes[1].get_legend().get_texts()[0].get_text()
+
+
+def test_points_of_thousands_of_cases_leave_the_reliability_diagram_readable(metrics, drawn, tmp_path):
+    few = {name: values["reliability"] for name, values in metrics["subtype"]["per_class"].items()}
+    figures.roc_and_reliability(metrics, tmp_path / "few")
+    for name, values in metrics["subtype"]["per_class"].items():
+        values["reliability"] = [point | {"n": 1000 * point["n"]} for point in few[name]]
+    figures.roc_and_reliability(metrics, tmp_path / "many")
+    areas = [max(cloud.get_sizes().max() for cloud in drawing.axes[1].collections if isinstance(cloud, PathCollection)) for drawing in drawn]
+    assert areas[0] == 6 + 4 * max(point["n"] for points in few.values() for point in points)  # as it was
+    assert areas[0] < areas[1] < 500
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [figures.distributions, figures.lesion_size, figures.volume_agreement, figures.confusion_matrix,
                                   figures.roc_and_reliability])
