@@ -19,6 +19,8 @@ CLASS_LINES = ("-", "--", "-.", ":")
 GREY, LIGHT = "#555555", "#DDDDDD"
 WIDTH = 6.3  # inches: the text width of the report
 CHARACTERS_AN_INCH = 13  # of a banner
+LONGEST_IN_LEGEND = 24  # characters
+LEGEND_LINE = 0.17  # inches
 
 STYLE = {
     "font.family": "STIXGeneral", "mathtext.fontset": "stix", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
@@ -36,7 +38,9 @@ def look(k: int) -> tuple[str, str, str]:
 
 
 def in_legend(text: str) -> str:
-    """A label that a legend shows: matplotlib leaves out those that begin with an underscore, as a class's name may."""
+    """A name that a legend shows and has room for: matplotlib leaves out what begins with an underscore, and a long name loses its middle."""
+    if len(text) > LONGEST_IN_LEGEND:
+        text = f"{text[:LONGEST_IN_LEGEND // 2]}\u2026{text[1 - LONGEST_IN_LEGEND // 2:]}"
     return f" {text}" if text.startswith("_") else text
 
 

@@ -1,16 +1,19 @@
 """Figures of one scored run, drawn from the contents of metrics.json. Every figure shows every case, and n."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from evaluation.figure_style import BLUE, GREY, LIGHT, RED, figure, in_legend, look
+from evaluation.figure_style import BLUE, GREY, LEGEND_LINE, LIGHT, RED, WIDTH, figure, in_legend, look
 from evaluation.tables import NAMES, number
 from nnunetv2.utilities.data_description import description_of
 
 PANELS_IN_A_ROW = 4
+MOST_IN_A_PANEL, LONGEST_IN_A_PANEL = 7, 12  # classes of a legend over the curves, and characters of a name
 LARGEST_POINT = 400  # of a reliability diagram, in square points; of a thousand cases a point would cover the others
 CLASSES_WITH_SHARES = 5  # of more a confusion matrix has room for the counts alone
 
@@ -44,12 +47,13 @@ def lesion_size(metrics: dict, path: Path) -> None:
     lesion = description.lesion
     volume, dsc, detected = (case_values(metrics, f"{lesion.key}_{name}") for name in ("reference_ml", "dsc", "detected"))
     classes = metrics.get("subtype", {}).get("classes", [None])
-    with figure(path, stamp_of(metrics), height=2.7, width=4.2) as (_, axes):
+    height, width = max(2.7, LEGEND_LINE * (len(classes) + 5)), WIDTH if _crowded(classes) else 4.2
+    with figure(path, stamp_of(metrics), height=height, width=width) as (_, axes):
         ax = axes[0, 0]
         for k, name in enumerate(classes):
             member = np.array([name is None or row["subtype_true"] == name for row in metrics["cases"]]) & (volume > 0)
             found = member & (detected == 1)
-            label = f"{description.task_words} {name} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
+            label = f"{description.task_words} {in_legend(name)} (n = {member.sum()})" if name is not None else f"found (n = {found.sum()})"
             colour, marker, _ = look(k)
             ax.scatter(volume[found], dsc[found], 20, colour, marker=marker, label=label, alpha=0.8, linewidths=0)
             ax.scatter(volume[member & (detected == 0)], dsc[member & (detected == 0)], 26, colour, marker="x", linewidths=1.2)
@@ -115,14 +119,19 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
     true, words = np.array([row["subtype_true"] for row in metrics["cases"]]), description_of(metrics).task_words
     most = max((point["n"] for values in block["per_class"].values() for point in values["reliability"]), default=1)
     area = min(4, LARGEST_POINT / most)  # a case
-    with figure(path, stamp_of(metrics), columns=2, height=2.9) as (_, (axes,)):
+    below, columns = _crowded(block["classes"]), 2
+    height = 2.9 + below * LEGEND_LINE * (-(-len(block["classes"]) // columns) + 2)
+    with figure(path, stamp_of(metrics), columns=2, height=height) as (drawing, (axes,)):
+        handles: list[Line2D] = []
         for k, name in enumerate(block["classes"]):
             colour, marker, line = look(k)
             style = {"color": colour, "linestyle": line}
             values = block["per_class"][name]
+            handle = Line2D([], [], marker=marker, label=f"{in_legend(name)}: AUROC {number(values['auroc'], 2)}, n = {values['n']}", **style)
+            handles.append(handle)
             if values["auroc"] is not None:
                 axes[0].plot(*roc_curve(true == name, case_values(metrics, f"p_{name}")), **style,
-                             label=in_legend(f"{name}: AUROC {values['auroc']:.2f}, n = {values['n']}"))
+                             label=handle.get_label())
             points = values["reliability"]
             axes[1].plot([point["probability"] for point in points], [point["frequency"] for point in points], linewidth=0.9, **style)
             axes[1].scatter([point["probability"] for point in points], [point["frequency"] for point in points],
@@ -134,9 +143,21 @@ def roc_and_reliability(metrics: dict, path: Path) -> None:
         for ax in axes:
             ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, linestyle=":", zorder=0)
             ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        drawn = bool(axes[0].get_legend_handles_labels()[0])
+        if not drawn:
+            axes[0].text(0.5, 0.4, "undefined: no class has cases on both sides", ha="center", color=GREY, fontsize=7)
+        if below:
+            drawing.legend(handles=handles, title=f"{words.capitalize()}; {block['ece_bins']} bins, area ~ n", loc="outside lower center", ncols=columns, title_fontsize=8)
+            return
         see_through = {"loc": "lower right", "title_fontsize": 8, "frameon": True, "framealpha": 0.7, "edgecolor": "none", "borderpad": 0.2}
-        axes[0].legend(title=words.capitalize(), **see_through)
+        if drawn:
+            axes[0].legend(title=words.capitalize(), **see_through)
         axes[1].legend(title=f"{words.capitalize()}; {block['ece_bins']} bins, area ~ n", **see_through)
+
+
+def _crowded(classes: Sequence[str | None]) -> bool:
+    """Whether a legend of the classes leaves no room for the curves in a panel of its own."""
+    return len(classes) > MOST_IN_A_PANEL or any(name is not None and len(name) > LONGEST_IN_A_PANEL for name in classes)
 
 
 def roc_curve(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -72,6 +72,37 @@ def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legends(metrics,
     assert "_duct" in drawn[1].axes[1].get_legend().get_texts()[0].get_text()
 
 
+@pytest.mark.filterwarnings("error")
+def test_twenty_classes_with_long_names_leave_room_for_the_curves(metrics, drawn, tmp_path):
+    names = [f"a_class_with_quite_a_long_name_{k}" for k in range(20)]
+    block, cases = metrics["subtype"], []
+    for k, name in enumerate(names):
+        cases.append(metrics["cases"][0] | {"case": f"c{k}", "subtype_true": name, "subtype_predicted": name} | {f"p_{other}": 0.05 for other in names})
+    block |= {"classes": names, "per_class": {name: block["per_class"]["0"] for name in names}}
+    metrics["cases"] = cases
+    for draw in (figures.lesion_size, figures.roc_and_reliability):
+        draw(metrics, tmp_path / draw.__name__)
+    for drawing in drawn:
+        drawing.draw_without_rendering()
+        legends = [*drawing.legends, *(legend for ax in drawing.axes if (legend := ax.get_legend()))]
+        for legend in legends:
+            assert drawing.bbox.contains(*legend.get_window_extent().min) and drawing.bbox.contains(*legend.get_window_extent().max)
+        for ax in drawing.axes:
+            box = ax.get_window_extent()
+            assert box.width > 80 and box.height > 80
+            if drawing.legends:
+                assert not box.overlaps(drawing.legends[0].get_window_extent())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_case_has_no_roc_and_says_so(metrics, drawn, tmp_path):
+    metrics["cases"] = metrics["cases"][:1]
+    for values in metrics["subtype"]["per_class"].values():
+        values["auroc"] = None
+    figures.roc_and_reliability(metrics, tmp_path / "f")
+    assert drawn[0].axes[0].get_legend() is None and "undefined" in drawn[0].axes[0].texts[0].get_text()
+
+
 def test_points_of_thousands_of_cases_leave_the_reliability_diagram_readable(metrics, drawn, tmp_path):
     few = {name: values["reliability"] for name, values in metrics["subtype"]["per_class"].items()}
     figures.roc_and_reliability(metrics, tmp_path / "few")
