@@ -11,6 +11,8 @@ MOST_FAILURES, MOST_COMPARISONS = 6, 15  # rows of a table; the rest is counted
 MOST_COLUMNS = 4  # structures beside each other; more stand below each other
 SPEED_ROWS = ("upstream", "exact", "half", "half, whole", "fast")
 LONGEST_TEXT = 70  # characters of a text in a narrow column
+LONGEST_CASE, LONGEST_CLASS = 20, 10  # characters of names that fit beside each other in a line
+RAGGED = r">{\raggedright\arraybackslash}p{%s}"  # a column of text, of a width
 
 
 def segmentation(inputs: dict) -> str:
@@ -86,8 +88,7 @@ def conformance(inputs: dict) -> str:
     failed = [row for row in inputs["conformance"].get("rows", []) if not row["pass"]][:MOST_COMPARISONS]
     if inputs["conformance"] and not failed:
         return "No comparison is outside its bound."
-    ragged = r">{\raggedright\arraybackslash}p{%s}"
-    return tabular(ragged % "7.6cm" + ragged % "3.6cm" + ragged % "3.6cm", ["What", "Difference", "Bound"],
+    return tabular(RAGGED % "7.6cm" + RAGGED % "3.6cm" + RAGGED % "3.6cm", ["What", "Difference", "Bound"],
                    [[_brief(row["what"]), _brief(row.get("difference")), _brief(row.get("bound"))] for row in failed])
 
 
@@ -107,8 +108,12 @@ def failure_list(inputs: dict) -> str:
         return "No case failed."
     titles = ["DSC" if shown == [structure] else f"{escape(structure.title)} DSC" for structure in shown]
     titles += [f"{escape(lesion.title)} ml"] if lesion else []
-    return tabular("l" + "c" * (len(titles) + 2 * with_classes) + r">{\raggedright\arraybackslash}p{%s}" % ("6cm" if description.is_quiz else "4.5cm"),
-                   ["Case", *titles, *(["True", "Predicted"] if with_classes else []), "Failure"], rows)
+    header = ["Case", *titles, *(["True", "Predicted"] if with_classes else []), "Failure"]
+    longest = [max(map(len, column)) for column in zip(*([row["case"], *(str(row.get(f"subtype_{which}")) for which in ("true", "predicted"))] for row in cases[:MOST_FAILURES]))]
+    if longest and (longest[0] > LONGEST_CASE or with_classes and max(longest[1:]) > LONGEST_CLASS):  # in columns as wide as the names the table would leave the page
+        widths = ["2.8cm", *["1.3cm"] * len(titles), *["1.7cm"] * 2 * with_classes, "2.6cm"]
+        return tabular("".join(RAGGED % width for width in widths), header, rows)
+    return tabular("l" + "c" * (len(titles) + 2 * with_classes) + RAGGED % ("6cm" if description.is_quiz else "4.5cm"), header, rows)
 
 
 def _classes_of(row: dict, shown: bool) -> list[str]:

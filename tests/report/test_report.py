@@ -145,6 +145,18 @@ def test_an_empty_folder_still_makes_a_report(tmp_path, latex):
     assert "Evaluation: not run." in text and "SYNTHETIC" not in text
 
 
+def test_failed_cases_with_long_names_stay_on_the_page(run, tmp_path, latex):
+    text = (run / "metrics.json").read_text()
+    for name, long in (("0", "serous_cystadenoma"), ("1", "mucinous_cystic_neoplasm"), ("2", "neuroendocrine_tumour")):
+        text = text.replace(f'"{name}"', f'"{long}"').replace(f'"p_{name}"', f'"p_{long}"')
+    (tmp_path / "metrics.json").write_text(text.replace("quiz_1_003", "hospital_of_a_long_name_patient_0001_series_003"))
+    result = build(tmp_path, "--name", "LONG", "--keep", str(tmp_path / "kept"))
+    assert result.returncode == 0, result.stderr
+    log = (tmp_path / "kept" / "report.log").read_text(errors="replace").replace("\n", "")  # TeX breaks its lines anywhere
+    of_table = log[log.index("table_failures.tex"):][:60]  # TeX complains at the end of the paragraph, behind the file
+    assert "neoplasm" in (tmp_path / "kept" / "table_failures.tex").read_text() and "Overfull" not in of_table
+
+
 def test_missing_latex_is_named_with_its_packages(run, tmp_path):
     for tool in ("dirname", "sed"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
