@@ -31,7 +31,7 @@ def train_fold(pipeline: Pipeline, at: Prepared, fold: int, length: list[str], v
         pipeline.run(stage, at.work / f"fold_{fold}", variables)
 
 
-def train_on_gpus(at: Prepared, args: argparse.Namespace, length: list[str]) -> None:
+def train_on_gpus(at: Prepared, args: argparse.Namespace) -> None:
     """Each card takes the next fold that waits; output goes to OUT/logs. CommandFailed when a fold failed, after all have ended."""
     logs = at.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"[cv] fold {args.fold} done; run without --fold for what needs all of {', '.join(map(str, FOLDS))}")
         return
     if args.gpus:
-        train_on_gpus(at, args, length)
+        train_on_gpus(at, args)
     else:
         for fold in FOLDS:
             train_fold(pipeline, at, fold, length)

@@ -297,10 +297,10 @@ class ExperimentPlanner:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
         if self.task is not None:
-            architecture["class_head"] = self._class_head(n_stages)
+            architecture["class_head"] = self._class_head()
         return architecture
 
-    def _class_head(self, n_stages: int) -> dict[str, Any]:
+    def _class_head(self) -> dict[str, Any]:
         """Pooling of the finest stages inside the lesion, the foreground and the patch; null stands for all of it.
 
         Beside arch_kwargs, so that upstream builds its network from the same plans.
