@@ -203,7 +203,7 @@ def empty_is_zero(m):
     def zero(metrics):
         return {k: {**v, "Dice": 0.0 if np.isnan(v["Dice"]) else v["Dice"]} for k, v in metrics.items()}
 
-    wrap(m, evaluate_predictions, "compute_metrics", zero)
+    wrap(m, evaluate_predictions, "overlap_metrics", zero)
 
 
 @mutation("components by 6 instead of 26 neighbours", check_evaluation.check_components)
