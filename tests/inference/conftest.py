@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tests.inference.tiny_model import save_model, smooth_ct, tiny_dataset_json, tiny_network, tiny_plans, write_image
 
 
@@ -18,6 +19,14 @@ def image_folder(tmp_path_factory):
     for i in range(3):
         write_image(folder / f"case_{i}_0000.nii.gz", smooth_ct(seed=i))
     return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(model_folder):
+    """The first fold in plain torch, without mirrored views."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, engine="torch", tta=1)
+    predictor.initialize_from_trained_model_folder(model_folder, (0,))
+    return predictor
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,6 @@ SPACING = {"spacing": [2.5, 0.9, 0.9]}
 
 
 @pytest.fixture(scope="module")
-def predictor(model_folder):
-    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False, engine="torch", tta=1)
-    predictor.initialize_from_trained_model_folder(model_folder, (0,))
-    return predictor
-
-
-@pytest.fixture(scope="module")
 def images(image_folder):
     return [SimpleITKIO().read_images([image_folder / f"case_{i}_0000.nii.gz"]) for i in range(3)]
 

@@ -14,17 +14,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
+import uvicorn
 
-pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
-
-from nnunetv2.cli.inference import serve  # noqa: E402
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
-from nnunetv2.inference.serving.app import checked_token, make_app, segment_files  # noqa: E402
-from nnunetv2.inference.serving.jobs import Jobs, QueueFull  # noqa: E402
-from nnunetv2.inference.watch import PredictionCancelled, Progress  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
+from nnunetv2.cli.inference import serve
+from nnunetv2.inference.serving.app import checked_token, make_app, segment_files
+from nnunetv2.inference.serving.jobs import Jobs, QueueFull
+from nnunetv2.inference.watch import PredictionCancelled, Progress
+from nnunetv2.utilities.errors import InputError
 
 RESULT = {"class": "1", "class_probabilities": {"0": 0.2, "1": 0.8}, "volumes_ml": {"lesion": 1.5}, "not_segmented": None}
 
@@ -77,13 +73,6 @@ def serving(folder, work=copying, token=None, max_bytes=10_000, host="127.0.0.1"
         server.should_exit = True
         thread.join(10)
         jobs.close()
-
-
-@pytest.fixture(scope="module")
-def predictor(model_folder):
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, engine="torch", tta=1)
-    predictor.initialize_from_trained_model_folder(model_folder, (0,))
-    return predictor
 
 
 @pytest.mark.slow

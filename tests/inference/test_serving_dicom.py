@@ -7,24 +7,14 @@ import zipfile
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
 
-pytest.importorskip("fastapi")
 pytest.importorskip("pydicom")
 
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
 from nnunetv2.inference.serving.app import segment_files  # noqa: E402
 from nnunetv2.utilities import zip_guard  # noqa: E402
 from tests.imageio.made_dicom import hu, save, slices  # noqa: E402
 from tests.inference.test_serving import serving  # noqa: E402
 from tests.inference.tiny_model import smooth_ct  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def predictor(model_folder):
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, engine="torch", tta=1)
-    predictor.initialize_from_trained_model_folder(model_folder, (0,))
-    return predictor
 
 
 def zipped(members: dict) -> bytes:

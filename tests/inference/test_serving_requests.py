@@ -7,22 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-pytest.importorskip("fastapi")
-
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
-from nnunetv2.inference.serving.app import checked_token, segment_files  # noqa: E402
-from nnunetv2.utilities.errors import InputError  # noqa: E402
-from tests.inference.test_serving import serving  # noqa: E402
-from tests.inference.tiny_model import smooth_ct, write_image  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def predictor(model_folder):
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, engine="torch", tta=1)
-    predictor.initialize_from_trained_model_folder(model_folder, (0,))
-    return predictor
+from nnunetv2.inference.serving.app import checked_token, segment_files
+from nnunetv2.utilities.errors import InputError
+from tests.inference.test_serving import serving
+from tests.inference.tiny_model import smooth_ct, write_image
 
 
 @pytest.mark.parametrize("token", ["geheimes-w\u00f6rtchen", "0123456789abcdef ", "\t0123456789abcdef", "0123456789\r\nabcdef", "0123456789abcde\udcff"])

@@ -118,11 +118,7 @@ class ClassifyingNetwork(nn.Module):
         return self.segmentation(features), self.class_head(features.mean((2, 3, 4)))
 
 
-class ClassifyingTrainer(nnUNetTrainer):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.enable_deep_supervision = False
-
+class ClassifyingTrainer(OwnNetworkTrainer):
     @staticmethod
     def build_network_architecture(plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True):
         return ClassifyingNetwork(num_input_channels, num_output_channels, configuration_manager.class_head["n_classes"])
