@@ -20,7 +20,8 @@ from sklearn.model_selection import StratifiedKFold
 from nnunetv2.class_evidence.blocks import NETWORK
 from nnunetv2.class_evidence.calibration import fit_temperature, probability_scores
 from nnunetv2.class_evidence.discriminant import LinearLayer, fit_lda
-from nnunetv2.class_evidence.forest import Forest, fit_forest
+from nnunetv2.class_evidence.forest import Forest
+from nnunetv2.class_evidence.forest_growing import fit_forest
 from nnunetv2.class_evidence.head import EvidenceHead, standardised
 
 JOINT = "joint"  # all measured blocks in one discriminant: what shows only where two of them are seen together

@@ -37,7 +37,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     add_scheduler_flag(parser)
     parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
-    parser.add_argument("--not_on_device", action="store_true", help="accepted for upstream's sake: logits are always accumulated in main memory")
+    parser.add_argument("--not_on_device", action="store_true", help="keep image and logits in main memory; without this they lie on a GPU that has room for them")
     dicom = parser.add_argument_group('DICOM (fork); needs pip install -c constraints.txt -e ".[dicom]" in the repository')
     dicom.add_argument("--dicom_seg", action="store_true", help="write CASE_seg.dcm, a DICOM segmentation object, beside each mask; -i holds DICOM series")
     dicom.add_argument("--dicom_images", metavar="FOLDER", default=None, help="where series are kept as images; default: OUTPUT_images beside -o")
@@ -70,7 +70,8 @@ def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Name
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
             folder_with_segs_from_prev_stage=args.prev_stage_predictions, num_parts=args.num_parts, part_id=args.part_id,
-            device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar, dicom_seg=args.dicom_seg, dicom_images=args.dicom_images)
+            device=device, verbose=args.verbose, allow_tqdm=not args.disable_progress_bar, dicom_seg=args.dicom_seg, dicom_images=args.dicom_images,
+            perform_everything_on_device=not args.not_on_device)
         if args.scheduler is None:
             return run_prediction(**settings)
         from nnunetv2.inference.cluster_prediction import predict_on_workers

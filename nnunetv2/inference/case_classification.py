@@ -39,7 +39,7 @@ class ClassEvidence:
 
     lesion_channels: Sequence[int]
     _values: list[Tensor] = field(default_factory=list)  # (n,) a window
-    _masses: list[tuple[float, float]] = field(default_factory=list)  # lesion, foreground: voxels
+    _masses: list[Tensor] = field(default_factory=list)  # (S,) a window: voxels of each channel
 
     def reset(self) -> None:
         self._values.clear()
@@ -51,9 +51,8 @@ class ClassEvidence:
 
     def add_values(self, seg_logits: Tensor, values: Tensor) -> None:
         """Values (n,) to be averaged, weighted by the lesion in seg_logits (S, *spatial)."""
-        mass = seg_logits.float().softmax(0).flatten(1).sum(1).tolist()  # (S,)
-        self._masses.append((sum(mass[channel] for channel in self.lesion_channels), sum(mass[1:])))
-        self._values.append(values.cpu())
+        self._masses.append(seg_logits.float().softmax(0).flatten(1).sum(1))  # both stay where they are: a GPU is not waited for
+        self._values.append(values)
 
     def mean(self) -> Tensor | None:
         """(n,), weighted by lesion mass; by foreground where there is less than a voxel of lesion; evenly without either.
@@ -62,9 +61,10 @@ class ClassEvidence:
         """
         if not self._values:
             return None
-        lesion, foreground = torch.tensor(self._masses, dtype=torch.float64).T
+        masses = torch.stack(self._masses).cpu().double()  # (windows, S)
+        lesion, foreground = masses[:, list(self.lesion_channels)].sum(1), masses[:, 1:].sum(1)
         weights = next((w for w in (lesion, foreground) if w.sum() >= 1), torch.ones_like(lesion))
-        return (torch.stack(self._values).double() * weights[:, None]).sum(0) / weights.sum()
+        return (torch.stack(self._values).cpu().double() * weights[:, None]).sum(0) / weights.sum()
 
 
 def fits_whole(shape: Sequence[int], patch_size: Sequence[int], divisor: Sequence[int]) -> bool:

@@ -61,7 +61,7 @@ class CasePredictor:
     evidence: of each engine's fold, the head over all its evidence, or None: then the network's own head decides alone. measurement: how to
     measure that evidence.
     lesion_channels: channels that decide the class; None without a class head. device: the engines'. coarse_network: finds the boxes;
-    None is the first engine on a coarser grid.
+    None is the first engine on a coarser grid. volumes_on_device: image and sums lie on a GPU that has room for them.
     """
 
     def __init__(
@@ -77,11 +77,12 @@ class CasePredictor:
         coarse_network: CoarseNetwork | None = None,
         evidence: Sequence[EvidenceHead | None] = (),
         measurement: Measurement | None = None,
+        volumes_on_device: bool = True,
     ) -> None:
         self.evidence, self.measurement = list(evidence), measurement
         self.engines, self.geometry, self.mode = engines, geometry, mode
         self.label_manager, self.lesion_channels = label_manager, lesion_channels
-        self.device = device if device.type == "cuda" else torch.device("cpu")
+        self.device, self.volumes_on_device = device if device.type == "cuda" else torch.device("cpu"), volumes_on_device
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
@@ -136,7 +137,7 @@ class CasePredictor:
             return look_for_channels(engines[0], data, self.geometry, self.label_manager, searched_for, [box for _, box in parts], on_window, sums)
 
         segmented = predict_in_roi(
-            coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress, on_window),
+            coarse_mask=lambda coarse: coarse_network.foreground(coarse, self.progress, on_window, self.device, self.volumes_on_device),
             fine=lambda part: self._predict_volume(engines, part, on_window),
             foreground_of=lambda prediction: self._foreground(prediction[0]),
             data=data,
@@ -164,7 +165,7 @@ class CasePredictor:
         if not nearly:
             return prediction
         exact = CasePredictor(engines, self.geometry, replace(MODES["exact"], tile_step_size=self.mode.tile_step_size), self.label_manager,
-                              self.lesion_channels, self.device, self.gaussian, self.progress)
+                              self.lesion_channels, self.device, self.gaussian, self.progress, volumes_on_device=self.volumes_on_device)
         logits, probabilities = exact._predict_volume(engines, data, on_window)
         found = nearly & channels_found(logits, self.label_manager)
         decides = self.lesion_channels is not None and not found.isdisjoint(self.lesion_channels)
@@ -240,7 +241,7 @@ class CasePredictor:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
             fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, self.views, self.gaussian and not whole, device=self.device,
                                           observer=evidence, observed_views=CLASS_VIEWS if whole else None, progress=self.progress,
-                                          on_window=on_window)
+                                          on_window=on_window, volumes_on_device=self.volumes_on_device)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:

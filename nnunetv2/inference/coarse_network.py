@@ -66,12 +66,17 @@ class CoarseNetwork:
     growths: int | None = None
     weights: str = ""
 
-    def foreground(self, data: Tensor, progress: bool = False, on_window: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Coarse data (C, D, H, W) -> boolean (D, H, W): one unmirrored pass in windows with as little overlap as the volume allows."""
+    def foreground(self, data: Tensor, progress: bool = False, on_window: Callable[[int, int], None] | None = None,
+                   device: torch.device = torch.device("cpu"), volumes_on_device: bool = True) -> np.ndarray:
+        """Coarse data (C, D, H, W) -> boolean (D, H, W): one unmirrored pass in windows with as little overlap as the volume allows.
+
+        device, volumes_on_device: as for `predict_windows`.
+        """
         shape, geometry = data.shape[1:], self.geometry
         whole = fits_whole(shape, geometry.patch_size, geometry.divisor)
         tile = whole_volume_tile(shape, geometry.divisor) if whole else even_tile(shape, geometry.patch_size, geometry.divisor)
-        logits = predict_windows(self.engine, data, tile, COARSE_STEP, VIEWS_AS_IS, gaussian=False, progress=progress, on_window=on_window)
+        logits = predict_windows(self.engine, data, tile, COARSE_STEP, VIEWS_AS_IS, gaussian=False, device=device, progress=progress, on_window=on_window,
+                                 volumes_on_device=volumes_on_device)
         return foreground_of(logits, self.label_manager)
 
 

@@ -39,6 +39,7 @@ from nnunetv2.inference.case_steps import CaseSteps
 from nnunetv2.inference.cases import list_cases, output_path
 from nnunetv2.inference.dicom_cases import DicomCases, dicom_cases
 from nnunetv2.inference.engines import Engine, make_engine
+from nnunetv2.inference.engines.cuda_start import begin_cuda
 from nnunetv2.inference.model_loading import available_folds, find_model, load_coarse_network, measurement_of, refuse_other_plans
 from nnunetv2.inference.modes import cpu_has_fast_int8, inference_mode
 from nnunetv2.inference.network_access import NetworkAccess
@@ -82,7 +83,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     ) -> None:
         """precision, tta, tiling, roi: override the mode's. use_mirroring False is tta 1.
 
-        perform_everything_on_device is accepted for upstream's sake: volumes stay in main memory, and only windows go to the device.
+        perform_everything_on_device: image and sums of windows lie on a GPU that has room for them; False keeps them in main memory.
 
         roi_model: folder of another model, trained on a coarser grid, that finds the boxes of roi "coarse"; its first fold is used.
 
@@ -117,6 +118,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         if isinstance(use_folds, (int, str)):
             use_folds = (use_folds,)
         start = time.perf_counter()
+        begin_cuda(self.device)
         model = find_model(Path(os.path.abspath(model_training_output_dir)), use_folds, checkpoint_name)  # weights may be read again after a chdir
         refuse_other_plans(model)
         engines = model.make_engines(self.device, self.mode, self.engine_wish or "auto")
@@ -177,12 +179,13 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
                     tiling=self.mode.tiling if self._takes_any_size else "windows"), self.label_manager,
             None if self.task is None else self.configuration_manager.class_head["lesion_labels"], self.device,
             self.use_gaussian, self.allow_tqdm, self._coarse_network, self.evidence,
-            measurement_of(self.plans_manager, self.configuration_manager) if any(head is not None for head in self.evidence) else None)
+            measurement_of(self.plans_manager, self.configuration_manager) if any(head is not None for head in self.evidence) else None,
+            self.perform_everything_on_device)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What upstream's predictor looks up in every prediction may be set between two here as well."""
         super().__setattr__(name, value)
-        if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring") and getattr(self, "case_predictor", None) is not None:
+        if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring", "perform_everything_on_device") and getattr(self, "case_predictor", None) is not None:
             self._make_case_predictor()
 
     def _data(self, data: Tensor | np.ndarray) -> Tensor:
@@ -316,6 +319,7 @@ def run_prediction(
     dicom_seg: bool = False,
     dicom_images: PathLike | None = None,
     raise_failures: bool = False,
+    perform_everything_on_device: bool = True,
 ) -> int:
     """`nnUNetv2_predict` as a function: the exit status, 1 if cases failed (they are listed), else 0.
 
@@ -328,7 +332,7 @@ def run_prediction(
         tile_step_size=0.5 if tile_step_size is None else tile_step_size, device=device,
         verbose=verbose, verbose_preprocessing=verbose,
         allow_tqdm=allow_tqdm, mode=mode, precision=precision, tta=tta, tiling=tiling, roi=roi, engine=engine,
-        roi_model=roi_model)
+        roi_model=roi_model, perform_everything_on_device=perform_everything_on_device)
     dicom = refuse_before_loading(input_folder, output_folder, Path(model_folder) / "dataset.json", dicom_seg, dicom_images)
     source, target = (input_folder, output_folder) if dicom is None else (dicom.images, dicom.outputs)
     predictor.initialize_from_trained_model_folder(model_folder, folds, checkpoint)

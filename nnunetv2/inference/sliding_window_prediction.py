@@ -9,7 +9,7 @@ Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
 from math import ceil, prod
@@ -23,9 +23,9 @@ from torch.nn.functional import pad
 from tqdm import tqdm
 
 from nnunetv2.inference.engines import Engine
-from nnunetv2.inference.engines.guard import NotFinite
+from nnunetv2.inference.engines.guard import GuardedEngine, NotFinite
+from nnunetv2.inference.window_sums import Slicer, WindowSums, moved_if_there_is_room
 
-Slicer = tuple[slice | int, ...]  # (channels, D, H, W); D is an int for a 2D network
 GAUSSIAN_PEAK = 10  # as upstream: keeps fp16 products of small weights and logits above the smallest fp16 number
 
 
@@ -137,53 +137,6 @@ def _batches(items: Iterator, size: int) -> Iterator[list]:
         yield batch
 
 
-class WindowSums:
-    """Windows of a volume, weighted and summed in main memory, in `dtype`: a GPU would hold a volume of every class, and of weights.
-
-    A GPU goes on with the next window while this one is added. Use it as a context, within which windows are added.
-    """
-
-    def __init__(self, shape: Sequence[int], weight: Tensor | int, dtype: torch.dtype) -> None:
-        """shape (D, H, W) of the volume; weight (d, h, w) of the voxels of a window, on the device of the windows, or 1."""
-        self.weight = weight
-        self.weight_in_main_memory = weight.cpu() if isinstance(weight, Tensor) else weight
-        self.weights = torch.zeros(tuple(shape), dtype=dtype)
-        self.logits: Tensor | None = None
-        self._adding: Future | None = None
-
-    def __enter__(self) -> "WindowSums":
-        self._worker = ThreadPoolExecutor(1)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._worker.shutdown()
-        if self._adding is not None and error[0] is None:
-            self._adding.result()
-
-    def add(self, slicer: Slicer, window: Tensor) -> None:
-        """window (S, d, h, w) is overwritten."""
-        window = window.mul_(self.weight)
-        if window.device.type == "cpu":
-            self._add(slicer, window)
-            return
-        window = window.cpu()
-        if self._adding is not None:
-            self._adding.result()  # one at a time, in their order
-        self._adding = self._worker.submit(self._add, slicer, window)
-
-    def _add(self, slicer: Slicer, window: Tensor) -> None:
-        if self.logits is None:
-            self.logits = torch.zeros((len(window), *self.weights.shape), dtype=self.weights.dtype)
-        self.logits[slicer] += window
-        self.weights[slicer[1:]] += self.weight_in_main_memory
-
-    def mean(self) -> Tensor:
-        """(S, D, H, W), once all windows are added; the sums are used up."""
-        for channel in self.logits:  # by channel: no second volume of all channels
-            channel /= self.weights
-        return self.logits
-
-
 @torch.no_grad()
 def predict_windows(
     engine: Engine,
@@ -198,58 +151,96 @@ def predict_windows(
     observed_views: int | None = None,
     progress: bool = False,
     on_window: Callable[[int, int], None] | None = None,
+    volumes_on_device: bool = True,
 ) -> Tensor:
     """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, in main memory. `device`: the engine's, where views are mirrored.
 
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
-    is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is told the class
-    logits of the first `observed_views` views, of all by default. `on_window` is told how many windows of how many are done; what it raises
-    ends the prediction.
+    is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is
+    told the class logits of the first `observed_views` views, of all by default. `on_window` is told how many windows of how many are done (on a
+    GPU: are on their way); what it raises ends the prediction. Image and sums lie on a GPU that has room for them, unless `volumes_on_device` is
+    False.
     """
-    if observer is not None:
-        observer.reset()
     padded, inner = pad_centred(data.cpu(), tile_size)
-    slicers = window_slicers(padded.shape[1:], tile_size, tile_step_size)
-    weight = compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1
-    window = window_sum = None
-    window_classes: list[Tensor] = []
-    n_done = 0
-
-    bar = tqdm(total=len(slicers), desc="windows", leave=False, disable=not progress or len(slicers) < 2)
-    with WindowSums(padded.shape[1:], weight, accumulate) as sums:
-        for batch in _batches(product(slicers, enumerate(views)), engine.batch_size):
-            x = []
-            for slicer, (view, axes) in batch:
-                if view == 0:
-                    window = padded[slicer].to(device)
-                x.append(window.flip([a + 1 for a in axes]))
-            observed = [observer is not None and view < (observed_views or len(views)) for _, (view, _) in batch]
-            seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None
-            for i, (slicer, (view, axes)) in enumerate(batch):
-                flipped_back = seg_logits[i].to(device).flip([a + 1 for a in axes])
-                window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
-                if observed[i] and class_logits is not None:
-                    window_classes.append(class_logits[i])
-                if view < len(views) - 1:
-                    continue
-                window_sum /= len(views)
-                if observer is not None and window_classes:
-                    observer.add(window_sum, torch.stack(window_classes))
-                sums.add(slicer, window_sum)
-                window_classes = []
-                bar.update()
-                n_done += 1
-                if on_window is not None:
-                    on_window(n_done, len(slicers))
-    bar.close()
-    logits = sums.mean()
-    finite = all(bool(channel.isfinite().all()) for channel in logits)
-    if not finite and accumulate != torch.float16:
-        raise NotFinite("The sums of the windows' logits are NaN or infinite in fp32: the image or the weights hold such values, or far too large ones.")
-    if not finite:
+    passes = _Passes(padded, window_slicers(padded.shape[1:], tile_size, tile_step_size), views,
+                     compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1,
+                     device, volumes_on_device, observer, observed_views or len(views), progress, on_window)
+    logits = passes.mean(engine, accumulate)
+    if not _is_finite(logits) and accumulate == torch.float16:
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
-        del logits, sums
-        return predict_windows(engine, data, tile_size, tile_step_size, views, gaussian, torch.float32, device,
-                               observer, observed_views, progress, on_window)
-    return logits[inner]
+        del logits
+        logits = passes.mean(engine, torch.float32)
+    if logits.dtype != torch.float16 and not _is_finite(logits):
+        raise NotFinite("The sums of the windows' logits are NaN or infinite in fp32: the image or the weights hold such values, or far too large ones.")
+    return logits[inner] if logits.device.type == "cpu" else torch.stack([channel[inner[1:]].cpu() for channel in logits])
+
+
+def _is_finite(logits: Tensor) -> bool:
+    return bool(torch.stack([channel.isfinite().all() for channel in logits]).all())  # by channel: no mask of all of them
+
+
+def _answers_late(device: torch.device) -> bool:
+    """Whether calls return before they are computed, so that asking for a number stops what could go on."""
+    return device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Every window of a padded volume (C, D, H, W) in every view."""
+
+    padded: Tensor
+    slicers: Sequence[Slicer]
+    views: Sequence[tuple[int, ...]]
+    weight: Tensor | int
+    device: torch.device
+    volumes_on_device: bool
+    observer: WindowObserver | None
+    observed_views: int
+    progress: bool
+    on_window: Callable[[int, int], None] | None
+
+    def mean(self, engine: Engine, accumulate: torch.dtype) -> Tensor:
+        """Logits (S, D, H, W) where they were summed. A GPU is not waited for between passes, unless something was wrong with one of them."""
+        if _answers_late(self.device) and isinstance(engine, GuardedEngine):
+            asked_later = engine.without_waiting()
+            logits = self._sums(asked_later, accumulate).mean()
+            if asked_later.all_well():
+                return logits
+            del logits
+        return self._sums(engine, accumulate).mean()
+
+    def _sums(self, engine: Engine, accumulate: torch.dtype) -> WindowSums:
+        if self.observer is not None:
+            self.observer.reset()
+        volume = moved_if_there_is_room(self.padded, self.device) if self.volumes_on_device else self.padded
+        window = window_sum = None
+        window_classes: list[Tensor] = []
+        n_done = 0
+        bar = tqdm(total=len(self.slicers), desc="windows", leave=False, disable=not self.progress or len(self.slicers) < 2)
+        with bar, WindowSums(volume.shape[1:], self.weight, accumulate, self.volumes_on_device) as sums:
+            for batch in _batches(product(self.slicers, enumerate(self.views)), engine.batch_size):
+                x = []
+                for slicer, (view, axes) in batch:
+                    if view == 0:
+                        window = volume[slicer].to(self.device)
+                    x.append(window.flip([a + 1 for a in axes]))
+                observed = [self.observer is not None and view < self.observed_views for _, (view, _) in batch]
+                seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None
+                for i, (slicer, (view, axes)) in enumerate(batch):
+                    flipped_back = seg_logits[i].to(self.device).flip([a + 1 for a in axes])
+                    window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
+                    if observed[i] and class_logits is not None:
+                        window_classes.append(class_logits[i])
+                    if view < len(self.views) - 1:
+                        continue
+                    window_sum /= len(self.views)
+                    if self.observer is not None and window_classes:
+                        self.observer.add(window_sum, torch.stack(window_classes))
+                    sums.add(slicer, window_sum)
+                    window_classes = []
+                    bar.update()
+                    n_done += 1
+                    if self.on_window is not None:
+                        self.on_window(n_done, len(self.slicers))
+        return sums

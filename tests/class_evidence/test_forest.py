@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
 
-from nnunetv2.class_evidence.forest import LOWEST, SMALLEST_LEAF, TREES, Forest, fit_forest, log_shares
+from nnunetv2.class_evidence.forest import LOWEST, Forest, log_shares
+from nnunetv2.class_evidence.forest_growing import SMALLEST_LEAF, TREES, fit_forest
 
 
 def by_hand() -> Forest:

@@ -5,8 +5,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunetv2.inference import window_sums
 from nnunetv2.inference.engines import make_engine
 from nnunetv2.inference.engines.cuda_graph import CALLS_BEFORE_RECORDING
+from nnunetv2.inference.engines.guard import GuardedEngine
 from nnunetv2.inference.engines.torch_engine import TorchEngine
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows
@@ -76,7 +78,7 @@ def test_an_overflow_of_fp16_is_caught_and_redone_in_fp32():
         return network
 
     engine = make_engine(build_network, CUDA, "half")  # without its bias the first layer is normalised as before: only fp16 notices
-    with pytest.warns(UserWarning, match="1 of 1 fp16 outputs"):
+    with pytest.warns(UserWarning, match="fp16 logits of the network are NaN or infinite"):
         seg_logits, _ = engine(batch())
     assert seg_logits.isfinite().all()
 
@@ -96,6 +98,15 @@ def test_windows_of_a_gpu_are_summed_as_those_of_the_cpu():
     found = predict_windows(TorchEngine(tiny_network(), CUDA, half=False), data, SHAPE, views=mirror_views((0, 1, 2), 8), device=CUDA)
     assert found.device.type == "cpu"
     assert (found.float() - expected.float()).abs().mean() < 1e-2 * expected.float().std()
+
+
+def test_sums_on_the_gpu_are_those_in_main_memory(monkeypatch):
+    data = torch.randn(1, 20, 24, 40, generator=torch.Generator().manual_seed(4))
+    engine = GuardedEngine(TorchEngine(tiny_network(), CUDA, half=True))
+    on_gpu = predict_windows(engine, data, SHAPE, views=mirror_views((0, 1, 2), 8), device=CUDA)
+    monkeypatch.setattr(window_sums, "has_room", lambda device, n_bytes: False)
+    in_main_memory = predict_windows(engine, data, SHAPE, views=mirror_views((0, 1, 2), 8), device=CUDA)
+    torch.testing.assert_close(on_gpu, in_main_memory, rtol=2e-3, atol=2e-3)  # cuDNN may take another algorithm
 
 
 def test_convolutions_kept_in_fp16_compute_what_autocast_makes_of_fp32():
@@ -119,7 +130,7 @@ def test_masks_and_classes_are_those_of_the_cpu(mode, model_folder, image_folder
 
 
 @pytest.mark.filterwarnings("error")
-def test_volumes_take_no_memory_of_the_gpu(model_folder, little_memory):
+def test_volumes_stay_in_main_memory_where_the_gpu_has_no_room(model_folder, little_memory):
     predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False, tta=1, tile_step_size=1)
     predictor.initialize_from_trained_model_folder(model_folder, (0,))
     data = torch.randn(1, 32, 128, 128)

@@ -62,7 +62,7 @@ class GuardedEngine:
         if self.divisor is not None:
             check_size(x.shape[1:], self.divisor)
         seg_logits, class_logits = self.engine(x, classify)
-        dead = [i for i in range(len(x)) if not self._is_alive(x[i], seg_logits[i], None if class_logits is None else class_logits[i])]
+        dead = [i for i in range(len(x)) if not self.is_alive(x[i], seg_logits[i], None if class_logits is None else class_logits[i])]  # a GPU is waited for
         if not dead:
             return seg_logits, class_logits
         finite = bool(seg_logits[dead].isfinite().all()) and (class_logits is None or bool(class_logits[dead].isfinite().all()))
@@ -83,7 +83,11 @@ class GuardedEngine:
         self._complain(x, "NaN or infinite")
         return self.in_full_precision().classify(x, seg_logits)
 
-    def _is_alive(self, x: Tensor, seg_logits: Tensor, class_logits: Tensor | None) -> bool:
+    def without_waiting(self) -> "AskedLater":
+        return AskedLater(self)
+
+    def is_alive(self, x: Tensor, seg_logits: Tensor, class_logits: Tensor | None) -> Tensor:
+        """Of one item: a boolean () on the logits' device."""
         # the image is looked at as well: OpenVINO and integers may make numbers of NaN
         low, high = seg_logits.aminmax()  # NaN propagates
         alive = low.isfinite() & high.isfinite() & x.isfinite().all().to(low.device)
@@ -91,7 +95,7 @@ class GuardedEngine:
             alive = alive & (low < high)
         if class_logits is not None:
             alive = alive & class_logits.isfinite().all()
-        return bool(alive)  # once: a GPU is waited for
+        return alive
 
     def _complain(self, x: Tensor, logits_are: str) -> None:
         """An error if the image is to blame or nothing is left to try, else a warning, the first time."""
@@ -107,6 +111,31 @@ class GuardedEngine:
         if not said:
             warnings.warn(f"{self.precision} logits of {self.model} are {logits_are} though the input is finite; such passes are repeated in fp32.",
                           stacklevel=3)
+
+
+class AskedLater:
+    """Calls of a guarded engine that do not wait for the GPU: it is asked once, after many of them, whether all went well.
+
+    If not, the calls' results are worth nothing; the guarded engine itself finds and repeats what went wrong.
+    """
+
+    def __init__(self, guarded: GuardedEngine) -> None:
+        self.guarded = guarded
+        self.name, self.precision, self.batch_size = guarded.name, guarded.precision, guarded.batch_size
+        self._well: Tensor | None = None
+
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
+        if self.guarded.divisor is not None:
+            check_size(x.shape[1:], self.guarded.divisor)
+        seg_logits, class_logits = self.guarded.engine(x, classify)
+        for i in range(len(x)):
+            alive = self.guarded.is_alive(x[i], seg_logits[i], None if class_logits is None else class_logits[i])
+            self._well = alive if self._well is None else self._well & alive
+        return seg_logits, class_logits
+
+    def all_well(self) -> bool:
+        """Of all calls so far; True before the first."""
+        return self._well is None or bool(self._well)
 
 
 def check_expected(expected: Tensor | None, what: str) -> None:
