@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2.inference.cases import list_cases, output_path, refuse_collisions
+from nnunetv2.inference.cases import list_cases, missing_outputs, output_path, refuse_collisions
+from nnunetv2.inference.output_folders import prediction_locks
 from nnunetv2.inference.pipeline import Case, refuse_thread_counts
 from nnunetv2.utilities.errors import InputError
 
@@ -42,6 +43,11 @@ class ArrayPrediction:
 
         Raises CasesFailed at the end, listing all, if images failed; its `results` are those of the others.
         """
+        self._refuse_without_model()
+        if self._overrides("get_data_iterator_from_raw_npy_data", "predict_from_data_iterator"):
+            iterator = self.get_data_iterator_from_raw_npy_data(image_or_list_of_images, segs_from_prev_stage_or_list_of_segs_from_prev_stage,
+                                                                properties_or_list_of_properties, truncated_ofname, num_processes)
+            return self.predict_from_data_iterator(iterator, save_probabilities, num_processes_segmentation_export)
         images, stages, properties, cases = self._cases_of_arrays(
             image_or_list_of_images, segs_from_prev_stage_or_list_of_segs_from_prev_stage, properties_or_list_of_properties, truncated_ofname)
         run = self._new_run(save_probabilities, return_classification, progress, cancelled, len(cases))
@@ -101,6 +107,39 @@ class ArrayPrediction:
         return _read_ahead(item, list(zip(cases, stages, outputs)), num_processes)
 
     _internal_get_data_iterator_from_lists_of_filenames = get_data_iterator_from_lists_of_filenames  # upstream's name for it
+
+    def _manage_input_and_output_lists(
+        self, list_of_lists_or_source_folder: PathLike | Sequence[Sequence[PathLike]],
+        output_folder_or_list_of_truncated_output_files: PathLike | Sequence[PathLike] | None, folder_with_segs_from_prev_stage: PathLike | None = None,
+        overwrite: bool = True, part_id: int = 0, num_parts: int = 1, save_probabilities: bool = False,
+    ) -> tuple[list[list[str]], list[str] | None, list[str | None]]:
+        """Files, output without ending and mask of the previous stage of each case of this part; the outputs are None when the results are returned.
+
+        overwrite False leaves out the cases whose files are there.
+        """
+        self._refuse_without_model()
+        ending = self.dataset_json["file_ending"]
+        cases = list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, ending, folder_with_segs_from_prev_stage)[part_id::num_parts]
+        returned = output_folder_or_list_of_truncated_output_files is None
+        if not overwrite and not returned:
+            absent = missing_outputs(cases, [ending, ".npz"] if save_probabilities else [ending])
+            cases = [case for case in cases if case.position in absent]
+        return ([list(case.images) for case in cases], None if returned else [str(case.output) for case in cases],
+                [case.previous_stage and str(case.previous_stage) for case in cases])
+
+    def _predict_through_iterator(self, images: Sequence[Sequence[PathLike]], outputs: Sequence[PathLike] | None, stages: Sequence[PathLike | None],
+                                  save_probabilities: bool, readers: int, writers: int) -> list[Any]:
+        """`predict_from_files` step by step, as upstream takes them, for who replaced one of these steps."""
+        if not len(images):
+            return []
+        cases = list_cases(images, outputs, self.dataset_json["file_ending"])
+        with prediction_locks(cases):
+            folders = self._output_folders(cases)
+            folders.begin(cases)
+            iterator = self._internal_get_data_iterator_from_lists_of_filenames(images, stages, outputs, readers)
+            results = self.predict_from_data_iterator(iterator, save_probabilities, writers)
+            folders.finish(self._settings())
+            return results
 
     def get_data_iterator_from_raw_npy_data(
         self, image_or_list_of_images: np.ndarray | Sequence[np.ndarray],

@@ -57,8 +57,8 @@ class CaseSteps:
 
     def _predict_data(self, data: Tensor, name: str = "this case", on_window: Callable[[int, int], None] | None = None,
                       properties: Mapping[str, Any] | None = None) -> CasePrediction:
-        """Through the methods that a subclass overrides, if it does."""
-        if self._overrides("predict_logits_from_preprocessed_data", "predict_sliding_window_return_logits"):
+        """Through the methods that somebody replaced, if there are any, and through the network itself where it was altered."""
+        if self._overrides("predict_logits_from_preprocessed_data") or self._has_own_steps():
             return self.case_predictor.with_class(data, torch.as_tensor(self.predict_logits_from_preprocessed_data(data)).cpu(), properties)
         return self.case_predictor(data, name, on_window, properties)
 
@@ -80,7 +80,9 @@ class CaseSteps:
 
     def _refuse_without_model(self) -> None:
         if self.case_predictor is None:
-            raise InputError("No model is loaded: call initialize_from_trained_model_folder or manual_initialization first.")
+            missing = [name for name in ("network", "plans_manager", "configuration_manager", "dataset_json") if getattr(self, name) is None]
+            some = "" if len(missing) == 4 else f" {', '.join(missing)} of the predictor {'is' if len(missing) == 1 else 'are'} still None."
+            raise InputError(f"No model is loaded: call initialize_from_trained_model_folder or manual_initialization first.{some}")
 
     def _check_previous_stage(self, given: bool, what: str) -> None:
         previous = self.configuration_manager.previous_stage_name

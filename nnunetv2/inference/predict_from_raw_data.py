@@ -143,9 +143,10 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         start = time.perf_counter()
         dataset_json = with_channel_names(dataset_json)
         self.evidence = list(evidence)
-        networks = [network] if parameters is None else [deepcopy(network) for _ in parameters]
+        networks = [network] if parameters is None or not isinstance(network, nn.Module) else [deepcopy(network) for _ in parameters]
         for fold, weights in zip(networks, parameters or ()):
-            fold.load_state_dict(weights)
+            if isinstance(fold, nn.Module):  # what is none computes as it stands
+                fold.load_state_dict(weights)
         geometry = network_geometry(configuration_manager, inference_allowed_mirroring_axes)
         on_cuda = self.device.type == "cuda"  # there an engine changes what it gets
         engines = [make_engine(lambda fold=fold: deepcopy(fold) if on_cuda else fold, self.device, self.mode.precision_on(self.device.type),
@@ -185,8 +186,9 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     def __setattr__(self, name: str, value: Any) -> None:
         """What upstream's predictor looks up in every prediction may be set between two here as well."""
         super().__setattr__(name, value)
-        if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring", "perform_everything_on_device") and getattr(self, "case_predictor", None) is not None:
-            self._make_case_predictor()
+        if name in ("allowed_mirroring_axes", "tile_step_size", "use_gaussian", "use_mirroring", "perform_everything_on_device", "configuration_manager",
+                    "label_manager"):
+            super().__setattr__("_settings_changed", True)
 
     def _data(self, data: Tensor | np.ndarray) -> Tensor:
         """Preprocessed data as float32. A network handed over may take other channels than the plans say."""
@@ -202,7 +204,7 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
         """Logits (S, D, H, W) on the grid of `data` (C, D, H, W), mean over folds. A cascade's input has its one-hot stage on top."""
         self._refuse_without_model()
         data = self._data(data)
-        if self._overrides("predict_sliding_window_return_logits"):
+        if self._has_own_steps():
             return self._mean_of_networks(data)
         return self.case_predictor(data).full_logits(self.label_manager.has_regions)
 
@@ -271,6 +273,10 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
             raise InputError(f"part_id is {part_id} of {num_parts} parts; parts count from 0.")
         refuse_thread_counts(num_processes_preprocessing, num_processes_segmentation_export)
         self._check_previous_stage(folder_with_segs_from_prev_stage is not None, "its output folder (-prev_stage_predictions)")
+        if self._overrides("_manage_input_and_output_lists", "_internal_get_data_iterator_from_lists_of_filenames", "predict_from_data_iterator"):
+            lists = self._manage_input_and_output_lists(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files,
+                                                        folder_with_segs_from_prev_stage, overwrite, part_id, num_parts, save_probabilities)
+            return self._predict_through_iterator(*lists, save_probabilities, num_processes_preprocessing, num_processes_segmentation_export)
         cases = list_cases(list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files, self.dataset_json["file_ending"],
                            folder_with_segs_from_prev_stage)[part_id::num_parts]
         with prediction_locks(cases, part_id, num_parts):

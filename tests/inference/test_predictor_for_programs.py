@@ -271,11 +271,6 @@ def test_what_a_subclass_overrides_is_called(model_folder, images, masks, method
     assert sum(result.class_probabilities.values()) == pytest.approx(1)
 
 
-def test_overriding_what_nothing_calls_is_refused_by_name():
-    with pytest.raises(TypeError, match="Own overrides _internal_maybe_mirror_and_predict, which nothing calls"):
-        type("Own", (nnUNetPredictor,), {"_internal_maybe_mirror_and_predict": lambda self, x: x})
-
-
 def test_before_a_model_is_loaded_its_attributes_are_there():
     predictor = nnUNetPredictor(device=CPU)
     assert (predictor.network, predictor.list_of_parameters, predictor.plans_manager, predictor.dataset_json, predictor.allowed_mirroring_axes) == (None,) * 5

@@ -62,7 +62,7 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
             tables.add(f"{case.name}{ending}", prediction.class_probabilities, prediction.lesion_found)
         write_prediction(mask, probabilities, properties, plans, case.output, ending)
 
-    pipeline = Pipeline(prepare, predict=lambda case, data: predictor.case_predictor(data, case.name, properties=of_case.pop(case.name)), export=export)
+    pipeline = Pipeline(prepare, predict=lambda case, data: predictor._predict_data(data, case.name, properties=of_case.pop(case.name)), export=export)
     pipeline.run([Case(name, (), folder / name) for name in dataset.identifiers])
     return compute_metrics_on_folder(
         str(references), str(folder), str(folder / "summary.json"), plans.image_reader_writer_class(), ending,
