@@ -158,22 +158,21 @@ def summary_table(inspections: list[Inspection], description: DataDescription = 
     """One line a split: cases, classes, ranges of size and spacing (z, y, x), volumes as min / median / max."""
     shown = description.drawn
     classes = "subtypes" if description.is_quiz else description.task_words if description.task else "classes"
-    width = max(22, 2 + sum(len(name) + 7 for name in description.classes))
-    lines = [f"{'split':<11}{'n':>4}  {classes:<{width}}{'size (voxels)':<26}{'spacing (mm)':<36}"
-             + "".join(f"{f'{structure.word} (ml)':<20}" for structure in shown).rstrip()]
+    rows = [["split", "n", classes, "size (voxels)", "spacing (mm)", *(f"{structure.word} (ml)" for structure in shown)]]
+    notes = [""]  # below each row
     for split in dict.fromkeys(found.case.split for found in inspections):
         group = [found for found in inspections if found.case.split == split]
         labelled = [found for found in group if found.case.mask is not None]
         subtypes = sorted({found.case.subtype for found in group if found.case.subtype is not None})
         counts = ", ".join(f"{s}: {sum(found.case.subtype == s for found in group)}" for s in subtypes) or "-"
-        lines.append(f"{split:<11}{len(group):>4}  {counts:<{width}}{_ranges([f.shape for f in group], 0):<26}"
-                     f"{_ranges([f.spacing for f in group], 3):<36}"
-                     + "".join(f"{_spread([f.volumes_ml.get(structure.key, 0.0) for f in labelled]):<20}" for structure in shown).rstrip())
+        rows.append([split, str(len(group)), counts, _ranges([f.shape for f in group], 0), _ranges([f.spacing for f in group], 3),
+                     *(_spread([f.volumes_ml.get(structure.key, 0.0) for f in labelled]) for structure in shown)])
         lesion, whole = description.lesion, description.whole
         without = [] if lesion is None else [f.case.name for f in labelled if f.volumes_ml.get(whole.key) and not f.volumes_ml[lesion.key]]
-        if without:
-            lines.append(f"  note: {len(without)} without a {lesion.word}: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}")
-    return "\n".join(lines)
+        notes.append(f"\n  note: {len(without)} without a {lesion.word}: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}" if without else "")
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.rjust(width) if place == 1 else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))).rstrip() + note
+                     for row, note in zip(rows, notes))
 
 
 def _ranges(rows: list[tuple[float, ...]], digits: int) -> str:

@@ -24,7 +24,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -217,6 +217,15 @@ def _write_once(file: Path, content: str | list[Sequence[object]]) -> None:
         return
     with atomic_write(file) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def is_plain_phantom(data: Path) -> bool:
+    """Whether a folder's data were made here, in the plain manner: other cues, worlds and scanners are named in phantom.json."""
+    manifest = data / "phantom.json"
+    if not is_there(manifest):
+        return False
+    made_with = load_json(manifest, AnyObject)
+    return made_with.get("preset") in PRESETS and not {field.name for field in fields(Manner)} & made_with.keys()
 
 
 @script

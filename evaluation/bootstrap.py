@@ -42,9 +42,10 @@ def interval(statistics: np.ndarray) -> tuple[float, float]:
 def estimate(values: np.ndarray, counts: np.ndarray) -> dict[str, float | int]:
     """{"mean", "ci_low", "ci_high", "n"} of per-case values (n,), NaN left out of mean and n alike."""
     values = np.asarray(values, float)
-    mean = weighted_mean(values, np.ones((1, len(values))))[0]
+    mean = float(weighted_mean(values, np.ones((1, len(values))))[0])
     low, high = interval(weighted_mean(values, counts))
-    return {"mean": float(mean), "ci_low": low, "ci_high": high, "n": int(np.count_nonzero(~np.isnan(values)))}
+    low, high = min(low, mean), max(high, mean)  # of equal values the sums round to either side
+    return {"mean": mean, "ci_low": low, "ci_high": high, "n": int(np.count_nonzero(~np.isnan(values)))}
 
 
 def sign_flips(n: int, permutations: int, seed: int) -> np.ndarray:

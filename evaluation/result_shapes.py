@@ -193,6 +193,7 @@ class RunRecord(FileShape):
     """run.json: what was run, on what, and how long its stages took."""
 
     synthetic: bool = False
+    phantom: bool = False  # whether the cases are those of data_prep/make_phantom.py with the quiz's subtypes, which the report describes
     data_description: DescriptionShape | None = None
     name: str | None = None
     stages: list[_Stage] = []

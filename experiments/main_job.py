@@ -47,7 +47,7 @@ def hand_over(pipeline: Pipeline, at: Prepared, name: str, mode: str, test: Path
                                           name, "--out", at.out], [at.out / f"{name}_results.zip"]))
     record = ["python", "-m", "experiments.record_run", "--out", str(at.out)]
     run_command([*record, "--raw", str(at.raw), "--name", name, "--device", at.device, "--mode", mode, "--plans", str(at.preprocessed / f"{PLANS}.json"), "--configuration",
-          CONFIGURATION, "--fold", str(at.model / "fold_0"), *at.synthetic_flag])
+          CONFIGURATION, "--fold", str(at.model / "fold_0"), *at.synthetic_flag, *(["--phantom"] if at.phantom else [])])
     if subprocess.run(["bash", "report/build.sh", "--check"]).returncode == 0:
         pipeline.run(Stage("report", ["bash", "report/build.sh", "--results", at.out, "--name", name], [at.out / f"{name}_results.pdf"]))
     else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.convert_quiz import table_name
+from data_prep.make_phantom import is_plain_phantom
 from experiments.options import SEEDS, TRAINER
 from experiments.pipeline import Pipeline, Stage, enter
 from nnunetv2.utilities.data_description import read_description
@@ -30,6 +31,7 @@ class Prepared:
     synthetic: bool
     device: str
     trainer: str = TRAINER
+    phantom: bool = False  # synthetic by make_phantom.py, in its plain manner
 
     @property
     def model(self) -> Path:
@@ -79,7 +81,7 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
 
     memory = str(args.gpu_memory) if getattr(args, "gpu_memory", None) else SMALL_MEMORY if made_up else None
     prepared = Prepared(out, work, *(folder / description.dataset for folder in folders.values()), description.task or "",
-                        table_name(description) or "", synthetic, args.device or best_device())
+                        table_name(description) or "", synthetic, args.device or best_device(), phantom=description.is_quiz and is_plain_phantom(data))
     pipeline.run(Stage("convert", ["python", "data_prep/convert_quiz.py", "--data", data, "--out", folders["nnUNet_raw"]], [prepared.raw], [data]))
     pipeline.run(Stage("plan", ["nnUNetv2_plan_and_preprocess", "-d", "777", "-pl", "nnUNetPlannerResEncM", "--verify_dataset_integrity", "--clean", "--no_pp",
                                 *(["-gpu_memory_target", memory] if memory else [])], [prepared.preprocessed], [prepared.raw]))

@@ -122,7 +122,7 @@ def record(args: argparse.Namespace) -> None:
     images = list((raw / "imagesTs").glob("*_0000.nii.gz"))
     env = environment(args.device)
     save_json({
-        "synthetic": args.synthetic, **carried(description), "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
+        "synthetic": args.synthetic, **({"phantom": True} if args.phantom else {}), **carried(description), "name": args.name, "commit": code_commit(), "device": env.get("GPU") or env["CPU"], "inference_mode": args.mode,
         "data": {"training": len(first["train"]), "validation": len(first["val"]), "test": len(images)},
         "stages": [{"stage": stage["stage"], "seconds": stage["seconds"]} for stage in load_json(args.out / "work" / "stages.json", Stages)],
         "environment": env, "training": training_protocol(args.fold, description), **class_evidence(args.fold),
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--fold", type=Path, help="folder of the trained fold")
     parser.add_argument("--raw", type=Path, help="raw dataset (default: the quiz's below --out)")
     parser.add_argument("--synthetic", action="store_true", help="the data were made up")
+    parser.add_argument("--phantom", action="store_true", help="by data_prep/make_phantom.py, in its plain manner")
     args = parser.parse_args()
     summary(args.out) if args.summary else record(args)
 

@@ -91,6 +91,8 @@ def values_file(inputs: dict[str, dict], name: str) -> str:
         values |= {} if left_out["evidence_found"] else {"evidence.none": ""}
     if any(contents.get("synthetic") for contents in (metrics, run)):
         values["synthetic"] = ""
+    if run.get("phantom"):
+        values["phantom"] = ""
     return "".join(f"\\setvalue{{{key}}}{{{value}}}\n" for key, value in values.items())
 
 
@@ -108,6 +110,7 @@ def _names(metrics: dict, run: dict) -> dict[str, str]:
     names |= {"quiz": ""} if description.is_quiz else {}
     names |= {"have.classes": ""} if description.task else {}
     names |= {"have.organ": ""} if len(description.structures) > 1 else {}
+    names |= {"ct": ""} if description.is_ct else {}
     names |= {f"data.{key}": description.content[key] for key in ("source", "licence") if description.content.get(key)}
     values = {key: escape(value) for key, value in names.items()}
     for role, structure in (("whole", whole), ("lesion", lesion)):

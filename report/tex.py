@@ -1,6 +1,7 @@
 """JSON values as LaTeX text."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +10,30 @@ SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r
            "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
            "/": r"/\allowbreak{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
            "[": "{[}", "]": "{]}", "*": "{*}"}  # behind the end of a table's row these would belong to the command that ends it
+ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
+           "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c", "\u0328": "k"}  # combining characters, of Unicode's canonical decomposition
+LETTERS = {"\u00df": "ss", "\u00e6": "ae", "\u00c6": "AE", "\u0153": "oe", "\u0152": "OE", "\u00f8": "o", "\u00d8": "O", "\u0142": "l", "\u0141": "L"}
+WITHOUT_DOT = {"i": r"\i", "j": r"\j"}  # below an accent
 LIGATURE = re.compile(r"([-,])(?=\1)")
 
 
 def escape(text: Any) -> str:
-    """Any text as literal LaTeX, ASCII only: what the font lacks and control characters become question marks, line ends blanks. No ligatures: a command
-    can be copied out of the PDF."""
+    """Any text as literal LaTeX, ASCII only: accents become commands, what the font lacks and control characters question marks, line ends blanks.
+    No ligatures: a command can be copied out of the PDF."""
     text = str(text).replace("\u2212", "-").replace("\u00d7", "x").replace("\u2013", "-").replace("\u00b5", "u")
     text = " ".join(text.splitlines())
-    text = "".join(SPECIAL.get(character, character if character.isascii() and character.isprintable() else "?") for character in text)
-    return LIGATURE.sub(r"\1{}", text)
+    return LIGATURE.sub(r"\1{}", "".join(map(_character, unicodedata.normalize("NFC", text))))
+
+
+def _character(character: str) -> str:
+    if character.isascii():
+        return SPECIAL.get(character, character if character.isprintable() else "?")
+    if character in LETTERS:
+        return rf"{{\{LETTERS[character]}}}"
+    parts = unicodedata.normalize("NFD", character)  # a letter and its accents
+    if len(parts) != 2 or parts[1] not in ACCENTS or not (parts[0].isascii() and parts[0].isalpha()):
+        return "?"
+    return rf"{{\{ACCENTS[parts[1]]}{{{WITHOUT_DOT.get(parts[0], parts[0])}}}}}"
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -28,8 +28,8 @@ MAX_LABEL = 15  # the gallery's pictures hold label codes of 4 bits
 # keys of metrics.json and of its rows that a structure must not take
 RESERVED = {"synthetic", "command", "seed", "bootstrap", "provenance", "n_cases", "missing_predictions", "definitions", "subtype", "cases", "run", KEY}
 
-Name = Annotated[str, checked(lambda v: re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,60}", v), "letters and digits, a letter first")]
-Words = Annotated[str, checked(lambda v: re.fullmatch(r"[A-Za-z][A-Za-z0-9 -]{0,60}", v), "letters, digits, blanks and hyphens, a letter first")]
+Name = Annotated[str, checked(lambda v: re.fullmatch(r"[A-Za-z][A-Za-z0-9]{0,60}", v), "letters A to Z and digits, a letter first")]
+Words = Annotated[str, checked(lambda v: re.fullmatch(r"[A-Za-z][A-Za-z0-9 -]{0,60}", v), "letters A to Z, digits, blanks and hyphens, a letter first")]
 Plain = Annotated[str, checked(lambda v: name_problem(v) is None, "plain in a file name: letters, digits, '_', '-' and '.'")]
 Range = Annotated[list[Finite], checked(lambda v: len(v) == 2 and v[0] < v[1], "two numbers, the lower one first")]
 
@@ -43,6 +43,7 @@ class _Task(FileShape):
 class DescriptionShape(FileShape):
     """dataset_description.json."""
 
+    REMEDY = "Correct it (docs/your-data.md)."
     name: Name
     title: Words | None = None
     organ: Words | None = None

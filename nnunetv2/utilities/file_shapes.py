@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
+from nnunetv2.utilities.files import GENERATED
 from nnunetv2.utilities.safe_names import name_problem
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,6 +37,7 @@ class Problem:
 
 class _Problems:
     NEEDED: ClassVar[tuple[str, ...]] = ()  # keys that a file must have even where a part of them is enough
+    REMEDY: ClassVar[str] = GENERATED  # other words for files that people write
 
     @classmethod
     def problems(cls, content: Any) -> list[Problem]:
@@ -176,6 +178,8 @@ class DatasetJson(FileShape):
 
 class RawDatasetJson(DatasetJson):
     """dataset.json of a raw dataset."""
+
+    REMEDY = "Correct it, or run again what wrote it."
 
     numTraining: int = Field(ge=0)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 512 * 2**20  # of a JSON or CSV file; what reads it takes several times as much memory
 MAX_DEPTH = 50  # lists and objects inside one another; no file of ours has ten
+GENERATED = "Restore it, or delete it and run its stage again."  # remedy for files that stages write
 _PROBE_BYTES = 2**24  # written to learn why a file could not be
 _SHOWN = 20  # problems of one file
 
@@ -120,7 +121,7 @@ def load_json(path: str | os.PathLike, shape: "type[FileShape] | None" = None, p
         InputError: it is damaged (no JSON, not UTF-8, nested too deeply, a key given twice), or of another shape. The message
             names the file, and every wrong place in it with its value and what belongs there.
     """
-    remedy = "Restore it, or delete it and run its stage again."
+    remedy = GENERATED if shape is None else shape.REMEDY
     text = read_text(path, remedy)
     try:
         content = json.loads(text, object_pairs_hook=_unique_keys)

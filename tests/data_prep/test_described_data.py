@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from data_prep.case_checks import Inspection, summary_table
 from data_prep.check_dataset import check_dataset
 from data_prep.check_submission import check_submission
 from data_prep.convert_quiz import convert, stratified_folds
@@ -15,7 +16,7 @@ from data_prep.lidc_to_quiz import convert as convert_lidc
 from data_prep.make_submission import make_submission
 from data_prep.msd_to_quiz import convert as convert_msd
 from data_prep.oriented_files import write_oriented
-from data_prep.quiz_layout import _spelled_in_two_ways
+from data_prep.quiz_layout import Case, _spelled_in_two_ways
 from nnunetv2.utilities.csv_files import read_csv, write_rows
 from nnunetv2.utilities.data_description import QUIZ, THE_QUIZ, DataDescription, DescriptionShape, read_description
 from nnunetv2.utilities.errors import InputError
@@ -252,3 +253,10 @@ def test_every_real_rating_has_a_class_and_no_patient_is_in_two_splits(task):
     of_patient = {(nodule.patient, splits[nodule.name]) for nodule in nodules}
     assert len(of_patient) == len({patient for patient, _ in of_patient})
     assert {(splits[nodule.name], nodule.label) for nodule in nodules} == {(split, label) for split in ("train", "validation", "test") for label in TASKS[task].classes}
+
+
+def test_columns_of_the_table_stay_apart_whatever_they_hold():
+    wide = (10.123, 2.987, 2.987)
+    found = [Inspection(Case(name, "train", Path(name), Path(name), "low"), [], (10, 200, 300), spacing, {"nodule": 1234.5})
+             for name, spacing in (("a", wide), ("b", tuple(10 * mm for mm in wide)))]
+    assert "10.123-101.230 x 2.987-29.870 x 2.987-29.870  1234.5 / 1234.5 / 1234.5" in summary_table(found, DataDescription(NODULES))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, label
 
-from data_prep.make_phantom import PRESETS, make_phantom, render
+from data_prep.make_phantom import PRESETS, is_plain_phantom, make_phantom, render
 from data_prep.phantom_cues import LEVELS, Drawn, draw
 from data_prep.phantom_worlds import WORLDS, Manner
 
@@ -85,6 +85,13 @@ def test_the_manner_is_written_down_and_the_plain_one_is_what_it_was(tmp_path):
     assert Manner().settings() == {}
     with pytest.raises(ValueError, match="made with other settings"):
         make_phantom(tmp_path, "smoke", counts=(3, 0, 0), processes=1)
+
+
+def test_only_data_made_in_the_plain_manner_are_what_the_report_describes(tmp_path):
+    assert not is_plain_phantom(tmp_path)
+    for manner, plain in ((Manner(), True), (Manner(cues=True), False), (Manner(scanner="other"), False)):
+        (tmp_path / "phantom.json").write_text(json.dumps({"preset": "demo", **manner.settings()}))
+        assert is_plain_phantom(tmp_path) == plain
 
 
 def test_a_world_without_cues_and_unknown_names_are_refused():

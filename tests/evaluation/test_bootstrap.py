@@ -47,3 +47,10 @@ def test_p_value_is_never_zero():
 
 def test_sign_flips_are_fair():
     assert sign_flips(100, 1000, 0).mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [10, 39])
+def test_the_interval_of_equal_values_holds_their_mean(n):
+    """Sums of 0.85 round to either side; a figure takes no error bar of negative length."""
+    found = estimate(np.full(n, 0.85), resample_counts(n, 200, 0))
+    assert found["ci_low"] <= found["mean"] <= found["ci_high"]

@@ -242,6 +242,33 @@ def test_control_characters_do_not_reach_latex():
     assert escape("a\nb\x1b[1mc\r\nd") == "a b?{[}1mc d"
 
 
+def test_letters_with_accents_are_letters_in_the_report():
+    assert escape("Gr\u00f6\u00dfe A\u0301 \u65e5") == r'Gr{\"{o}}{\ss}e {\'{A}} ?'
+    assert escape("\u00ef") == r'{\"{\i}}'
+
+
+def values_of_run(tmp_path: Path, run: dict, metrics: dict | None = None) -> str:
+    for name, content in (("run.json", run), ("metrics.json", metrics)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert status_of(make_inputs, ["--results", str(tmp_path), "--shared", str(tmp_path), "--name", "X", "--out", str(tmp_path / "built")]) == 0
+    return (tmp_path / "built" / "values.tex").read_text()
+
+
+def test_the_phantom_is_described_where_the_cases_are_the_phantoms_alone(tmp_path, latex):
+    """Synthetic data of other makers, here a kidney, are no bent pancreas with three subtypes; and MR has no CT numbers."""
+    kidney = {"name": "Kidney", "organ": "kidney", "labels": {"background": 0, "kidney": 1, "tumour": 2}, "source": "drawn by hand", "real": False, "channel_names": {"0": "T2"},
+              "classification": {"name": "grade", "classes": ["low", "high"]}}
+    values_of_run(tmp_path, RUN | {"synthetic": True, "data_description": kidney})
+    assert build(tmp_path).returncode == 0
+    text = " ".join(text_of(tmp_path / "TEAM_results.pdf"))
+    assert "This run used synthetic cases: drawn by hand." in text
+    assert "tapering" not in text and "CT numbers" not in text and "kidney probability" in text and "Licence" not in text
+    values_of_run(tmp_path, RUN | {"synthetic": True, "phantom": True})
+    assert build(tmp_path).returncode == 0
+    assert "a bent, tapering pancreas" in " ".join(text_of(tmp_path / "TEAM_results.pdf"))
+
+
 def test_latex_reads_no_file_of_the_system(run, latex, tmp_path):
     """The commands that a name would need, straight in the source: the compiler itself refuses."""
     folder, secret = tmp_path / "report", tmp_path / "secret.txt"

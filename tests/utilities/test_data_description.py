@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2.utilities.data_description import KEY, DataDescription, DescriptionShape, description_of_dataset
+from nnunetv2.utilities.data_description import FILE, KEY, DataDescription, DescriptionShape, description_of_dataset, read_description
 from nnunetv2.utilities.errors import InputError
 
 WHERE = Path("raw/Dataset005_Prostate/dataset.json")
@@ -77,3 +77,9 @@ def test_more_labels_than_can_be_scored_are_refused_but_may_be_checked():
     with pytest.raises(InputError, match="own labels and class task cannot serve as one"):
         described(many)
     assert described(many, values_alone=True).label_values == tuple(range(25))
+
+
+def test_a_description_that_a_person_wrote_is_to_be_corrected_and_not_deleted(tmp_path):
+    (tmp_path / FILE).write_text('{"name": "Liver", "labels": {"background": 0, "L\u00e4sion": 1}}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"Correct it \(docs/your-data.md\)\.\n.*letters A to Z"):
+        read_description(tmp_path)
