@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-SLAB = 16  # output slices resampled at a time, which bounds memory at S x SLAB x Y x X
+BLOCK = (16, 64, 64)  # output voxels resampled at a time: small, because few classes come into question in a small place
+ROUNDING = 1e-4  # relative; single precision's interpolation can be off by less
 
 
 def convert_logits_to_labels(logits: Tensor, label_manager: LabelManager) -> np.ndarray:
@@ -98,17 +100,45 @@ def resample_logits_to_segmentation_box(
 
     labels = np.empty(shape, label_dtype(label_manager))
     order_of_axes = cheapest_order(list(zip(new_shape, prediction.shape, strict=True)))  # that of the whole volume: the same roundings
-    for start in range(0, shape[0], SLAB):
-        rows = matrices[0][start : start + SLAB]
-        used = np.flatnonzero(rows.any(axis=0))
-        used = slice(used[0], used[-1] + 1)
-        half_or_single = logits[:, used].contiguous().numpy()
-        slab = half_or_single.astype(working_dtype(half_or_single.dtype))
-        of_slab = (rows[:, used], *matrices[1:])
-        for axis in order_of_axes:
-            slab = np.stack([apply_along_axis(of_slab[axis], channel, axis) for channel in slab])  # in the end (S, SLAB, Y, X)
-        labels[start : start + SLAB] = convert_logits_to_labels(torch.from_numpy(rounded(slab, half_or_single.dtype)), label_manager)
+    for block in product(*(_parts(matrix, size) for matrix, size in zip(matrices, BLOCK))):
+        voxels, used, weights = zip(*block)
+        labels[voxels] = _labels_of_block(logits[(slice(None), *used)].contiguous(), weights, order_of_axes, label_manager)
     return labels, tuple(target)
+
+
+def _parts(matrix: np.ndarray, size: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """(rows, the columns that they need, matrix[rows, columns]) of every `size` rows of a matrix (n_out, n_in)."""
+    parts = []
+    for start in range(0, len(matrix), size):
+        rows = matrix[start : start + size]
+        used = np.flatnonzero(rows.any(axis=0))
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        parts.append((slice(start, start + len(rows)), columns, rows[:, columns]))
+    return parts
+
+
+def _labels_of_block(logits: Tensor, weights: Sequence[np.ndarray], order_of_axes: Sequence[int], label_manager: LabelManager) -> np.ndarray:
+    """Labels (D', H', W') of logits (S, D, H, W) after interpolation by `weights`, (D', D), (H', H) and (W', W)."""
+    kept = list(range(len(logits))) if label_manager.has_regions else channels_that_may_win(logits)
+    if len(kept) == 1:
+        return np.full([len(rows) for rows in weights], kept[0])
+    half_or_single = logits[kept].numpy()
+    block = half_or_single.astype(working_dtype(half_or_single.dtype))
+    for axis in order_of_axes:
+        block = np.stack([apply_along_axis(weights[axis], channel, axis) for channel in block])
+    labels = convert_logits_to_labels(torch.from_numpy(rounded(block, half_or_single.dtype)), label_manager)
+    return labels if label_manager.has_regions else np.array(kept, labels.dtype)[labels]
+
+
+def channels_that_may_win(logits: Tensor) -> list[int]:
+    """Channels of logits (S, D, H, W) that may be largest in some voxel after interpolation with convex weights.
+
+    Those values lie between the channel's least and greatest, so a channel whose greatest is below the least of another cannot win.
+    """
+    by_channel = logits.flatten(1)
+    least, greatest = by_channel.amin(1).float(), by_channel.amax(1).float()
+    bar = least.max()
+    return torch.nonzero(greatest >= bar - ROUNDING * bar.abs())[:, 0].tolist()
 
 
 def convert_prediction_to_segmentation(

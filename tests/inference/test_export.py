@@ -6,9 +6,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nnunetv2.inference import export_prediction
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.export_prediction import (
-    convert_logits_to_labels, convert_prediction_to_segmentation, resample_logits_to_segmentation_box, write_prediction,
+    channels_that_may_win, convert_logits_to_labels, convert_prediction_to_segmentation, resample_logits_to_segmentation_box, write_prediction,
 )
 from nnunetv2.preprocessing.resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -173,3 +174,29 @@ def test_files_and_keys_are_upstreams(tmp_path):
     with np.load(tmp_path / "case_7.npz") as file:
         assert file.files == ["probabilities"] and np.array_equal(file["probabilities"], probabilities)
     assert pickle.loads((tmp_path / "case_7.pkl").read_bytes()) == properties
+
+
+def test_a_channel_below_the_least_of_another_cannot_win():
+    logits = torch.tensor([[3.0, 3.0, 9.0], [1.0, 2.0, 2.9], [-5.0, 3.0, 0.0], [4.0, -9.0, -9.0]]).reshape(4, 1, 1, 3)
+    assert channels_that_may_win(logits) == [0, 2, 3]  # the first is 3 at least; 2.9 is below, 3 may tie
+
+
+def test_a_channel_that_is_second_everywhere_may_win_between_voxels():
+    logits = torch.tensor([[10.0, 0.0], [0.0, 10.0], [9.0, 9.0]]).reshape(3, 1, 1, 2).half()
+    labels = LabelManager({"background": 0, "a": 1, "b": 2}, None)
+    assert channels_that_may_win(logits) == [0, 1, 2]
+    part, box = resample_logits_to_segmentation_box(prediction(logits), (1, 1, 6), ISOTROPIC, ISOTROPIC, labels)
+    assert 2 in part
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.integers(3, 9)] * 3), st.tuples(*[st.integers(3, 15)] * 3), st.integers(0, 100), st.booleans(), st.integers(1, 12))
+def test_many_classes_in_small_blocks_are_labelled_as_the_whole(shape, new_shape, seed, half, spread):
+    logits = spread * torch.randn((12, *shape), generator=torch.Generator().manual_seed(seed))
+    logits[: 6, : shape[0] // 2] -= 10 * spread  # no class comes into question everywhere
+    logits = logits.half() if half else logits
+    labels = LabelManager({"background": 0} | {f"organ {i}": i for i in range(1, 12)}, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_prediction, "BLOCK", (2, 3, 4))
+        found = label_box(prediction(logits), new_shape, (ISOTROPIC, ISOTROPIC), labels)
+    assert np.array_equal(found, label_all(logits, new_shape, (ISOTROPIC, ISOTROPIC), labels))
