@@ -10,6 +10,7 @@ from torch import Tensor
 from nnunetv2.inference.case_classification import VIEWS_AS_IS, fits_whole
 from nnunetv2.inference.coarse_roi import Box, coarse_factors
 from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.label_maps import winning_channels
 from nnunetv2.inference.last_look import probability_sums
 from nnunetv2.inference.network_geometry import NetworkGeometry
 from nnunetv2.inference.sliding_window_prediction import even_tile, pad_centred, predict_windows, whole_volume_tile, window_slicers
@@ -21,10 +22,11 @@ COARSE_STEP = 1.0  # windows of the coarse pass only have to find, not to deline
 
 def foreground_of(logits: Tensor, label_manager: LabelManager) -> np.ndarray:
     """Boolean (D, H, W) of logits (S, D, H, W). With regions any channel above probability 1/2 is foreground, else any above background."""
-    threshold = 0 if label_manager.has_regions else logits[0]
+    if not label_manager.has_regions:
+        return winning_channels(logits) > 0
     foreground = torch.zeros(logits.shape[1:], dtype=torch.bool)
-    for channel in logits if label_manager.has_regions else logits[1:]:
-        foreground |= channel > threshold
+    for channel in logits:
+        foreground |= channel > 0
     return foreground.numpy()
 
 
@@ -32,17 +34,7 @@ def channels_found(logits: Tensor, label_manager: LabelManager) -> set[int]:
     """Channels of logits (S, D, H, W) that some voxel is given to; without regions the background, channel 0, is left out."""
     if label_manager.has_regions:
         return {channel for channel, values in enumerate(logits) if bool((values > 0).any())}
-    return set(np.unique(_winners(logits)).tolist()) - {0}
-
-
-def _winners(logits: Tensor) -> np.ndarray:
-    """The channel of the largest logit, (D, H, W) int16; the first of equal ones."""
-    winners = np.zeros(logits.shape[1:], np.int16)
-    best = logits[0]
-    for channel, values in enumerate(logits[1:], start=1):
-        winners[(values > best).numpy()] = channel
-        best = torch.maximum(best, values)
-    return winners
+    return set(np.unique(winning_channels(logits)).tolist()) - {0}
 
 
 def channel_names(label_manager: LabelManager) -> dict[int, str]:
@@ -109,7 +101,7 @@ def look_for_channels(engine: Engine, data: Tensor, geometry: NetworkGeometry, l
             for channel in channels:
                 found[slicer[1:]] |= (logits[channel] > 0).numpy()
         else:
-            found[slicer[1:]] |= np.isin(_winners(logits), list(channels))
+            found[slicer[1:]] |= np.isin(winning_channels(logits), list(channels))
         if on_window is not None:
             on_window(done, len(slicers))
     return (found & unknown)[inner[1:]]

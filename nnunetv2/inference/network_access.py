@@ -192,12 +192,12 @@ class NetworkAccess:
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(self, data: Tensor, slicers: Sequence[Slicer], do_on_device: bool = True) -> Tensor:
-        """Logits (S, D, H, W) of `data` (C, D, H, W) from the windows at `slicers`. do_on_device has no effect: sums are in main memory."""
+        """Logits (S, D, H, W) of `data` (C, D, H, W) from the windows at `slicers`; do_on_device False sums them in main memory."""
         self._refuse_without_model()
         size = tuple(self.configuration_manager.patch_size)
         weight = compute_gaussian(size, 1 / 8, GAUSSIAN_PEAK, device=self.device) if self.use_gaussian else 1
         for accumulate in (torch.float16, torch.float32):  # sums that overflow are made again
-            with WindowSums(data.shape[1:], weight, accumulate) as sums:
+            with WindowSums(data.shape[1:], weight, accumulate, do_on_device) as sums:
                 for slicer in slicers:
                     window = self._internal_maybe_mirror_and_predict(data[slicer][None].to(self.device))[0]
                     sums.add(slicer, window.to(self.device).clone())

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from nnunetv2.inference import export_prediction
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.export_prediction import (
-    channels_that_may_win, convert_logits_to_labels, convert_prediction_to_segmentation, resample_logits_to_segmentation_box, write_prediction,
+    convert_logits_to_labels, convert_prediction_to_segmentation, resample_logits_to_segmentation_box, write_prediction,
 )
+from nnunetv2.inference.label_maps import channels_that_may_win
 from nnunetv2.preprocessing.resampling import resample_data_or_seg_to_shape
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -175,10 +176,6 @@ def test_files_and_keys_are_upstreams(tmp_path):
         assert file.files == ["probabilities"] and np.array_equal(file["probabilities"], probabilities)
     assert pickle.loads((tmp_path / "case_7.pkl").read_bytes()) == properties
 
-
-def test_a_channel_below_the_least_of_another_cannot_win():
-    logits = torch.tensor([[3.0, 3.0, 9.0], [1.0, 2.0, 2.9], [-5.0, 3.0, 0.0], [4.0, -9.0, -9.0]]).reshape(4, 1, 1, 3)
-    assert channels_that_may_win(logits) == [0, 2, 3]  # the first is 3 at least; 2.9 is below, 3 may tie
 
 
 def test_a_channel_that_is_second_everywhere_may_win_between_voxels():
