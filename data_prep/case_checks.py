@@ -18,6 +18,7 @@ from nnunetv2.imageio.image_arrays import to_sitk
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
+from nnunetv2.preprocessing.intensity_check import constant_image
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.parallel import in_processes
@@ -32,6 +33,7 @@ class Inspection:
 
     case: Case
     problems: list[str] = field(default_factory=list)
+    oddities: list[str] = field(default_factory=list)  # what is warned of
     shape: tuple[int, ...] = (0, 0, 0)
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)  # mm
     volumes_ml: dict[str, float] = field(default_factory=dict)  # of the data's structures
@@ -94,8 +96,8 @@ def inspect_case(case: Case, fix_geometry: bool = False, description: DataDescri
         found.problems.append(str(error))
         return found
     found.shape, found.spacing = image.shape, tuple(properties["spacing"])
-    if image.min() == image.max():
-        found.problems.append(f"{case.image} is constant (every voxel is {image.flat[0]:g}): there is no picture in it; export it again")
+    if oddity := constant_image(image[None]):
+        found.oddities.append(f"{case.image}: {oddity}. Export it again, or leave the case out.")
     else:
         digest = hashlib.blake2b(str(image.shape).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(image, np.float32).data)
@@ -182,6 +184,11 @@ def _ranges(rows: list[tuple[float, ...]], digits: int) -> str:
 
 def _spread(values: list[float]) -> str:
     return f"{min(values):.1f} / {np.median(values):.1f} / {max(values):.1f}" if values else "-"
+
+
+def case_warnings(inspections: list[Inspection], description: DataDescription = THE_QUIZ) -> list[str]:
+    """All that is warned of."""
+    return [*(line for found in inspections for line in found.oddities), *copies(inspections), *mask_warnings(inspections, description)]
 
 
 def mask_warnings(inspections: list[Inspection], description: DataDescription = THE_QUIZ) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.case_checks import Inspection, copies, inspect_all, mask_warnings, problem_list, summary_table
+from data_prep.case_checks import Inspection, case_warnings, inspect_all, problem_list, summary_table
 from data_prep.quiz_layout import Case, scan_quiz
 from nnunetv2.utilities.commands import script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     inspections, problems = check_dataset(args.folder, args.processes)
     if inspections:
         print(summary_table(inspections, described(args.folder)))
-        print("".join(f"warning: {line}\n" for line in (*copies(inspections), *mask_warnings(inspections, described(args.folder)))), end="", file=sys.stderr)
+        print("".join(f"warning: {line}\n" for line in case_warnings(inspections, described(args.folder))), end="", file=sys.stderr)
     if problems:
         sys.exit(f"error: {args.folder}: {problem_list(problems)}")
     print(f"{args.folder}: nothing wrong with {len(inspections)} cases")

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.case_checks import Inspection, copies, inspect_all, mask_warnings, problem_list, read_labels, run_parallel, summary_table
+from data_prep.case_checks import Inspection, case_warnings, inspect_all, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
 from nnunetv2.utilities.commands import script, whole_number
@@ -201,7 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     inspections = convert(args.data, args.out or "", args.dataset, args.symlink, args.fix_geometry, args.dry_run, args.processes)
     description = read_description(args.data)
     print(summary_table(inspections, description))
-    print("".join(f"warning: {line}\n" for line in (*copies(inspections), *mask_warnings(inspections, description))), end="", file=sys.stderr)
+    print("".join(f"warning: {line}\n" for line in case_warnings(inspections, description)), end="", file=sys.stderr)
     print("Nothing written (--dry-run)." if args.dry_run else f"Written to {args.out / (description.dataset if args.dataset is None else args.dataset)}")
 
 

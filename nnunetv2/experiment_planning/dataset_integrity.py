@@ -9,6 +9,7 @@ from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, outliers
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.preprocessing.intensity_check import constant_image
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
@@ -23,8 +24,8 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     """Check dataset.json and every training case of an nnUNet_raw dataset; ValueError lists all that is wrong.
 
     A case is bad when a file is absent or unreadable, when image and label do not share a voxel grid, when values are NaN or
-    infinite, when an image is constant, when the channels are not as many as declared, or when the label map holds fractions or
-    undeclared labels. In CT a mask that lies on other tissue than the other cases' do is warned of (see mask_statistics).
+    infinite, when the channels are not as many as declared, or when the label map holds fractions or undeclared labels. Constant
+    images, and in CT masks that lie on other tissue than the other cases' do (see mask_statistics), are warned of.
     """
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
@@ -38,20 +39,22 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
-    statistics = {}
-    for case, (found, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases", anywhere=True).items():
+    statistics, oddities = {}, []
+    for case, (found, oddity, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases", anywhere=True).items():
         problems += [f"{case}: {problem}" for problem in found]
+        oddities += [f"{case}: {oddity}"] if oddity else []
     if dataset_json["channel_names"].get("0", "").lower() == "ct":  # other intensities have another scale in every case
-        for line in outliers(statistics):
-            print(f"Warning: {line}")
+        oddities += outliers(statistics)
+    for line in oddities:
+        print(f"Warning: {line}")
     if problems:
         raise ValueError(f"{folder} has {len(problems)} defect(s):\n" + "\n".join(f"  {problem}" for problem in problems))
     print(f"{folder.name}: {len(cases)} cases checked, no defect found.")
 
 
 def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels: int,
-                 expected_labels: Sequence[int]) -> tuple[list[str], MaskStatistics | None]:
-    """What is wrong with one case, in words; and of a sound one the intensities of its first channel below the foreground."""
+                 expected_labels: Sequence[int]) -> tuple[list[str], str | None, MaskStatistics | None]:
+    """What is wrong with one case, in words; what is odd; and of a sound one the intensities of its first channel below the foreground."""
     read, problems = [], []
     for function, files in ((reader.read_images, image_files), (reader.read_seg, label_file)):
         try:
@@ -59,17 +62,17 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
     if problems:
-        return problems, None
+        return problems, None, None
     (images, geometry), (seg, seg_geometry) = read
     if problem := undeclared_channels(len(images), n_channels):
         problems.append(problem)
-    if all(channel.min() == channel.max() for channel in images):
-        problems.append(f"{', '.join(map(str, image_files))}: constant, every voxel is {images.flat[0]:g}; there is no picture in it; export it again, or leave the case out")
     if problem := off_its_image(label_file, geometry, seg_geometry, images.shape[1:], seg.shape[1:]):
         problems.append(problem)
     if problem := undeclared_labels(seg, expected_labels, label_file):
         problems.append(problem)
-    return problems, None if problems else mask_statistics(images[0], seg[0] > 0)
+    oddity = constant_image(images)
+    return (problems, oddity and f"{name_some(image_files)}: {oddity}. Export it again, or leave the case out.",
+            None if problems or oddity else mask_statistics(images[0], seg[0] > 0))
 
 
 def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2.imageio.geometry import off_its_image
-from nnunetv2.imageio.image_arrays import check_image, refuse_single_slice
+from nnunetv2.imageio.image_arrays import check_image, single_slice
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.case_result import as_its_image, case_result
 from nnunetv2.inference.export_prediction import convert_prediction_to_segmentation, write_prediction
@@ -18,7 +18,7 @@ from nnunetv2.inference.output_folders import OutputFolders
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, refuse_thread_counts
 from nnunetv2.inference.prediction_run import PredictionRun
 from nnunetv2.inference.watch import Cancelled, Progress, Watch
-from nnunetv2.preprocessing.intensity_check import intensity_warnings, refuse_constant
+from nnunetv2.preprocessing.intensity_check import intensity_warnings
 from nnunetv2.utilities.default_device import on_cpu_by_default
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.prediction_manifest import model_record
@@ -100,8 +100,7 @@ class CaseSteps:
             schemes = self.configuration_manager.normalization_schemes
             check_image(image, properties, len(schemes), case.label)
             image = image.view(np.uint8) if image.dtype == bool else image
-            refuse_single_slice(image, self.configuration_manager.patch_size, case.label)
-            refuse_constant(image, case.label)
+            run.note_single_slice(case.label, single_slice(image, self.configuration_manager.patch_size))
             run.note_intensities(case.label, intensity_warnings(
                 image, schemes, self.plans_manager.foreground_intensity_properties_per_channel))
             if previous_stage is not None and previous_stage.ndim == 3:

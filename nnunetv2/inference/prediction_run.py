@@ -21,14 +21,17 @@ class PredictionRun:
     times: StageTimes = field(default_factory=StageTimes)
     roi: dict[str, dict] = field(default_factory=dict)  # reports of roi "coarse" by case
     intensities: dict[str, list[str]] = field(default_factory=dict)  # what is odd about a case's, by case
+    single_slices: dict[str, str] = field(default_factory=dict)  # cases of one slice for a network of volumes
     no_lesion: list[str] = field(default_factory=list)  # cases whose class is the training's shares alone
 
     def report(self, wall: float, failed: CasesFailed | None) -> dict[str, Any]:
-        """For prediction_times.json: seconds by case and stage, which overlap; what is odd about intensities; boxes of roi
+        """For prediction_times.json: seconds by case and stage, which overlap; what is odd about intensities, and single slices; boxes of roi
         "coarse"; why cases failed."""
         report: dict[str, Any] = {"cases_wall": round(wall, 4), "cases": self.times.seconds}
         if self.intensities:
             report["intensity_warnings"] = self.intensities
+        if self.single_slices:
+            report["single_slices"] = self.single_slices
         if self.no_lesion:
             report["no_lesion_found"] = sorted(self.no_lesion)
         if self.roi:
@@ -42,6 +45,12 @@ class PredictionRun:
         if oddities:
             self.intensities[label] = oddities
             warnings.warn(f"{label}: {' '.join(oddities)}", stacklevel=2)
+
+    def note_single_slice(self, label: str, oddity: str | None) -> None:
+        """Warn now, and tell it in prediction_times.json."""
+        if oddity is not None:
+            self.single_slices[label] = oddity
+            warnings.warn(f"{label}: {oddity}", stacklevel=2)
 
     def note_no_lesion(self, label: str) -> None:
         """Warn now, and tell it in prediction_times.json."""

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunetv2.utilities.errors import InputError
-
 CT_SCHEME = "CTNormalization"
 SAMPLES = 100_000  # voxels looked at, evenly spread
 MAX_SHARE_ABOVE = 0.3  # bone and contrast are less of any body
@@ -18,19 +16,22 @@ MIN_SHARE_AMONG = 0.005  # soft tissue is more of any picture of a body
 MIN_SPAN_SDS = 1.0  # percentile range over the organ's SD: air, fat and tissue differ by far more
 
 
-def refuse_constant(image: np.ndarray, where: object) -> None:
-    """InputError when every channel of (C, Z, Y, X) holds one value only: there is nothing in it to segment."""
-    if all(channel.min() == channel.max() for channel in image):
-        values = ", ".join(f"{channel.flat[0]:g}" for channel in image)
-        raise InputError(f"{where} is constant (every voxel is {values}): there is no picture in it. Export it again.")
+def constant_image(image: np.ndarray) -> str | None:
+    """What to say of (C, Z, Y, X) every channel of which holds one value only; None of others."""
+    if not all(channel.min() == channel.max() for channel in image):
+        return None
+    values = ", ".join(f"{channel.flat[0]:g}" for channel in image)
+    return f"constant, every voxel is {values}; there is no picture in it"
 
 
 def intensity_warnings(image: np.ndarray, schemes: Sequence[str], intensities: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What is odd about the intensities of (C, Z, Y, X), in words with numbers; [] when nothing is.
 
     schemes: `normalization_schemes` of the configuration, one a channel; intensities: the plans'
-    `foreground_intensity_properties_per_channel`. Channels that are not CT are passed over.
+    `foreground_intensity_properties_per_channel`. Of an image without a picture only that is said; else channels that are not CT are passed over.
     """
+    if problem := constant_image(image):
+        return [f"{problem}, and what is predicted means nothing. Export it again."]
     found = []
     for i, (channel, scheme) in enumerate(zip(image, schemes)):
         if scheme != CT_SCHEME:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data_prep.case_checks import Inspection, copies, inspect_case
+from data_prep.case_checks import Inspection, case_warnings, copies, inspect_case
 from data_prep.convert_quiz import main
 from data_prep.quiz_layout import Case
 
@@ -42,3 +42,12 @@ def test_a_copy_is_known_by_its_voxels(quiz):
 def test_conversion_warns_of_copies(quiz, capsys):
     main(["--data", str(quiz.root), "--dry-run", "-np", "1"])
     assert "warning: the same image is in test and train and validation" in capsys.readouterr().err
+
+
+def test_an_image_without_a_picture_is_warned_of_and_no_problem(quiz):
+    file = quiz.files("train", 0, 1)[0]
+    quiz.write(np.full((4, 5, 6), 3, np.int16), file)
+    found = inspect_case(Case("blank", "test", file))
+    assert found.problems == [] and found.digest is None
+    (warning,) = case_warnings([found])
+    assert warning.startswith(f"{file}: constant, every voxel is 3")

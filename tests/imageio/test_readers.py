@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.io import imread, imsave
 
-from nnunetv2.imageio.image_arrays import refuse_single_slice
+from nnunetv2.imageio.image_arrays import single_slice
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient, nifti_affine
 from nnunetv2.imageio.reader_writer_registry import reader_writer_name, refuse_unread_ending
@@ -170,10 +170,9 @@ def test_an_ending_that_the_reader_does_not_read_is_refused_by_its_file():
         refuse_unread_ending(".png", SimpleITKIO, "dataset.json")
 
 
-def test_one_slice_is_refused_where_the_network_sees_volumes():
+def test_one_slice_is_told_where_the_network_sees_volumes():
     image = np.zeros((1, 1, 40, 50), np.float32)
-    refuse_single_slice(image, (40, 50), "x")  # a network of slices
-    refuse_single_slice(image, (1, 40, 50), "x")  # a volume's network may see one slice
-    refuse_single_slice(image[:, :, :2, :2].repeat(2, 1), (32, 64, 64), "x")
-    with pytest.raises(InputError, match="x is one slice of 40 x 50 voxels"):
-        refuse_single_slice(image, (32, 64, 64), "x")
+    assert single_slice(image, (40, 50)) is None  # a network of slices
+    assert single_slice(image, (1, 40, 50)) is None  # a volume's network may see one slice
+    assert single_slice(image[:, :, :2, :2].repeat(2, 1), (32, 64, 64)) is None
+    assert single_slice(image, (32, 64, 64)).startswith("one slice of 40 x 50 voxels")

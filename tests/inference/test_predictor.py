@@ -263,8 +263,16 @@ def test_intensities_that_are_no_hounsfield_units_are_warned_of_and_noted(model_
 
 
 @pytest.mark.slow
-def test_constant_image_is_refused_by_name_and_the_others_are_done(model_folder, tmp_path, capsys):
+@pytest.mark.parametrize("mode", ["exact", "half", "fast"])
+def test_images_without_a_picture_and_single_slices_are_predicted_with_a_warning(model_folder, tmp_path, mode):
     write_image(tmp_path / "in" / "blank_0000.nii.gz", np.full((10, 26, 24), -1000, np.int16))
-    write_image(tmp_path / "in" / "good_0000.nii.gz", smooth_ct())
-    assert run_prediction(tmp_path / "in", tmp_path / "out", model_folder, folds=(0,), **ARGUMENTS) == 1
-    assert "blank is constant" in capsys.readouterr().err and (tmp_path / "out" / "good.nii.gz").is_file()
+    write_image(tmp_path / "in" / "slice_0000.nii.gz", smooth_ct()[4:5])
+    write_image(tmp_path / "in" / "zeros_0000.nii.gz", np.zeros((10, 26, 24), np.int16))
+    with pytest.warns(UserWarning) as told:
+        assert run_prediction(tmp_path / "in", tmp_path / "out", model_folder, folds=(0,), mode=mode, **ARGUMENTS) == 0
+    messages = [str(entry.message) for entry in told]
+    for start in ("blank: constant, every voxel is -1000", "zeros: constant, every voxel is 0", "slice: one slice of"):
+        assert sum(message.startswith(start) for message in messages) == 1
+    assert sitk.ReadImage(str(tmp_path / "out" / "slice.nii.gz")).GetSize()[2] == 1
+    report = json.loads((tmp_path / "out" / "prediction_times.json").read_text())
+    assert sorted(report["intensity_warnings"]) == ["blank", "zeros"] and list(report["single_slices"]) == ["slice"]

@@ -20,6 +20,13 @@ def test_sound_dataset_passes(dataset, capsys):
     assert "3 cases checked" in capsys.readouterr().out
 
 
+def test_a_constant_image_is_warned_of_by_its_file_and_no_defect(dataset, capsys):
+    dataset.write("a", np.full(SHAPE, 7.0))
+    verify_dataset_integrity(dataset.raw, 2)
+    out = capsys.readouterr().out
+    assert "Warning: a: " in out and "a_0000.nii.gz: constant, every voxel is 7" in out and "no defect found" in out
+
+
 def test_almost_integer_labels_are_labels(dataset):
     dataset.write("a", seg=np.full(SHAPE, 1.0000152587890625))
     verify_dataset_integrity(dataset.raw, 2)

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunetv2.preprocessing.intensity_check import intensity_warnings, refuse_constant
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.preprocessing.intensity_check import constant_image, intensity_warnings
 
 PANCREAS = {"0": {"percentile_00_5": -56.0, "percentile_99_5": 180.0, "mean": 75.0, "std": 44.0}}
 CT = ["CTNormalization"]
@@ -38,10 +37,13 @@ def test_channels_that_are_no_ct_are_passed_over(body):
     assert intensity_warnings(body / 1000, ["ZScoreNormalization"], PANCREAS) == []
 
 
-def test_constant_image_is_refused_with_its_value():
-    with pytest.raises(InputError, match="case_1 is constant .every voxel is -1000"):
-        refuse_constant(np.full((1, 2, 2, 2), -1000.0), "case_1")
+def test_constant_image_is_told_with_its_value_whatever_its_channels():
+    image = np.full((1, 2, 2, 2), -1000.0)
+    assert constant_image(image) == "constant, every voxel is -1000; there is no picture in it"
+    for scheme in ("CTNormalization", "ZScoreNormalization"):
+        (warning,) = intensity_warnings(image, [scheme], PANCREAS)
+        assert warning.startswith("constant, every voxel is -1000")
 
 
 def test_one_channel_with_a_picture_is_enough():
-    refuse_constant(np.stack([np.zeros((2, 2, 2)), np.arange(8).reshape(2, 2, 2)]), "case_1")
+    assert constant_image(np.stack([np.zeros((2, 2, 2)), np.arange(8).reshape(2, 2, 2)])) is None
