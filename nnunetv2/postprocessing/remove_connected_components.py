@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from nnunetv2.ensembling.ensemble import ensemble_class_tables
 from nnunetv2.evaluation.evaluate_predictions import (
     label_or_region_to_key,
     LabelOrRegion,
@@ -28,6 +29,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
+from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, source_in
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
@@ -162,7 +164,7 @@ def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Seq
 def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike, postprocessing_file: str | os.PathLike,
                                    plans_file_or_dict: str | os.PathLike | dict | None = None,
                                    dataset_json_file_or_dict: str | os.PathLike | dict | None = None, num_processes: int | None = None) -> None:
-    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder.
+    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder. Tables of classes come along as they are.
 
     InputError where the output is the input: a run that was killed, or a second one, would take components from masks that had lost some.
     """
@@ -171,10 +173,13 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
     steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()
-    names, declared = _predictions(input_folder, dataset_json), plans_manager.get_label_manager(dataset_json).labels_of_masks
+    label_manager = plans_manager.get_label_manager(dataset_json)
+    names, declared = _predictions(input_folder, dataset_json), label_manager.labels_of_masks
     jobs = {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}
     with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(input_folder, names)):
         in_threads(_apply_to_file, jobs, num_processes, "Post-processing")
+        if (task := ClassificationTask.from_dataset_json(dataset_json, label_manager.foreground_labels)) is not None:
+            ensemble_class_tables([input_folder], output_folder, task)
 
 
 def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step], declared: Sequence[int]) -> None:

@@ -125,6 +125,15 @@ def test_decision_is_applied_to_a_folder(folders, tmp_path):
     assert SimpleITKIO().read_seg(tmp_path / "out" / "case0.nii.gz")[0].ravel().tolist() == [1, 1, 2, 2, 0, 0, 0, 0]
 
 
+def test_tables_of_classes_come_along(decided, tmp_path):
+    task = {"name": "subtype", "classes": ["a", "b"], "labels": "subtypes.csv"}
+    tables = {"subtype_probabilities.csv": "Names,p_a,p_b,lesion_found\ncase0.nii.gz,0.250000,0.750000,1\n", "subtype_results.csv": "Names,Subtype\ncase0.nii.gz,b\n"}
+    for name, text in tables.items():
+        (decided / name).write_text(text)
+    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", PLANS, DATASET | {"classification": task})
+    assert {name: (tmp_path / "out" / name).read_text() for name in tables} == tables
+
+
 def test_upstreams_pickle_is_understood(tmp_path):
     function = remove_all_but_largest_component_from_segmentation
     (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([function], [{"labels_or_regions": (1, 2)}])))
