@@ -112,9 +112,9 @@ def inspect_case(case: Case, fix_geometry: bool = False, description: DataDescri
     voxel_ml = float(np.prod(found.spacing)) / 1000
     found.volumes_ml = {key: float(np.isin(labels, structure.labels).sum()) * voxel_ml for key, structure in description.structures.items()}
     found.statistics = mask_statistics(image, labels > 0)
-    if not labels.any():
+    if not labels.any() and description.whole != description.lesion:  # a case without the lesion may be healthy, one without the organ shows nothing
         found.problems.append(f"{case.mask}: no {description.whole.word} in it; correct the mask, or leave the case out")
-    elif (stray := off_tissue(image, labels > 0, description)):
+    elif labels.any() and (stray := off_tissue(image, labels > 0, description)):
         found.problems.append(f"{case.mask}: {stray}")
     return found
 
@@ -170,7 +170,7 @@ def summary_table(inspections: list[Inspection], description: DataDescription = 
         rows.append([split, str(len(group)), counts, _ranges([f.shape for f in group], 0), _ranges([f.spacing for f in group], 3),
                      *(_spread([f.volumes_ml.get(structure.key, 0.0) for f in labelled]) for structure in shown)])
         lesion, whole = description.lesion, description.whole
-        without = [] if lesion is None else [f.case.name for f in labelled if f.volumes_ml.get(whole.key) and not f.volumes_ml[lesion.key]]
+        without = [] if lesion is None else [f.case.name for f in labelled if (whole == lesion or f.volumes_ml.get(whole.key)) and f.volumes_ml.get(lesion.key) == 0]
         notes.append(f"\n  note: {len(without)} without a {lesion.word}: {', '.join(without[:8])}{' ...' if len(without) > 8 else ''}" if without else "")
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.rjust(width) if place == 1 else cell.ljust(width) for place, (cell, width) in enumerate(zip(row, widths))).rstrip() + note

@@ -19,10 +19,11 @@ import numpy as np
 
 from nnunetv2.utilities.csv_files import given_twice, read_csv
 from nnunetv2.utilities.data_description import FILE, DataDescription, read_description
+from nnunetv2.utilities.dataset_files import preprocessed_names
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.files import is_there
 from nnunetv2.utilities.image_listing import scan_images
-from nnunetv2.utilities.safe_names import file_key, name_problem
+from nnunetv2.utilities.safe_names import file_key, name_problem, refuse_shared_files
 
 LABELLED_SPLITS = ("train", "validation")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}  # of what comes without a split of its own
@@ -86,7 +87,19 @@ def scan_quiz(data: Path, description: DataDescription | None = None) -> tuple[l
         cases, wrong = _with_tables(data, cases, description)
         problems += wrong
         problems += [f"{case.image}: case {case.name!r} {reason}; rename it" for case in cases if (reason := name_problem(case.name))]
+        problems += _shared_files(data, cases)
     return cases, problems
+
+
+def _shared_files(data: Path, cases: list[Case]) -> list[str]:
+    """Cases that later stages would write to one file: preprocessed ones, or predicted masks."""
+    problems = []
+    for splits, names_of in ((LABELLED_SPLITS, preprocessed_names), (("test",), lambda case: (f"{case}.nii.gz",))):
+        try:
+            refuse_shared_files({case.name: names_of(case.name) for case in cases if case.split in splits}, data)
+        except InputError as error:
+            problems.append(str(error))
+    return problems
 
 
 def class_folders(description: DataDescription) -> dict[str, str]:

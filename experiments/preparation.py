@@ -1,6 +1,7 @@
 """The beginning of most experiments: data, conversion, planning and preprocessing, each skipped when done."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from data_prep.convert_quiz import table_name
 from data_prep.make_phantom import is_plain_phantom
 from experiments.options import SEEDS, TRAINER
 from experiments.pipeline import Pipeline, Stage, enter
-from nnunetv2.utilities.data_description import read_description
+from nnunetv2.utilities.data_description import THE_QUIZ, read_description
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json
@@ -62,11 +63,11 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
     pipeline = Pipeline(out / "work", alone)
     work = pipeline.work
     folders = enter(work)
-    if args.from_stage:
-        pipeline.forget_from(args.from_stage)
-
     data = args.data or (Path("data") if Path("data").is_dir() else None)
     made_up = data is None
+    _refuse_other_data(out, folders.values(), THE_QUIZ.dataset if data is None else read_description(data).dataset)
+    if args.from_stage:
+        pipeline.forget_from(args.from_stage)
     if data is None:
         print("NO DATA GIVEN: THIS RUN USES SYNTHETIC CTS. ITS FIGURES SAY NOTHING ABOUT PATIENTS.", flush=True)
         data = work / "synthetic_data"
@@ -92,6 +93,13 @@ def prepare(args: argparse.Namespace, phantom: tuple[str, ...] = (), alone: bool
     pipeline.run(Stage("preprocess", ["nnUNetv2_preprocess", "-d", "777", "-plans_name", PLANS, "-c", CONFIGURATION],
                        [prepared.preprocessed / f"nnUNetPlans_{CONFIGURATION}"]))
     return pipeline, prepared
+
+
+def _refuse_other_data(out: Path, folders: Iterable[Path], dataset: str) -> None:
+    """InputError where `out` holds a run on data of another name: two datasets would share the number 777. Nothing of it has been touched then."""
+    others = sorted({path.name for folder in folders for path in folder.glob(f"{dataset.partition('_')[0]}_*")} - {dataset})
+    if others:
+        raise InputError(f"{out} holds a run on {', '.join(others)}, and the data given are {dataset}. Choose another folder with --out, or delete that one.")
 
 
 def best_device() -> str:

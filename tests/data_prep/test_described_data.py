@@ -260,3 +260,16 @@ def test_columns_of_the_table_stay_apart_whatever_they_hold():
     found = [Inspection(Case(name, "train", Path(name), Path(name), "low"), [], (10, 200, 300), spacing, {"nodule": 1234.5})
              for name, spacing in (("a", wide), ("b", tuple(10 * mm for mm in wide)))]
     assert "10.123-101.230 x 2.987-29.870 x 2.987-29.870  1234.5 / 1234.5 / 1234.5" in summary_table(found, DataDescription(NODULES))
+
+
+def test_healthy_cases_of_data_whose_one_label_is_the_lesion_are_taken(nodules):
+    write_case(nodules / "train", "b", label=0)
+    assert "note: 1 without a nodule: b" in summary_table(convert(nodules, "", dry_run=True, processes=1), read_description(nodules))
+
+
+def test_names_that_later_stages_would_write_to_one_file_are_named_by_the_check(tmp_path):
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"name": "Balls", "labels": {"background": 0, "ball": 1}}))
+    for split, name in (("train", "p1"), ("train", "p1_seg"), ("train", "q2"), ("validation", "Q2")):
+        write_case(tmp_path / split, name)
+    with pytest.raises(ValueError, match=r"share a file; rename one of each(.|\n)*p1 and p1_seg: p1_seg.b2nd(.|\n)*q2 and Q2"):
+        convert(tmp_path, "", dry_run=True, processes=1)

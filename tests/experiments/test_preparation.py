@@ -36,6 +36,15 @@ def test_data_whose_description_says_so_are_made_up(tmp_path, monkeypatch, capsy
     assert ("ARE SYNTHETIC" in capsys.readouterr().out) is not real
 
 
+def test_a_folder_with_a_run_on_other_data_is_refused_before_anything_of_it_is_touched(tmp_path, monkeypatch):
+    (tmp_path / "dataset_description.json").write_text(json.dumps({"name": "Balls", "labels": {"background": 0, "ball": 1}}))
+    args, ran = listing(tmp_path, monkeypatch, ["3d_fullres"], "Dataset777_Balls")
+    (tmp_path / "out" / "work" / "nnUNet_raw" / THE_QUIZ.dataset).mkdir(parents=True)
+    with pytest.raises(InputError, match="holds a run on Dataset777_PancreasCT, and the data given are Dataset777_Balls. Choose another folder with --out"):
+        preparation.prepare(args)
+    assert ran == []
+
+
 @pytest.mark.parametrize("planned", [["2d"], ["2d", "3d_fullres"]])
 def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkeypatch, planned):
     args, ran = listing(tmp_path, monkeypatch, planned)
