@@ -16,6 +16,7 @@ PANELS_IN_A_ROW = 4
 MOST_IN_A_PANEL, LONGEST_IN_A_PANEL = 7, 12  # classes of a legend over the curves, and characters of a name
 LARGEST_POINT = 400  # of a reliability diagram, in square points; of a thousand cases a point would cover the others
 CLASSES_WITH_SHARES = 5  # of more a confusion matrix has room for the counts alone
+LONGEST_BELOW_A_CELL, LETTER = 6, 0.07  # characters of a name that lie side by side below a confusion matrix; inches that each further one takes
 
 
 def distributions(metrics: dict, path: Path) -> None:
@@ -98,15 +99,18 @@ def confusion_matrix(metrics: dict, path: Path) -> None:
     matrix, words = np.array(block["confusion_matrix"]), description_of(metrics).task_words
     support = np.array([block["per_class"][name]["n"] for name in block["classes"]])
     share = matrix / np.maximum(support, 1)[:, None]
-    many = len(matrix) > CLASSES_WITH_SHARES
-    with figure(path, stamp_of(metrics), height=2.6 + 0.25 * many * len(matrix), width=2.9 + 0.25 * many * len(matrix)) as (_, axes):
+    many, names = len(matrix) > CLASSES_WITH_SHARES, [in_legend(name) for name in block["classes"]]
+    longest = max(map(len, names))
+    upright = many or longest > LONGEST_BELOW_A_CELL  # else the names would run into each other
+    grown = 0.25 * many * len(matrix) + LETTER * max(0, longest - LONGEST_BELOW_A_CELL)
+    with figure(path, stamp_of(metrics), height=2.6 + grown, width=2.9 + grown) as (_, axes):
         ax = axes[0, 0]
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(matrix):
             ax.text(column, row, f"{count}" if many else f"{count}\n{share[row, column]:.0%}", ha="center", va="center",
                     color="white" if share[row, column] > 0.55 else "black")
-        ax.set_xticks(range(len(support)), block["classes"], rotation=90 if many else 0)
-        ax.set_yticks(range(len(support)), [f"{name}  (n = {n})" for name, n in zip(block["classes"], support)])
+        ax.set_xticks(range(len(support)), names, rotation=90 if upright else 0)
+        ax.set_yticks(range(len(support)), [f"{name}  (n = {n})" for name, n in zip(names, support)])
         low, high = block["macro_f1_ci"]
         ax.set(xlabel=f"Predicted {words}", ylabel=f"True {words}", title=f"Macro-F1 {block['macro_f1']:.2f} [{low:.2f}, {high:.2f}]")
         ax.spines[:].set_visible(False)

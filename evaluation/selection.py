@@ -25,15 +25,20 @@ def segmentation_failures(row: dict, description: DataDescription = THE_QUIZ) ->
     return reasons
 
 
-def quality(row: dict, description: DataDescription = THE_QUIZ) -> float:
-    """What cases are ranked by: mean DSC of the structures that are drawn, as far as defined; 0 if none is."""
+def quality(row: dict, description: DataDescription = THE_QUIZ) -> float | None:
+    """What cases are ranked by: mean DSC of the structures that are drawn, as far as defined; None if none is, as where nothing is and nothing was found."""
     values = [row[f"{structure.key}_dsc"] for structure in description.drawn if row[f"{structure.key}_dsc"] is not None]
-    return sum(values) / len(values) if values else 0.0
+    return sum(values) / len(values) if values else None
 
 
 def noteworthy(rows: list[dict], description: DataDescription = THE_QUIZ) -> dict[str, list[str]]:
-    """{case: reasons to show it}: best, median and worst by `quality`, then every segmentation failure. Ties go by name."""
-    ranked = [row["case"] for row in sorted(rows, key=lambda row: (-quality(row, description), row["case"]))]
+    """{case: reasons to show it}: best, median and worst by `quality`, then every segmentation failure. Ties go by name.
+
+    Cases without a quality are ranked only where no case has one.
+    """
+    of_case = {row["case"]: quality(row, description) for row in rows}
+    defined = {case: value for case, value in of_case.items() if value is not None} or dict.fromkeys(of_case, 0.0)
+    ranked = sorted(defined, key=lambda case: (-defined[case], case))
     chosen: dict[str, list[str]] = {}
     for case, reason in ((ranked[0], "best"), (ranked[len(ranked) // 2], "median"), (ranked[-1], "worst")):
         chosen.setdefault(case, []).append(reason)

@@ -43,7 +43,7 @@ from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
-from nnunetv2.utilities.errors import InputError, list_some
+from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
@@ -195,7 +195,7 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
     if report["without_lesion"]:
         print(f"{path}: no lesion is found in {len(report['without_lesion'])} of {len(cases)} training cases, which the refit leaves out: "
-              f"{list_some(report['without_lesion'])}")
+              f"{name_some(report['without_lesion'])}")
         if (limits := _warned(path, labels[kept], task.classes)) is not None:
             return _kept(path, report, labels[kept], n_classes, limits)
     head, labels = network.class_head.cpu(), labels[kept]

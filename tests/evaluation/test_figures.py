@@ -12,6 +12,7 @@ from evaluation import figures, figures_of_runs
 from evaluation.make_figures import find_image, main
 from evaluation.overlays import CaseImages
 from evaluation.selection import failures, noteworthy, quality
+from nnunetv2.utilities.data_description import DataDescription
 from nnunetv2.utilities.errors import InputError
 from tests.evaluation.small_run import image_options, labels, save_image
 
@@ -61,6 +62,16 @@ def test_confusion_matrix_shows_the_counts_of_the_json(metrics, drawn, tmp_path)
     figures.confusion_matrix(metrics, tmp_path / "f")
     shown = [int(text.get_text().split()[0]) for text in drawn[0].axes[0].texts]
     assert shown == [1, 0, 0, 1, 1, 0, 0, 0, 1]
+
+
+def test_long_names_of_classes_do_not_run_into_each_other_below_the_matrix(metrics, drawn, tmp_path):
+    long = [f"serous cystadenoma, grade {k}" for k in range(3)]
+    block = metrics["subtype"] | {"classes": long, "per_class": {name: {"n": 1} for name in long}}
+    figures.confusion_matrix(metrics | {"subtype": block}, tmp_path / "f")
+    ax = drawn[0].axes[0]
+    below = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in zip(below, below[1:]))
+    assert ax.get_window_extent().width / drawn[0].dpi > 1.2  # inches that are left for the cells
 
 
 def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legends(metrics, drawn, tmp_path):
@@ -152,6 +163,14 @@ def test_speed_rows_without_dsc_are_left_out(drawn, tmp_path):
     ({"lesion_outcome": "false_alarm", "lesion_detected": None}, "lesion where there is none"), ({"subtype_predicted": "2"}, "wrong subtype")])
 def test_each_failure_is_named(changes, reason):
     assert failures(row()) == [] and failures(row(**changes)) == [reason]
+
+
+def test_a_healthy_case_in_which_nothing_was_found_is_not_the_worst():
+    lone = DataDescription({"name": "N", "labels": {"background": 0, "nodule": 1}, "lesion": "nodule"})
+    rows = [{"case": name, "nodule_dsc": dsc, "nodule_detected": 1.0, "nodule_outcome": "present"} for name, dsc in (("a", 0.9), ("b", 0.5), ("c", 0.7))]
+    healthy = {"case": "h", "nodule_dsc": None, "nodule_detected": None, "nodule_outcome": "both_empty"}
+    assert noteworthy([*rows, healthy], lone) == {"a": ["best"], "c": ["median"], "b": ["worst"]}
+    assert noteworthy([healthy], lone) == {"h": ["best", "median", "worst"]}
 
 
 def test_best_median_worst_and_failures_are_chosen():
