@@ -16,6 +16,13 @@ class BaseReaderWriter(ABC):
 
     supported_file_endings: Sequence[str] = ()
 
+    @staticmethod
+    def _check_all_same(input_list: Sequence) -> bool:
+        """Whether the entries, numbers or lists of them, are the same but for rounding; what readers ask of their channels' shapes and spacings."""
+        return all(np.shape(entry) == np.shape(input_list[0]) and np.allclose(entry, input_list[0]) for entry in input_list[1:])
+
+    _check_all_same_array = _check_all_same  # upstream's second name, of arrays
+
     @abstractmethod
     def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
         """Channels of one case -> (C, Z, Y, X) float32 and properties."""

@@ -14,7 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunetv2.training.log_sinks import Sinks, open_sinks
+from nnunetv2.training.log_sinks import Sinks, by_class, open_sinks
 from nnunetv2.utilities.files import atomic_write, save_json
 
 SEGMENTATION_KEYS = ("mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs",
@@ -37,6 +37,7 @@ class TrainingLog:
         self.config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self.sinks = Sinks([], self.warn)  # see open_sinks
+        self.loggers: list[Any] = []  # of other authors: each gets `log(key, value, epoch)`, of a list one value a class
         self._start = datetime.now()
         self.file: Path | None = None
         self.move_to(folder)
@@ -79,11 +80,17 @@ class TrainingLog:
     def update_config(self, config: dict[str, Any]) -> None:
         self.config |= config
         self.sinks.update_config(config)
+        for logger in self.loggers:
+            if hasattr(logger, "update_config"):
+                logger.update_config(config)
 
     def log_summary(self, key: str, value: Any) -> None:
         """What a training has one value of."""
         self.summary[key] = value
         self.sinks.log_summary(key, value)
+        for logger in self.loggers:
+            if hasattr(logger, "log_summary"):
+                logger.log_summary(key, value)
 
     def plot_progress_png(self, output_folder: str | os.PathLike) -> None:
         if self.active:
@@ -112,9 +119,15 @@ class TrainingLog:
         if not 0 <= epoch <= len(values):
             raise ValueError(f"{key!r} has values of {len(values)} epochs; epoch {epoch} cannot be logged next.")
         values[epoch:epoch + 1] = [value]
+        self._send(key, value, epoch)
         if key == "mean_fg_dice":
             ema = self.values["ema_fg_dice"][epoch - 1] * EMA_DECAY + value * (1 - EMA_DECAY) if epoch else value
             self.log("ema_fg_dice", ema, epoch)
+
+    def _send(self, key: str, value: Any, epoch: int) -> None:
+        for name, part in by_class(key, value).items():
+            for logger in self.loggers:
+                logger.log(name, part, epoch)
 
     # ---- TensorBoard and Weights & Biases -----------------------------------------------------------------------------
 
@@ -160,8 +173,11 @@ class TrainingLog:
     def plot(self, force: bool = False) -> None:
         """Draw progress.png, unless the last one is younger than PLOT_INTERVAL."""
         if self.active and (force or time.monotonic() - self._last_plot > PLOT_INTERVAL):
-            draw_progress(self.values, self.folder / "progress.png")
+            self._draw()
             self._last_plot = time.monotonic()
+
+    def _draw(self) -> None:
+        draw_progress(self.values, self.folder / "progress.png")
 
 
 def plain_value(value: Any, key: str) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.io import imread, imsave
 
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.image_arrays import single_slice
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient, nifti_affine
@@ -176,3 +177,13 @@ def test_one_slice_is_told_where_the_network_sees_volumes():
     assert single_slice(image, (1, 40, 50)) is None  # a volume's network may see one slice
     assert single_slice(image[:, :, :2, :2].repeat(2, 1), (32, 64, 64)) is None
     assert single_slice(image, (32, 64, 64)).startswith("one slice of 40 x 50 voxels")
+
+
+def test_readers_of_ones_own_compare_their_channels():
+    class Own(BaseReaderWriter):
+        read_images = read_seg = write_seg = None
+
+    reader = Own()
+    assert reader._check_all_same([(1, 4, 5)]) and reader._check_all_same([(1, 4, 5), (1, 4, 5)]) and reader._check_all_same([1.0, 1.0 + 1e-9])
+    assert not reader._check_all_same([(1, 4, 5), (1, 4, 6)]) and not reader._check_all_same([(1, 4, 5), (4, 5)])
+    assert reader._check_all_same_array([np.eye(4), np.eye(4)]) and not reader._check_all_same_array([np.eye(4), np.zeros((4, 4))])

@@ -15,6 +15,7 @@ from torch import nn
 
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy, infer_dataset_class
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.class_training import classes_of_batch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.training_state import training_state
@@ -416,3 +417,132 @@ def test_processes_of_batchgenerators_end_with_the_training(plain, make_trainer,
     trainer = make_trainer(LoadersOfAFork, **ONE_EPOCH)  # kept: one that is thrown away takes its processes along
     trainer.run_training()
     assert not multiprocessing.active_children()
+
+
+def _on_train_start(self):
+    """As trainers of other authors have it."""
+    if not self.was_initialized:
+        self.initialize()
+    self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+    self.set_deep_supervision_enabled(self.enable_deep_supervision)
+    Path(self.output_folder).mkdir(parents=True, exist_ok=True)
+
+
+@pytest.mark.slow
+def test_an_on_train_start_of_ones_own_leaves_the_rhythm_of_checkpoints(plain, make_trainer):
+    trainer = make_trainer(type("Starts", (nnUNetTrainer,), {"on_train_start": _on_train_start}), **ONE_EPOCH)
+    trainer.run_training()
+    assert (Path(trainer.output_folder) / "checkpoint_final.pth").is_file()
+
+
+def test_the_rhythm_of_checkpoints_is_a_number_before_a_training(plain, make_trainer):
+    trainer = make_trainer(num_epochs=100)
+    assert trainer.save_every == 5
+    trainer.num_epochs = 1000
+    assert trainer.save_every == 10
+    trainer.save_every = 50
+    assert trainer.save_every == 50
+
+
+def test_a_loader_tells_how_far_boxes_may_reach_over_the_border(plain, folders, plans, dataset_json):
+    labels = nnUNetTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu")).label_manager
+    cases = nnUNetDatasetBlosc2(nnUNetTrainer(plans, "3d_fullres", 0, dataset_json, torch.device("cpu")).preprocessed_dataset_folder)
+    loader = nnUNetDataLoader(cases, 2, (10, 20, 20), (8, 16, 16), labels, pad_sides=(1, 0, 0), sampling_probabilities=None)
+    assert loader.need_to_pad.tolist() == [3, 4, 4] and loader.sampling_probabilities is None and loader.num_channels is None
+    flat = nnUNetDataLoader(cases, 2, (20, 20), (16, 16), labels, pad_sides=(0, 1))
+    assert flat.need_to_pad.tolist() == [0, 4, 5]
+
+
+def test_a_case_is_saved_with_upstreams_arguments_in_their_order(tmp_path):
+    image, labels = np.ones((1, 2, 3, 4), np.float32), np.zeros((1, 2, 3, 4), np.int16)
+    nnUNetDatasetBlosc2.save_case(image, labels, {"spacing": [1, 1, 1]}, str(tmp_path / "a"), (1, 2, 3, 4), (1, 1, 3, 4), (1, 2, 3, 4), (1, 1, 3, 4), 5)
+    nnUNetDatasetBlosc2.save_seg(labels[0], str(tmp_path / "b"), (2, 3, 4), (1, 3, 4))
+    cases = nnUNetDatasetBlosc2(tmp_path, ["a"])
+    assert np.array_equal(cases.load_case("a")[0][:], image) and cases.mmap_kwargs in ({}, {"mmap_mode": "r"})
+
+
+class OwnLogger:
+    """As much of a logger as nnU-Net's trainer asks for; its moving average is the last value."""
+
+    def __init__(self):
+        self.my_fantastic_logging, self.config, self.summary = {}, {}, {}
+
+    def log(self, key, value, epoch):
+        self.my_fantastic_logging.setdefault(key, []).append(value)
+        if key == "mean_fg_dice":
+            self.log("ema_fg_dice", value, epoch)
+
+    def get_value(self, key, step):
+        return self.my_fantastic_logging[key] if step is None else self.my_fantastic_logging[key][step]
+
+    def update_config(self, config):
+        self.config |= config
+
+    def plot_progress_png(self, output_folder):
+        Path(output_folder, "mine.png").touch()
+
+    def get_checkpoint(self):
+        return {"mine": self.my_fantastic_logging}
+
+    def load_checkpoint(self, checkpoint):
+        self.my_fantastic_logging = checkpoint["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_logger_of_ones_own_takes_part_and_training_goes_on_with_it(plain, make_trainer, epochs):
+    class WithOwnLogger(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.logger = OwnLogger()
+
+    trainer = make_trainer(WithOwnLogger, **ONE_EPOCH | {"num_epochs": epochs})
+    trainer.run_training()
+    own = trainer.logger.other
+    assert own.my_fantastic_logging["ema_fg_dice"] == own.my_fantastic_logging["mean_fg_dice"] == trainer.logger.get_value("ema_fg_dice", None)
+    assert trainer.logger.my_fantastic_logging is own.my_fantastic_logging and own.config["fold"] == 0
+    assert len(load_json(Path(trainer.output_folder) / "progress.json")["train_losses"]) == epochs and (Path(trainer.output_folder) / "mine.png").is_file()
+    again = make_trainer(WithOwnLogger, **ONE_EPOCH | {"num_epochs": epochs})
+    again.load_checkpoint(Path(trainer.output_folder) / "checkpoint_final.pth")
+    assert again.logger.other.my_fantastic_logging == own.my_fantastic_logging
+    again.logger.log("train_losses", 0.5, epochs)
+    assert again.logger.get_value("train_losses", -1) == 0.5
+
+
+@pytest.mark.slow
+def test_a_logger_that_only_logs_is_enough(plain, make_trainer):
+    class Silent:
+        def log(self, key, value, epoch):
+            seen.add(key)
+
+    class WithSilentLogger(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.logger = Silent()
+
+    seen = set()
+    trainer = make_trainer(WithSilentLogger, **ONE_EPOCH)
+    trainer.run_training()
+    assert {"train_losses", "val_losses", "mean_fg_dice", "lrs"} <= seen and len(trainer.logger.get_value("ema_fg_dice", None)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [False, True])
+def test_further_loggers_get_each_value(plain, make_trainer, own):
+    class Further:
+        def log(self, name, value, epoch):
+            seen.append((name, epoch))
+
+        def update_config(self, config):
+            seen.append(("config", config["fold"]))
+
+    class WithFurtherLogger(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            if own:
+                self.logger = MetaLogger(self.output_folder, False)
+            self.logger.loggers.append(Further())
+
+    seen = []
+    make_trainer(WithFurtherLogger, **ONE_EPOCH).run_training()
+    assert [seen.count((name, 0)) for name in ("train_losses", "ema_fg_dice", "dice_per_class_or_region/class_1", "dice_per_class_or_region/class_2", "config")] == [1] * 5

@@ -33,6 +33,8 @@ class nnUNetDataLoader(DataLoader):
         flat = (1,) if self.patch_size_was_2d else ()
         self.patch_size, self.final_patch_size = np.array([*flat, *patch_size]), np.array([*flat, *final_patch_size])
         self.pad_sides = np.array([*((0,) if flat else ()), *pad_sides]) if pad_sides is not None else np.zeros(len(self.patch_size), int)
+        self.need_to_pad = self.patch_size - self.final_patch_size + self.pad_sides  # for who draws boxes in a way of their own
+        self.sampling_probabilities, self.num_channels = sampling_probabilities, None
         self.oversample_foreground_percent, self.transforms = oversample_foreground_percent, transforms
         self.annotated_classes_key = (-1, *label_manager.all_labels)
         self.has_ignore = label_manager.has_ignore_label

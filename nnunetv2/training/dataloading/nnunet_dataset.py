@@ -54,6 +54,8 @@ class nnUNetBaseDataset(ABC):
 class nnUNetDatasetBlosc2(nnUNetBaseDataset):
     """What the preprocessor writes: CASE.b2nd, CASE_seg.b2nd, CASE.pkl."""
 
+    mmap_kwargs = {} if os.name == "nt" else {"mmap_mode": "r"}  # for `blosc2.open` in a `load_case` of one's own
+
     def load_case(self, identifier: str) -> Case:
         data, seg, properties = case_store.load_case(self.source_folder, identifier)
         previous = None
@@ -62,15 +64,16 @@ class nnUNetDatasetBlosc2(nnUNetBaseDataset):
         return data, seg, previous, properties
 
     @staticmethod
-    def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, output_filename_truncated: str,
-                  patch_size: Sequence[int] | None = None, **_: Any) -> None:
-        """patch_size: of the training, so that reading a patch touches little else. Chunk and codec keywords of upstream's are not needed."""
+    def save_case(data: np.ndarray, seg: np.ndarray, properties: dict, output_filename_truncated: str, chunks: Any = None, blocks: Any = None,
+                  chunks_seg: Any = None, blocks_seg: Any = None, clevel: int = 5, codec: Any = None, filters: Any = None, filters_seg: Any = None,
+                  *, patch_size: Sequence[int] | None = None) -> None:
+        """patch_size: of the training, so that reading a patch touches little else. Upstream's arguments, `chunks` to `filters_seg`, have no effect."""
         folder, case = os.path.split(output_filename_truncated)
         case_store.save_case(data, seg, properties, folder, case, patch_size)
 
     @staticmethod
-    def save_seg(seg: np.ndarray, output_filename_truncated: str, **_: Any) -> None:
-        """Store a segmentation (Z, Y, X) for the next stage of a cascade."""
+    def save_seg(seg: np.ndarray, output_filename_truncated: str, chunks_seg: Any = None, blocks_seg: Any = None) -> None:
+        """Store a segmentation (Z, Y, X) for the next stage of a cascade. Upstream's last arguments have no effect."""
         folder, case = os.path.split(output_filename_truncated)
         case_store.save_seg(seg, folder, case)
 

@@ -32,6 +32,7 @@ from dynamic_network_architectures.building_blocks.class_head import RunningStan
 from nnunetv2 import paths
 from nnunetv2.class_evidence.head import EvidenceHead
 from nnunetv2.preprocessing.normalization import check_schemes
+from nnunetv2.training.adopted_log import AdoptedLog
 from nnunetv2.training.dataloading.batch_stream import BatchStream, ending_workers
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.log_sinks import check_switches
@@ -128,7 +129,7 @@ class nnUNetTrainer(TrainingData):
         self.bf16_on_cpu = False  # see initialize
         self.class_training = ClassTraining()
         self.ema_decay: float | None = None  # per iteration; also keep an exponential moving average of the weights, in checkpoint_ema.pth
-        self.save_every: int | None = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
+        self.save_every = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
         self.picture_every: int | None = 10  # epochs between pictures of the worst validation patch, worst_patch.png; None: no picture
         self.disable_checkpointing = False
         self.num_workers: int | None = None  # processes per loader, 0 = none; None: nnUNet_n_proc_DA or by cores
@@ -159,6 +160,15 @@ class nnUNetTrainer(TrainingData):
         return _folder("nnUNet_results", self.plans_manager.dataset_name, model)
 
     @property
+    def logger(self) -> TrainingLog:
+        """What is logged; a logger of another author that is set takes part in it (adopted_log.py)."""
+        return self._logger
+
+    @logger.setter
+    def logger(self, logger: Any) -> None:
+        self._logger = logger if isinstance(logger, TrainingLog) else AdoptedLog(logger, self.output_folder, self.class_task is not None, self.local_rank == 0)
+
+    @property
     def log_file(self) -> Path | None:
         """The text log of this start."""
         return self.logger.file
@@ -166,6 +176,15 @@ class nnUNetTrainer(TrainingData):
     @log_file.setter
     def log_file(self, file: str | os.PathLike) -> None:
         self.logger.file = Path(file)
+
+    @property
+    def save_every(self) -> int:
+        """Epochs between latest checkpoints. A number at any time: hooks of other authors count with it."""
+        return self._save_every or max(1, min(10, self.num_epochs // 20))
+
+    @save_every.setter
+    def save_every(self, epochs: int | None) -> None:
+        self._save_every = epochs
 
     @property
     def module(self) -> nn.Module:
@@ -365,7 +384,6 @@ class nnUNetTrainer(TrainingData):
     def on_train_start(self) -> None:
         self._complete_initialisation()
         sweep(self.output_folder, self.output_folder_base)
-        self.save_every = self.save_every or max(1, min(10, self.num_epochs // 20))
         if self.device.type == "cpu" and self._runs_in_bf16:  # tried here, not in the first step, which a time budget measures
             self.print_to_log_file("Convolutions run in bf16.")
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
