@@ -18,7 +18,7 @@ from experiments.speed_masks import PANCREAS, folder_of, masks_in, read_mask, sc
 from nnunetv2.utilities.files import atomic_write, load_json
 
 REPEATED = "upstream, run before"  # masks of the last but one run of `upstream`
-STAGES = ("read", "preprocess", "network", "resample", "write")
+STAGES = ("read", "preprocess", "network", "classify", "resample", "write")
 
 
 def agreement(folder: Path, other: Path) -> dict:
@@ -163,7 +163,7 @@ def as_markdown(result: dict) -> str:
               f"| row | start | {' | '.join(STAGES)} |", "|---" * (2 + len(STAGES)) + "|"]
     for row, figures in result["rows"].items():
         if split := figures["time_split"]:
-            lines.append(f"| {row} | " + " | ".join(_number(split[stage], 2) for stage in ("start", *STAGES)) + " |")
+            lines.append(f"| {row} | " + " | ".join(_number(split.get(stage), 2) for stage in ("start", *STAGES)) + " |")
     return "\n".join(lines) + "\n"
 
 

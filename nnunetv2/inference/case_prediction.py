@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from nnunetv2.inference.coarse_network import (
 )
 from nnunetv2.inference.coarse_roi import Box, RoiReport, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
+from nnunetv2.inference.label_maps import winning_channels
 from nnunetv2.inference.last_look import EXPECTED_ML, probability_sums, with_channels_of
 from nnunetv2.inference.modes import MODES, InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
@@ -44,6 +46,14 @@ class CasePrediction:
     roi: RoiReport | None = None
     lesion_found: bool | None = None  # None where nobody looked: without evidence blocks
     looked_again_for: tuple[str, ...] = ()  # labels that roi "coarse" found nowhere but expected some of: windows and all views looked for them
+    decide: Callable[[], tuple[np.ndarray, bool | None]] | None = None  # gives class_probabilities and lesion_found, where that is left to do
+
+    def decided(self) -> "CasePrediction":
+        """With its class. Until then class_probabilities are those of the networks' own heads, (folds, n)."""
+        if self.decide is None:
+            return self
+        class_probabilities, lesion_found = self.decide()
+        return replace(self, class_probabilities=class_probabilities, lesion_found=lesion_found, decide=None)
 
     @on_cpu_by_default
     def full_logits(self, has_regions: bool) -> Tensor:
@@ -87,12 +97,14 @@ class CasePredictor:
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
 
     @on_cpu_by_default
-    def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None) -> CasePrediction:
+    def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None,
+                 decide: bool = True) -> CasePrediction:
         """data (C, D, H, W) float32. A case without any foreground in reduced precision is repeated in fp32, with a warning.
 
         properties: of the image, where there are any: which way its axes run, and the distance of a 2D network's slices.
 
-        on_window: told (windows done, windows) of the pass that runs; what it raises ends the prediction.
+        on_window: told (windows done, windows) of the pass that runs; what it raises ends the prediction. decide: False leaves the measuring of
+        evidence, which needs no network, to `CasePrediction.decided`, so that the next case need not wait for it.
         """
         prediction = self._predict(self.engines, data, on_window)
         if any(engine.precision != "fp32" for engine in self.engines) and not self._foreground(prediction.logits).any():
@@ -103,21 +115,26 @@ class CasePredictor:
         if prediction.looked_again_for:
             warnings.warn(f"{name}: {', '.join(prediction.looked_again_for)} nearly found by the single pass; windows and mirrored views looked once more, "
                           "which takes longer.", stacklevel=2)
-        return self._decided(prediction, data, properties)
+        prediction = self._to_be_decided(prediction, data, properties)
+        return prediction.decided() if decide else prediction
 
-    def _decided(self, prediction: CasePrediction, data: Tensor, properties: Mapping[str, Any] | None) -> CasePrediction:
-        """What each fold's network says of the class (folds, n), and each fold's evidence -> class probabilities (n,), mean over folds."""
-        by_fold = prediction.class_probabilities
-        if by_fold is None:
+    def _to_be_decided(self, prediction: CasePrediction, data: Tensor, properties: Mapping[str, Any] | None) -> CasePrediction:
+        if prediction.class_probabilities is None:
             return prediction
+        return replace(prediction, decide=partial(self._class_of, prediction, data, properties))
+
+    def _class_of(self, prediction: CasePrediction, data: Tensor, properties: Mapping[str, Any] | None) -> tuple[np.ndarray, bool | None]:
+        """What each fold's network says of the class (folds, n), and each fold's evidence -> class probabilities (n,), mean over folds; whether there
+        is a lesion."""
+        by_fold = prediction.class_probabilities
         blocks = tuple(dict.fromkeys(name for head in self.evidence if head is not None for name in head.features))
         if self.measurement is None or not blocks:
-            return replace(prediction, class_probabilities=by_fold.mean(0))
+            return by_fold.mean(0), None
         labels = np.zeros(prediction.shape, np.uint16)
-        labels[prediction.box] = prediction.logits.argmax(0).numpy()
+        labels[prediction.box] = winning_channels(prediction.logits)
         measured = self.measurement(data.numpy(), labels, properties, blocks)
         decided = [network if head is None else head.probabilities(measured, network) for head, network in zip(self.evidence, by_fold)]
-        return replace(prediction, class_probabilities=np.mean(decided, axis=0), lesion_found=measured is not None)
+        return np.mean(decided, axis=0), measured is not None
 
     def _predict(self, engines: Sequence[Engine], data: Tensor, on_window: OnWindow | None) -> CasePrediction:
         shape = tuple(data.shape[1:])
@@ -217,7 +234,7 @@ class CasePredictor:
         probabilities = None
         if self.lesion_channels is not None:
             probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines])
-        return self._decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties)
+        return self._to_be_decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties).decided()
 
     @on_cpu_by_default
     def volume_logits(self, engine: Engine, data: Tensor) -> Tensor:

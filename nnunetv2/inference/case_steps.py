@@ -56,11 +56,11 @@ class CaseSteps:
         return results
 
     def _predict_data(self, data: Tensor, name: str = "this case", on_window: Callable[[int, int], None] | None = None,
-                      properties: Mapping[str, Any] | None = None) -> CasePrediction:
+                      properties: Mapping[str, Any] | None = None, decide: bool = True) -> CasePrediction:
         """Through the methods that somebody replaced, if there are any, and through the network itself where it was altered."""
         if self._overrides("predict_logits_from_preprocessed_data") or self._has_own_steps():
             return self.case_predictor.with_class(data, torch.as_tensor(self.predict_logits_from_preprocessed_data(data)).cpu(), properties)
-        return self.case_predictor(data, name, on_window, properties)
+        return self.case_predictor(data, name, on_window, properties, decide)
 
     def _output_folders(self, cases: Sequence[Case], part_id: int = 0, num_parts: int = 1) -> OutputFolders:
         made_with = self._made_with() if cases else {}
@@ -138,9 +138,7 @@ class CaseSteps:
 
         run.watch.part(case.label, case.position, "network", 0, 1)
         with run.times.stage(case.label, "network"):
-            prediction = self._predict_data(data, case.label, on_window, properties)
-        if prediction.lesion_found is False:
-            run.note_no_lesion(case.label)
+            prediction = self._predict_data(data, case.label, on_window, properties, decide=False)
         if prediction.roi is not None:
             run.roi[case.label] = prediction.roi.as_json()
         return prediction
@@ -148,6 +146,12 @@ class CaseSteps:
     @on_cpu_by_default
     def _export(self, case: Case, properties: dict, prediction: CasePrediction, run: PredictionRun) -> Any:
         """Files, and the result where it is asked for."""
+        run.watch.part(case.label, case.position, "classify", 0, 1)
+        with run.times.stage(case.label, "classify"):
+            prediction = prediction.decided()
+        if prediction.lesion_found is False:
+            run.note_no_lesion(case.label)
+        run.watch.part(case.label, case.position, "classify", 1, 1)
         run.watch.part(case.label, case.position, "resample", 0, 1)
         with run.times.stage(case.label, "resample"):
             mask, probabilities = convert_prediction_to_segmentation(

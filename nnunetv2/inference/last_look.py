@@ -7,9 +7,11 @@ well show it: where a label is truly absent there are next to none, and the time
 
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from nnunetv2.inference.label_maps import winning_channels
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 EXPECTED_ML = 0.1  # a tenth of the millilitre that nobody should lose
@@ -34,6 +36,6 @@ def with_channels_of(logits: Tensor, other: Tensor, channels: Collection[int], l
         for channel in channels:
             logits[channel] = other[channel]
         return logits
-    given = torch.isin(other.argmax(0), torch.tensor(sorted(channels)))
+    given = torch.from_numpy(np.isin(winning_channels(other), sorted(channels)))
     logits[:, given] = other[:, given].to(logits.dtype)
     return logits

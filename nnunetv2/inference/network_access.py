@@ -86,7 +86,8 @@ class NetworkAccess:
                                                  self.trainer_name, self.allowed_mirroring_axes)
             self._network_in_use = in_use
         found = self._case_predictor
-        if found is not None and (self._settings_changed or found.geometry != network_geometry(self.configuration_manager, self.allowed_mirroring_axes)):
+        geometry = getattr(found, "geometry", None)  # somebody's own predictor of cases has none
+        if geometry is not None and (self._settings_changed or geometry != network_geometry(self.configuration_manager, self.allowed_mirroring_axes)):
             self._make_case_predictor()
         return self._case_predictor
 

@@ -6,7 +6,7 @@ from threading import Event
 
 from nnunetv2.utilities.errors import InputError
 
-STAGES = ("read", "preprocess", "network", "resample", "write")  # of a case, in this order; arrays are not read, results that are returned not written
+STAGES = ("read", "preprocess", "network", "classify", "resample", "write")  # of a case, in this order; arrays are not read, results that are returned not written
 ENDS_BEFORE = STAGES[:3]  # what the network is through with is brought to its end
 Cancelled = Event | Callable[[], bool]
 

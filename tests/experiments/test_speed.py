@@ -178,7 +178,7 @@ def test_scores_without_common_cases_or_subtypes(tmp_path):
 
 
 def test_ratio_is_between_medians_of_seconds_a_case(tmp_path):
-    times = {"cases_wall": 3.0, "cases": {"x": dict.fromkeys(("read", "preprocess", "network", "resample", "write"), 0.5)}}
+    times = {"cases_wall": 3.0, "cases": {"x": dict.fromkeys(("read", "preprocess", "network", "classify", "resample", "write"), 0.5)}}
     runs = [run("upstream", 60, cases=3), run("exact", 4.0, times=times), run("exact", 5.0, times=times), run("exact", 90.0, times=times)]
     result = {"runs": runs, "reference": "upstream", "command": "c", "environment": {}, "threads": 2, "device": "cpu"}
     result["rows"] = summarise(result, tmp_path, None)

@@ -83,3 +83,12 @@ def test_a_model_without_an_evidence_head_predicts_by_its_network(folder, data, 
     save_model(tmp_path, tiny_plans(), tiny_dataset_json(), [tiny_network(seed=0)])
     found = predictor(tmp_path, (0,)).case_predictor(data)
     assert found.lesion_found is None and found.class_probabilities.sum() == pytest.approx(1)
+
+
+def test_evidence_is_measured_beside_the_next_cases_network(folder, data):
+    ours = predictor(folder, (0,))
+    undecided = ours.case_predictor(data, properties=PROPERTIES, decide=False)
+    assert undecided.lesion_found is None and undecided.class_probabilities.shape == (1, 3)  # of the network's own head, by fold
+    found, expected = undecided.decided(), ours.case_predictor(data, properties=PROPERTIES)
+    np.testing.assert_array_equal(found.class_probabilities, expected.class_probabilities)
+    assert found.lesion_found is expected.lesion_found is True and found.decided() is found

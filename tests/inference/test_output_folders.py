@@ -203,7 +203,7 @@ class NothingToCompute:
     def __init__(self, channels):
         self.channels = channels
 
-    def __call__(self, data, name, on_window, properties):
+    def __call__(self, data, name, on_window, properties, decide=True):
         from nnunetv2.inference.case_prediction import CasePrediction
 
         shape = tuple(data.shape[1:])

@@ -75,7 +75,7 @@ def test_class_of_the_csv_is_that_of_the_case_predictor(predicted, model_folder,
 
 def test_times_of_each_stage_are_kept(predicted):
     times = json.loads((predicted / "prediction_times.json").read_text())
-    assert set(times["cases"]["case_0"]) == {"read", "preprocess", "network", "resample", "write"}
+    assert set(times["cases"]["case_0"]) == {"read", "preprocess", "network", "classify", "resample", "write"}
     assert times["engine"] == "torch" and times["tta"] == 1 and times["computed_in"] == "fp32"
 
 

@@ -55,6 +55,7 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
         return image, properties
 
     def export(case: Case, properties: dict, prediction: CasePrediction) -> None:
+        prediction = prediction.decided()
         for stage in next_stages:
             _save_for(stage, case.name, prediction, configuration, labels)
         mask, probabilities = convert_prediction_to_segmentation(prediction, properties, plans, configuration, labels, save_probabilities)
@@ -62,7 +63,8 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
             tables.add(f"{case.name}{ending}", prediction.class_probabilities, prediction.lesion_found)
         write_prediction(mask, probabilities, properties, plans, case.output, ending)
 
-    pipeline = Pipeline(prepare, predict=lambda case, data: predictor._predict_data(data, case.name, properties=of_case.pop(case.name)), export=export)
+    pipeline = Pipeline(prepare, predict=lambda case, data: predictor._predict_data(
+        data, case.name, properties=of_case.pop(case.name), decide=False), export=export)
     pipeline.run([Case(name, (), folder / name) for name in dataset.identifiers])
     return compute_metrics_on_folder(
         str(references), str(folder), str(folder / "summary.json"), plans.image_reader_writer_class(), ending,
