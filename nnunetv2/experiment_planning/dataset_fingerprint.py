@@ -41,6 +41,19 @@ class DatasetFingerprintExtractor:
         self.num_threads = num_processes
         self.verbose = verbose
 
+    @staticmethod
+    def collect_foreground_intensities(segmentation: np.ndarray, images: np.ndarray, seed: int = SEED,
+                                       num_samples: int = 10_000) -> tuple[list[np.ndarray], list[dict[str, float]]]:
+        """Of each channel of `images` (C, Z, Y, X): `num_samples` values where `segmentation` (1, Z, Y, X) is above 0, drawn with replacement, and
+        statistics of all of them; none and NaN without foreground."""
+        samples = foreground_samples(images, segmentation[0] > 0, num_samples, seed)
+        statistics = []
+        for channel in images:
+            values = channel[segmentation[0] > 0]
+            found = intensity_properties(values) if values.size else dict.fromkeys(("mean", "min", "max", *PERCENTILES), float("nan"))
+            statistics.append({name: value for name, value in found.items() if name != "std"})
+        return samples, statistics
+
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Write dataset_fingerprint.json and return its content; a file already there is returned as it is, if it is of these cases."""
         preprocessed = paths.nnUNet_preprocessed / self.dataset_name
@@ -115,14 +128,20 @@ def analyze_case(reader, image_files: list[str], label_file: str, n_samples: int
         raise ValueError(problem)
     box = tuple(slice(start, stop) for start, stop in bounding_box((images != 0).any(0)))
     cropped, foreground = images[(slice(None), *box)], seg[0][box] > 0
-    random = np.random.RandomState(SEED)
+    samples = foreground_samples(cropped, foreground, n_samples)
+    shape = cropped.shape[1:]
+    return CaseFingerprint(properties["spacing"], shape, float(np.prod(shape) / np.prod(images.shape[1:])), samples)
+
+
+def foreground_samples(images: np.ndarray, foreground: np.ndarray, n_samples: int, seed: int = SEED) -> list[np.ndarray]:
+    """`n_samples` values a channel of `images` (C, Z, Y, X) where `foreground` (Z, Y, X), drawn with replacement; none where there is no foreground."""
+    random = np.random.RandomState(seed)
     samples = []
-    for channel in cropped:
+    for channel in images:
         values = channel[foreground]
         # The empty case's float64 makes the whole dataset's statistics float64, as in upstream's fingerprint.
         samples.append(random.choice(values, n_samples, replace=True) if values.size else np.empty(0))
-    shape = cropped.shape[1:]
-    return CaseFingerprint(properties["spacing"], shape, float(np.prod(shape) / np.prod(images.shape[1:])), samples)
+    return samples
 
 
 def intensity_properties(samples: np.ndarray) -> dict[str, float]:

@@ -94,3 +94,13 @@ def test_properties_of_a_known_sample():
     assert intensity_properties(np.arange(201.0)) == {
         "mean": 100.0, "std": pytest.approx(58.0230), "min": 0.0, "max": 200.0,
         "percentile_00_5": 1.0, "median": 100.0, "percentile_99_5": 199.0}
+
+
+def test_foreground_intensities_of_arrays():
+    image, seg = np.arange(8.0).reshape(1, 2, 2, 2), np.zeros((1, 2, 2, 2), int)
+    seg[0, 1, 1] = (1, 2)  # the voxels 6 and 7
+    samples, statistics = DatasetFingerprintExtractor.collect_foreground_intensities(seg, image, num_samples=20)
+    assert len(samples) == 1 and samples[0].shape == (20,) and set(samples[0]) == {6.0, 7.0}
+    assert statistics == [{"mean": 6.5, "min": 6.0, "max": 7.0, "percentile_00_5": 6.005, "median": 6.5, "percentile_99_5": 6.995}]
+    samples, statistics = DatasetFingerprintExtractor.collect_foreground_intensities(seg * 0, image)
+    assert samples[0].size == 0 and all(np.isnan(value) for value in statistics[0].values())

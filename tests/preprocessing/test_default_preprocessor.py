@@ -256,3 +256,11 @@ def test_a_preprocessors_own_way_of_storing_a_case_is_taken(tmp_path, monkeypatc
     monkeypatch.setattr(Hooked, "run_case", lambda self, *_: (ramp((4, 4, 4)), np.zeros((1, 4, 4, 4), np.int8), {"class_locations": {}}))
     _run_and_save(Hooked(), "a", {"images": [], "label": None}, tmp_path, plans, plans.get_configuration("3d_fullres"), DATASET)
     assert list_cases(tmp_path) == ["a_mine"]
+
+
+def test_how_many_places_are_sampled_may_be_told():
+    seg = np.zeros((1, 2, 3, 4), int)
+    seg[0, 0] = 1  # 12 voxels
+    sample = DefaultPreprocessor._sample_foreground_locations
+    assert len(sample(seg, [1])[1]) == len(sample(seg, [1], None, False)[1]) == 12
+    assert len(sample(seg, [1], min_num_samples=5)[1]) == 5 and len(sample(seg, [1], min_num_samples=5, min_percent_coverage=0.5)[1]) == 6

@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2 import paths
 from nnunetv2.preprocessing.case_store import is_complete, save_case
-from nnunetv2.preprocessing.class_locations import SEED, sample_class_locations
+from nnunetv2.preprocessing.class_locations import MIN_SAMPLES, MIN_SHARE, SEED, sample_class_locations
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.normalization import normalize
 from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of
@@ -124,9 +124,10 @@ class DefaultPreprocessor:
         return data
 
     @staticmethod
-    def _sample_foreground_locations(seg: np.ndarray, classes_or_regions: list, seed: int = SEED, verbose: bool = False) -> dict:
+    def _sample_foreground_locations(seg: np.ndarray, classes_or_regions: list, seed: int | None = SEED, verbose: bool = False,
+                                     min_num_samples: int = MIN_SAMPLES, min_percent_coverage: float = MIN_SHARE) -> dict:
         """A hook: where training may centre its patches; see sample_class_locations."""
-        return sample_class_locations(seg, classes_or_regions, seed)
+        return sample_class_locations(seg, classes_or_regions, seed, min_num_samples, min_percent_coverage)
 
     def run(self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int | None = None) -> None:
         """Preprocess the training cases of a dataset into nnUNet_preprocessed/DATASET/<data_identifier>, and copy their references.
