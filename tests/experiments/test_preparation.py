@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import preparation
+from experiments import main_job, preparation
 from experiments.pipeline import Pipeline, nnunet_folders
 from nnunetv2.utilities.data_description import THE_QUIZ
 from nnunetv2.utilities.errors import InputError
@@ -55,3 +55,12 @@ def test_single_slices_are_refused_before_they_are_preprocessed(tmp_path, monkey
         with pytest.raises(InputError, match="single slices, planned as 2d.*-c 2d"):
             preparation.prepare(args)
         assert ran == ["convert", "plan"]
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("PancreasCT", True), ("LungNodules", False)])
+def test_the_speed_of_the_quizs_phantoms_is_drawn_beside_the_quiz_alone(tmp_path, name, drawn):
+    commands = {}
+    raw = tmp_path / f"Dataset777_{name}"
+    at = preparation.Prepared(tmp_path, tmp_path, raw, tmp_path, tmp_path, "", "", False, "cpu")
+    main_job.evaluate(argparse.Namespace(run=lambda stage: commands.update({stage.name: stage.command})), at, tmp_path)
+    assert ("--speed" in commands["figures"]) is drawn
