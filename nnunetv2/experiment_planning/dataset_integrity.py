@@ -25,7 +25,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
 
     A case is bad when a file is absent or unreadable, when image and label do not share a voxel grid, when values are NaN or
     infinite, when the channels are not as many as declared, or when the label map holds fractions or undeclared labels. Constant
-    images, and in CT masks that lie on other tissue than the other cases' do (see mask_statistics), are warned of.
+    images, masks without an image, and in CT masks that lie on other tissue than the other cases' do (see mask_statistics), are warned of.
     """
     folder = Path(folder)
     if not (folder / "dataset.json").is_file():
@@ -39,7 +39,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
-    statistics, oddities = {}, []
+    statistics, oddities = {}, _labels_without_image(folder, dataset_json, cases)
     for case, (found, oddity, statistics[case]) in in_threads(check, jobs, num_processes, "checking cases", anywhere=True).items():
         problems += [f"{case}: {problem}" for problem in found]
         oddities += [f"{case}: {oddity}"] if oddity else []
@@ -75,17 +75,22 @@ def inspect_case(reader, image_files: Sequence[str], label_file: str, n_channels
             None if problems or oddity else mask_statistics(images[0], seg[0] > 0))
 
 
+def _labels_without_image(folder: Path, dataset_json: dict, cases: dict[str, dict]) -> list[str]:
+    """They are not trained on; [] where dataset.json lists the files."""
+    if "dataset" in dataset_json:
+        return []
+    ending = dataset_json["file_ending"]
+    labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"*{ending}") if not file.name.startswith(".")}
+    orphans = sorted(labelled - cases.keys())
+    return [f"labelsTr: label(s) without an image are not used: {name_some(orphans)}; add the images, or take the masks away."] if orphans else []
+
+
 def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:
     problems = []
     if len(cases) != dataset_json["numTraining"]:
         problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found; correct it, or add the cases")
     if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
         problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}; add them, or correct the list")
-    if "dataset" not in dataset_json:
-        ending = dataset_json["file_ending"]
-        labelled = {file.name.removesuffix(ending) for file in (folder / "labelsTr").glob(f"*{ending}") if not file.name.startswith(".")}
-        if orphans := sorted(labelled - cases.keys()):
-            problems.append(f"labelsTr: label(s) without an image: {name_some(orphans)}; add the images, or take the masks away")
     try:
         task = ClassificationTask.from_dataset_json(dataset_json, [label for label in expected_labels if label != 0])
         if task is not None:

@@ -37,8 +37,7 @@ def check_image(image: Any, properties: Any, n_channels: int, where: str = "the 
 def single_slice(image: np.ndarray, patch_size: Sequence[int]) -> str | None:
     """What to say of one slice, (C, Z, Y, X) with an axis of one voxel, where the network sees volumes; None of others."""
     if len(patch_size) == 3 and min(patch_size) > 1 and min(image.shape[1:]) == 1:
-        size = " x ".join(str(n) for n in image.shape[1:] if n > 1)
-        return f"one slice of {size} voxels, padded to a volume as the network needs one; what is predicted is not to be trusted. Give the whole series."
+        return f"one slice, {' x '.join(map(str, image.shape[1:]))} voxels, padded to a volume as the network needs one; what is predicted is not to be trusted. Give the whole series."
     return None
 
 

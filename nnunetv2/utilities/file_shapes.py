@@ -158,6 +158,15 @@ def with_channel_names(dataset_json: Any) -> Any:
     return dataset_json
 
 
+def whole_as_int(value: Any) -> Any:
+    """Whole numbers that were written with a point, 1.0, as integers; of lists and objects all that they hold. Other values stay."""
+    if isinstance(value, dict):
+        return {key: whole_as_int(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole_as_int(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class DatasetJson(FileShape):
     """dataset.json beside a model, where the number of training cases means nothing."""
 
@@ -173,7 +182,10 @@ class DatasetJson(FileShape):
 
     @classmethod
     def in_present_terms(cls, content: Any) -> Any:
-        return with_channel_names(content)
+        content = with_channel_names(content)
+        if not isinstance(content, dict):
+            return content
+        return content | {key: whole_as_int(content[key]) for key in ("labels", "regions_class_order", "numTraining") if key in content}
 
 
 class RawDatasetJson(DatasetJson):

@@ -176,7 +176,7 @@ def test_one_slice_is_told_where_the_network_sees_volumes():
     assert single_slice(image, (40, 50)) is None  # a network of slices
     assert single_slice(image, (1, 40, 50)) is None  # a volume's network may see one slice
     assert single_slice(image[:, :, :2, :2].repeat(2, 1), (32, 64, 64)) is None
-    assert single_slice(image, (32, 64, 64)).startswith("one slice of 40 x 50 voxels")
+    assert single_slice(image, (32, 64, 64)).startswith("one slice, 1 x 40 x 50 voxels")
 
 
 def test_readers_of_ones_own_compare_their_channels():

@@ -271,7 +271,7 @@ def test_images_without_a_picture_and_single_slices_are_predicted_with_a_warning
     with pytest.warns(UserWarning) as told:
         assert run_prediction(tmp_path / "in", tmp_path / "out", model_folder, folds=(0,), mode=mode, **ARGUMENTS) == 0
     messages = [str(entry.message) for entry in told]
-    for start in ("blank: constant, every voxel is -1000", "zeros: constant, every voxel is 0", "slice: one slice of"):
+    for start in ("blank: constant, every voxel is -1000", "zeros: constant, every voxel is 0", "slice: one slice, 1 x 26 x 24 voxels"):
         assert sum(message.startswith(start) for message in messages) == 1
     assert sitk.ReadImage(str(tmp_path / "out" / "slice.nii.gz")).GetSize()[2] == 1
     report = json.loads((tmp_path / "out" / "prediction_times.json").read_text())

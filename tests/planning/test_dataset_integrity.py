@@ -27,6 +27,13 @@ def test_a_constant_image_is_warned_of_by_its_file_and_no_defect(dataset, capsys
     assert "Warning: a: " in out and "a_0000.nii.gz: constant, every voxel is 7" in out and "no defect found" in out
 
 
+def test_a_mask_without_an_image_is_warned_of_by_its_name_and_no_defect(dataset, capsys):
+    dataset.write("orphan", seg=np.zeros(SHAPE, np.uint8))
+    verify_dataset_integrity(dataset.raw, 2)
+    out = capsys.readouterr().out
+    assert "Warning: labelsTr: label(s) without an image are not used: orphan" in out and "3 cases checked, no defect found" in out
+
+
 def test_almost_integer_labels_are_labels(dataset):
     dataset.write("a", seg=np.full(SHAPE, 1.0000152587890625))
     verify_dataset_integrity(dataset.raw, 2)
@@ -113,12 +120,11 @@ def test_every_defect_of_the_dataset_is_listed_at_once(dataset):
     dataset.classify("a,0\nb,9\n")
     dataset.save_json(numTraining=7, holdout=["c", "ghost"], channel_names={"0": "CT", "1": "PET"})
     (dataset.raw / "labelsTr" / "c.nii.gz").unlink()
-    dataset.write("orphan", seg=np.zeros(SHAPE, np.uint8))
     found = defects(dataset)
-    for text in ("numTraining is 7, 3 cases", "held-out case(s) without an image: ghost", "label(s) without an image: orphan", "b: '9'",
+    for text in ("numTraining is 7, 3 cases", "held-out case(s) without an image: ghost", "b: '9'",
                  "a: 1 channel(s), dataset.json declares 2", "c.nii.gz does not exist"):
         assert text in found
-    assert re.search(r"has 7 defect\(s\)", found)  # channels of a and b
+    assert re.search(r"has 6 defect\(s\)", found)  # channels of a and b
 
 
 def test_labels_with_a_gap_are_refused(dataset):

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, with_channel_names
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -84,3 +85,14 @@ def test_channels_may_be_called_modality_as_in_older_datasets(tmp_path):
     save_json(old, tmp_path / "dataset.json")
     read = load_json(tmp_path / "dataset.json", DatasetJson)
     assert read["channel_names"] == old["modality"] == with_channel_names(old)["channel_names"] and "channel_names" not in old
+
+
+def test_labels_and_numbers_written_with_a_point_are_read_as_integers(tmp_path):
+    file = tmp_path / "dataset.json"
+    file.write_text('{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "numTraining": 3.0, "regions_class_order": [1.0, 2.0], '
+                    '"labels": {"background": 0.0, "whole": [1.0, 2.0], "part": 2.0, "ignore": 3.0}}')
+    read = load_json(file, DatasetJson)
+    assert repr((read["numTraining"], read["regions_class_order"], list(read["labels"].values()))) == "(3, [1, 2], [0, [1, 2], 2, 3])"
+    file.write_text(file.read_text().replace("2.0, \"ign", "2.5, \"ign"))
+    with pytest.raises(InputError, match="labels.part: 2.5"):
+        load_json(file, DatasetJson)
