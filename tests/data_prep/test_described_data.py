@@ -257,7 +257,7 @@ def test_every_real_rating_has_a_class_and_no_patient_is_in_two_splits(task):
 
 def test_columns_of_the_table_stay_apart_whatever_they_hold():
     wide = (10.123, 2.987, 2.987)
-    found = [Inspection(Case(name, "train", Path(name), Path(name), "low"), [], (10, 200, 300), spacing, {"nodule": 1234.5})
+    found = [Inspection(Case(name, "train", Path(name), Path(name), "low"), shape=(10, 200, 300), spacing=spacing, volumes_ml={"nodule": 1234.5})
              for name, spacing in (("a", wide), ("b", tuple(10 * mm for mm in wide)))]
     assert "10.123-101.230 x 2.987-29.870 x 2.987-29.870  1234.5 / 1234.5 / 1234.5" in summary_table(found, DataDescription(NODULES))
 
