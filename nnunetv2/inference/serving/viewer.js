@@ -12,7 +12,10 @@ async function call(path, options = {}) {
   const token = element("token").value;
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const response = await fetch(path, { ...options, headers });
-  if (!response.ok) throw new Error((await response.json()).detail || response.statusText);
+  if (!response.ok) {  // a proxy in between answers in its own words, which are no JSON
+    const answer = await response.json().catch(() => ({}));
+    throw new Error(answer.detail || `status ${response.status} ${response.statusText}`.trim());
+  }
   return response;
 }
 
