@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2.ensembling.ensemble import ensemble_class_tables
 from nnunetv2.evaluation.evaluate_predictions import (
     label_or_region_to_key,
     LabelOrRegion,
@@ -26,6 +25,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.inference.mean_class_table import ensemble_class_tables
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
