@@ -6,7 +6,6 @@
 Exit status 1 when anything is wrong.
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import Inspection, case_warnings, inspect_all, problem_list, summary_table
 from data_prep.quiz_layout import Case, scan_quiz
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.data_description import DataDescription, description_of_dataset, read_description
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets
@@ -123,7 +122,7 @@ def _check_splits(path: Path, names: set[str], holdout: set[str]) -> list[str]:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="quiz folder, or nnUNet_raw/DatasetXXX_Name")
     parser.add_argument("-np", "--processes", type=whole_number(0), help="default: one per core, at most 8")
     args = parser.parse_args(arguments)

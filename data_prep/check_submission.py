@@ -8,7 +8,6 @@ DIR of --test holds the test images `quiz_NNN_0000.nii.gz`. The zip must hold `q
 the exit status 1. With other data the table is `TASK_results.csv` with `Names,Task`, and there is none without a class task.
 """
 
-import argparse
 import lzma
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from nnunetv2.imageio.checked_file import stored_type
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import parse_csv
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of_dataset
 from nnunetv2.utilities.errors import InputError
@@ -126,7 +125,7 @@ def check_table(content: bytes, masks: set[str], description: DataDescription = 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("archive", type=Path, metavar="NAME_results.zip")
     parser.add_argument("--test", type=Path, required=True, metavar="DIR", help="folder of the test images")
     parser.add_argument("--dataset", type=Path, help="dataset.json of other data than the quiz's")

@@ -17,7 +17,6 @@ former run has written and is still right is kept. Data with a dataset_descripti
 Dataset777_NAME with labels, classes and names of their own; patients are kept together in the folds.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -32,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import Inspection, case_warnings, inspect_all, problem_list, read_labels, run_parallel, summary_table
 from data_prep.quiz_layout import SYNTHETIC_MARKER, Case, scan_quiz
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, read_volume
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, read_description
 from nnunetv2.utilities.data_manifest import read_manifest
@@ -187,7 +186,7 @@ def _write_manifest(target: Path, data: Path, cases: list[Case]) -> None:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/, validation/ and test/")
     parser.add_argument("--out", type=Path, default=os.environ.get("nnUNet_raw"), help="nnUNet_raw; default: $nnUNet_raw")
     parser.add_argument("--dataset", help=f"name of the dataset's folder (default {DATASET}, or Dataset777_NAME of the description)")

@@ -5,21 +5,20 @@
 A dash stands for what the data do not have.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.convert_quiz import table_name
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import read_description
 from nnunetv2.utilities.errors import InputError
 
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("data", type=Path, help="folder with train/, validation/ and test/")
     data = parser.parse_args(arguments).data
     if not data.is_dir():

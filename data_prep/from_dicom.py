@@ -11,7 +11,6 @@ who is who; keep it where patient data belong. A series with gaps, repeated or u
 stacks or damaged files is refused, all of them at once; the others are converted, and kept by the next run.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from nnunetv2.configuration import available_cores
 from nnunetv2.imageio.dicom_conversion import TABLE, convert_folder
 from nnunetv2.imageio.dicom_files import scan_folder
 from nnunetv2.imageio.dicom_series import stack_of
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.errors import CasesFailed, InputError
 
 
@@ -39,7 +38,7 @@ def check(source: Path, modality: str | None, min_slices: int, resample_tilt: bo
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--source", type=Path, required=True, help="folder with DICOM files, at any depth; links are refused")
     parser.add_argument("--out", type=Path, required=True, help="folder for the images and series.csv")
     parser.add_argument("--modality", default="CT", help="series of this modality; 'any' takes all that have positions (default CT)")

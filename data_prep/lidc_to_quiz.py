@@ -10,7 +10,6 @@ turned to one orientation (LPS), its mask with it. Classes are readers' ratings,
 mostly size: lay every figure beside the mask's volume alone.
 """
 
-import argparse
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import problem_list, run_parallel
 from data_prep.oriented_files import write_oriented
 from data_prep.quiz_layout import SHARES, refuse_other_data, shared_out
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv, write_rows
 from nnunetv2.utilities.data_description import FILE
 from nnunetv2.utilities.errors import InputError
@@ -131,7 +130,7 @@ def _write(source: Path, out: Path, splits: dict[str, str], nodule: Nodule) -> N
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder with nodules.csv, image/ and nodule_mask/ (default ../shared/lidc)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the data in the quiz's layout; must not hold other data")
     parser.add_argument("--task", choices=TASKS, default="malignancy", help="rating that makes the classes (default malignancy)")

@@ -20,7 +20,6 @@ A case depends on preset, seed, split and its place in the split alone, so a kil
 number of processes changes nothing.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from data_prep.phantom_cues import CUES, Drawn, draw
 from data_prep.phantom_scanner import SCANNERS
 from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
 from data_prep.quiz_layout import SYNTHETIC_MARKER, refuse_other_data
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.data_description import FILE
 from nnunetv2.utilities.file_shapes import AnyObject
@@ -230,7 +229,7 @@ def is_plain_phantom(data: Path) -> bool:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("out", type=Path, help="folder to fill, which must not hold other data; cases of a former run are kept")
     parser.add_argument("--preset", choices=PRESETS, default="demo")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)

@@ -5,7 +5,6 @@
 The same predictions give the same bytes.
 """
 
-import argparse
 import sys
 import zipfile
 from pathlib import Path
@@ -14,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.case_checks import problem_list
 from data_prep.check_submission import MASK_ENDING, check_submission, description_from, find_test_images, table_of
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 from nnunetv2.utilities.files import atomic_write
 from nnunetv2.utilities.safe_names import plain_name
@@ -46,7 +45,7 @@ def make_submission(predictions: Path, test: Path, archive: Path, processes: int
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--pred", type=Path, required=True, help=f"folder with quiz_NNN.nii.gz and {table_of(THE_QUIZ)}")
     parser.add_argument("--test", type=Path, required=True, help="folder with the test images quiz_NNN_0000.nii.gz")
     parser.add_argument("--name", required=True, help="yours; the file is called NAME_results.zip")

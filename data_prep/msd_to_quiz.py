@@ -9,7 +9,6 @@ Reads imagesTr, labelsTr and dataset.json in the Decathlon's layout, one channel
 orientation (LPS). The Decathlon does not say which cases are one patient's, so each case counts as a patient.
 """
 
-import argparse
 import re
 import sys
 from functools import partial
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.case_checks import problem_list, run_parallel
 from data_prep.oriented_files import write_oriented
 from data_prep.quiz_layout import SHARES, refuse_other_data, shared_out
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.data_description import FILE, DescriptionShape
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import OldDatasetJson
@@ -78,7 +77,7 @@ def _write(source: Path, images: dict[str, Path], out: Path, splits: dict[str, s
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder with imagesTr, labelsTr and dataset.json (default ../shared/hippocampus)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the data in the quiz's layout; must not hold other data")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of the split (default 0)")

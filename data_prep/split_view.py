@@ -6,7 +6,6 @@ Writes `OUT/images/CASE_0000.nii.gz` and `OUT/labels/CASE.nii.gz` as links to th
 former run wrote there goes; where other files are in these two folders nothing is written.
 """
 
-import argparse
 import glob
 import os
 import shutil
@@ -14,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from nnunetv2.utilities.commands import script, whole_number  # noqa: E402
+from nnunetv2.utilities.commands import Parser, script, whole_number  # noqa: E402
 from nnunetv2.utilities.errors import InputError, list_some  # noqa: E402
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits  # noqa: E402
 from nnunetv2.utilities.files import load_json  # noqa: E402
@@ -55,7 +54,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="nnUNet_raw/DatasetXXX_Name with splits_final.json")
     parser.add_argument("--fold", type=whole_number(0), default=0, help="fold whose validation cases are laid out; 0 is the quiz's split")
     parser.add_argument("--out", type=Path, required=True, help="folder for images/ and labels/")

@@ -21,7 +21,7 @@ from evaluation.result_shapes import Metrics
 from evaluation.segmentation_metrics import SEGMENTATION_METRICS
 from evaluation.tables import NAMES, heading, number
 from nnunetv2.utilities.data_description import carried, description_of
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.files import load_json
 
 MARGINS = {"dsc": 0.01, "iou": 0.01, "nsd_1mm": 0.02, "nsd_2mm": 0.02, "hd95_mm": 1.0, "masd_mm": 0.2, "missed": 0.02, "false_alarm": 0.02, "found": 0.02, "subtype": 0.05}
@@ -121,7 +121,7 @@ def _subtypes(rows: dict[str, dict], cases: list[str], classes: list[str]) -> Su
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="folder with the first run's metrics.json")
     parser.add_argument("b", type=Path, metavar="B", help="folder with the second run's metrics.json")
     parser.add_argument("--out", type=Path, help="write the comparison as JSON")

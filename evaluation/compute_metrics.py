@@ -30,7 +30,7 @@ from evaluation.summary import case_row, summarise_segmentation, summarise_subty
 from evaluation.surface import SURFACES
 from evaluation.tables import metrics_table
 from nnunetv2.utilities.cluster import add_scheduler_flag, n_workers, workers_of
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of_dataset
 from nnunetv2.utilities.errors import CasesFailed, InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson
@@ -187,7 +187,7 @@ def _definitions(surface: str) -> dict[str, str]:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz")
     parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks with the same names")
     parser.add_argument("--dataset", type=Path, help="dataset.json of other data than the quiz's: labels, regions, class task and names")

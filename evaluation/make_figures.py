@@ -23,7 +23,7 @@ from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
 from evaluation.result_shapes import FigureIndex, Metrics, SpeedTable
 from evaluation.selection import noteworthy
 from evaluation.tables import number
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, in_one_message, name_some
 from nnunetv2.utilities.file_shapes import Progress
@@ -142,7 +142,7 @@ def _caption(row: dict, description: DataDescription) -> str:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, help="folder with metrics.json")
     parser.add_argument("--images", type=Path, help="folder with case_0000.nii.gz, for overlays")
     parser.add_argument("--ref", type=Path, help="folder of reference masks (with --overlay: one mask)")

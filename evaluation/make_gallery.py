@@ -27,7 +27,7 @@ from evaluation.overlays import COLOURS, CaseImages, window_of
 from evaluation.result_shapes import Metrics
 from evaluation.selection import failures
 from evaluation.tables import heading
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import DataDescription, description_of
 from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.files import load_json
@@ -134,7 +134,7 @@ def _data_url(picture: np.ndarray, kind: str, **options) -> str:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder with metrics.json")
     parser.add_argument("--images", type=Path, required=True, help="folder with case_0000.nii.gz")
     parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks")

@@ -32,7 +32,7 @@ from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.simpleitk_reader_writer import read_volume
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of_dataset
 from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
@@ -177,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of case_0000.nii.gz")
     parser.add_argument("--masks", type=Path, required=True, help="folder of masks case.nii.gz, predicted or true")
     parser.add_argument("--truth", type=Path, required=True, help="true classes, columns case,subtype (or the task's name)")

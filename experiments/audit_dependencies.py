@@ -5,11 +5,12 @@
 The database is on the network. Where it cannot be reached, or knows nothing of a package, that is said and is no failure.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+from nnunetv2.utilities.commands import Parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 120
@@ -31,7 +32,7 @@ def verdict(report: dict) -> tuple[list[str], int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--requirements", type=Path, default=REPOSITORY / "constraints.txt", help="file of pinned packages (default: constraints.txt)"
     )

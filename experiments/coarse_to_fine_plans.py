@@ -7,12 +7,11 @@ themselves. `3d_crops` sees parts of the planned patch, of the cases preprocesse
 next (nnUNetv2_train -pretrained_weights), since the network is that of `3d_fullres` in all of them.
 """
 
-import argparse
 from pathlib import Path
 
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import whole_volume_tile
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.file_shapes import Plans
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -45,7 +44,7 @@ def with_cheap_configurations(plans: dict) -> dict:
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("plans", type=Path, help="plans file with 3d_fullres; it is rewritten")
     path = parser.parse_args().plans
     save_json(with_cheap_configurations(load_json(path, Plans)), path)

@@ -35,7 +35,7 @@ from experiments.record_run import code_commit, environment, shown_command
 from experiments.small_plans import write_small_plans
 from nnunetv2.class_evidence.fit import macro_f1
 from nnunetv2.inference.model_loading import find_model
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.parallel import in_processes
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/cues"))
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument("--train", type=whole_number(30), default=240, help="training cases per world, predicted out of fold (default 240)")

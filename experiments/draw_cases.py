@@ -5,13 +5,12 @@
 Writes OUT/images/CASE_0000.nii.gz, OUT/labels/CASE.nii.gz and OUT/subtypes.csv (case,subtype); the files themselves are in OUT/data.
 """
 
-import argparse
 from pathlib import Path
 
 from data_prep.make_phantom import PRESETS, case_files, make_phantom
 from data_prep.phantom_worlds import WORLDS, Manner
 from data_prep.split_view import link_or_copy
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
 
 
@@ -30,7 +29,7 @@ def draw_cases(folder: Path, n: int, seed: int, preset: str = "demo", world: str
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), required=True)

@@ -7,7 +7,6 @@ Each run is a process, and rounds go through the rows forwards and backwards in 
 are the median over rounds of a round's two runs. `half` is 16-bit integers, also on CPUs where `auto` would not take them.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from experiments.record_run import hardware
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.errors import InputError
 
 ONE_PASS = Path(__file__).with_name("engine_pass.py")
@@ -69,7 +68,7 @@ def compare_bytes(checkouts: list[Path], precisions: list[str], n: int, threads:
 
 @script
 def main(arguments: list[str] | None = None) -> int | None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("checkouts", nargs=2, type=Path, metavar="CHECKOUT", help="roots of two checkouts; ratios are to the first")
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "half"), default=["fp32", "half"])
     parser.add_argument("--size", nargs=3, type=whole_number(32), default=[64, 128, 192], metavar=("D", "H", "W"),

@@ -16,13 +16,13 @@ import numpy as np
 from data_prep.make_phantom import list_cases, make_phantom
 from data_prep.phantom_cues import CUES
 from data_prep.phantom_worlds import PLAIN, WORLDS, Manner
-from experiments.options import DEVELOPMENT_SEEDS, Parser
+from experiments.options import DEVELOPMENT_SEEDS
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.class_evidence.case import Intensities
 from nnunetv2.class_evidence.fit import fit_evidence
 from nnunetv2.class_evidence.measure import Measurement
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import read_csv
 from nnunetv2.utilities.parallel import in_processes
 
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--world", choices=WORLDS, default="abdomen")
     parser.add_argument("--cues", nargs="+", choices=CUES, default=list(CUES))
     parser.add_argument("--train", type=whole_number(15), default=240, help="cases (default 240)")

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from experiments.evidence_blocks import SEED, made_cases, read_case
-from experiments.options import Parser
 from experiments.record_run import code_commit, environment, shown_command
 from nnunetv2.class_evidence.blocks import BLOCKS
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.files import save_json
 
 PRESET = "quiz"
@@ -48,7 +47,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--cases", type=whole_number(3), default=12)
     parser.add_argument("--out", type=Path, default=Path("results/evidence_seconds"))
     args: argparse.Namespace = parser.parse_args(arguments)

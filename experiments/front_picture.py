@@ -6,7 +6,6 @@ The case is the median by DSC of the run's validation cases; the bars are rows o
 they are, and the picture says whose seconds they are.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from evaluation.result_shapes import Metrics, SpeedTable
 from experiments.generated_text import FRONT_ROWS, short_machine
 from experiments.results_index import RESULTS
 from experiments.speed_table import bars
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.files import atomic_write, load_json
 
 SIZE = (9.6, 2.9)  # inches
@@ -137,7 +136,7 @@ def compose(run: Path, speed: dict, path: Path) -> None:
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--run", type=Path, default=RESULTS / "fold0", help="folder of a finished run_fold0.sh")
     parser.add_argument("--speed", type=Path, default=RESULTS / "speed.json", help="table of run_speed.sh")
     parser.add_argument("--out", type=Path, default=RESULTS.parent / "docs/front.png")

@@ -6,7 +6,6 @@
 A block stands between `<!-- generated NAME -->` and `<!-- end -->`; NAME is a key of BLOCKS. No figure is written by hand.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from experiments import real_report, robustness_report
 from experiments.ablation_table import block_lines
 from experiments.results_index import RESULTS, data_of, index_table, kept_studies, machine_of
 from experiments.speed_masks import PANCREAS
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
 
@@ -339,7 +338,7 @@ def stale_pages() -> dict[Path, str]:
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1 if a page is stale")
     args = parser.parse_args(arguments)
     stale = stale_pages()

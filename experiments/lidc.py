@@ -29,7 +29,7 @@ from experiments.record_run import code_commit, environment, shown_command
 from experiments.small_plans import write_small_plans
 from nnunetv2 import paths
 from nnunetv2.inference.model_loading import TrainedModel, find_model
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import write_rows
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")

@@ -6,14 +6,13 @@
 Refuses a run on data that may not be shown: only runs on synthetic data are kept.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 from evaluation.result_shapes import Metrics, RunRecord
 from experiments.record_run import TARGETS
 from experiments.results_index import RESULTS
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.files import load_json, save_json
 
 TITLES = {
@@ -59,7 +58,7 @@ def record(run: Path, command: str, out: Path) -> dict:
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--run", type=Path, default=RESULTS / "fold0", help="folder of a finished run_fold0.sh on synthetic data"
     )

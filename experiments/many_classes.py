@@ -7,7 +7,6 @@
 One thread. Each class is a ball with a soft edge. The image's grid is finer than the network's by 1.25 along each axis.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import torch
 
 from nnunetv2.inference.case_prediction import CasePrediction
 from nnunetv2.inference.export_prediction import resample_logits_to_segmentation_box
+from nnunetv2.utilities.commands import Parser
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 NETWORK, IMAGE = (1.5, 1.5, 1.5), (1.2, 1.2, 1.2)  # mm
@@ -75,7 +75,7 @@ def in_upstream(python: str, logits: np.ndarray, image_shape: Sequence[int]) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--classes", type=int, default=104, help="with the background (default 104)")
     parser.add_argument("--shape", type=int, nargs=3, default=(80, 160, 160), metavar=("D", "H", "W"), help="voxels of the network's grid")
     args = parser.parse_args(arguments)

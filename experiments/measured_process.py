@@ -18,7 +18,7 @@ from pathlib import Path
 
 from experiments.file_shapes import Measured
 from nnunetv2.configuration import available_cores
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.files import is_there, load_json, save_json
 
 SAMPLE_SECONDS = 0.25  # between looks at memory
@@ -107,7 +107,7 @@ def measure(
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--out", type=Path, required=True, help="the .json with the figures; the command's output goes beside it"
     )

@@ -1,6 +1,6 @@
 """Options, lengths and seeds of the experiments. Standard library alone, so that a wrong option ends a script before anything is installed.
 
-    python -m experiments.options main_job --data data --name MYTEAM     # checks; status 2 and one line where something is wrong
+    python -m experiments.options experiments/run_fold0.sh main_job --data data --name MYTEAM     # checks; status 2 and one line where something is wrong
 
 experiments/driver.sh does this with the system's Python, then sets the environment up and runs `python -m experiments.main_job`.
 """
@@ -12,9 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from nnunetv2.utilities.commands import real_number, whole_number
+from nnunetv2.utilities.commands import Parser, real_number, whole_number
 from nnunetv2.utilities.safe_names import name_problem
 
 TRAINER = "nnUNetTrainer"
@@ -79,16 +78,6 @@ SEEDS = {
 DEVELOPMENT_SEEDS = (2027, 4711, 4800, 4801, 4802)  # settings were worked out on these (docs/lab-notes.md); nothing is reported on them
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for a wrong option, as for every other wrong input."""
-
-    def __init__(self, **kwargs) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help lists the options\n")
-
-
 def file_name(text: str) -> str:
     """Type of a flag: a part of a file's name."""
     if (problem := name_problem(text)) is not None:
@@ -109,7 +98,7 @@ def run_name(args: argparse.Namespace, synthetic: bool) -> str:
 
 
 def _any(description: str, out: str, what: str = "folder of the results") -> Parser:
-    parser = Parser(description=description)
+    parser = Parser(description, allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path(out), help=f"{what} (default {out})")
     parser.add_argument("--no-venv", action="store_true", help="use the environment that is active (Colab, Kaggle, conda)")
     return parser
@@ -123,12 +112,11 @@ def _staged(description: str, out: str) -> Parser:
     return parser
 
 
-def _common(description: str, out: str) -> Parser:
+def _common(description: str, out: str, preset: Preset) -> Parser:
     parser = _staged(description, out)
     parser.add_argument("--data", type=Path, help="folder in the quiz's layout, or with a dataset_description.json (default: data/ if it is there, else synthetic CTs)")
-    parser.add_argument("--epochs", type=whole_number(1))
-    parser.add_argument("--iterations", type=whole_number(1), help="per epoch")
-    parser.add_argument("--val_iterations", type=whole_number(1), help="per epoch")
+    for name, what in (("epochs", "of a training"), ("iterations", "per epoch"), ("val_iterations", "per epoch, of the pseudo Dice")):
+        parser.add_argument(f"--{name}", type=whole_number(1), help=f"{what} (default {getattr(preset.real, name)}, on synthetic data {getattr(preset.synthetic, name)})")
     return parser
 
 
@@ -136,12 +124,12 @@ def _named(parser: Parser) -> Parser:
     parser.add_argument("--name", type=file_name, help="of the submission and the report (default: yours; SYNTHETIC for synthetic data)")
     parser.add_argument("--hours", type=real_number(0, above=True), help="training, refit and validation end in this time, instead of --epochs and --iterations")
     parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer; on synthetic data nnUNetTrainerShort)")
-    parser.add_argument("--fast", action="store_true", help="coarse-to-fine inference")
+    parser.add_argument("--fast", action="store_true", help="predict in mode fast, see docs/inference-modes.md")
     return parser
 
 
 def main_job() -> Parser:
-    parser = _named(_common(MAIN_JOB, "results/fold0"))
+    parser = _named(_common(MAIN_JOB, "results/fold0", PRESETS["main_job"]))
     parser.add_argument("--synthetic_seed", type=whole_number(0, 2**32 - 1), default=SEEDS["main_job"], metavar="N",
                         help=f"of the synthetic CTs (default {SEEDS['main_job']}: those of the reported run)")
     parser.add_argument("--gpu_memory", type=real_number(0, above=True), metavar="GB", help="what the planner fills; little for a quick look on a CPU")
@@ -149,33 +137,33 @@ def main_job() -> Parser:
 
 
 def cross_validation() -> Parser:
-    parser = _named(_common(CROSS_VALIDATION, "results/cv"))
+    parser = _named(_common(CROSS_VALIDATION, "results/cv", PRESETS["cross_validation"]))
     parser.add_argument("--fold", type=int, choices=range(1, 6), help="this fold alone, for instance one notebook session per fold")
     parser.add_argument("--gpus", type=str.split, default=[], metavar='"0 1"', help="share the folds out over these GPUs")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of weights, batches and augmentation")
     return parser
 
 
-def _study(description: str, out: str) -> Parser:
+def _study(description: str, out: str, preset: Preset) -> Parser:
     """Of a study that trains variants over folds inside the training cases."""
-    parser = _common(description, out)
+    parser = _common(description, out, preset)
     parser.add_argument("--folds", type=whole_number(2), default=3, help="folds inside the training cases (default 3)")
-    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="of weights, batches and augmentation")
     parser.add_argument("--views", type=int, choices=(8, 4, 2, 1), help="mirrored views of refit and prediction (default 8, on synthetic data 2)")
-    parser.add_argument("--jobs", type=whole_number(1), help="trainings at a time; they share the cores, or one GPU")
+    parser.add_argument("--jobs", type=whole_number(1), help=f"trainings at a time; they share the cores, or one GPU (default 1, on synthetic data {preset.jobs})")
     parser.add_argument("--train", type=whole_number(8), default=189, help="synthetic training cases (default 189: two thirds are as many as the main job trains on)")
     parser.add_argument("--new_cases", type=whole_number(0), default=99, help="synthetic cases besides, to judge calibration and averaging on (default 99; 0: none)")
     return parser
 
 
 def ablation() -> Parser:
-    parser = _study(ABLATION, "results/ablation")
+    parser = _study(ABLATION, "results/ablation", PRESETS["ablation"])
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="rows of the table (default: all)")
     return parser
 
 
 def training_choices() -> Parser:
-    parser = _study(TRAINING_CHOICES, "results/training_choices")
+    parser = _study(TRAINING_CHOICES, "results/training_choices", PRESETS["training_choices"])
     parser.add_argument("--only_folds", type=whole_number(1), nargs="+", metavar="K", help="run and score these of them (default: all)")
     return parser
 
@@ -298,9 +286,10 @@ PARSERS: dict[str, Callable[[], Parser]] = {"main_job": main_job, "cross_validat
 PASS_ON = ("accuracy", "abdomen")  # options that they do not know are run_speed.py's
 
 
-def parse(experiment: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options of an experiment; ends the process with one line where they are wrong."""
+def parse(experiment: str, arguments: list[str] | None = None, command: str | None = None) -> argparse.Namespace:
+    """The options of an experiment; ends the process with one line where they are wrong. command: what --help calls it."""
     parser = PARSERS[experiment]()
+    parser.prog = command or parser.prog
     args, rest = parser.parse_known_args(arguments)
     args.rest = rest
     if args.rest and experiment not in PASS_ON:
@@ -316,6 +305,6 @@ def parse(experiment: str, arguments: list[str] | None = None) -> argparse.Names
 
 if __name__ == "__main__":
     try:
-        parse(sys.argv[1], sys.argv[2:])
+        parse(sys.argv[2], sys.argv[3:], command=f"bash {sys.argv[1]}")
     except SystemExit as end:
         sys.exit(end.code or SHOWN)

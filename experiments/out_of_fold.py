@@ -8,13 +8,12 @@ gather: copies MODEL/fold_K/validation/*.nii.gz into OUT, joins the folds' subty
 of the same cases into REFERENCE, so that OUT can be scored. average: mean of the probabilities in two folders' tables.
 """
 
-import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in, lesion_mark
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse, write_rows
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import Splits
@@ -114,7 +113,7 @@ def write_tables(folder: Path, classes: list[str], table: Table, task: str = TAS
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     gathering = commands.add_parser("gather", help="join the validation predictions of several folds")
     gathering.add_argument("--model", type=Path, required=True, help="folder that holds fold_K")

@@ -6,7 +6,6 @@ On 2 cores of a shared CPU, as ratio to SimpleITK: REAL int16 and int32 CTs of t
 voxels 1.0 to 1.15, that as float32 0.4; a mask of its size 0.6. Run it on your files before you rely on a figure.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.commands import Parser
 
 REPEATS = 15
 
@@ -36,7 +36,7 @@ def compare(file: Path, repeats: int = REPEATS) -> tuple[float, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("files", type=Path, nargs="+")
     print(f"{'file':<44}{'SimpleITK (s)':>14}{'checked (s)':>14}{'ratio':>8}")
     for file in parser.parse_args(arguments).files:

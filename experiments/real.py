@@ -35,7 +35,7 @@ from experiments.record_run import code_commit, environment, shown_command
 from experiments.stage import content_key
 from nnunetv2.configuration import available_cores
 from nnunetv2.utilities.checkpoint import load_checkpoint
-from nnunetv2.utilities.commands import real_number, script, whole_number
+from nnunetv2.utilities.commands import Parser, real_number, script, whole_number
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans, Splits
 from nnunetv2.utilities.files import load_json
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--upstream",
         type=Path,

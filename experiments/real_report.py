@@ -3,7 +3,6 @@
 python -m experiments.real_report results/real      write the .md anew from the .json; seconds
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from evaluation.figure_style import METADATA, ORANGE, SKY, STYLE, stamp
 from evaluation.files import write_text
 from evaluation.overlays import CaseImages, draw_overlay, window_of
 from experiments.real_sides import DATASET, TASK, Side
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import DataDescription
 from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import atomic_write, load_json
@@ -274,7 +273,7 @@ def draw_for_manual(result: dict[str, Any], out: Path, picture: Path) -> None:
 
 @script
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("path", type=Path, help="of the .json, without ending")
     parser.add_argument("--picture", type=Path, help="also draw the median case there, a .png")
     args = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from pathlib import Path
 from evaluation.result_shapes import Metrics, RunRecord
 from experiments.file_shapes import Refit, Stages
 from nnunetv2.configuration import available_cores
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.cpu_flags import cpu_model, vector_units
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carried, description_of, description_of_dataset
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
@@ -159,7 +159,7 @@ def bounds(ci: dict | list) -> str:
 
 @script
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--summary", action="store_true", help="print the closing table and write nothing")
     parser.add_argument("--name", help="name of the team or run")

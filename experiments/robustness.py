@@ -24,7 +24,7 @@ from experiments.speed_masks import dice
 from experiments.stage import content_key, run_stage
 from nnunetv2.inference.model_loading import find_model
 from nnunetv2.inference.modes import MODES
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.errors import CommandFailed, InputError, name_some
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson, Plans
 from nnunetv2.utilities.files import load_json, save_json
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "--model", type=Path, help="trained model folder (default: the main job's, trained on SYNTHETIC CTs)"
     )

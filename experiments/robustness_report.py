@@ -3,7 +3,6 @@
 python -m experiments.robustness_report results/robustness      write .md and .png anew from the .json; seconds
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from matplotlib import pyplot as plt
 
 from evaluation.figure_style import BLUE, GREEN, METADATA, ORANGE, STYLE, stamp
 from evaluation.files import write_text
-from nnunetv2.utilities.file_shapes import AnyObject
-from nnunetv2.utilities.files import atomic_write, load_json
+from experiments.redraw import redraw
+from nnunetv2.utilities.files import atomic_write
 
 COLOURS = {"exact": BLUE, "half": GREEN, "fast": ORANGE}
 
@@ -178,12 +177,11 @@ def draw(result: dict[str, Any], out: Path) -> None:
         plt.close(figure)
 
 
-def main(paths: list[str]) -> None:
-    for path in map(Path, paths):
-        result = load_json(path.with_name(f"{path.name}.json"), AnyObject)
-        write_text(markdown(result), path.with_name(f"{path.name}.md"))
-        draw(result, path)
+def write_report(result: dict[str, Any], path: Path) -> None:
+    """PATH.md and PATH.png."""
+    write_text(markdown(result), path.with_name(f"{path.name}.md"))
+    draw(result, path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    redraw(__doc__, write_report)

@@ -8,6 +8,8 @@
 # NNUNET_UPSTREAM_PYTHON=/path/to/python uses an environment that holds upstream already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "tests.conformance.run" "$@"
 
 python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 reference=.venv-upstream

@@ -8,6 +8,8 @@
 # All options go to experiments/cues.py (--help there). What is trained or described is kept in OUT/work. Written: results/cues.{json,md,png}.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.cues" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

@@ -9,6 +9,8 @@
 # are left out, and the result says so. Exit status 1 when anything is not met well.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.faults.campaign" "$@"
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
 exec python -m experiments.faults.campaign "$@"

@@ -8,6 +8,8 @@
 # Exit status 1 when any input is not met well. Options: see python -m experiments.fuzz.campaign --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.fuzz.campaign" "$@"
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
 exec python -m experiments.fuzz.campaign "$@"

@@ -8,6 +8,8 @@
 # Without the data it says so and ends.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.lidc" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

@@ -7,6 +7,8 @@
 # its service cannot be reached it says so and does not fail.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "" "$@"
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
 python -c 'import ruff, mypy, bandit, pip_audit' 2>/dev/null && command -v codespell >/dev/null ||

@@ -11,6 +11,8 @@
 # stays in results/real/work, and a killed run goes on there. All options: python -m experiments.real --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.real" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

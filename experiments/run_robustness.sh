@@ -10,6 +10,8 @@
 # All options: python -m experiments.robustness --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.robustness" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

@@ -23,7 +23,7 @@ from experiments.speed_masks import folder_of, structure_titles
 from experiments.speed_table import REPEATED, derive_with_tta, write_table
 from experiments.upstream_tiles import upstream_tiles
 from nnunetv2.configuration import available_cores
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json, save_json
@@ -115,7 +115,7 @@ def link_cases(images: Path, n: int, folder: Path) -> Path:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--upstream", type=Path, required=True, help="python of the environment that holds upstream nnU-Net")
     parser.add_argument("--run", type=Path, default=Path("results/quiz_size"),
                         help="a finished train_quiz_size.sh or run_fold0.sh; gives model, images and labels")

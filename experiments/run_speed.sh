@@ -11,6 +11,8 @@
 # rounds of 4. Leave the machine alone meanwhile. Other options: python -m experiments.run_speed --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.run_speed" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

@@ -7,6 +7,8 @@
 # TEST_PROCESSES=4 takes four processes instead of two, with one thread and up to 4 GB each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "" "$@"
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # two busy processes with threads of their own wait for each other

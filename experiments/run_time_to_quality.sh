@@ -9,6 +9,8 @@
 # Written: results/time_to_quality.{json,md,png}. Builds upstream's environment first, unless NNUNET_UPSTREAM_PYTHON names one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=experiments/show_help.sh
+source experiments/show_help.sh "experiments.time_to_quality" "$@"
 
 # shellcheck source=experiments/setup_env.sh
 source experiments/setup_env.sh

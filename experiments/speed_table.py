@@ -3,7 +3,6 @@
     python -m experiments.speed_table results/speed results/speed_cuda     write .md and .png anew from the .json; seconds
 """
 
-import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, median
@@ -13,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from evaluation.figure_style import BLUE, GREY, LIGHT, METADATA, STYLE, stamp
+from experiments.redraw import redraw
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_masks import PANCREAS, folder_of, masks_in, read_mask, scores_of, subtypes
-from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.files import atomic_write
 
 REPEATED = "upstream, run before"  # masks of the last but one run of `upstream`
 STAGES = ("read", "preprocess", "network", "classify", "resample", "write")
@@ -219,5 +219,4 @@ def show(result: dict, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    for stem in map(Path, sys.argv[1:]):
-        show(load_json(stem.with_name(f"{stem.name}.json")), stem)
+    redraw(__doc__, show)

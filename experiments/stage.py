@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.file_shapes import InputHashes, Stages
-from nnunetv2.utilities.commands import run
+from nnunetv2.utilities.commands import Parser, run
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
@@ -161,7 +161,7 @@ def _run_stage(work: Path, name: str, outputs: list[Path], command: list[str], k
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps stages.json")
     parser.add_argument("--name", required=True, help="name of the stage")
     parser.add_argument("--outputs", type=Path, nargs="*", default=[], help="what the stage writes; deleted when it must start over")

@@ -29,7 +29,7 @@ from experiments.speed_masks import dice as dice_of
 from experiments.time_to_quality_report import write_report
 from nnunetv2.training.nnUNetTrainer.cpu_training import PRECISION
 from nnunetv2.utilities.checkpoint import load_checkpoint
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import load_json, save_json
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["upstream", "default", "short", "short_half", "short_quarter"], help="the first is what the others are measured by")
     parser.add_argument("--seeds", nargs="+", type=whole_number(0), default=[0, 1])

@@ -3,7 +3,6 @@
     python -m experiments.time_to_quality_report results/time_to_quality     write .json, .md and .png anew from the runs in the .json
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ from matplotlib import pyplot as plt
 from evaluation.bootstrap import interval, resample_counts
 from evaluation.figure_style import METADATA, STYLE, look, stamp
 from evaluation.files import write_text
-from nnunetv2.utilities.file_shapes import AnyObject
-from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from experiments.redraw import redraw
+from nnunetv2.utilities.files import atomic_write, save_json
 
 RESAMPLES = 2000
 LABELS = {"hippocampus": {1: "anterior", 2: "posterior"}, "nodules": {1: "nodule"}, "phantom": {1: "pancreas", 2: "lesion"}}  # by set
@@ -126,5 +125,4 @@ def draw(result: dict, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        write_report(load_json(Path(f"{name}.json"), AnyObject), Path(name))
+    redraw(__doc__, write_report)

@@ -27,14 +27,13 @@ from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_c
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from experiments.engine_pass import LAYERS, QUIZ
 from experiments.measured_process import tree_memory
-from experiments.options import Parser
 from experiments.record_run import code_commit, environment, shown_command
 from nnunetv2.training.nnUNetTrainer.cpu_training import FAST_IN_BF16, in_float32
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_weights
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.allocator import keep_freed_memory
-from nnunetv2.utilities.commands import script, whole_number
+from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from nnunetv2.utilities.files import save_json
 
@@ -130,7 +129,7 @@ def summary(runs: list[dict[str, Any]], of: float | None) -> dict[str, float]:
 
 @script
 def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--rounds", type=whole_number(1), default=3)
     parser.add_argument("--patch", type=whole_number(32), nargs=3, default=[64, 96, 96], metavar=("Z", "Y", "X"), help="each divisible by 32, z by 16")
     parser.add_argument("--threads", type=whole_number(1), default=2)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.files import write_text
 from evaluation.result_shapes import FigureIndex, Metrics, RunRecord, SpeedTable
 from evaluation.selection import WHOLE_FAILURE
-from nnunetv2.utilities.commands import script
+from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import KEY, description_of
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import FileShape, FileShapeOf
@@ -138,7 +138,7 @@ def _read(path: Path, shape: type[FileShape] | type[FileShapeOf]) -> dict:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--name", help="of the submission (default: the one in run.json)")

@@ -10,7 +10,6 @@ of a run that nothing happened to, and nothing half written stays. Runs that are
 is, so a campaign that was interrupted goes on.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -29,6 +28,7 @@ from experiments.campaigns.world import build_world, copy_world
 from experiments.faults.faults import KILLS, MOUNTED, OTHERS, SHARED_MEMORY, Fault, Trial, mounting_works
 from experiments.faults.report import write_report
 from experiments.faults.stages import DISTURBED, Stage, difference, result
+from nnunetv2.utilities.commands import Parser
 
 ODD_FOLDER = "Jürgen's data (膵臓) $x"
 
@@ -113,7 +113,7 @@ def plan(stages: list[Stage], kills: int, mounting: bool) -> list[tuple[Stage, F
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/faults"), help="path of the .json and .md without ending")
     parser.add_argument("--kills", type=int, default=220, help="kills, over all stages (default 220)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

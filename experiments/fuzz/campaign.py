@@ -9,7 +9,6 @@ or what is expected; no traceback, no hang, nothing run, lost, changed or left o
 taken, if its result is there. The same seed gives the same runs.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -30,6 +29,7 @@ from experiments.fuzz.jobs import CASE_NAMES_OF, Job, all_jobs, thinned
 from experiments.fuzz.judge import Case, judge
 from experiments.fuzz.names import is_file_name
 from experiments.fuzz.report import write_report
+from nnunetv2.utilities.commands import Parser
 
 SECONDS = 120  # a command on two or three cases of 5,000 voxels takes a tenth of it, on a machine that does other things too
 CANARY = "canary_executed"
@@ -126,7 +126,7 @@ def run_campaign(jobs: Sequence[Job], template: Path, scratch: Path, runners: in
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/fuzz"), help="path of the .json and .md without ending")
     parser.add_argument("--runs", type=int, default=700, help="damaged inputs (default 700); 0: all there are")
     parser.add_argument("--seed", type=int, default=0, help="which of all possible ones")

@@ -3,8 +3,9 @@
 import argparse
 import os
 import sys
+import textwrap
 
-from nnunetv2.utilities.commands import whole_number
+from nnunetv2.utilities.commands import Parser, whole_number
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.trusted_names import TRUST_VARIABLE, trust
 
@@ -24,24 +25,27 @@ def make_parser(command: str, description: str, example: str, names_classes: boo
 
     names_classes: the command reads files that name classes or functions (plans, dataset.json), so it has --trust.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"nnUNetv2_{command}", description=description, epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(textwrap.fill(description, 110), prog=f"nnUNetv2_{command}", epilog=f"example:\n  {example}")
     if names_classes:
         parser.add_argument("--trust", action=_Trust, metavar="PACKAGE[,PACKAGE]", help="(fork) packages whose classes and functions plans may name "
                             f"and so run; adds to ${TRUST_VARIABLE}. Without it a file names only what is known here")
     return parser
 
 
-def default_device() -> str:
-    """Default of every `-device` flag: $nnUNet_device, else cuda as upstream."""
-    return os.environ.get("nnUNet_device", "cuda")
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that `device_from_name` reads."""
+    parser.add_argument("-device", type=_device_name, default=os.environ.get("nnUNet_device", "cuda"),
+                        help="cuda, cpu or mps; default: $nnUNet_device, else cuda. CUDA_VISIBLE_DEVICES picks a card")
+
+
+def _device_name(text: str) -> str:
+    if text not in ("cuda", "cpu", "mps"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be cuda, cpu or mps (pick a card with CUDA_VISIBLE_DEVICES)")
+    return text
 
 
 def device_from_name(name: str):
     """torch.device for `-device`; a device this machine lacks is refused here, not by the first tensor."""
-    if name not in ("cuda", "cpu", "mps"):
-        sys.exit(f"error: -device {name}: choose cuda, cpu or mps (pick a card with CUDA_VISIBLE_DEVICES)")
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -56,6 +60,7 @@ def fold(value: str) -> int | str:
     return value if value == "all" else whole_number(0)(value)
 
 
+FIVE_FOLDS = (0, 1, 2, 3, 4)  # of the flags that take folds, where none are given
 processes = whole_number(0)  # type of the flags that give a number of processes or threads; 0 and 1 do one case after the other
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from nnunetv2.cli.common import add_model_flags, add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
+from nnunetv2.cli.common import FIVE_FOLDS, add_device_flag, add_model_flags, add_trained_folds_flags, device_from_name, fold, make_parser, model_folder
 from nnunetv2.utilities.cluster import add_scheduler_flag, workers_of
 from nnunetv2.utilities.commands import real_number, run, whole_number
 
@@ -20,7 +20,7 @@ def _threads(value: str) -> int:
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", required=True, help="folder of images, each CASE_0000.nii.gz and so on by channel, or (fork) of DICOM series")
     parser.add_argument("-o", required=True, help="folder for masks, and for the class csv files if the model classifies")
-    parser.add_argument("-f", nargs="+", type=fold, default=(0, 1, 2, 3, 4), help="folds to ensemble; default: 0 1 2 3 4")
+    parser.add_argument("-f", nargs="+", type=fold, default=FIVE_FOLDS, help="folds to ensemble")
     parser.add_argument("-step_size", type=real_number(0, 1, above=True), default=None, help="tile step as a fraction of the patch; default 0.5")
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring; same as --tta 1")
     parser.add_argument("--verbose", action="store_true", help="say more")
@@ -35,7 +35,7 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-num_parts", type=whole_number(1), default=1, help="split the cases over this many machines")
     parser.add_argument("-part_id", type=whole_number(0), default=0, help="which part this machine does, from 0")
     add_scheduler_flag(parser)
-    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    add_device_flag(parser)
     parser.add_argument("--disable_progress_bar", action="store_true", help="no progress bars")
     parser.add_argument("--not_on_device", action="store_true", help="keep image and logits in main memory; without this they lie on a GPU that has room for them")
     dicom = parser.add_argument_group('DICOM (fork); needs pip install -c constraints.txt -e ".[dicom]" in the repository')
@@ -55,17 +55,18 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
                       help="network engine; auto: on the CPU winograd (needs g++; fp32 or 16-bit integers), else OpenVINO if installed")
 
 
-def _predict(args: argparse.Namespace, findmodel_folder: Callable[[argparse.Namespace], str]) -> None:
+def _predict(parser: argparse.ArgumentParser, argv: Sequence[str] | None, find_model_folder: Callable[[argparse.Namespace], str]) -> None:
+    args = parser.parse_args(argv)
     if args.disable_tta and args.tta not in (None, 1):
-        sys.exit(f"error: --disable_tta and --tta {args.tta} contradict each other")
+        parser.error(f"--disable_tta and --tta {args.tta} contradict each other")
     if args.scheduler is not None and args.num_parts > 1:
-        sys.exit("error: --scheduler divides the cases itself; leave -num_parts out")
+        parser.error("--scheduler divides the cases itself; leave -num_parts out")
     device = device_from_name(args.device)
     from nnunetv2.inference.predict_from_raw_data import run_prediction
 
     def go() -> int | None:
         settings = dict(
-            input_folder=args.i, output_folder=args.o, model_folder=findmodel_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode,
+            input_folder=args.i, output_folder=args.o, model_folder=find_model_folder(args), folds=args.f, checkpoint=args.chk, mode=args.mode,
             precision=args.precision, tta=1 if args.disable_tta else args.tta, tiling=args.tiling, roi=args.roi, engine=args.engine, roi_model=args.roi_model,
             tile_step_size=args.step_size, save_probabilities=args.save_probabilities, overwrite=not args.continue_prediction,
             num_processes_preprocessing=args.npp, num_processes_segmentation_export=args.nps,
@@ -87,7 +88,7 @@ def predict(argv: Sequence[str] | None = None) -> None:
                      "nnUNetv2_predict -i imagesTs -o out -d 777 -c 3d_fullres -p nnUNetResEncUNetMPlans -f 0 --mode fast")
     add_model_flags(parser)
     _add_predict_flags(parser)
-    _predict(parser.parse_args(argv), model_folder)
+    _predict(parser, argv, model_folder)
 
 
 def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +96,7 @@ def predict_from_modelfolder(argv: Sequence[str] | None = None) -> None:
                      "nnUNetv2_predict_from_modelfolder -i imagesTs -o out -m nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres -f 0")
     parser.add_argument("-m", required=True, help="folder that holds plans.json, dataset.json and fold_X")
     _add_predict_flags(parser)
-    _predict(parser.parse_args(argv), lambda args: args.m)
+    _predict(parser, argv, lambda args: args.m)
 
 
 def quantize(argv: Sequence[str] | None = None) -> None:
@@ -103,10 +104,8 @@ def quantize(argv: Sequence[str] | None = None) -> None:
                      "others take 16 bits, and int8 with --precision int8 alone. Ranges come from the fold's preprocessed training cases. Run it again after training or refitting. Needs the packages openvino and nncf.",
                      "nnUNetv2_quantize -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)
-    parser.add_argument("-n", type=whole_number(1), default=8, help="training cases that show the ranges (default 8)")
+    parser.add_argument("-n", type=whole_number(1), default=8, help="training cases that show the ranges")
     args = parser.parse_args(argv)
-    if args.n < 1:
-        parser.error("-n must be at least 1")
 
     def every_fold() -> None:
         try:
@@ -127,15 +126,15 @@ def serve(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-m", required=True, help="folder that holds plans.json, dataset.json and fold_X")
     parser.add_argument("-f", nargs="+", type=fold, default=None, help="folds to ensemble; default: all that are there")
     parser.add_argument("-chk", default="checkpoint_final.pth", help="checkpoint name")
-    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    add_device_flag(parser)
     parser.add_argument("--mode", choices=("exact", "half", "fast"), default="exact", help="as nnUNetv2_predict has it")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino", "winograd"), default="auto", help="network engine")
     parser.add_argument("--jobs", required=True, metavar="FOLDER", help="where images, masks and results are kept; finished jobs are there after a restart")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=whole_number(1, 65535), default=8765, help="default 8765")
-    parser.add_argument("--max_waiting", type=_positive, default=32, help="images that may wait; more are turned away (default 32)")
-    parser.add_argument("--keep", type=_positive, default=1000, help="finished jobs that are kept; older ones are deleted (default 1000)")
-    parser.add_argument("--max_mib", type=_positive, default=1024, help="largest file taken, in MiB (default 1024)")
+    parser.add_argument("--port", type=whole_number(1, 65535), default=8765, help="port to listen on")
+    parser.add_argument("--max_waiting", type=whole_number(1), default=32, help="images that may wait; more are turned away")
+    parser.add_argument("--keep", type=whole_number(1), default=1000, help="finished jobs that are kept; older ones are deleted")
+    parser.add_argument("--max_mib", type=whole_number(1), default=1024, help="largest file taken, in MiB")
     args = parser.parse_args(argv)
     device = device_from_name(args.device)
 
@@ -148,9 +147,3 @@ def serve(argv: Sequence[str] | None = None) -> None:
         serve_model(args.m, args.f, args.chk, device, args.mode, args.engine, args.jobs, args.host, args.port, args.max_waiting, args.keep, args.max_mib * 2**20)
 
     run(go)
-
-
-def _positive(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number from 1")
-    return int(value)

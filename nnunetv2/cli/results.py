@@ -3,11 +3,9 @@
 import os
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import fold, make_parser, processes
+from nnunetv2.cli.common import FIVE_FOLDS, fold, make_parser, processes
 from nnunetv2.utilities.cluster import add_scheduler_flag, workers_of
 from nnunetv2.utilities.commands import real_number, run, whole_number
-
-FIVE_FOLDS = (0, 1, 2, 3, 4)
 
 
 def evaluate_folder(argv: Sequence[str] | None = None) -> None:

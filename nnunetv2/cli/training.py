@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nnunetv2.cli.common import add_trained_folds_flags, default_device, device_from_name, fold, make_parser, model_folder
+from nnunetv2.cli.common import add_device_flag, add_trained_folds_flags, device_from_name, fold, make_parser, model_folder
 from nnunetv2.utilities.commands import real_number, run, whole_number
 
 
@@ -22,7 +22,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--val", action="store_true", help="only run the final validation")
     parser.add_argument("--val_best", action="store_true", help="validate with checkpoint_best instead of checkpoint_final")
     parser.add_argument("--disable_checkpointing", action="store_true", help="write no checkpoints")
-    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    add_device_flag(parser)
     parser.add_argument("--epochs", type=whole_number(1), default=None, help="(fork) number of epochs; default: the trainer's, 1000")
     parser.add_argument("--iterations", type=whole_number(1), default=None, help="(fork) iterations an epoch; default: 250")
     parser.add_argument("--val_iterations", type=whole_number(1), default=None, help="(fork) validation iterations an epoch; default: 50")
@@ -57,7 +57,7 @@ def refit_class_head(argv: Sequence[str] | None = None) -> None:
                     "nnUNetv2_refit_class_head -d 777 -c 3d_fullres -f 0 -p nnUNetResEncUNetMPlans")
     add_trained_folds_flags(parser)
     parser.add_argument("-views", type=int, choices=(8, 4, 2, 1), default=2, help="mirrored views of each case to fit on; fewer are faster")
-    parser.add_argument("-device", default=default_device(), help="cuda, cpu or mps")
+    add_device_flag(parser)
     args = parser.parse_args(argv)
     device = device_from_name(args.device)
     from nnunetv2.training.class_head_refit import refit_class_head as refit

@@ -1,4 +1,4 @@
-"""How a command or script ends: expected errors as one message, an interrupt as one line, a closed pipe without a word."""
+"""How a command or script begins and ends: its options, expected errors as one message, an interrupt as one line, a closed pipe without a word."""
 
 import argparse
 import functools
@@ -7,11 +7,39 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from nnunetv2.utilities.errors import EXPECTED_ERRORS, in_one_message, is_of_memory
 
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
 PIPE_CLOSED = 141  # as shells report one that wrote to `head` after it had gone
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of every command and script: wrong options end it with one line and status 2, and --help tells each default.
+
+    A description keeps its lines. A default is added to an option's help, unless the help speaks of it or there is none.
+    """
+
+    def __init__(self, description: str | None = None, **kwargs) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; --help lists the options\n")
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            action.help = _help_with_default(action)
+        return super().format_help()
+
+
+def _help_with_default(action: argparse.Action) -> str | None:
+    """Of an option; switches have no default worth a word, and None stands for a default that the help describes."""
+    text, value = action.help or "", action.default
+    if not action.option_strings or action.required or value is None or isinstance(value, bool) or value in ((), [], "", argparse.SUPPRESS) or "default" in text:
+        return action.help
+    shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{text} (default: {shown.replace('%', '%%')})".lstrip()
 
 
 def run(function: Callable[..., int | None], *args, **kwargs) -> int | None:

@@ -32,7 +32,7 @@ def test_other_names_pass(name):
     (["--nme", "x"], "unknown option --nme x"), (["--device", "tpu"], "tpu"), (["--hours", "nan"], "--hours")])
 def test_wrong_options_end_with_one_line(options, message):
     found = subprocess.run([sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, sys.argv.pop(1)); import runpy; runpy.run_module("
-                            "'experiments.options', run_name='__main__', alter_sys=True)", str(ROOT), "main_job", *options], capture_output=True, text=True)
+                            "'experiments.options', run_name='__main__', alter_sys=True)", str(ROOT), "experiments/run_fold0.sh", "main_job", *options], capture_output=True, text=True)
     assert found.returncode == 2 and message in found.stderr and len(found.stderr.strip().splitlines()) == 1
 
 
@@ -42,7 +42,7 @@ def test_help_shows_and_sets_nothing_up(experiment, tmp_path):
     environment = {"PATH": os.environ["PATH"], "PYTHON": sys.executable, "HOME": str(tmp_path)}
     script = {"main_job": "run_fold0", "cross_validation": "run_cv", "train_quiz_size": "train_quiz_size"}.get(experiment, f"run_{experiment}")
     found = subprocess.run(["bash", str(ROOT / "experiments" / f"{script}.sh"), "--help"], env=environment, capture_output=True, text=True, timeout=20)
-    assert found.returncode == 0 and f"bash experiments/{script}.sh" in found.stdout and not found.stderr
+    assert found.returncode == 0 and f"{script}.sh [-h]" in found.stdout and f"bash experiments/{script}.sh" in found.stdout and not found.stderr
 
 
 def test_lengths_follow_the_data_and_the_options():

@@ -43,6 +43,7 @@ def test_a_bad_case_is_named_and_the_others_are_there(scheduler, images, model_f
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == len(list(images.iterdir())) - 1
 
 
-def test_parts_and_a_scheduler_contradict_each_other(images, model_folder, tmp_path):
-    with pytest.raises(SystemExit, match="leave -num_parts out"):
+def test_parts_and_a_scheduler_contradict_each_other(images, model_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
         predict_from_modelfolder([*flags(images, tmp_path / "out", model_folder), "--scheduler", "local", "-num_parts", "2"])
+    assert "leave -num_parts out" in capsys.readouterr().err

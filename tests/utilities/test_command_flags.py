@@ -17,9 +17,10 @@ from nnunetv2.cli import datasets, inference, planning, results, training
     (planning.preprocess, ["-d", "1", "-np", "-2"], "-np"), (planning.plan_experiment, ["-d", "1", "-gpu_memory_target", "nan"], "-gpu_memory_target"),
     (planning.plan_experiment, ["-d", "1", "-overwrite_target_spacing", "1", "0", "1"], "-overwrite_target_spacing"),
     (results.evaluate_simple, ["a", "b", "-l", "-1"], "-l"), (results.plot_overlay_pngs, ["-d", "1", "-o", "x", "-overlay_intensity", "2"], "-overlay_intensity"),
+    (training.train, ["1", "2d", "0", "-device", "tpu"], "-device"), (inference.serve, ["-m", "x", "--jobs", "y", "--keep", "0"], "--keep"),
     (datasets.convert_MSD_dataset, ["-i", "x", "-overwrite_id", "0"], "-overwrite_id")])
-def test_numbers_out_of_range_end_the_command_with_its_usage(command, arguments, flag, capsys):
+def test_numbers_out_of_range_end_the_command_with_one_line(command, arguments, flag, capsys):
     with pytest.raises(SystemExit) as caught:
         command(arguments)
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert caught.value.code == 2 and f"argument {flag}" in message
+    message = capsys.readouterr().err
+    assert caught.value.code == 2 and message.startswith(f"error: argument {flag}") and len(message.splitlines()) == 1

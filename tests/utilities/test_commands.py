@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from nnunetv2.utilities.commands import INTERRUPTED, real_number, run, whole_number
+from nnunetv2.utilities.commands import INTERRUPTED, Parser, real_number, run, whole_number
 from nnunetv2.utilities.errors import CasesFailed, InputError
 
 
@@ -98,3 +98,24 @@ def test_numbers_out_of_range_are_refused(kind, text):
 
 def test_numbers_in_range_pass():
     assert (whole_number(0)("0"), whole_number(1, 8)("8"), real_number(0, 1)("0.5")) == (0, 8, 0.5)
+
+
+def test_help_tells_the_defaults_that_it_does_not_speak_of():
+    parser = Parser("What it does.\n\n    the command")
+    parser.add_argument("--plain", default=3)
+    parser.add_argument("--told", default=4, help="default: four")
+    parser.add_argument("--several", nargs="+", default=(0, 1), help="folds")
+    parser.add_argument("--percent", default="5 %", help="%% of all")
+    parser.add_argument("--switch", action="store_true", help="on or off")
+    parser.add_argument("--without", help="a file")
+    shown = " ".join(parser.format_help().split())
+    assert "    the command" in parser.format_help().splitlines()
+    assert shown.endswith("--plain PLAIN (default: 3) --told TOLD default: four --several SEVERAL [SEVERAL ...] folds (default: 0 1) "
+                          "--percent PERCENT % of all (default: 5 %) --switch on or off --without WITHOUT a file")
+    assert parser.format_help() == parser.format_help()
+
+
+def test_a_wrong_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        Parser(prog="x").parse_args(["--no-such"])
+    assert caught.value.code == 2 and capsys.readouterr().err == "error: unrecognized arguments: --no-such; --help lists the options\n"
