@@ -55,13 +55,15 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
                     seed: int = 0, others: Features | None = None) -> dict[str, np.ndarray]:
     """{case: (K,) probabilities} of `predict`, from a model fitted on `train`; cases without a lesion get the class shares.
 
-    others: features of `predict`, which may have names of training cases; default: `features`. Labels are read for `train` alone. Raises ValueError when `train` has fewer than two lesions of some class.
+    others: features of `predict`, which may have names of training cases; default: `features`. Labels are read for `train` alone.
+    Raises ValueError when `train` has fewer than two lesions of some class.
     """
     usable = [case for case in train if features[case] is not None]
     labels = np.array([classes.index(truth[case]) for case in usable], dtype=int)
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < 2:
-        raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed. Correct the classes, or name others with --classes")
+        raise ValueError(f"subtypes {', '.join(classes)} have {counts.tolist()} training cases with a lesion; 2 of each are needed. "
+                         "Correct the classes, or name others with --classes")
     model = make_model(int(counts.min()), seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak penalties on few cases need not converge to be rejected

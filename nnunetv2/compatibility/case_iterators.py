@@ -16,7 +16,7 @@ import torch
 from batchgenerators.dataloading.data_loader import DataLoader
 
 from nnunetv2.compatibility.training import convert_labelmap_to_one_hot
-from nnunetv2.inference.array_prediction import _read_ahead
+from nnunetv2.inference.array_prediction import read_ahead
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.errors import CasesFailed, in_one_message
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -142,7 +142,7 @@ def _ahead(prepare: _Preparation, jobs: list[Job], num_workers: int, pin_memory:
             item["data"] = item["data"].pin_memory()
         return item
 
-    return _read_ahead(prepare_named, list(enumerate(jobs)), num_workers)
+    return read_ahead(prepare_named, list(enumerate(jobs)), num_workers)
 
 
 def _name(number: int, job: Job) -> str:

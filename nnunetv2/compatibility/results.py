@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 from nnunetv2 import paths
-from nnunetv2.evaluation.find_best_configuration import TrainedModel, _predict_commands, _trained_models, inference_instructions
+from nnunetv2.evaluation.find_best_configuration import TrainedModel, predict_commands, trained_models, inference_instructions
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.files import atomic_write
@@ -27,7 +27,7 @@ def filter_available_models(model_dict: Sequence[TrainedModel], dataset_name_or_
             planned.append(model)
         else:
             print(f"{plans_file} has no configuration {model['configuration']}; it is left out.")
-    return _trained_models(dataset_name, planned, strict=True) if planned else []
+    return trained_models(dataset_name, planned, strict=True) if planned else []
 
 
 def generate_inference_command(dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str = "nnUNetPlans",
@@ -37,7 +37,7 @@ def generate_inference_command(dataset_name_or_id: int | str, configuration_name
     """The nnUNetv2_predict command of a trained model. That of a cascade's second stage comes after its first stage's, on a line of
     its own, unless `folder_with_segs_from_prev_stage` says where the first stage's masks lie."""
     model = {"configuration": configuration_name, "trainer": trainer_name, "plans_identifier": plans_identifier}
-    return "\n".join(_predict_commands(dataset_name_or_id, model, folds, output_folder, save_npz, input_folder, folder_with_segs_from_prev_stage))
+    return "\n".join(predict_commands(dataset_name_or_id, model, folds, output_folder, save_npz, input_folder, folder_with_segs_from_prev_stage))
 
 
 def print_inference_instructions(inference_info_dict: dict, instructions_file: str | os.PathLike | None = None) -> None:

@@ -15,7 +15,7 @@ from nnunetv2.inference.export_prediction import convert_prediction_to_segmentat
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.registry import find_trainer
-from nnunetv2.training.run_training import TrainingJob, _fold_from_text, _free_port, run_training
+from nnunetv2.training.run_training import TrainingJob, fold_from_text, free_port, run_training
 from nnunetv2.utilities.checkpoint import load_pretrained_weights as _load_pretrained_weights
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.file_shapes import DatasetJson
@@ -25,14 +25,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 
 def find_free_network_port() -> int:
-    return _free_port()
+    return free_port()
 
 
 def get_trainer_from_args(dataset_name_or_id: int | str, configuration: str, fold: int | str, trainer_name: str = "nnUNetTrainer",
                           plans_identifier: str = "nnUNetPlans", continue_training: bool = False,
                           device: torch.device = torch.device("cuda")) -> nnUNetTrainer:
     """A trainer as nnUNetv2_train makes it, not initialised."""
-    return TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, _fold_from_text(fold), trainer_name,
+    return TrainingJob(maybe_convert_to_dataset_name(dataset_name_or_id), configuration, fold_from_text(fold), trainer_name,
                        plans_identifier).make_trainer(device)
 
 

@@ -42,7 +42,7 @@ def find_best_configuration(dataset_name_or_id: int | str, allowed_trained_model
     if "all" in folds and not by_training_cases:
         raise InputError(f"-f all: {TRAINED_ON} A choice by them prefers what overfits. Train folds and choose by those, or insist with --by_training_cases.")
     dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
-    models = {_folder(dataset_name, model): model for model in _trained_models(dataset_name, allowed_trained_models, strict)}
+    models = {_folder(dataset_name, model): model for model in trained_models(dataset_name, allowed_trained_models, strict)}
     fold_string = "_".join(str(fold) for fold in folds)
     sources: dict[str, Path] = {}  # identifier -> folder with the joint predictions
     members: dict[str, list[TrainedModel]] = {}
@@ -92,7 +92,7 @@ def inference_instructions(information: dict) -> str:
     outputs = [f"OUTPUT_FOLDER_MODEL_{i}" for i, _ in enumerate(selected, start=1)] if ensemble else ["OUTPUT_FOLDER"]
     lines = ["Predict:"]
     for model, output in zip(selected, outputs):
-        lines += _predict_commands(information["dataset_name_or_id"], model, information["folds"], output, ensemble)
+        lines += predict_commands(information["dataset_name_or_id"], model, information["folds"], output, ensemble)
     if ensemble:
         lines += ["", "Ensemble:", f"nnUNetv2_ensemble -i {' '.join(outputs)} -o OUTPUT_FOLDER"]
     lines += ["", "Post-process:", f"nnUNetv2_apply_postprocessing -i OUTPUT_FOLDER -o OUTPUT_FOLDER_PP -pp_pkl_file {quote(best['postprocessing_file'])} "
@@ -100,7 +100,7 @@ def inference_instructions(information: dict) -> str:
     return "\n".join(lines)
 
 
-def _predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str], output: str, save_probabilities: bool,
+def predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str], output: str, save_probabilities: bool,
                       images: str = "INPUT_FOLDER", previous_masks: str | None = None) -> list[str]:
     """One command, after that of the previous stage if the configuration is the second stage of a cascade.
 
@@ -116,11 +116,11 @@ def _predict_commands(dataset: int | str, model: dict, folds: Sequence[int | str
         return [f"{command} -prev_stage_predictions {quote(str(previous_masks))}"]
     if previous is None:
         return [command]
-    return [*_predict_commands(dataset, model | {"configuration": previous}, folds, "OUTPUT_FOLDER_PREV_STAGE", False, images),
+    return [*predict_commands(dataset, model | {"configuration": previous}, folds, "OUTPUT_FOLDER_PREV_STAGE", False, images),
             f"{command} -prev_stage_predictions OUTPUT_FOLDER_PREV_STAGE"]
 
 
-def _trained_models(dataset_name: str, models: Sequence[TrainedModel], strict: bool) -> list[TrainedModel]:
+def trained_models(dataset_name: str, models: Sequence[TrainedModel], strict: bool) -> list[TrainedModel]:
     planned = [model for model in models
                if model["configuration"] in PlansManager(paths.nnUNet_preprocessed / dataset_name / f"{model['plans']}.json").available_configurations]
     untrained = [model for model in planned if not _folder(dataset_name, model).is_dir()]

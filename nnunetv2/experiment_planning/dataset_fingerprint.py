@@ -83,7 +83,8 @@ class DatasetFingerprintExtractor:
         for channel, name in enumerate(dataset_json["channel_names"].values()):
             samples = np.concatenate([result.samples[channel] for result in results])
             if samples.size == 0:
-                raise ValueError(f"{raw_folder}: no training case has foreground, so channel {name!r} has no intensities to plan from. Check labelsTr and the labels of dataset.json: all masks are background.")
+                raise ValueError(f"{raw_folder}: no training case has foreground, so channel {name!r} has no intensities to plan from. Check labelsTr and "
+                                 "the labels of dataset.json: all masks are background.")
             intensities[str(channel)] = intensity_properties(samples)
         fingerprint = {
             "spacings": [result.spacing for result in results],

@@ -104,7 +104,7 @@ class ArrayPrediction:
             data, properties = self._read(case, run)
             return {"data": data, "data_properties": properties, "ofile": output}
 
-        return _read_ahead(item, list(zip(cases, stages, outputs)), num_processes)
+        return read_ahead(item, list(zip(cases, stages, outputs)), num_processes)
 
     _internal_get_data_iterator_from_lists_of_filenames = get_data_iterator_from_lists_of_filenames  # upstream's name for it
 
@@ -155,7 +155,7 @@ class ArrayPrediction:
             data, its_properties = self._preprocess(images[case.position], properties[case.position], stages[case.position], case, run)
             return {"data": data, "data_properties": its_properties, "ofile": case.output}
 
-        return _read_ahead(item, [(case,) for case in cases], num_processes)
+        return read_ahead(item, [(case,) for case in cases], num_processes)
 
     def _cases_of_arrays(self, images: Any, stages: Any, properties: Any, outputs: Any) -> tuple[list, list, list, list[Case]]:
         """Each argument as a list of one entry an image. InputError for lists of different lengths and for outputs that are one file."""
@@ -204,7 +204,7 @@ def _refuse_lengths(lists: dict[str, Sequence]) -> None:
         raise InputError(f"The lists differ in length: {', '.join(f'{len(entries)} {what}' for what, entries in lists.items())}.")
 
 
-def _read_ahead(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[dict]:
+def read_ahead(function: Callable, jobs: Sequence[tuple], workers: int) -> Iterator[dict]:
     """function(*job) of each, in order; `workers` threads, and as many results at the most, are ahead."""
     refuse_thread_counts(workers)
     if workers == 0:

@@ -175,17 +175,14 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     labels and classes, so their segmentation layers and class head are taken over as well; refit: False leaves the class head of the
     checkpoints as gradient descent left it. hours, patience: see time_budget.py.
     """
-    fold = _fold_from_text(fold)
-    if (hours is not None or patience is not None) and num_gpus > 1:
-        raise ValueError("--hours and --patience are for a training in one process; leave -num_gpus away, or give --epochs.")
-    if hours is not None and not 0 < hours < 1e5:
-        raise ValueError(f"--hours is {hours}; it must be above 0.")
+    fold = fold_from_text(fold)
+    lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
+    several = under_torchrun()
     check_switches()
     _check_arguments(pretrained_weights, num_gpus, continue_training, only_run_validation, disable_checkpointing, val_with_best, device)
-    lengths = {"num_epochs": epochs, "num_iterations_per_epoch": iterations, "num_val_iterations_per_epoch": val_iterations}
-    wrong = {name: value for name, value in (lengths | {"batch_size": batch_size}).items() if value is not None and value < 1}
-    if wrong:
-        raise ValueError(f"Epochs, iterations and batch size must be at least 1, got {wrong}.")
+    _check_length(lengths | {"batch_size": batch_size}, hours, patience, num_gpus)
+    if several and (hours is not None or patience is not None or num_gpus > 1 or disable_checkpointing):
+        raise ValueError("Under torchrun the number of processes is torchrun's: leave -num_gpus, --hours, --patience and --disable_checkpointing away.")
     # what is not asked for stays as the trainer has it: one of another author may set its seed, and some write no checkpoints
     asked = lengths | {"seed": seed, "disable_checkpointing": disable_checkpointing or None}
     overrides = {name: value for name, value in asked.items() if value is not None}
@@ -194,9 +191,6 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
 
-    several = under_torchrun()
-    if several and (hours is not None or patience is not None or num_gpus > 1 or disable_checkpointing):
-        raise ValueError("Under torchrun the number of processes is torchrun's: leave -num_gpus, --hours, --patience and --disable_checkpointing away.")
     if several and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     first = not several or os.environ["RANK"] == "0"
@@ -213,7 +207,7 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
             if first and not trainer.disable_checkpointing:
                 trainer = _trained(job, device, "checkpoint_final.pth")
         elif num_gpus > 1:
-            address = f"tcp://127.0.0.1:{_free_port()}"
+            address = f"tcp://127.0.0.1:{free_port()}"
             mp.spawn(_train_rank, args=(job, num_gpus, device.type, address), nprocs=num_gpus)
             if not trainer.disable_checkpointing:
                 trainer = _trained(job, device, "checkpoint_final.pth")  # one process validates, from what the others wrote
@@ -270,12 +264,22 @@ def _train_as_rank(job: TrainingJob, device: torch.device, join: Callable[[str],
         dist.destroy_process_group()
 
 
-def _fold_from_text(fold: int | str) -> int | str:
+def fold_from_text(fold: int | str) -> int | str:
     if fold == "all" or isinstance(fold, int):
         return fold
     if not fold.isdecimal():
         raise ValueError(f"fold {fold!r} is neither 'all' nor a whole number.")
     return int(fold)
+
+
+def _check_length(numbers: dict[str, int | None], hours: float | None, patience: int | None, num_gpus: int) -> None:
+    """Raises ValueError for a length that is no training, or that several processes cannot keep; None is the trainer's own."""
+    if (hours is not None or patience is not None) and num_gpus > 1:
+        raise ValueError("--hours and --patience are for a training in one process; leave -num_gpus away, or give --epochs.")
+    if hours is not None and not 0 < hours < 1e5:
+        raise ValueError(f"--hours is {hours}; it must be above 0.")
+    if wrong := {name: value for name, value in numbers.items() if value is not None and value < 1}:
+        raise ValueError(f"Epochs, iterations and batch size must be at least 1, got {wrong}.")
 
 
 def _check_arguments(pretrained_weights: str | None, num_gpus: int, continue_training: bool, only_run_validation: bool,
@@ -297,7 +301,7 @@ def _check_arguments(pretrained_weights: str | None, num_gpus: int, continue_tra
         raise ValueError("; ".join(problems) + ".")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]

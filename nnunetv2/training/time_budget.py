@@ -2,7 +2,8 @@
 
 Speed is measured by a few steps before the training. The schedule gets the length that leaves time for the validation of whole cases and,
 with a class task, for the refit of the head. After each epoch the rest is estimated anew: a schedule that would not end in time is
-shortened, and in its first half one that would end far too early (the machine was busy at first) is made longer. `fold_X/time_budget.json` keeps what is spent, so that a training that was killed goes on with --c in what is left.
+shortened, and in its first half one that would end far too early (the machine was busy at first) is made longer. `fold_X/time_budget.json`
+keeps what is spent, so that a training that was killed goes on with --c in what is left.
 """
 
 import time

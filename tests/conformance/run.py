@@ -4,7 +4,6 @@
     python -m tests.conformance.run --only network loss --reduced
 """
 
-import argparse
 import importlib
 import json
 import multiprocessing
@@ -22,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.record_run import code_commit, shown_command
+from nnunetv2.utilities.commands import Parser
 from nnunetv2.utilities.cpu_flags import cpu_model
 from nnunetv2.utilities.files import atomic_write
 from tests.conformance.bench import REPOSITORY, THREADS, Bench, Row, reference_python
@@ -105,7 +105,7 @@ def one_line_a_row(report: dict) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=ROOMS, default=ROOMS, help="rooms to compare; default: all. OUT keeps its rows of the others")
     parser.add_argument("--reduced", action="store_true", help="fewer and smaller cases, about a minute")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=min(2, os.cpu_count() or 1), help="processes of one thread; default: 2, with two cores")

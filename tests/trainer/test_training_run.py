@@ -271,11 +271,11 @@ def test_two_processes_train_one_network(folders, preprocessed_template):
     """gloo on CPU stands in for nccl: same code path, batch of 2 split in two."""
     from torch import multiprocessing as mp
 
-    from nnunetv2.training.run_training import TrainingJob, _free_port, _train_rank
+    from nnunetv2.training.run_training import TrainingJob, free_port, _train_rank
 
     overrides = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "num_workers": 0}
     job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", overrides)
-    mp.spawn(_train_rank, args=(job, 2, "cpu", f"tcp://127.0.0.1:{_free_port()}"), nprocs=2)
+    mp.spawn(_train_rank, args=(job, 2, "cpu", f"tcp://127.0.0.1:{free_port()}"), nprocs=2)
     final = next(folders.rglob("checkpoint_final.pth"))
     logging = load_checkpoint(final)["logging"]
     assert len(logging["val_losses"]) == 1 and sum(logging["class_true"][0]) <= 4
