@@ -45,7 +45,8 @@ def evaluate_simple(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
 
-    run(compute_metrics_on_folder_simple, args.gt_folder, args.pred_folder, args.l, args.o, args.np, args.il, chill=args.chill)
+    run(compute_metrics_on_folder_simple, args.gt_folder, args.pred_folder, args.l, output_file=args.o, num_processes=args.np, ignore_label=args.il,
+        chill=args.chill)
 
 
 def find_best_configuration(argv: Sequence[str] | None = None) -> None:
@@ -98,7 +99,7 @@ def ensemble(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from nnunetv2.ensembling.ensemble import ensemble_folders
 
-    run(ensemble_folders, args.i, args.o, args.np, args.save_npz)
+    run(ensemble_folders, args.i, args.o, save_merged_probabilities=args.save_npz, num_processes=args.np)
 
 
 def determine_postprocessing(argv: Sequence[str] | None = None) -> None:
@@ -113,7 +114,8 @@ def determine_postprocessing(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing as determine
 
-    run(determine, args.i, args.ref, args.plans_json, args.dataset_json, args.np, keep_postprocessed_files=not args.remove_postprocessed)
+    run(determine, args.i, args.ref, plans_file_or_dict=args.plans_json, dataset_json_file_or_dict=args.dataset_json, num_processes=args.np,
+        keep_postprocessed_files=not args.remove_postprocessed)
 
 
 def apply_postprocessing(argv: Sequence[str] | None = None) -> None:
@@ -128,7 +130,8 @@ def apply_postprocessing(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from nnunetv2.postprocessing.remove_connected_components import apply_postprocessing_to_folder
 
-    run(apply_postprocessing_to_folder, args.i, args.o, args.pp_pkl_file, args.plans_json, args.dataset_json, args.np)
+    run(apply_postprocessing_to_folder, args.i, args.o, args.pp_pkl_file, plans_file_or_dict=args.plans_json,
+        dataset_json_file_or_dict=args.dataset_json, num_processes=args.np)
 
 
 def export_model_to_zip(argv: Sequence[str] | None = None) -> None:
@@ -175,10 +178,11 @@ def plot_overlay_pngs(argv: Sequence[str] | None = None) -> None:
     from nnunetv2.utilities import overlay_plots
 
     if args.use_raw:
-        run(overlay_plots.generate_overlays_from_raw, args.d, args.o, args.np, args.channel_idx, args.overlay_intensity)
+        run(overlay_plots.generate_overlays_from_raw, args.d, args.o, num_processes=args.np, channel_idx=args.channel_idx,
+            overlay_intensity=args.overlay_intensity)
     else:
-        run(overlay_plots.generate_overlays_from_preprocessed, args.d, args.o, args.np, args.channel_idx, args.c, args.p,
-            args.overlay_intensity)
+        run(overlay_plots.generate_overlays_from_preprocessed, args.d, args.o, num_processes=args.np, channel_idx=args.channel_idx,
+            configuration=args.c, plans_identifier=args.p, overlay_intensity=args.overlay_intensity)
 
 
 def verify(argv: Sequence[str] | None = None) -> None:

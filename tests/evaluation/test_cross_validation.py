@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nnunetv2.cli import results
 from nnunetv2.ensembling.ensemble import ensemble_crossvalidations, ensemble_folders
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
@@ -85,6 +86,15 @@ def test_ensemble_of_folders_averages_probabilities(study):
     ensemble_folders(folders, study.merged, save_merged_probabilities=True, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
     assert SimpleITKIO().read_seg(study.merged / "a.nii.gz")[0].ravel().tolist() == [0, 0, 1, 1, 0, 1]
     assert np.load(study.merged / "a.npz")["probabilities"][1].ravel() == pytest.approx([0, 0, 0.65, 0.65, 0.4, 0.65])
+
+
+@pytest.mark.parametrize(("flags", "kept"), [([], False), (["-np", "2"], False), (["--save_npz"], True), (["--save_npz", "-np", "2"], True)])
+def test_the_command_keeps_averaged_probabilities_where_asked_and_nowhere_else(study, flags, kept):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for name, content in (("dataset.json", DATASET), ("plans.json", PLANS)):
+        save_json(content, folders[0] / name)
+    results.ensemble(["-i", *map(str, folders), "-o", str(study.merged), *flags])
+    assert [(study.merged / name).exists() for name in ("a.nii.gz", "a.npz", "a.pkl")] == [True, kept, kept]
 
 
 def test_ensemble_lists_the_cases_that_a_folder_lacks(study):
