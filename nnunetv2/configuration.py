@@ -57,10 +57,10 @@ def process_count(variable: str, upper: int) -> int:
     """The number in environment variable `variable`, else `upper` capped at the cores.
 
     More workers than cores cost time rather than save it (fingerprint +75 %, preprocessing +30 %, measured on 2 cores),
-    so only an explicit wish exceeds them.
+    so only an explicit wish exceeds them. An empty variable is an unset one.
     """
     wish = os.environ.get(variable)
-    if wish is None:
+    if not wish:
         return min(upper, available_cores())
     if not wish.isdecimal() or int(wish) < 1:
         raise ValueError(f"The environment variable {variable} is {wish!r}; it must be a whole number of at least 1.")

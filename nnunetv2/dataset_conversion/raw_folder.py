@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2 import paths
-from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id, folders_with_id
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.leftovers import sweep, temporary_folder
@@ -27,7 +27,7 @@ def new_raw_dataset(name: str) -> Iterator[Path]:
     raw = Path(paths.nnUNet_raw)
     with folder_lock(raw, f"dataset_{number:03d}", f"dataset {number} is made"):
         sweep(raw)
-        taken = _folders_of(number)
+        taken = [str(folder) for folder in folders_with_id(number)]
         if taken:
             raise InputError(f"Dataset number {number} is taken by {', '.join(taken)}. Choose another number, or move that away.")
         with temporary_folder(raw, "convert") as temporary:
@@ -35,12 +35,6 @@ def new_raw_dataset(name: str) -> Iterator[Path]:
             folder.mkdir()
             yield folder
             os.rename(folder, raw / name)
-
-
-def _folders_of(number: int) -> list[str]:
-    """Folders of datasets with this number in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, sorted."""
-    folders = (paths.path_if_set(variable) for variable in paths.VARIABLES)
-    return sorted({str(entry) for folder in folders if folder is not None and folder.is_dir() for entry in folder.glob(f"Dataset{number:03d}_*")})
 
 
 def updated_description(old: dict[str, Any], where: Path) -> dict[str, Any]:

@@ -1,17 +1,26 @@
 """Dataset numbers and names: 777 <-> Dataset777_PancreasCT, looked up in the data folders that are set."""
 
+from pathlib import Path
+
 from nnunetv2 import paths
 from nnunetv2.utilities.safe_names import plain_name
 
 
 def names_with_id(dataset_id: int) -> list[str]:
-    """All `DatasetXXX_Name` with this number in the data folders that are set, sorted."""
+    """Names of all datasets with this number in the data folders that are set, sorted."""
+    return sorted({folder.name for folder in folders_with_id(dataset_id)})
+
+
+def folders_with_id(dataset_id: int) -> list[Path]:
+    """Folders `DatasetXXX_Name` with this number in the data folders that are set, sorted. `DatasetXXX` and `DatasetXXXName` count, as in nnU-Net."""
     folders = [path for path in map(paths.path_if_set, paths.VARIABLES) if path is not None and path.is_dir()]
-    return sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir() and entry.name.startswith(_prefix(dataset_id))})
+    prefix = _prefix(dataset_id)
+    return sorted({entry for folder in folders for entry in folder.iterdir()
+                   if entry.name.startswith(prefix) and not entry.name[len(prefix):][:1].isdecimal() and entry.is_dir()})
 
 
 def _prefix(dataset_id: int) -> str:
-    return f"Dataset{dataset_id:03d}_"
+    return f"Dataset{dataset_id:03d}"
 
 
 def convert_id_to_dataset_name(dataset_id: int) -> str:

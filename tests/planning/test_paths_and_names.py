@@ -49,6 +49,11 @@ def test_process_count_of_the_environment_wins(monkeypatch):
     assert configuration.process_count("some_count", 8) == 37
 
 
+def test_an_empty_process_count_is_an_unset_one(monkeypatch):
+    monkeypatch.setenv("some_count", "")
+    assert configuration.process_count("some_count", 1) == 1
+
+
 def _groups(root, groups, files):
     """proc and sys of a machine in miniature: what /proc/self/cgroup says, and files of control groups."""
     for path, text in ({"proc/self/cgroup": groups} | {f"sys/fs/cgroup/{name}": text for name, text in files.items()}).items():
@@ -90,6 +95,13 @@ def test_dataset_is_found_by_number_and_name(data_folders, given):
     (data_folders / "nnUNet_results" / "Dataset007_Heart").mkdir()
     (data_folders / "nnUNet_results" / "Dataset0071_Other").mkdir()
     assert maybe_convert_to_dataset_name(given) == "Dataset007_Heart"
+
+
+@pytest.mark.parametrize("name", ["Dataset007", "Dataset007Heart"])
+def test_a_dataset_is_found_by_number_without_an_underscore_in_its_name(data_folders, name):
+    (data_folders / "nnUNet_results" / name).mkdir()
+    (data_folders / "nnUNet_results" / "Dataset0071").mkdir()
+    assert maybe_convert_to_dataset_name(7) == name
 
 
 def test_number_without_a_dataset_lists_the_folders_searched(data_folders):

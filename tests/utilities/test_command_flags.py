@@ -1,5 +1,9 @@
 """Numbers on the command line are checked before anything is read."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from nnunetv2.cli import datasets, inference, planning, results, training
@@ -24,3 +28,10 @@ def test_numbers_out_of_range_end_the_command_with_one_line(command, arguments, 
         command(arguments)
     message = capsys.readouterr().err
     assert caught.value.code == 2 and message.startswith(f"error: argument {flag}") and len(message.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_process_count_of_the_environment_that_is_none_ends_a_command_with_one_line():
+    code = "from nnunetv2.cli.results import evaluate_simple; evaluate_simple(['a', 'b', '-l', '1'])"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"nnUNet_def_n_proc": "0"}, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines() == ["error: The environment variable nnUNet_def_n_proc is '0'; it must be a whole number of at least 1."]
