@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dynamic_network_architectures.architectures.unet import finest_and_class
 from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import GAUSSIAN_PEAK, Slicer, WindowSums, compute_gaussian, pad_centred, window_slicers
+from nnunetv2.inference.window_sums import with_index
 
 if TYPE_CHECKING:
     from nnunetv2.inference.case_prediction import CasePredictor
@@ -196,7 +197,7 @@ class NetworkAccess:
         """Logits (S, D, H, W) of `data` (C, D, H, W) from the windows at `slicers`; do_on_device False sums them in main memory."""
         self._refuse_without_model()
         size = tuple(self.configuration_manager.patch_size)
-        weight = compute_gaussian(size, 1 / 8, GAUSSIAN_PEAK, device=self.device) if self.use_gaussian else 1
+        weight = compute_gaussian(size, 1 / 8, GAUSSIAN_PEAK, device=with_index(self.device)) if self.use_gaussian else 1
         for accumulate in (torch.float16, torch.float32):  # sums that overflow are made again
             with WindowSums(data.shape[1:], weight, accumulate, do_on_device) as sums:
                 for slicer in slicers:

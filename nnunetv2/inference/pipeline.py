@@ -6,6 +6,7 @@ interpreter starts. The number of cases in flight is bounded, so memory is. A ca
 
 import errno
 import time
+import traceback
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -97,6 +98,16 @@ class _Inline(Executor):
         return future
 
 
+def let_go_of_variables(error: BaseException | None) -> None:
+    """Of the functions that `error` and its causes went through: they would hold image, logits and all that a GPU had allocated for as long as
+    the error is kept, and the next cases would lack that memory. Its traceback can still be printed."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 def refuse_thread_counts(readers: int, writers: int = 0) -> None:
     if min(readers, writers) < 0:
         raise errors.InputError(f"{readers} preprocessing and {writers} export threads; the least is 0, one case after the other.")
@@ -176,7 +187,7 @@ class Pipeline:
         except PredictionCancelled:
             raise
         except Exception as error:
-            self._failed[position] = case, error
+            self._note(position, case, error)
         else:
             exports.append((position, case, writing.submit(self.export, case, properties, prediction)))
 
@@ -194,8 +205,12 @@ class Pipeline:
         except PredictionCancelled:
             raise
         except Exception as error:
-            self._failed[position] = case, error
+            self._note(position, case, error)
             return None
+
+    def _note(self, position: int, case: Case, error: Exception) -> None:
+        self._failed[position] = case, error
+        let_go_of_variables(error)
 
     def _failures_by_label(self) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}

@@ -9,7 +9,7 @@ Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
 from math import ceil, prod
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.engines.guard import GuardedEngine, NotFinite
-from nnunetv2.inference.window_sums import Slicer, WindowSums, moved_if_there_is_room
+from nnunetv2.inference.window_sums import Slicer, WindowSums, moved_if_there_is_room, with_index
 
 GAUSSIAN_PEAK = 10  # as upstream: keeps fp16 products of small weights and logits above the smallest fp16 number
 
@@ -164,7 +164,7 @@ def predict_windows(
     """
     padded, inner = pad_centred(data.cpu(), tile_size)
     passes = _Passes(padded, window_slicers(padded.shape[1:], tile_size, tile_step_size), views,
-                     compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=device) if gaussian else 1,
+                     compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=with_index(device)) if gaussian else 1,
                      device, volumes_on_device, observer, observed_views or len(views), progress, on_window)
     logits = passes.mean(engine, accumulate)
     if not _is_finite(logits) and accumulate == torch.float16:
@@ -173,7 +173,16 @@ def predict_windows(
         logits = passes.mean(engine, torch.float32)
     if logits.dtype != torch.float16 and not _is_finite(logits):
         raise NotFinite("The sums of the windows' logits are NaN or infinite in fp32: the image or the weights hold such values, or far too large ones.")
-    return logits[inner] if logits.device.type == "cpu" else torch.stack([channel[inner[1:]].cpu() for channel in logits])
+    return _in_main_memory(logits, inner)
+
+
+def _in_main_memory(logits: Tensor, inner: Slicer) -> Tensor:
+    if logits.device.type == "cpu":
+        return logits[inner]
+    found = torch.empty(logits[inner].shape, dtype=logits.dtype, device="cpu")
+    for channel, there in zip(found, logits):  # by channel: a part of a volume is made contiguous before it is copied
+        channel.copy_(there[inner[1:]])
+    return found
 
 
 def _is_finite(logits: Tensor) -> bool:
@@ -201,7 +210,18 @@ class _Passes:
     on_window: Callable[[int, int], None] | None
 
     def mean(self, engine: Engine, accumulate: torch.dtype) -> Tensor:
-        """Logits (S, D, H, W) where they were summed. A GPU is not waited for between passes, unless something was wrong with one of them."""
+        """Logits (S, D, H, W) where they were summed. A GPU whose memory does not hold volumes and passes at once is left the passes alone."""
+        try:
+            return self._mean(engine, accumulate)
+        except torch.cuda.OutOfMemoryError:
+            if not self.volumes_on_device:
+                raise
+        torch.cuda.empty_cache()  # not within `except`: the error holds all that the passes had allocated
+        warnings.warn("The GPU's memory does not hold image and sums of windows beside a pass; they are kept in main memory.", stacklevel=3)
+        return replace(self, volumes_on_device=False)._mean(engine, accumulate)
+
+    def _mean(self, engine: Engine, accumulate: torch.dtype) -> Tensor:
+        """A GPU is not waited for between passes, unless something was wrong with one of them."""
         if _answers_late(self.device) and isinstance(engine, GuardedEngine):
             asked_later = engine.without_waiting()
             logits = self._sums(asked_later, accumulate).mean()

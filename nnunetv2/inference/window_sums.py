@@ -19,6 +19,11 @@ def has_room(device: torch.device, n_bytes: int) -> bool:
     return n_bytes <= SHARE_OF_FREE_MEMORY * (torch.cuda.mem_get_info(device)[0] + unused)
 
 
+def with_index(device: torch.device) -> torch.device:
+    """`device` as its tensors name it: "cuda" is the GPU that is current now, and may be another one later or in another thread."""
+    return torch.empty(0, device=device).device
+
+
 def moved_if_there_is_room(volume: Tensor, device: torch.device) -> Tensor:
     """`volume` on `device`, or as it is where the device lacks the memory."""
     if not has_room(device, volume.nbytes):
@@ -62,7 +67,7 @@ class WindowSums:
         window = window.cpu()
         if self._adding is not None:
             self._adding.result()  # one at a time, in their order
-        self._adding = self._worker.submit(self._add, slicer, window)
+        self._adding = self._worker.submit(self._add_elsewhere, slicer, window, torch.is_inference_mode_enabled())
 
     def _make_room(self, channels: int, device: torch.device) -> None:
         if not self.on_device or not has_room(device, (channels + 1) * prod(self.shape) * self.dtype.itemsize):
@@ -80,6 +85,11 @@ class WindowSums:
     def _add(self, slicer: Slicer, window: Tensor) -> None:
         self.logits[slicer] += window
         self.weights[slicer[1:]] += self._weight_there
+
+    def _add_elsewhere(self, slicer: Slicer, window: Tensor, inference_mode: bool) -> None:
+        """In a thread, which knows nothing of the caller's inference mode; tensors that were made in it must not be changed outside of it."""
+        with torch.inference_mode(inference_mode):
+            self._add(slicer, window)
 
     def mean(self) -> Tensor:
         """(S, D, H, W) where it was summed, once all windows are added; the sums are used up."""

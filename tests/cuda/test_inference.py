@@ -1,5 +1,7 @@
 """Inference on a GPU: the same as on the CPU up to rounding, through a GPU's own troubles."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -39,7 +41,7 @@ def test_recorded_calls_see_their_own_input_and_keep_their_own_output(n):
     network = tiny_network()
     engine = TorchEngine(network, CUDA, half=True)
     outputs = [engine(batch(n, seed)) for seed in range(2 * CALLS_BEFORE_RECORDING)]
-    assert engine._forward._recording is not None
+    assert engine._forward.recording is not None
     for seed, (seg_logits, class_logits) in enumerate(outputs):
         seg_alone, class_alone = TorchEngine(network, CUDA, half=True)(batch(n, seed))
         torch.testing.assert_close(seg_logits, seg_alone, rtol=1e-2, atol=1e-2)
@@ -58,6 +60,81 @@ def test_recordings_of_two_engines_do_not_disturb_each_other():
         for engine in engines:  # in turn
             found, expected = engine(batch(seed=call)), engine.expected[call]
             torch.testing.assert_close(found[0], expected[0], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_recordings_of_an_ensemble_take_the_memory_of_one():
+    def reserved_for(n):
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        engines = [TorchEngine(tiny_network(seed=seed), CUDA, half=True) for seed in range(n)]
+        for engine in engines:
+            for _ in range(CALLS_BEFORE_RECORDING + 1):
+                engine(x)
+        assert all(engine._forward.recording is not None for engine in engines)
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved() - before
+
+    x = torch.randn(1, 1, 32, 64, 64, device=CUDA)
+    assert reserved_for(4) < 2 * reserved_for(1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_a_gpu_that_is_not_the_current_one_records_its_own_passes():
+    second = torch.device("cuda", 1)
+    for device in (CUDA, second):  # in this order
+        engine = TorchEngine(tiny_network(), device, half=True)
+        outputs = [engine(batch(seed=seed))[0].cpu() for seed in range(2 * CALLS_BEFORE_RECORDING)]
+        for seed, found in enumerate(outputs):
+            torch.testing.assert_close(found, TorchEngine(tiny_network(), device, half=True)(batch(seed=seed))[0].cpu(), rtol=1e-2, atol=1e-2)
+    data = torch.randn(1, 20, 24, 40)
+    found = [predict_windows(TorchEngine(tiny_network(), device, half=True), data, SHAPE, device=device) for device in (CUDA, second)]
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_threads_with_streams_of_their_own_share_a_recording():
+    engine = TorchEngine(tiny_network(), CUDA, half=True)
+    expected = [engine(batch(seed=seed))[0].cpu() for seed in range(CALLS_BEFORE_RECORDING)]
+    engine(batch())
+
+    def calls(seed):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return [engine(batch(seed=seed))[0].cpu() for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as threads:
+        for seed, found in enumerate(threads.map(calls, range(4))):
+            for one in found:
+                torch.testing.assert_close(one, expected[seed], rtol=1e-2, atol=1e-2)
+
+
+def test_a_pass_that_does_not_fit_beside_recordings_takes_their_place(little_memory):
+    engine, whole = TorchEngine(tiny_network(), CUDA, half=True), torch.randn(1, 1, 64, 128, 128)
+    window = whole[:, :, :48]
+    expected = engine(whole)[0].cpu()
+    for _ in range(CALLS_BEFORE_RECORDING + 1):
+        engine(window)
+    assert engine._forward.recording is not None
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    taken = torch.cuda.memory_allocated()
+    TorchEngine(tiny_network(), CUDA, half=True)(whole)  # beside them: what it takes
+    needed = torch.cuda.max_memory_allocated() - taken
+    little_memory(int(0.7 * needed))
+    with pytest.warns(UserWarning, match="does not hold recorded passes"):
+        seg_logits = engine(whole)[0].cpu()
+    torch.testing.assert_close(seg_logits, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sums_in_main_memory_within_a_callers_inference_mode():
+    data = torch.randn(1, 20, 24, 40, generator=torch.Generator().manual_seed(3))
+    engine = TorchEngine(tiny_network(), CUDA, half=False)
+    expected = predict_windows(engine, data, SHAPE, device=CUDA)
+    with torch.inference_mode():
+        found = predict_windows(engine, data, SHAPE, device=CUDA, volumes_on_device=False)
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.filterwarnings("error")

@@ -1,7 +1,10 @@
 import errno
 import threading
 import time
+import traceback
+import weakref
 
+import numpy as np
 import pytest
 
 from nnunetv2.inference.pipeline import Case, CasesFailed, Pipeline, StageTimes
@@ -47,6 +50,29 @@ def test_a_failed_case_is_reported_after_the_others_are_done(stage):
         pipeline(**{"export": export} | {stage: fail_on("b")}).run(CASES)
     assert list(caught.value.failures) == ["b"]
     assert stage == "export" or exported == ["a", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("cause", [False, True])
+def test_what_a_failed_case_had_allocated_is_free_for_the_next(cause):
+    allocated, free = [], []
+
+    def predict(case, data):
+        if allocated:
+            free.append(allocated[0]() is None)
+            return data
+        activations = np.zeros(3)
+        allocated.append(weakref.ref(activations))
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            if cause:
+                raise RuntimeError("out of memory") from error
+            raise
+
+    with pytest.raises(CasesFailed) as caught:
+        pipeline(predict=predict).run(CASES)
+    assert free == [True] * 4
+    assert "predict" in "".join(traceback.format_exception(caught.value.failures["a"]))  # where it was
 
 
 def test_all_failures_are_listed():

@@ -1,6 +1,7 @@
 """Where windows are added up, and when a GPU is asked whether all went well. That a GPU gives the same: tests/cuda."""
 
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from nnunetv2.inference import sliding_window_prediction, window_sums
 from nnunetv2.inference.engines.guard import GuardedEngine, NotFinite
 from nnunetv2.inference.sliding_window_prediction import predict_windows
-from nnunetv2.inference.window_sums import WindowSums, has_room, moved_if_there_is_room
+from nnunetv2.inference.window_sums import WindowSums, has_room, moved_if_there_is_room, with_index
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SLICERS = [(slice(None), slice(0, 2), slice(0, 1), slice(0, 1)), (slice(None), slice(1, 3), slice(0, 1), slice(0, 1))]
@@ -54,6 +55,10 @@ def test_half_of_what_is_free_or_unused_holds_a_volume(monkeypatch, n_bytes, fit
     assert has_room(CUDA, n_bytes) == fits and has_room(CPU, 10**15)
 
 
+def test_a_device_is_named_as_its_tensors_name_it():
+    assert with_index(CPU) == torch.zeros(1).device
+
+
 def test_a_volume_that_does_not_fit_stays_in_main_memory(monkeypatch):
     gpu_memory(monkeypatch, free=100, reserved=0, allocated=0)
     volume = torch.zeros(13)  # 52 bytes
@@ -82,6 +87,51 @@ def test_memory_that_turns_out_too_small_leaves_the_sums_in_main_memory(monkeypa
     with WindowSums((2, 1, 1), 1, torch.float16) as sums:
         sums.add(SLICERS[0], torch.ones(1, 2, 1, 1))
     assert sums.mean().flatten().tolist() == [1, 1] and places == [CPU, CPU]
+
+
+class OnAGpu(torch.Tensor):
+    """Lies in main memory and says otherwise."""
+
+    device = property(lambda self: CUDA)
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_windows_of_a_gpu_are_added_in_main_memory_by_a_thread(mode):
+    with mode(), WindowSums((3, 1, 1), 1, torch.float32, on_device=False) as sums:
+        for slicer, value in zip(SLICERS, (2.0, 6.0)):
+            sums.add(slicer, torch.full((1, 2, 1, 1), value).as_subclass(OnAGpu))
+    assert sums._adding is not None
+    with mode():
+        assert sums.mean().flatten().tolist() == [2.0, 4.0, 6.0]
+
+
+class OutOfMemory(Overflowing):
+    """Runs out of it at the numbers `broken`; what it had allocated by then is in `allocated`."""
+
+    allocated = staticmethod(lambda: None)
+
+    def __call__(self, x, classify=True):
+        if self.calls in self.broken:
+            self.calls += 1
+            activations = torch.zeros(3)
+            self.allocated = weakref.ref(activations)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        self.freed = self.allocated() is None
+        return super().__call__(x, classify)
+
+
+def test_volumes_make_room_for_the_passes(monkeypatch):
+    expected, asked = predict_windows(Overflowing(), image(), (2, 4, 2)), []
+    monkeypatch.setattr(sliding_window_prediction, "moved_if_there_is_room", lambda volume, device: asked.append(device) or volume)
+    engine = OutOfMemory(broken=(1,))
+    with pytest.warns(UserWarning, match="kept in main memory"):
+        logits = predict_windows(engine, image(), (2, 4, 2))
+    assert torch.equal(logits, expected) and len(asked) == 1 and engine.freed
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        predict_windows(OutOfMemory(broken=(1,)), image(), (2, 4, 2), volumes_on_device=False)
 
 
 @pytest.mark.parametrize("views", [[()], [(), (0,), (1, 2)]])

@@ -14,7 +14,10 @@ def begin_cuda(device: torch.device) -> threading.Thread | None:
     """Make the context on `device` and load the libraries of convolutions, in a thread that is returned; None on other devices."""
     if device.type != "cuda":
         return None
-    thread = threading.Thread(target=_begin, args=(device,), name="CUDA's start", daemon=True)
+    if device.index is None and torch.cuda.is_initialized():  # the caller may have chosen a GPU, and a new thread begins with the first one
+        device = torch.device("cuda", torch.cuda.current_device())
+    # no daemon: an interpreter that ends (say, there is no such model) while CUDA starts would be aborted, so it waits
+    thread = threading.Thread(target=_begin, args=(device,), name="CUDA's start")
     thread.start()
     return thread
 

@@ -452,9 +452,10 @@ class nnUNetTrainer(TrainingData):
             if self.class_task is None:
                 loss = self.loss(in_float32(seg_and_class(self.network(data))[0]), target)
             else:
+                class_target, has_lesion = (value.to(self.device, non_blocking=True)  # first: it may wait for what the GPU has been given before
+                                            for value in classes_of_batch(batch, self.class_labels, self.class_task.lesion_labels))
                 teacher_weight = self.class_training.teacher_weight(self._step / (self.num_epochs * self.num_iterations_per_epoch))
                 seg_logits, class_logits = self.network(data, teacher=target[0] if self.enable_deep_supervision else target, teacher_weight=teacher_weight)
-                class_target, has_lesion = (value.to(self.device) for value in classes_of_batch(batch, self.class_labels, self.class_task.lesion_labels))
                 loss, _ = self.multitask_loss(in_float32(seg_logits), target, class_logits, class_target, has_lesion, self._step)
                 class_rows = {"class_logits": class_logits.detach(), "class_target": torch.where(has_lesion, class_target, -1)}
         self._step += 1

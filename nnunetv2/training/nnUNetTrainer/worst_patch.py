@@ -46,7 +46,7 @@ class WorstPatch:
             try:
                 self._keep_worse(data, logits, target, counts, labels, cases)
             except Exception as error:
-                self._error = error
+                self._error = error.with_traceback(None)  # which would hold the batch, and the logits, until the epoch's end
 
     def take(self) -> Patch | None:
         """The worst, and forget it; None where no patch held foreground. Raises what went wrong in `offer`."""
