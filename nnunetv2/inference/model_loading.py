@@ -54,6 +54,7 @@ class TrainedModel:
     def input_channels(self) -> int:
         return determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json)
 
+    @torch.inference_mode(False)  # whose tensors could not be changed afterwards; a caller may be in it
     def build_network(self, checkpoint: Path) -> nn.Module:
         """The network with a fold's weights, on the CPU, in eval mode. Its tensors are in the checkpoint's file: nothing is read before it is used."""
         content = load_checkpoint(checkpoint, lazy=True)

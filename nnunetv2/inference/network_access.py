@@ -230,7 +230,8 @@ def _parts_of(network: nn.Module) -> Parts | None:
 
 def _stamps_of(parameters: Sequence[dict] | None) -> Stamps:
     """Another one after an entry was replaced, a tensor written to, or a fold added or taken away."""
-    return [{name: (id(tensor), tensor._version) for name, tensor in fold.items() if isinstance(tensor, Tensor)} for fold in parameters or ()]
+    return [{name: (id(tensor), 0 if tensor.is_inference() else tensor._version) for name, tensor in fold.items() if isinstance(tensor, Tensor)}
+            for fold in parameters or ()]
 
 
 class _AsItStands:

@@ -62,6 +62,26 @@ def test_parts_that_are_set_one_by_one_are_a_model(model, mask, order):
     assert np.array_equal(mask_of(load(model, Own)), mask)
 
 
+def test_a_step_that_goes_on_to_nnunets_own_takes_every_fold(model, mask):
+    class Own(nnUNetPredictor):
+        def _internal_maybe_mirror_and_predict(self, x):
+            return super()._internal_maybe_mirror_and_predict(x)
+
+    assert np.mean(mask_of(load(model, Own)) != mask) < 1e-3
+
+
+def test_weights_that_were_read_in_inference_mode_can_be_changed_and_compared(model, mask):
+    with torch.inference_mode():
+        predictor = load(model)
+        parameters, network = predictor.list_of_parameters, predictor.network
+    network.load_state_dict(parameters[1])
+    assert np.array_equal(mask_of(predictor), mask)
+    with torch.inference_mode():
+        predictor.list_of_parameters = [{name: value.clone() for name, value in fold.items()} for fold in parameters]
+        predictor.list_of_parameters  # noqa: B018 (from here on they are compared)
+    assert np.array_equal(mask_of(predictor), mask)
+
+
 def test_a_model_that_lacks_parts_names_them(model):
     predictor = nnUNetPredictor(device="cpu")
     for name, value in parts_of(model).items():
