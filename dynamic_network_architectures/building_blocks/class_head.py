@@ -81,7 +81,8 @@ class ClassHead(nn.Module):
     stages: encoder stages to pool, 0 = full resolution, -1 = bottleneck.
     statistics: of "mean", "std", over the region, of every channel.
     descriptors: add size and shape of every region mask, see `describe_masks`.
-    texture_of_channels: how many input channels to take `image_texture` of, over core, rim and whole of the regions; 0: none.
+    texture_of_channels: how many input channels, the first ones, to take `image_texture` of, over core, rim and whole of the regions; 0: none. In a
+        cascade labels of the previous stage follow them.
     focus: pool where a region's mask is dense, so that specks and fringes that a segmentation gets wrong count little.
     hidden: width of a hidden layer, 0 for none. dropout: probability, before the linear layer.
     """
@@ -105,6 +106,7 @@ class ClassHead(nn.Module):
         labelled = [i for i, labels in enumerate(regions.values()) if labels is not None]
         self.described = labelled if descriptors else []
         self.textured = labelled if texture_of_channels else []
+        self.texture_of_channels = texture_of_channels
 
         n_axes = len(stage_strides[0])
         per_region = len(statistics) * sum(stage_channels[s] for s in self.stages)
@@ -184,7 +186,7 @@ class ClassHead(nn.Module):
             features = torch.cat([features, descriptors.flatten(1)], dim=1)
         if self.textured:
             parts = core_and_rim(channels(masks, self.textured))
-            statistics = masked_statistics(image_texture(image.float()), parts, self.statistics)
+            statistics = masked_statistics(image_texture(image[:, :self.texture_of_channels].float()), parts, self.statistics)
             presence = region_presence(parts)[:, :, None]
             features = torch.cat([features, *((statistic * presence).flatten(1) for statistic in statistics)], dim=1)
         return features

@@ -37,7 +37,7 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.preprocessing.case_store import read_image
 from nnunetv2.preprocessing.recipe import refuse_other_recipe
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset, nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, network_input, nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.training_identity import forget_checkpoint, record_checkpoint
 from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
@@ -134,14 +134,14 @@ def refit_class_head(model_folder: str | os.PathLike, fold: int | str, checkpoin
 
 def refit_trained(model_folder: str | os.PathLike, fold: int | str, device: torch.device, dataset_class: type[nnUNetBaseDataset] | None = None) -> list[dict]:
     """The reports of a refit of every checkpoint of a finished fold that can be predicted with and was not refitted yet. The caller holds the
-    fold's lock. Without a class head, and for a cascade, nothing is done. dataset_class: what the training read its cases with."""
+    fold's lock. Without a class head nothing is done. dataset_class: what the training read its cases with."""
     reports = []
     for name in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_ema.pth"):
         path = Path(model_folder) / f"fold_{fold}" / name
         if not path.is_file() or load_checkpoint(path, lazy=True).get(HEAD_BEFORE_REFIT) is not None:
             continue
         model = find_model(Path(model_folder), (fold,), name)
-        if model.has_class_head and model.configuration_manager.previous_stage_name is None:
+        if model.has_class_head:
             reports.append(refit_locked(model, fold, device, dataset_class=dataset_class))
     return reports
 
@@ -161,8 +161,6 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     path = model.checkpoints[0]
     if not model.has_class_head:
         raise ValueError(f"{path} has no class head to refit. Declare 'classification' in dataset.json, plan and train again.")
-    if model.configuration_manager.previous_stage_name is not None:
-        raise ValueError(f"{path} belongs to a cascade, whose input needs the previous stage's masks; refit the head of that stage.")
 
     dataset_folder = paths.nnUNet_preprocessed / model.plans_manager.dataset_name
     label_manager = model.plans_manager.get_label_manager(model.dataset_json)
@@ -190,7 +188,7 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
         warnings.warn(f"{path}: {limits}", stacklevel=2)
         return _kept(path, report, labels, n_classes, limits)
     folder = dataset_folder / model.configuration_manager.data_identifier
-    found = describe_cases(model, fastest(network, model, device), cases, folder, device, n_views, dataset_class)
+    found = describe_cases(model, fastest(network, model, device), cases, folder, device, n_views, dataset_class, previous_stage_folder(model))
     kept = np.array([measured is not None for measured in found.measured]) if model.evidence_blocks else np.ones(len(cases), bool)
     report["without_lesion"] = [case for case, has_lesion in zip(cases, kept) if not has_lesion]
     if report["without_lesion"]:
@@ -214,6 +212,16 @@ def refit_locked(model: TrainedModel, fold: int | str, device: torch.device, n_v
     record_checkpoint(path)
     print(f"{path}: {_in_words(report, len(labels))}")
     return report
+
+
+def previous_stage_folder(model: TrainedModel) -> Path | None:
+    """Where the previous stage of a cascade left its segmentations for the training of `model`; None where it refines nothing."""
+    previous = model.configuration_manager.previous_stage_name
+    if previous is None:
+        return None
+    folder = model.checkpoints[0].parents[1]
+    configuration = load_checkpoint(model.checkpoints[0], lazy=True)["init_args"]["configuration"]
+    return folder.with_name(f"{folder.name.removesuffix(configuration)}{previous}") / "predicted_next_stage" / configuration
 
 
 def can_be_refitted(network: nn.Module) -> bool:
@@ -265,20 +273,28 @@ def fastest(network: nn.Module, model: TrainedModel, device: torch.device) -> nn
         return network
 
 
-def _read(dataset: nnUNetBaseDataset, case: str) -> tuple[np.ndarray, dict]:
-    if type(dataset) is nnUNetDatasetBlosc2:
+def _read(dataset: nnUNetBaseDataset, case: str, foreground_labels: Sequence[int]) -> tuple[np.ndarray, dict]:
+    if type(dataset) is nnUNetDatasetBlosc2 and dataset.folder_with_segs_from_previous_stage is None:
         return read_image(dataset.source_folder, case)
-    data, _, _, properties = dataset.load_case(case)
-    return np.asarray(data[:], np.float32), properties
+    data, _, previous, properties = dataset.load_case(case)
+    return network_input(np.asarray(data[:], np.float32), previous, foreground_labels), properties
 
 
 def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cases: list[str], folder: Path, device: torch.device,
-                   n_views: int, dataset_class: type[nnUNetBaseDataset] | None = None) -> DescribedCases:
-    """One pass over each preprocessed case in V mirrored views. dataset_class: reads them; None: by the files' endings.
+                   n_views: int, dataset_class: type[nnUNetBaseDataset] | None = None, previous_stage: Path | None = None) -> DescribedCases:
+    """One pass over each preprocessed case in V mirrored views. dataset_class: reads them; None: by the files' endings. previous_stage: what a
+    cascade refines.
 
-    InputError lists cases whose features are not finite.
+    InputError lists cases whose features are not finite, or that the previous stage did not segment.
     """
-    dataset = (dataset_class or infer_dataset_class(folder))(folder, cases)
+    dataset = (dataset_class or infer_dataset_class(folder))(folder, cases, folder_with_segs_from_previous_stage=previous_stage)
+    if previous_stage is not None:
+        there = [path.name for path in previous_stage.iterdir()] if previous_stage.is_dir() else []
+        absent = [case for case in cases if not any(name.startswith(f"{case}.") for name in there)]
+        if absent:
+            raise InputError(f"{previous_stage} lacks {len(absent)} of {len(cases)} training cases: {name_some(absent)}. Validate the folds of the previous "
+                             "stage that hold them (nnUNetv2_train DATASET CONFIGURATION FOLD --val).")
+    labels = model.plans_manager.get_label_manager(model.dataset_json).foreground_labels
     geometry = network_geometry(model.configuration_manager, None)
     views = mirror_views(model.mirror_axes, n_views)
     lesion_channels = model.configuration_manager.class_head["lesion_labels"]
@@ -286,7 +302,7 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
     rows, measured = [], []
     damaged: list[str] = []  # from the first on the others are only looked at
     for case in tqdm(cases, desc="class evidence"):
-        image, properties = _read(dataset, case)
+        image, properties = _read(dataset, case, labels)
         if not np.isfinite(image).all():
             damaged.append(case)
         if damaged:

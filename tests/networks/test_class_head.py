@@ -351,6 +351,13 @@ def test_texture_features_follow_the_others_and_need_the_image(inputs):
     assert torch.allclose(features[:, plain.n_features], mean_in_lesion, atol=1e-5)
 
 
+def test_labels_of_a_previous_stage_on_top_of_the_image_have_no_texture(inputs):
+    skips, logits, _ = inputs
+    head = make_head(regions={"lesion": [2]}, texture_of_channels=1)
+    image = torch.randn(len(logits), 3, *logits.shape[2:])
+    assert torch.equal(head.features(skips, logits, image=image), head.features(skips, logits, image=image[:, :1]))
+
+
 def test_texture_features_of_an_empty_region_are_zero(inputs):
     skips, logits, labels = inputs
     head = make_head(regions={"lesion": [2]}, texture_of_channels=1)

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from nnunetv2.preprocessing import case_store
+from nnunetv2.training.class_head_refit import refit_class_head, refit_trained
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 ONE_EPOCH = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1, "num_workers": 0}
@@ -22,6 +24,7 @@ def cascade(folders, preprocessed_template, plans, dataset_json, tmp_path, monke
     shutil.copytree(preprocessed_template, tmp_path / "preprocessed", dirs_exist_ok=True)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     configurations = plans["configurations"]
+    configurations["3d_fullres"]["architecture"]["class_head"]["texture_of_channels"] = 1  # as planned: of the image, not of the labels on top of it
     configurations["3d_lowres"] = deepcopy(configurations["3d_fullres"]) | {"next_stage": "3d_cascade_fullres"}
     configurations["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
 
@@ -59,6 +62,10 @@ def test_the_second_stage_trains_on_the_image_and_one_channel_per_label(cascade)
     assert torch.equal(batch["data"][:, 2:3] > 0, batch["target"][0] == 2)  # what came before is the truth here, and is not damaged in validation
     second.perform_actual_validation()
     assert len(list((Path(second.output_folder) / "validation").glob("*.nii.gz"))) == 2
+    assert refit_trained(second.output_folder_base, 0, torch.device("cpu"))[0]["cases_per_class"] == [2, 2, 2]
+    (folder / "case_1.b2nd").unlink()
+    with pytest.raises(InputError, match="predicted_next_stage/3d_cascade_fullres lacks 1 of 6 training cases: case_1. Validate the folds"):
+        refit_class_head(second.output_folder_base, 0)
 
 
 def test_a_second_stage_without_the_first_says_what_to_do(cascade):

@@ -125,6 +125,14 @@ def _array(folder: str, identifier: str, key: str) -> np.ndarray:
     return np.load(unpacked, mmap_mode="r") if unpacked.is_file() else read_npz(Path(folder, f"{identifier}.npz"), key)
 
 
+def network_input(image: np.ndarray, previous: Any, foreground_labels: Sequence[int]) -> np.ndarray:
+    """What the network is fed: image (C, Z, Y, X), and in a cascade the labels of the previous stage's (Z, Y, X), one channel each, on top of it."""
+    if previous is None:
+        return image
+    found = np.asarray(previous[:])
+    return np.concatenate([image, np.stack([found == label for label in foreground_labels]).astype(image.dtype)])
+
+
 file_ending_dataset_mapping = {"npz": nnUNetDatasetNumpy, "b2nd": nnUNetDatasetBlosc2}
 
 

@@ -17,7 +17,7 @@ from nnunetv2.inference.export_prediction import convert_prediction_to_segmentat
 from nnunetv2.inference.pipeline import Case, Pipeline
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.case_store import load_case, save_seg
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.training.dataloading.nnunet_dataset import network_input, nnUNetBaseDataset
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 
@@ -47,12 +47,8 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
 
     def prepare(case: Case) -> tuple[torch.Tensor, dict]:
         data, _, previous, properties = dataset.load_case(case.name)
-        image = torch.from_numpy(np.asarray(data[:]))
-        if previous is not None:
-            one_hot = np.stack([np.asarray(previous[:]) == label for label in labels.foreground_labels]).astype(np.float32)
-            image = torch.cat([image, torch.from_numpy(one_hot)])
         of_case[case.name] = properties
-        return image, properties
+        return torch.from_numpy(network_input(np.asarray(data[:]), previous, labels.foreground_labels)), properties
 
     def export(case: Case, properties: dict, prediction: CasePrediction) -> None:
         prediction = prediction.decided()
