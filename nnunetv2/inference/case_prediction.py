@@ -95,6 +95,7 @@ class CasePredictor:
         self.device, self.volumes_on_device = device if device.type == "cuda" else torch.device("cpu"), volumes_on_device
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
+        self.class_views = mirror_views(geometry.mirror_axes, min(mode.tta, CLASS_VIEWS))  # of `views` those that the refit of the head sees
 
     @on_cpu_by_default
     def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None,
@@ -233,7 +234,7 @@ class CasePredictor:
         shape = tuple(data.shape[1:])
         probabilities = None
         if self.lesion_channels is not None:
-            probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.views[:CLASS_VIEWS]) for engine in self.engines])
+            probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.class_views) for engine in self.engines])
         return self._to_be_decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties).decided()
 
     @on_cpu_by_default
@@ -257,12 +258,12 @@ class CasePredictor:
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
             fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, self.views, self.gaussian and not whole, device=self.device,
-                                          observer=evidence, observed_views=CLASS_VIEWS if whole else None, progress=self.progress,
+                                          observer=evidence, observed_views=self.class_views if whole else None, progress=self.progress,
                                           on_window=on_window, volumes_on_device=self.volumes_on_device)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:
-                probabilities.append(classify_case(engine, data, fold_logits, self.geometry.divisor, self.views[:CLASS_VIEWS]))
+                probabilities.append(classify_case(engine, data, fold_logits, self.geometry.divisor, self.class_views))
             logits = fold_logits if logits is None else logits.add_(fold_logits)
         if len(engines) > 1:
             logits /= len(engines)

@@ -8,7 +8,7 @@ Axes: volumes (C, D, H, W), network input (B, C, D, H, W), or (B, C, H, W) for a
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
@@ -148,7 +148,7 @@ def predict_windows(
     accumulate: torch.dtype = torch.float16,
     device: torch.device = torch.device("cpu"),
     observer: WindowObserver | None = None,
-    observed_views: int | None = None,
+    observed_views: Collection[tuple[int, ...]] | None = None,
     progress: bool = False,
     on_window: Callable[[int, int], None] | None = None,
     volumes_on_device: bool = True,
@@ -158,14 +158,14 @@ def predict_windows(
     A volume smaller than the tile is zero-padded around its centre and cropped back. Each window's logits are the mean over
     `views`; windows are summed with Gaussian weights and divided by the sum of weights. Where fp16 sums overflow, everything
     is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is
-    told the class logits of the first `observed_views` views, of all by default. `on_window` is told how many windows of how many are done (on a
+    told the class logits of the views in `observed_views`, of all by default. `on_window` is told how many windows of how many are done (on a
     GPU: are on their way); what it raises ends the prediction. Image and sums lie on a GPU that has room for them, unless `volumes_on_device` is
     False.
     """
     padded, inner = pad_centred(data.cpu(), tile_size)
     passes = _Passes(padded, window_slicers(padded.shape[1:], tile_size, tile_step_size), views,
                      compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=with_index(device)) if gaussian else 1,
-                     device, volumes_on_device, observer, observed_views or len(views), progress, on_window)
+                     device, volumes_on_device, observer, views if observed_views is None else observed_views, progress, on_window)
     logits = passes.mean(engine, accumulate)
     if not _is_finite(logits) and accumulate == torch.float16:
         warnings.warn("Logits overflow fp16 accumulators; summing again in fp32.", stacklevel=2)
@@ -205,7 +205,7 @@ class _Passes:
     device: torch.device
     volumes_on_device: bool
     observer: WindowObserver | None
-    observed_views: int
+    observed_views: Collection[tuple[int, ...]]
     progress: bool
     on_window: Callable[[int, int], None] | None
 
@@ -245,7 +245,7 @@ class _Passes:
                     if view == 0:
                         window = volume[slicer].to(self.device)
                     x.append(window.flip([a + 1 for a in axes]))
-                observed = [self.observer is not None and view < self.observed_views for _, (view, _) in batch]
+                observed = [self.observer is not None and axes in self.observed_views for _, (_, axes) in batch]
                 seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None
                 for i, (slicer, (view, axes)) in enumerate(batch):
                     flipped_back = seg_logits[i].to(self.device).flip([a + 1 for a in axes])

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from nnunetv2.inference.case_classification import ClassEvidence, describe_case, classify_case, fits_whole
-from nnunetv2.inference.case_prediction import CasePredictor
+from nnunetv2.inference.case_prediction import CLASS_VIEWS, CasePredictor
 from nnunetv2.inference.modes import InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
+from nnunetv2.inference.sliding_window_prediction import mirror_views
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 SURE = 30.0  # logit whose softmax is 1
@@ -127,6 +128,20 @@ def predict(data, engine=None, **levers):
     return CasePredictor([engine], geometry, InferenceMode(**levers), labels, LESION)(data), engine
 
 
+@pytest.mark.parametrize("tiling", ["windows", "whole"])
+@pytest.mark.parametrize("tta", [8, 4, 2, 1])
+def test_the_class_comes_from_the_views_that_its_head_was_refitted_on(tiling, tta):
+    class Corner(LabelEngine):
+        def _class_logits(self, x):
+            return torch.stack([torch.zeros(len(x)), x[:, 0, 0, 0, 0] * np.log(3)], 1)
+
+    data = torch.zeros(1, 4, 4, 8)
+    data[0, 0, 0, -1], data[0, -1, 0, 0] = 2, 1  # in the corner after mirroring of the last axis, and of the first
+    probabilities = predict(data, Corner(), tiling=tiling, tta=tta)[0].class_probabilities
+    assert mirror_views((0, 1, 2), CLASS_VIEWS) == [(), (2,)]
+    assert probabilities.tolist() == pytest.approx([0.25, 0.75] if tta > 1 else [0.5, 0.5])  # mean logits: 0 and log 3, of (0, 0) and (0, 2 log 3)
+
+
 @pytest.mark.parametrize("levers, classified", [({"tiling": "windows", "tta": 4}, 2), ({"tiling": "windows", "tta": 1}, 1),
                                                 ({"tiling": "whole", "tta": 4}, 0)])
 def test_predictor_classifies_the_whole_case(levers, classified):
@@ -149,7 +164,7 @@ def test_two_views_of_a_whole_case_decide_its_class():
 
     engine = CountingEngine()
     predict(torch.ones(1, 4, 4, 10), engine, tiling="whole", tta=8)
-    assert engine.wanted == [True] * 2 + [False] * 6
+    assert engine.wanted == [True, False, False, True] + [False] * 4  # as it is, and mirrored along the last axis
 
 
 def test_a_window_that_is_the_whole_case_needs_no_further_pass():

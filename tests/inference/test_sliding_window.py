@@ -166,7 +166,7 @@ def test_observer_gets_the_mean_logits_and_every_views_class():
     engine = CoordinateEngine(3, class_logits=torch.tensor([1.0, 2.0]))
     predict_windows(engine, torch.rand(1, 4, 4, 8), (4, 4, 4), 1.0, [(), (0,)], observer=observer)
     assert observer.calls == [((2, 4, 4, 4), (2, 2))] * 2
-    predict_windows(engine, torch.rand(1, 4, 4, 8), (4, 4, 4), 1.0, [(), (0,)], observer=observer, observed_views=1)
+    predict_windows(engine, torch.rand(1, 4, 4, 8), (4, 4, 4), 1.0, [(), (0,)], observer=observer, observed_views=[()])
     assert observer.calls == [((2, 4, 4, 4), (1, 2))] * 2
 
 
