@@ -196,10 +196,10 @@ def margin(case: EvidenceCase) -> Features:
 
 
 def _gradient(image: np.ndarray, spacing: tuple[float, ...], sigma_mm: float) -> np.ndarray:
-    if min(image.shape) < 2:
-        return np.zeros_like(image)
+    """Its length at each voxel; along an axis of one voxel, as a picture's third, there is none."""
     smooth = ndimage.gaussian_filter(image, [sigma_mm / s for s in spacing])
-    return np.sqrt(sum(np.square(g) for g in np.gradient(smooth, *spacing)))
+    slopes = (np.gradient(smooth, step, axis=axis) for axis, step in enumerate(spacing) if image.shape[axis] > 1)
+    return np.sqrt(sum((np.square(slope) for slope in slopes), np.zeros_like(smooth)))
 
 
 def _of_border(values: np.ndarray) -> list[tuple[str, float]]:

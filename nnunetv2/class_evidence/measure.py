@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from nnunetv2.class_evidence.blocks import measure
 from nnunetv2.class_evidence.case import EvidenceCase, Intensities, evidence_case
 
+FINEST_MM, COARSEST_MM = 0.25, 5.0  # finest voxel sizes of the bodies for which the blocks' lengths were chosen
+
 Measured = dict[str, dict[str, float]]
 
 
@@ -31,15 +33,29 @@ class Measurement:
         if len(spacing) < 3:
             own = properties["spacing"][self.axes[0]] if "spacing" in properties else max(spacing)
             spacing = (float(own), *spacing)
+        scale = scale_to_body(self.spacing)
         order, backward = body_axes((properties.get("sitk_stuff") or {}).get("direction"), self.axes)
         data, labels = np.transpose(data, (0, *(1 + axis for axis in order))), np.transpose(labels, order)
         data, labels = np.flip(data, [1 + axis for axis in backward]), np.flip(labels, backward)
-        return evidence_case(data, labels, self.lesion_channels, tuple(spacing[axis] for axis in order), self.intensities)
+        return evidence_case(data, labels, self.lesion_channels, tuple(scale * spacing[axis] for axis in order), self.intensities)
 
     def __call__(self, data: np.ndarray, labels: np.ndarray, properties: Mapping[str, Any] | None, blocks: Sequence[str]) -> Measured | None:
         """The features of `blocks` in what `case` gives; None where there is no lesion."""
         case = self.case(data, labels, properties)
         return None if case is None else measure(case, blocks)
+
+
+def scale_to_body(spacing: Sequence[float]) -> float:
+    """What lengths of a data set whose voxels are finer or coarser than a body's scans are multiplied with: 1 for those of a body.
+
+    spacing: the plans', so that all cases are measured alike. Of a mouse or a section under a microscope the 22 mm around a lesion would be all of
+    the image many times over, and of one whose header counts in micrometres less than a voxel.
+
+    >>> scale_to_body((2.0, 0.8, 0.8)), scale_to_body((0.002, 0.001, 0.001)), scale_to_body((80, 50, 50))
+    (1.0, 250.0, 0.1)
+    """
+    finest = min(spacing)
+    return min(max(finest, FINEST_MM), COARSEST_MM) / finest
 
 
 def body_axes(direction: Sequence[float] | None, axes: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:

@@ -165,3 +165,24 @@ def test_a_lesion_that_fills_a_crop_is_measured():
     case = evidence_case(np.ones((1, 3, 4, 5), np.float32), np.ones((3, 4, 5), np.uint8), [1], (1, 1, 1), HU)
     assert np.isfinite(measure(case, ["size"])["size"]["log_volume"])
     measure(case, tuple(BLOCKS))
+
+
+def test_a_lesion_in_a_picture_has_a_border_as_steep_as_its_image():
+    labels = np.zeros((1, 40, 40), np.uint8)
+    labels[:, 10:30, 10:30] = 1
+    sharp, blurred = (measure(evidence_case(image[None].astype(np.float32), labels, [1], (999.0, 1.0, 1.0), (Intensities(),)), ["margin"])["margin"]
+                      for image in (100.0 * labels, ndimage.gaussian_filter(100.0 * labels, (0, 3, 3))))
+    assert sharp["steepness_mean_0"] > blurred["steepness_mean_0"] + np.log(2) > np.log(10)
+
+
+@pytest.mark.parametrize("unit, as_in_a_body", [(0.001, 0.25), (60.0, 5.0)])
+def test_voxels_of_a_microscope_are_measured_as_if_they_were_of_a_body(unit, as_in_a_body):
+    image, labels = np.random.default_rng(0).normal(size=(1, 8, 24, 24)).astype(np.float32), np.zeros((8, 24, 24), np.uint8)
+    labels[2:7, 4:20, 4:20] = 1
+    labels[3:6, 8:14, 8:14] = 2
+    found = []
+    for finest in (unit, as_in_a_body):
+        spacing = (2 * finest, finest, finest)
+        found.append(Measurement((2,), spacing, (Intensities(),))(image, labels, {"spacing": spacing}, ("texture", "size", "organ", "shell")))
+    for block, values in found[1].items():
+        assert found[0][block] == pytest.approx(values, rel=1e-3, abs=1e-4, nan_ok=True)
