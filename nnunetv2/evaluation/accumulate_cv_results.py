@@ -17,6 +17,7 @@ from nnunetv2.utilities.manifest import MANIFEST_FILE
 from nnunetv2.utilities.own_output import own_files, own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
+from nnunetv2.utilities.sidecars import sidecars, sidecars_of_masks
 
 
 GATHERED = "gathered validation"  # what the manifest calls this step
@@ -64,7 +65,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     makers = {folder: made_by_fold(folder.parent, plans_manager.plans, dataset_json) for folder in validation.values()}
     sources = {name: [Source(path, makers[path.parent])] for name, (path,) in predictions.items()}
     with derived_manifest(merged, {STEP: GATHERED}, sources, {path.name for path in added}):
-        for path in (model / "dataset.json", model / "plans.json", *added):
+        for path in (model / "dataset.json", model / "plans.json", *sidecars(added), *added):
             with atomic_write(merged / path.name) as temporary:
                 shutil.copyfile(path, temporary)
     if added or not (merged / "summary.json").exists():
@@ -88,7 +89,7 @@ def _own_files(merged: Path, model: Path, ending: str) -> list[Path]:
     def is_own(path: Path) -> bool:
         if masks is None:
             return False
-        return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in masks or path.name in BESIDE_MASKS
+        return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in masks | sidecars_of_masks(masks) or path.name in BESIDE_MASKS
 
     here = own_files(merged, is_own)
     return own_files_of_postprocessed(merged / "postprocessed", masks or set()) + here  # the manifest, which tells whose they are, last

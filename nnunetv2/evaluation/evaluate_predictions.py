@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2.imageio.geometry import grid_difference
+from nnunetv2.imageio.geometry import difference_as_read
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import (
     KNOWN_ENDINGS,
@@ -99,7 +99,7 @@ def read_pair(reference_file: str | os.PathLike, prediction_file: str | os.PathL
             problems.append(problem)
     if len(read) == 2:
         (reference, on_grid), (prediction, properties) = read
-        difference = grid_difference(on_grid["sitk_stuff"], properties["sitk_stuff"], reference.shape, prediction.shape)
+        difference = difference_as_read(on_grid, properties, reference.shape, prediction.shape)
         problems += [f"{prediction_file} {difference} (its reference {reference_file})"] if difference else []
     if problems:
         raise InputError("\n".join(problems))

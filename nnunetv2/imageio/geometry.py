@@ -52,17 +52,19 @@ def grid_difference(a: Mapping, b: Mapping, shape_a: Sequence[int], shape_b: Seq
     return f"lies up to {corner_shift(a, b, shape_a):.3g} mm off: {describe(b)}, expected {describe(a)}"
 
 
+def difference_as_read(a: Mapping, b: Mapping, shape_a: Sequence[int], shape_b: Sequence[int]) -> str | None:
+    """`grid_difference` of properties as a reader gives them; that of the shapes alone where one of both knows no position."""
+    if tuple(shape_a) == tuple(shape_b) and not ("sitk_stuff" in a and "sitk_stuff" in b):
+        return None
+    return grid_difference(a.get("sitk_stuff", {}), b.get("sitk_stuff", {}), shape_a, shape_b)
+
+
 def off_its_image(file: object, of_image: Mapping, of_mask: Mapping, image_shape: Sequence[int], mask_shape: Sequence[int]) -> str | None:
     """What to say of a mask, in `file`, that lies on another grid than its image; None of a sound one.
 
     of_image, of_mask: properties as a reader gives them. Readers that know no position (pictures) are asked for the shape alone.
     """
-    if tuple(image_shape) != tuple(mask_shape):
-        difference: str | None = f"has (z, y, x) = {tuple(mask_shape)} voxels, must have {tuple(image_shape)}"
-    elif "sitk_stuff" not in of_image or "sitk_stuff" not in of_mask:
-        return None
-    else:
-        difference = grid_difference(of_image["sitk_stuff"], of_mask["sitk_stuff"], image_shape, mask_shape)
+    difference = difference_as_read(of_image, of_mask, image_shape, mask_shape)
     return None if difference is None else f"{file} {difference} (its image); make the mask on its image's grid, or correct its header"
 
 

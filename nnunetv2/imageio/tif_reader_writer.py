@@ -28,12 +28,15 @@ class Tiff3DIO(BaseReaderWriter):
         if len(set(sizes.values())) > 1:
             raise InputError(f"The channels of one case must have the same shape (z, y, x): {sizes}.")
         first = Path(image_fnames[0])
-        return np.stack(volumes).astype(np.float32, copy=False), _properties(first.with_name(first.stem[:-5] + ".json"), first)
+        spacing_file = first.with_name(first.stem[:-5] + ".json")
+        if not spacing_file.is_file():
+            warnings.warn(f"{first} has no {spacing_file.name} with its spacing beside it; taken for 1 x 1 x 1 mm.", stacklevel=2)
+        return np.stack(volumes).astype(np.float32, copy=False), _properties(spacing_file)
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        """(1, Z, Y, X) float32 of whole numbers; the spacing of CASE.json beside CASE.tif."""
+        """(1, Z, Y, X) float32 of whole numbers; the spacing of CASE.json beside CASE.tif, without which it fits every image of its shape."""
         path = Path(seg_fname)
-        return snap_labels(_read(path)[None].astype(np.float32), path), _properties(path.with_suffix(".json"), path)
+        return snap_labels(_read(path)[None].astype(np.float32), path), _properties(path.with_suffix(".json"))
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         """Write a (Z, Y, X) label map, uint8, or uint16 with labels of 255 and more, and its spacing beside it."""
@@ -66,16 +69,15 @@ def _read(path: str | os.PathLike) -> np.ndarray:
     return volume
 
 
-def _properties(spacing_file: Path, image: Path) -> dict[str, Any]:
+def _properties(spacing_file: Path) -> dict[str, Any]:
+    """Without `sitk_stuff`, by which grids are compared, where there is no such file: nothing says where the voxels lie."""
     if not spacing_file.is_file():
-        warnings.warn(f"{image} has no {spacing_file.name} with its spacing beside it; taken for 1 x 1 x 1 mm.", stacklevel=4)
-        spacing = [1.0, 1.0, 1.0]
-    else:
-        content = load_json(spacing_file)
-        spacing = content.get("spacing") if isinstance(content, dict) else None
-        possible = isinstance(spacing, list) and len(spacing) == 3 and all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) and MIN_SPACING <= value <= MAX_SPACING for value in spacing)
-        if not possible:
-            raise InputError(f"{spacing_file}: spacing is {spacing!r}; it must be three mm, [z, y, x], from {MIN_SPACING:g} to {MAX_SPACING:g}.")
+        return {"spacing": [1.0, 1.0, 1.0]}
+    content = load_json(spacing_file)
+    spacing = content.get("spacing") if isinstance(content, dict) else None
+    possible = isinstance(spacing, list) and len(spacing) == 3 and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and MIN_SPACING <= value <= MAX_SPACING for value in spacing)
+    if not possible:
+        raise InputError(f"{spacing_file}: spacing is {spacing!r}; it must be three mm, [z, y, x], from {MIN_SPACING:g} to {MAX_SPACING:g}.")
     geometry = {"spacing": tuple(map(float, spacing[::-1])), "origin": (0.0,) * 3, "direction": tuple(np.eye(3).ravel().tolist())}
     return {"sitk_stuff": geometry, "spacing": [float(value) for value in spacing]}

@@ -20,6 +20,7 @@ from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.manifest import MANIFEST_FILE, KNOWN_HASHES, changes, file_hash, known_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_threads
+from nnunetv2.utilities.sidecars import sidecars
 
 SPLITS_FILE = "splits_final.json"
 REMEDY = "Run nnUNetv2_plan_and_preprocess -d {dataset} --clean with the settings of before, and train anew; or put the raw data back as they were."
@@ -40,7 +41,7 @@ def record(folder: Path, **sections: Any) -> None:
 
 
 def hash_cases(preprocessed: Path, cases: Mapping[str, Mapping], num_threads: int | None = None) -> dict[str, str]:
-    """case -> hash of its images and label (`cases` as dataset_files lists them). Files that were not touched are not read."""
+    """case -> hash of its images and label, and of the spacing beside them (`cases` as dataset_files lists them). Files that were not touched are not read."""
     known: KNOWN_HASHES = dict(read_manifest(preprocessed).get("files", {}))
     before = dict(known)
     jobs = {case: (files, known) for case, files in cases.items()}
@@ -52,7 +53,8 @@ def hash_cases(preprocessed: Path, cases: Mapping[str, Mapping], num_threads: in
 
 
 def _hash_case(files: Mapping, known: KNOWN_HASHES) -> str:
-    return value_hash([known_hash(os.path.abspath(path), known) for path in (*files["images"], files["label"])])
+    raw = (*files["images"], files["label"])
+    return value_hash([known_hash(os.path.abspath(path), known) for path in (*raw, *sidecars(raw))])
 
 
 def raw_description(raw: Path) -> dict[str, Any]:

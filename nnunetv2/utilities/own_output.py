@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.leftovers import LEFTOVER
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
+from nnunetv2.utilities.sidecars import sidecars_of_masks
 
 
 def relation(output: str | os.PathLike, other: str | os.PathLike) -> str | None:
@@ -39,5 +40,6 @@ def own_files(folder: Path, is_own: Callable[[Path], bool]) -> list[Path]:
 def own_files_of_postprocessed(folder: Path, masks: Collection[str]) -> list[Path]:
     """`own_files` of the sub-folder that a decision on postprocessing leaves, which ends with a summary; masks: names in the folder above."""
     known = set(masks) | set(read_prediction_manifest(folder)["cases"])
+    known |= sidecars_of_masks(known)
     is_one = any((folder / name).is_file() for name in ("summary.json", "manifest.json"))
     return own_files(folder, lambda path: is_one and not path.is_dir() and path.name in known | {"summary.json", "manifest.json"})

@@ -14,6 +14,8 @@ from nnunetv2.evaluation.evaluate_predictions import (
     overlap_metrics,
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+from nnunetv2.utilities.errors import InputError
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
 REF = np.array([0, 1, 1, 2, 2, 0])
@@ -145,3 +147,18 @@ def test_empty_prediction_folder_is_an_error(folders, tmp_path):
 @pytest.mark.parametrize("entry", [3, (1, 2), (4,)])
 def test_keys_stand_for_labels_and_regions(entry):
     assert key_to_label_or_region(label_or_region_to_key(entry)) == entry
+
+
+def test_a_tiff_volume_that_says_nothing_of_its_spacing_is_compared_by_its_shape(tmp_path):
+    for name, mask in (("ref", REF), ("pred", PRED)):
+        Tiff3DIO().write_seg(np.reshape(mask, (1, 2, 3)).astype(np.uint8), tmp_path / f"{name}.tif", {"spacing": [3.0, 0.5, 0.5]})
+    files = [str(tmp_path / f"{name}.tif") for name in ("ref", "pred")]
+    expected = compute_metrics(*files, Tiff3DIO(), [1, 2])
+    (tmp_path / "ref.json").write_text('{"spacing": [3, 0.5, 0.8]}')
+    with pytest.raises(InputError, match="mm off"):
+        compute_metrics(*files, Tiff3DIO(), [1, 2])
+    (tmp_path / "ref.json").unlink()
+    assert compute_metrics(*files, Tiff3DIO(), [1, 2]) == expected
+    Tiff3DIO().write_seg(np.zeros((1, 3, 2), np.uint8), tmp_path / "pred.tif", {"spacing": [3.0, 0.5, 0.5]})
+    with pytest.raises(InputError, match="voxels, must have"):
+        compute_metrics(*files, Tiff3DIO(), [1, 2])

@@ -155,7 +155,7 @@ def test_a_tiff_volume_has_the_spacing_of_the_file_beside_it(tmp_path):
         Tiff3DIO().read_seg(tmp_path / "a.tif")
     (tmp_path / "a.json").unlink()
     with pytest.warns(UserWarning, match="1 x 1 x 1 mm"):
-        assert Tiff3DIO().read_seg(tmp_path / "a.tif")[1]["spacing"] == [1, 1, 1]
+        assert Tiff3DIO().read_images([tmp_path / "a_0000.tif"])[1]["spacing"] == [1, 1, 1]
 
 
 def test_an_example_tells_tiff_pictures_and_volumes_apart(tmp_path):
