@@ -100,6 +100,8 @@ def _refuse_others(reader: str, files: Sequence[str | os.PathLike]) -> None:
     others = [str(path) for path in files if not is_nifti(path)]
     others += [f"{path} with {len(read_header(path).sizes)} dimensions" for path in files if is_nifti(path) and os.path.isfile(path)
                and len(read_header(path).sizes) != 3]
+    others += [f"{path} with lengths in {'metres' if unit > 1 else 'micrometres'}, which nibabel takes for mm" for path in files
+               if is_nifti(path) and os.path.isfile(path) and (unit := read_header(path).unit_mm) != 1]
     if others:
         raise InputError(f"{reader} reads 3D NIfTI files with one channel each, not {', '.join(others)}. "
                          "Convert them, or choose SimpleITKIO in dataset.json (overwrite_image_reader_writer).")

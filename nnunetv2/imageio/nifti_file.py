@@ -21,10 +21,9 @@ FIRST_VOXEL = 352  # where a single file's voxels begin at the earliest
 DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SCALE, UNITS, FORM_CODES, QFORM, SFORM, MAGIC = 40, 70, 72, 76, 108, 112, 123, 252, 256, 280, 344
 TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 NO_SCALARS = {1: "binary", 32: "complex", 128: "RGB", 1536: "128-bit float", 1792: "complex", 2048: "complex", 2304: "RGBA"}
-LENGTH_UNITS = {1: "metres", 3: "micrometres"}
-KNOWN_UNITS = (0, 2)  # not given; mm
+UNITS_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # not given; metres; mm; micrometres
 
-MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: a micrometre, a metre
+MIN_SPACING, MAX_SPACING = 1e-6, 1e6  # mm: a nanometre, a kilometre; people count in other units, too, without saying so
 MAX_OFFSET = 1e6  # mm
 MAX_SCALE = 1e12  # of scl_slope and scl_inter
 SINGULAR = 1e-4  # smallest over largest singular value of an affine's directions
@@ -35,13 +34,14 @@ class NiftiHeader:
     """What reading and writing need of a header.
 
     sizes: x, y, z and further axes, without trailing axes of one voxel beyond the third. spacing: x, y, z mm. forms: both
-    orientations as they stand there, see `forms_of`.
+    orientations, see `forms_of`. unit_mm: what the header counts lengths in; all of these are in mm.
     """
 
     block: VoxelBlock
     sizes: tuple[int, ...]
     spacing: tuple[float, ...]
     forms: dict[str, tuple]
+    unit_mm: float = 1.0
 
 
 def is_nifti(path: str | os.PathLike) -> bool:
@@ -70,15 +70,22 @@ def read_header(path: str | os.PathLike) -> NiftiHeader:
     slope, intercept = struct.unpack_from(f"{order}2f", header, SCALE)
     block = VoxelBlock(0, "gzip" if gzipped else "raw", np.dtype(order + TYPES[struct.unpack_from(f"{order}h", header, DATATYPE)[0]]), sizes[::-1],
                        int(struct.unpack_from(f"{order}f", header, VOX_OFFSET)[0]), slope if slope != 0 else 1.0, intercept)
-    spacing = struct.unpack_from(f"{order}3f", header, PIXDIM + 4)[:min(n_dims, 3)]
-    return NiftiHeader(block, sizes, spacing, forms_of(header, order))
+    unit = _unit_mm(header)
+    spacing = tuple(unit * value for value in struct.unpack_from(f"{order}3f", header, PIXDIM + 4)[:min(n_dims, 3)])
+    return NiftiHeader(block, sizes, spacing, forms_of(header, order), unit)
+
+
+def _unit_mm(header: bytes) -> float:
+    return UNITS_MM.get(header[UNITS] & 7, 1.0)
 
 
 def forms_of(header: bytes, order: str) -> dict[str, tuple]:
-    """`codes` (qform, sform; 0 = not given), `qform` (qfac, quaternion b c d, offset x y z), `sform` (three rows of the affine, RAS)."""
+    """`codes` (qform, sform; 0 = not given), `qform` (qfac, quaternion b c d, offset x y z), `sform` (three rows of the affine, RAS); mm."""
+    unit = _unit_mm(header)
     codes = struct.unpack_from(f"{order}2h", header, FORM_CODES)
-    qform = (struct.unpack_from(f"{order}f", header, PIXDIM)[0], *struct.unpack_from(f"{order}6f", header, QFORM))
-    sform = struct.unpack_from(f"{order}12f", header, SFORM)
+    qform = (struct.unpack_from(f"{order}f", header, PIXDIM)[0], *struct.unpack_from(f"{order}3f", header, QFORM),
+             *(unit * value for value in struct.unpack_from(f"{order}3f", header, QFORM + 12)))
+    sform = tuple(unit * value for value in struct.unpack_from(f"{order}12f", header, SFORM))
     return {"codes": codes, "qform": qform if codes[0] else (0.0,) * 7, "sform": sform if codes[1] else (0.0,) * 12}
 
 
@@ -190,8 +197,8 @@ def _size_problems(header: bytes, order: str) -> list[str]:
     if not isfinite(offset) or offset != int(offset) or not HEADER_BYTES <= offset < 2**31:
         problems.append(f"vox_offset is {offset:g}, it must be a whole number from {FIRST_VOXEL}")
     unit = header[UNITS] & 7
-    if unit not in KNOWN_UNITS:
-        problems.append(f"xyzt_units says {LENGTH_UNITS.get(unit, f'{unit}, which is no length')}, lengths must be mm (2)")
+    if unit not in UNITS_MM:
+        problems.append(f"xyzt_units says {unit}, which is no length; it must be metres (1), mm (2) or micrometres (3)")
     return problems
 
 
@@ -207,12 +214,14 @@ def _scale_problems(header: bytes, order: str) -> list[str]:
 def _orientation_problems(header: bytes, order: str) -> list[str]:
     n_dims = struct.unpack_from(f"{order}h", header, DIM)[0]
     qfac, *spacing = struct.unpack_from(f"{order}4f", header, PIXDIM)
+    unit = _unit_mm(header)
+    spacing = [unit * value for value in spacing]
     problems = [f"pixdim[{axis}], the voxel's size, is {value:g} mm; it must lie in {MIN_SPACING:g} to {MAX_SPACING:g}"
                 for axis, value in enumerate(spacing[:max(0, min(n_dims, 3))], 1) if not MIN_SPACING <= value <= MAX_SPACING]
     codes = struct.unpack_from(f"{order}2h", header, FORM_CODES)
     problems += [f"{name} is {code}, it must be 0 to 5" for name, code in zip(("qform_code", "sform_code"), codes) if not 0 <= code <= 5]
     if codes[0] > 0:
-        quaternion, offsets = struct.unpack_from(f"{order}3f", header, QFORM), struct.unpack_from(f"{order}3f", header, QFORM + 12)
+        quaternion, offsets = struct.unpack_from(f"{order}3f", header, QFORM), [unit * value for value in struct.unpack_from(f"{order}3f", header, QFORM + 12)]
         if not sum(value**2 for value in quaternion) <= 1.001:
             problems.append(f"quatern_b, c, d are {_listed(quaternion)}, no rotation")
         if not isfinite(qfac):
@@ -220,7 +229,7 @@ def _orientation_problems(header: bytes, order: str) -> list[str]:
         if not all(abs(value) <= MAX_OFFSET for value in offsets):
             problems.append(f"qoffset is {_listed(offsets)} mm")
     if codes[1] > 0:
-        problems += _affine_problems(np.reshape(struct.unpack_from(f"{order}12f", header, SFORM), (3, 4)))
+        problems += _affine_problems(unit * np.reshape(struct.unpack_from(f"{order}12f", header, SFORM), (3, 4)))
     return problems
 
 

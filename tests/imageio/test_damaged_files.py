@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from nnunetv2.imageio.checked_file import read_image
+from nnunetv2.imageio.geometry import off_its_image
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError
 from tests.imageio.files_by_bytes import SFORM, SHAPE, SPACING, VOXELS, gipl, mha, nifti, nrrd, save
@@ -116,8 +118,8 @@ def test_terabytes_are_refused_before_memory_is_taken(tmp_path, name):
     ({"dim": (3, -5, 4, 3, 1, 1, 1, 1)}, r"dim\[1\] is -5"), ({"dim": (3, 5, 0, 3, 1, 1, 1, 1)}, r"dim\[2\] is 0"),
     ({"dim": (5, 5, 2, 1, 2, 3, 1, 1)}, "5 dimensions"), ({"datatype": 32}, "complex"), ({"datatype": 128}, "RGB"), ({"datatype": 777}, "datatype 777"),
     ({"bitpix": 32}, "bitpix is 32"), ({"vox_offset": INF}, "vox_offset is inf"), ({"vox_offset": NAN}, "vox_offset is nan"),
-    ({"vox_offset": -352}, "vox_offset is -352"), ({"vox_offset": 0}, "vox_offset is 0"), ({"xyzt_units": 1}, "metres"),
-    ({"xyzt_units": 3}, "micrometres"), ({"scl": (NAN, 0)}, "scl_slope is nan"), ({"scl": (INF, 0)}, "scl_slope is inf"),
+    ({"vox_offset": -352}, "vox_offset is -352"), ({"vox_offset": 0}, "vox_offset is 0"),
+    ({"xyzt_units": 4}, "no length"), ({"scl": (NAN, 0)}, "scl_slope is nan"), ({"scl": (INF, 0)}, "scl_slope is inf"),
     ({"scl": (3e38, 0)}, r"scl_slope is 3e\+38"), ({"scl": (1, -INF)}, "scl_inter is -inf"), ({"scl": (1e-30, 0)}, "scl_slope is 1e-30"),
     *(({"pixdim": (1, *SPACING[:axis], value, *SPACING[axis + 1:], 1, 1, 1, 1)}, rf"pixdim\[{axis + 1}\].*is {text} mm")
       for axis, value, text in ((0, 0, "0"), (1, NAN, "nan"), (2, INF, "inf"), (0, -0.75, "-0.75"), (1, 1e30, r"1e\+30"), (2, 1e-9, "1e-09"))),
@@ -133,7 +135,23 @@ def test_impossible_field_of_a_nifti_header_is_named(tmp_path, fields, message):
 
 
 def test_all_impossible_fields_are_named_at_once(tmp_path):
-    refused(nifti(pixdim=(1, 0, 0.8, 2, 1, 1, 1, 1), scl=(NAN, 0), xyzt_units=1), tmp_path / "a.nii", r"(?s)metres.*scl_slope.*pixdim\[1\]")
+    refused(nifti(pixdim=(1, 0, 0.8, 2, 1, 1, 1, 1), scl=(NAN, 0), xyzt_units=7), tmp_path / "a.nii", r"(?s)no length.*scl_slope.*pixdim\[1\]")
+
+
+@pytest.mark.parametrize(("unit", "mm"), [(3, 1e-3), (1, 1e3)])
+@pytest.mark.parametrize("codes", [(0, 1), (1, 0), (1, 1)])
+def test_lengths_in_micrometres_and_metres_become_mm_and_masks_lie_on_their_image(tmp_path, unit, mm, codes):
+    """As ITK has it: the same grid in mm, whichever unit the header counts in; a mask is written in mm."""
+    qform = (0, 0, 1, 10, 20, 30)  # turned half way about z, as SFORM is
+    path = save(nifti(xyzt_units=unit, codes=codes, qform=qform), tmp_path / "a_0000.nii.gz")
+    voxels, properties = SimpleITKIO().read_images([path])
+    assert (voxels[0] == VOXELS).all() and properties["spacing"] == pytest.approx([mm * value for value in SPACING[::-1]])
+    assert properties["sitk_stuff"]["origin"] == pytest.approx((-10 * mm, -20 * mm, 30 * mm))
+    SimpleITKIO().write_seg((voxels[0] > 0).astype(np.uint8), tmp_path / "a.nii.gz", properties)
+    mask = SimpleITKIO().read_seg(tmp_path / "a.nii.gz")[1]
+    assert off_its_image("a.nii.gz", properties, mask, SHAPE, SHAPE) is None
+    with pytest.raises(InputError, match="metres, which nibabel takes for mm"):
+        NibabelIO().read_images([path])
 
 
 def test_unused_forms_may_hold_anything(tmp_path):
