@@ -42,13 +42,14 @@ def maybe_load_checkpoint(nnunet_trainer: nnUNetTrainer, continue_training: bool
         raise ValueError("A continued training has its weights; leave pretrained_weights_file away.")
     folder = Path(nnunet_trainer.output_folder)
     if validation_only:
-        nnunet_trainer.load_checkpoint(folder / "checkpoint_final.pth", to_validate=True)
+        nnunet_trainer.to_validate = True
+        nnunet_trainer.load_checkpoint(str(folder / "checkpoint_final.pth"))
     elif continue_training:
         checkpoint = TrainingJob._checkpoint_to_continue(nnunet_trainer)
         if checkpoint is None:
             print(f"{folder} has no checkpoint to continue from; the training starts.")
         else:
-            nnunet_trainer.load_checkpoint(checkpoint)
+            nnunet_trainer.load_checkpoint(str(checkpoint))
     elif pretrained_weights_file is not None:
         if not nnunet_trainer.was_initialized:
             nnunet_trainer.initialize()

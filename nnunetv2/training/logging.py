@@ -36,7 +36,7 @@ class TrainingLog:
         self.values: dict[str, list] = {key: [] for key in SEGMENTATION_KEYS + (CLASS_KEYS if has_classes else ())}
         self.config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
-        self.sinks = Sinks([], self.warn)  # see open_sinks
+        self.sinks = Sinks([], self.print)  # see open_sinks
         self.loggers: list[Any] = []  # of other authors: each gets `log(key, value, epoch)`, of a list one value a class
         self._start = datetime.now()
         self.file: Path | None = None
@@ -59,9 +59,12 @@ class TrainingLog:
             print(text, flush=True)
         if self.file is None:
             return
-        Path(self.file).parent.mkdir(parents=True, exist_ok=True)
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now()}: {text}\n" if add_timestamp else f"{text}\n")
+        try:
+            Path(self.file).parent.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(f"{datetime.now()}: {text}\n" if add_timestamp else f"{text}\n")
+        except OSError as error:  # a full disk, or a network drive that is away for a moment: a line is no reason to lose a training
+            print(f"{self.file} lacks this line: {error}", flush=True)
 
     # ---- nnU-Net's names, for trainers that read or write the log -----------------------------------------------------
 
@@ -139,11 +142,11 @@ class TrainingLog:
         if not self.active or self.folder is None:
             return
         try:
-            self.sinks = Sinks(open_sinks(self.folder, epochs_done, training), self.warn)
+            self.sinks = Sinks(open_sinks(self.folder, epochs_done, training), self.print)
         except Exception as error:
             if training:
                 raise
-            self.warn(f"WARNING: the validation's result goes to its files alone: {error}")
+            self.print(f"WARNING: the validation's result goes to its files alone: {error}")
         self.sinks.update_config(self.config)
 
     def send_epoch(self, epoch: int) -> None:
@@ -155,13 +158,6 @@ class TrainingLog:
 
     def close_sinks(self) -> None:
         self.sinks.close()
-
-    def warn(self, text: str) -> None:
-        """`print`, without an error where the text log cannot be written."""
-        try:
-            self.print(text)
-        except OSError:  # the disk that the sink found full is often the log's; `print` has reached the console
-            pass
 
     # ---- files --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Learning rates as functions of the epoch asked for, so a resumed run cannot jump."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -14,8 +15,8 @@ class EpochScheduler:
         self.next_step = 0
 
     def step(self, current_step: float | None = None) -> None:
-        """Without a step: the one after the last. Parts of an epoch are asked for where the rate changes within it."""
-        if current_step is None:
+        """Without a step, or with nnU-Net's -1: the one after the last. Parts of an epoch are asked for where the rate changes within it."""
+        if current_step is None or current_step == -1:
             current_step = self.next_step
         self.next_step = current_step + 1
         factor = self.factor(current_step)
@@ -24,6 +25,14 @@ class EpochScheduler:
 
     def get_last_lr(self) -> list[float]:
         return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, float]:
+        """As torch's schedules have it, for trainers that save theirs: where a schedule is follows from the epoch."""
+        return {"next_step": self.next_step}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """State of this class; what nnU-Net's schedules wrote instead tells nothing that the next epoch does not."""
+        self.next_step = state_dict.get("next_step", self.next_step)
 
     def change_length(self, before: int, after: int) -> None:
         """The training has `after` epochs in place of `before`; here for schedules whose end depends on that."""

@@ -73,7 +73,7 @@ class TrainingJob:
         trainer.start_weights = self.pretrained_weights
         checkpoint = self._checkpoint_to_continue(trainer) if self.continue_training else None
         if checkpoint is not None:
-            trainer.load_checkpoint(checkpoint)
+            trainer.load_checkpoint(str(checkpoint))  # text, as nnU-Net hands it over: those of other authors ask for its type
         else:
             if self.continue_training:
                 print(f"{trainer.output_folder} has no checkpoint to continue from; the training starts.")
@@ -94,7 +94,8 @@ class TrainingJob:
         present = [file for name in CONTINUE_FROM if (file := Path(trainer.output_folder) / name).is_file()]
         if not present:
             return None
-        trainer.initialize()
+        if not trainer.was_initialized:
+            trainer.initialize()
         problems = {}
         for path in present:
             content = load_checkpoint(path, lazy=True)
@@ -237,7 +238,8 @@ def _trained(job: TrainingJob, device: torch.device, checkpoint: str) -> nnUNetT
     path = Path(trainer.output_folder) / checkpoint
     for name, value in load_checkpoint(path).get("schedule", {}).items():
         setattr(trainer, name, value)
-    trainer.load_checkpoint(path, to_validate=True)
+    trainer.to_validate = True
+    trainer.load_checkpoint(str(path))
     return trainer
 
 

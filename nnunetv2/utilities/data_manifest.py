@@ -88,8 +88,8 @@ def moved_cases(old: Sequence[Mapping], new: Sequence[Mapping]) -> list[str]:
 
 def moved_in_fold(old_train: Sequence[str], old_val: Sequence[str], new_train: Sequence[str], new_val: Sequence[str]) -> list[str]:
     """`a moved from train to validation`, of one fold."""
-    before, after = ({case: name for name, cases in (("train", train), ("validation", val)) for case in cases}
-                     for train, val in ((old_train, old_val), (new_train, new_val)))
+    before, after = ({case: " and ".join(name for name, cases in (("train", train), ("validation", val)) if case in cases) for case in train | val}
+                     for train, val in ((set(old_train), set(old_val)), (set(new_train), set(new_val))))
     return [f"{case} moved from {before.get(case, 'neither list')} to {after.get(case, 'neither list')}"
             for case in sorted({*before, *after}) if before.get(case) != after.get(case)]
 

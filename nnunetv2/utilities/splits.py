@@ -1,11 +1,14 @@
 """Which cases train and which validate: `splits_final.json`, or nnU-Net's default 5 folds (Isensee et al. 2021)."""
 
+import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
-from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.errors import InputError, list_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
@@ -25,6 +28,14 @@ def default_splits(cases: list[str], n_splits: int = 5, seed: int = 12345) -> li
     return [{"train": [cases[i] for i in train], "val": [cases[i] for i in val]} for train, val in folds]
 
 
+def random_split(cases: list[str], fold: int, seed: int = 12345) -> dict[str, list[str]]:
+    """nnU-Net's 80:20 split of the sorted cases for a fold that the split file lacks, the same for everyone."""
+    cases = sorted(cases)
+    chosen = np.random.RandomState(seed + fold).choice(len(cases), int(0.8 * len(cases)), replace=False)
+    train = {cases[i] for i in chosen}
+    return {"train": sorted(train), "val": [case for case in cases if case not in train]}
+
+
 def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
     """Sorted ids of all preprocessed training cases, without those that dataset.json holds out (`"holdout"`)."""
     dataset_json = load_json(preprocessed_dataset_folder / "dataset.json", DatasetJson, partial=True)
@@ -37,10 +48,11 @@ def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
 
 
 def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tuple[list[str], list[str]]:
-    """(training ids, validation ids) of `fold`, both sorted.
+    """(training ids, validation ids) of `fold`, both sorted. An id that trains several times as often is listed as often.
 
     Fold "all" trains on every case that is not held out and monitors the same. Otherwise the existing `splits_final.json`
-    counts; without one the default 5 folds are written there first. InputError lists all that is wrong with the fold.
+    counts; without one the default 5 folds are written there first. As in nnU-Net a fold beyond the file's is a random split, and
+    one whose cases train and validate is warned of. InputError lists all that is wrong with the fold.
     """
     folder = Path(preprocessed_dataset_folder)
     if fold == "all":
@@ -51,41 +63,56 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
         save_json(splits, path)
         record(folder, default_split=value_hash(splits))
     splits = load_json(path, Splits)
-    if not isinstance(fold, int) or not 0 <= fold < len(splits):
+    if not isinstance(fold, int) or fold < 0:
         raise InputError(f"Fold {fold!r} is not in {path}, which has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'.")
-    train, val = (sorted(plain_names(splits[fold][part], "case", f"{path}, fold {fold}, {part}")) for part in ("train", "val"))
-    problems = split_problems(train, val, *_known_cases(folder))
+    if fold >= len(splits):
+        warnings.warn(f"{path} has folds 0 to {len(splits) - 1}; fold {fold} is a random split, 80 % of the cases to train on.", stacklevel=2)
+    split = splits[fold] if fold < len(splits) else random_split(trainable_cases(folder), fold)
+    train, val = (sorted(plain_names(split[part], "case", f"{path}, fold {fold}, {part}")) for part in ("train", "val"))
+    problems = unusable_cases(train, val, *_known_cases(folder))
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise InputError(f"{path}, fold {fold}, cannot be trained; {len(problems)} problem(s), correct the file:\n{listed}")
-    return train, val
+    if repeated := repeated_cases(train, val):
+        warnings.warn(f"{path}, fold {fold}:\n{list_some(repeated)}\nIt is trained so. What is measured on cases that train says nothing about new ones.", stacklevel=2)
+    return train, sorted(set(val))
 
 
 def trained_split(identity: Mapping | None, preprocessed_dataset_folder: str | Path, fold: int | str, where: object) -> tuple[list[str], list[str]]:
-    """(training ids, validation ids) of a fold that was trained: the split file's, or those that its training recorded where the trainer split by itself.
+    """(training ids, validation ids) of a fold that was trained, each once: the split file's, or those that its training recorded where the trainer split by itself.
 
     identity: of the training, None without a record; where: the file that holds it, for errors.
     """
     if identity is None or not identity.get(OWN_SPLIT):
-        return load_split(preprocessed_dataset_folder, fold)
-    train, val = (sorted(plain_names(identity["split"][part], "case", f"{where}, split, {part}")) for part in ("train", "val"))
-    return train, val
+        train, val = load_split(preprocessed_dataset_folder, fold)
+    else:
+        train, val = (plain_names(identity["split"][part], "case", f"{where}, split, {part}") for part in ("train", "val"))
+    return sorted(set(train)), sorted(set(val))
 
 
 def split_problems(train: Sequence[str], val: Sequence[str], known: Collection[str] | None, holdout: Collection[str], ending: str) -> list[str]:
-    """A line for each thing that is wrong with a fold.
+    """A line for each thing that is wrong with a fold of which figures are reported; see `unusable_cases` and `repeated_cases`."""
+    return unusable_cases(train, val, known, holdout, ending) + repeated_cases(train, val)
+
+
+def repeated_cases(train: Sequence[str], val: Sequence[str]) -> list[str]:
+    """A line for each case that is listed several times, or that trains and validates."""
+    problems = [f"{part}: {case} is listed {n} times" for part, cases in (("train", train), ("val", val)) for case, n in Counter(cases).items() if n > 1]
+    return problems + [f"{case} is in train and in val; take it out of one" for case in sorted(set(train) & set(val))]
+
+
+def unusable_cases(train: Sequence[str], val: Sequence[str], known: Collection[str] | None, holdout: Collection[str], ending: str) -> list[str]:
+    """A line for each thing for which a fold cannot be trained.
 
     known: names of all cases, or None where nobody can tell; holdout: cases that must never train; ending: of the label files.
     """
     problems = [] if train else ["it has no training cases; add some to its list train"]
     for part, cases in (("train", train), ("val", val)):
-        problems += [f"{part}: {case} is listed {n} times" for case, n in Counter(cases).items() if n > 1]
         for case in sorted(set(cases)):
             if case.endswith(ending):
                 problems.append(f"{part}: {case} is a file's name; cases are named without ending: {case.removesuffix(ending)}")
             elif known is not None and case not in known:
                 problems.append(f"{part}: {case} is no preprocessed case; correct the name, or run nnUNetv2_preprocess again")
-    problems += [f"{case} is in train and in val; take it out of one" for case in sorted(set(train) & set(val))]
     return problems + [f"train: {case} is held out by dataset.json and must not train" for case in sorted(set(train) & set(holdout))]
 
 

@@ -19,7 +19,7 @@ from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.nnUNetTrainer.class_training import classes_of_batch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.training_state import training_state
-from nnunetv2.training.run_training import TrainingJob
+from nnunetv2.training.run_training import TrainingJob, _trained
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json
@@ -546,3 +546,30 @@ def test_further_loggers_get_each_value(plain, make_trainer, own):
     seen = []
     make_trainer(WithFurtherLogger, **ONE_EPOCH).run_training()
     assert [seen.count((name, 0)) for name in ("train_losses", "ema_fg_dice", "dice_per_class_or_region/class_1", "dice_per_class_or_region/class_2", "config")] == [1] * 5
+
+
+class LoadsAsNnunetDoes(nnUNetTrainer):
+    """Its `load_checkpoint` has nnU-Net's signature and asks, as nnU-Net's own does, whether it got a path as text."""
+
+    def load_checkpoint(self, filename_or_checkpoint):
+        assert isinstance(filename_or_checkpoint, str)
+        super().load_checkpoint(filename_or_checkpoint)
+
+
+def test_a_load_checkpoint_of_ones_own_is_called_as_nnunet_calls_it(plain, make_trainer, monkeypatch):
+    first = make_trainer(LoadsAsNnunetDoes, **ONE_EPOCH)
+    first.initialize()
+    first.save_checkpoint(Path(first.output_folder) / "checkpoint_final.pth")
+    job = TrainingJob("Dataset900_Tiny", "3d_fullres", 0, "", "nnUNetPlans", continue_training=True)
+    monkeypatch.setattr(TrainingJob, "make_trainer", lambda self, device: make_trainer(LoadsAsNnunetDoes, **ONE_EPOCH))
+    assert _trained(job, torch.device("cpu"), "checkpoint_final.pth").current_epoch == 1
+    assert job.train(torch.device("cpu")).current_epoch == 1
+
+
+def test_a_split_of_arrays_serves(plain, make_trainer):
+    class OwnSplit(nnUNetTrainer):
+        def do_split(self):
+            return np.array(["case_6", "case_7"]), np.array(["case_0", "case_1"])
+
+    trainer = make_trainer(OwnSplit)
+    assert trainer.val_cases == ["case_0", "case_1"] and {type(case) for case in [*trainer.train_cases, *trainer.val_cases]} == {str}

@@ -277,3 +277,11 @@ def test_values_that_were_put_into_nnunets_dictionary_are_saved_as_those_that_we
     log.my_fantastic_logging["mine"] = [np.float32(1), np.array([2])]
     log.save()
     assert load_json(tmp_path / "progress.json")["mine"] == log.get_checkpoint()["mine"] == [1.0, [2]]
+
+
+def test_a_log_that_cannot_be_written_ends_no_training(tmp_path, capsys):
+    (tmp_path / "no_folder").touch()
+    log = TrainingLog(tmp_path / "no_folder" / "fold_0", has_classes=False)
+    log.print("Epoch 3")
+    printed = capsys.readouterr().out
+    assert "Epoch 3" in printed and "lacks this line" in printed

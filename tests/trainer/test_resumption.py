@@ -121,6 +121,26 @@ def test_the_number_of_processes_that_share_a_batch_is_no_difference(make_traine
     assert not any(identity_differences(old, new) for old in identities for new in identities)
 
 
+def test_a_training_in_bf16_on_a_cpu_may_go_on_elsewhere(make_trainer):
+    trainer = make_trainer()
+    identity = training_identity(trainer)
+    trainer.bf16_on_cpu = True
+    assert identity_differences(identity, training_identity(trainer)) == []
+
+
+def test_a_validation_needs_weights_and_names_alone(make_trainer):
+    trainer = make_trainer()
+    trainer.initialize()
+    trainer.save_checkpoint(path := Path(trainer.output_folder) / "shared.pth")
+    content = load_checkpoint(path)
+    save_checkpoint({key: content[key] for key in ("network_weights", "class_head_weights", "init_args", "trainer_name", "identity")}, path)
+    validating = make_trainer(to_validate=True)
+    validating.load_checkpoint(path)
+    assert torch.equal(*(next(one.network.parameters()) for one in (trainer, validating)))
+    with pytest.raises(InputError, match="optimizer_state"):
+        make_trainer().load_checkpoint(path)
+
+
 def test_a_batch_size_that_a_trainer_sets_itself_is_a_difference(make_trainer):
     as_planned, other = make_trainer(), make_trainer()
     for trainer in (as_planned, other):

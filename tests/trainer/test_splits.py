@@ -1,10 +1,11 @@
-"""Splits of any content: what must not train is refused, all of it at once."""
+"""Splits of any content: what must not train is refused, all of it at once; what nnU-Net trains, too, is trained."""
 
 import json
 
 import pytest
 
-from nnunetv2.utilities.splits import load_split, split_problems
+from nnunetv2.utilities.data_manifest import moved_in_fold
+from nnunetv2.utilities.splits import load_split, random_split, split_problems, trained_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import save_json
 
@@ -29,13 +30,41 @@ def test_a_good_fold_is_sorted(folder):
 
 
 def test_everything_wrong_with_a_fold_is_listed(folder):
-    write(folder, [{"train": ["a", "a", "b.nii.gz", "e", "zebra", "c"], "val": ["c", "d.nii.gz"]}])
+    write(folder, [{"train": ["a", "b.nii.gz", "e", "zebra"], "val": ["c", "d.nii.gz"]}])
     with pytest.raises(InputError) as caught:
         load_split(folder, 0)
     message = str(caught.value)
     assert all(part in message for part in (
-        "splits_final.json, fold 0", "train: a is listed 2 times", "train: b.nii.gz is a file's name", "named without ending: b\n", "train: e is held out",
-        "train: zebra is no preprocessed case", "c is in train and in val", "val: d.nii.gz is a file's name"))
+        "splits_final.json, fold 0", "train: b.nii.gz is a file's name", "named without ending: b\n", "train: e is held out",
+        "train: zebra is no preprocessed case", "val: d.nii.gz is a file's name"))
+
+
+def test_cases_that_are_listed_twice_or_validate_too_are_warned_of_and_train_as_in_nnunet(folder):
+    write(folder, [{"train": ["a", "a", "c"], "val": ["c", "c"]}])
+    with pytest.warns(UserWarning, match=r"train: a is listed 2 times\n.*val: c is listed 2 times\n.*c is in train and in val"):
+        assert load_split(folder, 0) == (["a", "a", "c"], ["c"])
+
+
+def test_a_refit_counts_a_case_that_is_listed_twice_once(folder):
+    write(folder, [{"train": ["b", "a", "a"], "val": ["c"]}])
+    with pytest.warns(UserWarning):
+        assert trained_split(None, folder, 0, "checkpoint") == (["a", "b"], ["c"])
+
+
+def test_a_fold_beyond_the_file_is_nnunets_random_split():
+    """Expected list: nnunetv2 2.8.1 on the same names."""
+    assert random_split([f"c{i:02d}" for i in range(12)], 5)["val"] == ["c01", "c02", "c06"]
+
+
+def test_held_out_cases_are_not_in_a_fold_beyond_the_file(folder):
+    write(folder, [{"train": ["a"], "val": ["b"]}])
+    with pytest.warns(UserWarning, match="folds 0 to 0; fold 3 is a random split"):
+        train, val = load_split(folder, 3)
+    assert len(train) == 3 and sorted(train + val) == ["a", "b", "c", "d"]
+
+
+def test_a_case_that_no_longer_trains_and_validates_has_moved():
+    assert moved_in_fold(["a", "b"], ["b"], ["a"], ["b"]) == ["b moved from train and validation to validation"]
 
 
 @pytest.mark.parametrize("content", [{"train": ["a"], "val": ["b"]}, {"0": {"train": ["a"], "val": []}}, [], [["a"], ["b"]], [{"train": "abc", "val": []}],
@@ -46,8 +75,8 @@ def test_another_shape_is_refused(folder, content):
         load_split(folder, 0)
 
 
-@pytest.mark.parametrize("fold", [-1, 1, 99, "0", 0.0])
-def test_folds_out_of_range_are_refused_with_those_there_are(folder, fold):
+@pytest.mark.parametrize("fold", [-1, "0", 0.0])
+def test_what_is_no_fold_is_refused_with_those_there_are(folder, fold):
     write(folder, [{"train": ["a"], "val": ["b"]}])
     with pytest.raises(InputError, match="folds 0 to 0"):
         load_split(folder, fold)

@@ -132,6 +132,7 @@ class nnUNetTrainer(TrainingData):
         self.save_every = None  # epochs between latest checkpoints; None: 20 in a training, at most 10 apart
         self.picture_every: int | None = 10  # epochs between pictures of the worst validation patch, worst_patch.png; None: no picture
         self.disable_checkpointing = False
+        self.to_validate = False  # checkpoints are loaded for a validation alone, which asks less of them
         self.num_workers: int | None = None  # processes per loader, 0 = none; None: nnUNet_n_proc_DA or by cores
 
         self.pacing: Pacing | None = None  # a budget of hours, or patience: time_budget.py
@@ -379,7 +380,7 @@ class nnUNetTrainer(TrainingData):
                 self._last_picture = time.monotonic()
         except Exception as error:
             self.picture_every = None
-            self.logger.warn(f"WARNING: the worst validation patch cannot be drawn ({type(error).__name__}: {error}). No more is tried.")
+            self.logger.print(f"WARNING: the worst validation patch cannot be drawn ({type(error).__name__}: {error}). No more is tried.")
 
     def on_train_start(self) -> None:
         self._complete_initialisation()
@@ -564,14 +565,14 @@ class nnUNetTrainer(TrainingData):
         self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_latest.pth"))
         self.current_epoch += 1
 
-    def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike | dict, to_validate: bool = False) -> None:
-        """Continue from a checkpoint of ours or upstream's; `to_validate`: use it for validation alone, which asks less of it."""
+    def load_checkpoint(self, filename_or_checkpoint: str | os.PathLike | dict) -> None:
+        """Continue from a checkpoint of ours or upstream's, or with `to_validate` take of it what a validation needs."""
         self._complete_initialisation()
         given = isinstance(filename_or_checkpoint, dict)
         checkpoint = filename_or_checkpoint if given else load_checkpoint(filename_or_checkpoint)
         where = "the checkpoint" if given else str(filename_or_checkpoint)
-        check_contents(checkpoint, where, also=() if to_validate else ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch"))
-        restore_training_state(self, checkpoint, where, to_validate)
+        check_contents(checkpoint, where, also=() if self.to_validate else ("optimizer_state", "grad_scaler_state", "logging", "_best_ema", "current_epoch"))
+        restore_training_state(self, checkpoint, where, self.to_validate)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """Whether the network returns all resolutions. A network that has no such switch at its decoder returns what it always does."""

@@ -44,12 +44,16 @@ class TrainingData:
         return self._remembered_split()[1]
 
     def _remembered_split(self) -> tuple[list[str], list[str]]:
-        if self._split is None:
-            self._split = self.do_split()
+        return self._split_anew() if self._split is None else self._split
+
+    def _split_anew(self) -> tuple[list[str], list[str]]:
+        """Of a `do_split` that may return arrays, tuples or views of dictionaries."""
+        train, val = ([str(case) for case in part] for part in self.do_split())
+        self._split = train, val
         return self._split
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
-        split = self._split = self.do_split()
+        split = self._split_anew()
         folder = self.preprocessed_dataset_folder
         missing = sorted({case for part in split for case in part} - set(self.dataset_class.get_identifiers(folder)))
         if missing:

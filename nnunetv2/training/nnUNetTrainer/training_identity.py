@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 # Attributes of a trainer that its weights do not depend on: where and how it runs, how far it is.
-OUTSIDE = {"configuration_name", "fold", "is_ddp", "local_rank", "world_size", "save_every", "picture_every", "disable_checkpointing", "num_workers", "current_epoch",
-           "was_initialized", "start_weights", "output_folder", "output_folder_base", "preprocessed_dataset_folder", "preprocessed_dataset_folder_base",
+OUTSIDE = {"configuration_name", "fold", "is_ddp", "local_rank", "world_size", "save_every", "picture_every", "disable_checkpointing", "to_validate", "num_workers",
+           "bf16_on_cpu", "current_epoch", "was_initialized", "start_weights", "output_folder", "output_folder_base", "preprocessed_dataset_folder", "preprocessed_dataset_folder_base",
            "folder_with_segs_from_previous_stage", "inference_allowed_mirroring_axes", "dataloader_train", "dataloader_val"}
 CLASS_OF = "class of "
 

@@ -59,6 +59,13 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
     load_network_weights(trainer.module, checkpoint)
     trainer.class_evidence = None if checkpoint.get(EVIDENCE_KEY) is None or trainer.class_task is None else EvidenceHead.from_checkpoint(
         checkpoint[EVIDENCE_KEY], len(trainer.class_task.classes), path)
+    if "inference_allowed_mirroring_axes" in checkpoint:  # nnU-Net's first version 2 did not write them
+        trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+    if checkpoint.get("logging") is not None:
+        trainer.logger.load_checkpoint(checkpoint["logging"])
+    trainer._best_ema, trainer.current_epoch = checkpoint.get("_best_ema"), checkpoint.get("current_epoch", 0)
+    if to_validate:
+        return
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
     if trainer.class_optimizer is not None and checkpoint.get("class_optimizer_state") is not None:
         trainer.class_optimizer.load_state_dict(checkpoint["class_optimizer_state"])
@@ -66,9 +73,6 @@ def restore_training_state(trainer: "nnUNetTrainer", checkpoint: dict[str, Any],
         trainer.average.load_state_dict(checkpoint["average_state"])
     if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
-    trainer.logger.load_checkpoint(checkpoint["logging"])
-    trainer._best_ema, trainer.current_epoch = checkpoint["_best_ema"], checkpoint["current_epoch"]
-    trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
 
 
 def checkpoint_problems(trainer: "nnUNetTrainer", checkpoint: dict[str, Any], to_validate: bool = False) -> list[str]:
