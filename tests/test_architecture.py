@@ -33,6 +33,7 @@ TO_MEND = {
     ("nnunetv2.utilities.plans_handling.plans_handler", "nnunetv2.preprocessing"),
     ("nnunetv2.utilities.overlay_plots", "nnunetv2.imageio"),
     ("nnunetv2.utilities.overlay_plots", "nnunetv2.preprocessing"),
+    ("nnunetv2.evaluation.accumulate_cv_results", "nnunetv2.inference"),  # for the tables of classes
     ("nnunetv2.evaluation.find_best_configuration", "nnunetv2.ensembling"),
     ("nnunetv2.evaluation.find_best_configuration", "nnunetv2.postprocessing"),
 }

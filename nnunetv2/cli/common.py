@@ -83,4 +83,4 @@ def model_folder(args: argparse.Namespace) -> str:
     """nnUNet_results/Dataset/Trainer__Plans__configuration from the flags -d -tr -p -c."""
     from nnunetv2.utilities.dataset_files import get_output_folder
 
-    return str(get_output_folder(args.d, args.tr.rpartition(":")[2], args.p, args.c))  # -tr may be package.module:Class
+    return str(get_output_folder(args.d, args.tr, args.p, args.c))

@@ -64,7 +64,7 @@ def find_best_configuration(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     from nnunetv2.evaluation.find_best_configuration import find_best_configuration as find
 
-    models = [{"plans": p, "configuration": c, "trainer": t} for p in args.p for c in args.c for t in args.tr]
+    models = [{"plans": p, "configuration": c, "trainer": t} for t in args.tr for c in args.c for p in args.p]
     run(find, args.dataset_name_or_id, models, allow_ensembling=not args.disable_ensembling, num_processes=args.np,
         overwrite=not args.no_overwrite, folds=args.f, by_training_cases=args.by_training_cases)
 

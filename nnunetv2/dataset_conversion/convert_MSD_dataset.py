@@ -47,7 +47,7 @@ def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: i
     the dataset is called as dataset.json calls itself. imagesTs may be missing. Every file that has no partner, and every
     case that could not be converted, is listed in one error; nothing is left in nnUNet_raw then.
     """
-    source = Path(source_folder).resolve()
+    source = Path(os.path.abspath(source_folder))  # links are not followed: their own name tells the task
     description_file = source / "dataset.json"
     missing = [str(path) for path in (description_file, source / "imagesTr", source / "labelsTr") if not path.exists()]
     if missing:
@@ -77,7 +77,7 @@ def convert_msd_dataset(source_folder: str | os.PathLike, overwrite_target_id: i
 
 
 def _dataset_name(source: Path, description: dict, number: int | None) -> str:
-    task = re.fullmatch(r"Task(\d+)_(.+)", source.name)
+    task = re.fullmatch(r"task(\d+)_(.+)", source.name, re.IGNORECASE)
     if number is None and task is None:
         raise InputError(f"{source.name!r} is not named TaskXX_Name, so the dataset's number is unknown; give it with -overwrite_id.")
     number = int(task[1]) if number is None else number

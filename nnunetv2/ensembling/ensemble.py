@@ -12,7 +12,7 @@ import numpy as np
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.inference.mean_class_table import ensemble_class_tables
+from nnunetv2.inference.mean_class_table import mean_class_rows, write_class_rows
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
@@ -83,11 +83,11 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
                      plans_json_file_or_dict: str | os.PathLike | dict | None = None) -> None:
     """Ensemble predictions that were made with --save_probabilities.
 
-    dataset.json and plans.json are taken from the first folder unless given. Class tables are averaged when every folder
-    has one.
+    dataset.json and plans.json are taken from the first folder unless given; a classification task that it does not declare, from the next that does.
+    The tables of classes are averaged over the folders whose model has a class head. A folder given twice counts twice.
 
     Raises:
-        FileNotFoundError: a folder lacks cases that another has; all are listed.
+        FileNotFoundError: a folder lacks cases, or a table of classes, that another has; all are listed.
         InputError: the output is a folder that is read, or the labels of two folders mean different things.
     """
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
@@ -98,28 +98,24 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
     where = "dataset.json" if isinstance(dataset_json_file_or_dict, dict) else dataset_json_file_or_dict or folders[0] / "dataset.json"
     _refuse_other_labels(dataset_json, where, folders)
     refuse_unread_ending(dataset_json["file_ending"], plans_manager.image_reader_writer_class, where)
-    cases = {str(folder): {path.stem: path for path in _npz_files(folder)} for folder in folders}
+    dataset_json = _with_class_task(dataset_json, folders)
+    cases = [(str(folder), {path.stem: path for path in _npz_files(folder)}) for folder in folders]
     manifests = {folder: read_prediction_manifest(folder) for folder in folders}
 
     def source(file: Path) -> Source:
         return source_in(manifests[file.parent], f"{file.stem}{dataset_json['file_ending']}", file)
 
-    _merge_cases(cases, output, plans_manager, dataset_json, num_processes, source, save_merged_probabilities)
+    _merge_cases(cases, output, plans_manager, dataset_json, num_processes, source, [[folder] for folder in folders], save_merged_probabilities)
     save_json(dataset_json, output / "dataset.json")
     save_json(plans, output / "plans.json")
-
-    labels = PlansManager(plans).get_label_manager(dataset_json)
-    task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
-    if task is not None:
-        ensemble_class_tables(folders, output, task)
 
 
 def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.PathLike], output_folder: str | os.PathLike,
                               folds: Sequence[int | str] = (0, 1, 2, 3, 4), num_processes: int | None = None, overwrite: bool = True) -> None:
-    """Ensemble the validation predictions (--npz) of several models; their splits may differ as long as the cases agree.
+    """Ensemble the validation predictions (--npz) of several models; their splits may differ as long as the cases agree. Tables of classes come along.
 
     Raises:
-        FileNotFoundError: lists the folds without probabilities, or the cases that a model lacks.
+        FileNotFoundError: lists the folds without probabilities or tables of classes, or the cases that a model lacks.
         ValueError: lists the cases that several folds of one model predict.
         InputError: as `ensemble_folders`.
     """
@@ -129,43 +125,55 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
     empty = [str(folder) for validations in folders.values() for folder in validations if not _npz_files(folder)]
     if empty:
         raise FileNotFoundError("No .npz files in these folders. Make them with nnUNetv2_train ... --val --npz:\n" + "\n".join(empty))
-    cases: dict[str, dict[str, Path]] = {}
+    cases: list[tuple[str, dict[str, Path]]] = []
     repeated = []
     for model, validations in folders.items():
-        found = cases[str(model)] = {}
+        found: dict[str, Path] = {}
+        cases.append((str(model), found))
         for path in (path for folder in validations for path in _npz_files(folder)):
             if path.stem in found:
                 repeated.append(str(path))
             found[path.stem] = path
     if repeated:
         raise ValueError("These cases are predicted by more than one fold of a model:\n" + "\n".join(repeated))
-    dataset_json = load_json(models[0] / "dataset.json", DatasetJson)
+    dataset_json = _with_class_task(load_json(models[0] / "dataset.json", DatasetJson), models)
     _refuse_other_labels(dataset_json, models[0] / "dataset.json", models)
     makers = {folder: made_by_fold(folder.parent, load_json(model / "plans.json", Plans, partial=True), load_json(model / "dataset.json", DatasetJson, partial=True))
               for model, validations in folders.items() for folder in validations}
     _merge_cases(cases, output, PlansManager(models[0] / "plans.json"), dataset_json, num_processes, lambda file: Source(file, makers[file.parent]),
-                 False, overwrite)
-    for name in ("plans.json", "dataset.json"):
-        shutil.copyfile(models[0] / name, output / name)
+                 list(folders.values()), False, overwrite)
+    shutil.copyfile(models[0] / "plans.json", output / "plans.json")
+    save_json(dataset_json, output / "dataset.json")
 
 
-def _merge_cases(cases: dict[str, dict[str, Path]], output: Path, plans_manager: PlansManager, dataset_json: dict,
-                 num_processes: int | None, source: Callable[[Path], Source], save_probabilities: bool, overwrite: bool = True) -> None:
-    """`cases`: {source: {case: .npz file}}; every source must have every case. source: what the manifest says of a file."""
-    names = sorted(set().union(*cases.values()))
-    missing = [f"{source} lacks {', '.join(sorted(set(names) - set(found)))}" for source, found in cases.items() if set(names) - set(found)]
+def _with_class_task(dataset_json: dict, folders: Sequence[Path]) -> dict:
+    """`dataset_json` with the classification task of the first folder that declares one, where it has none: a model without a class head may come first."""
+    tasks = [load_json(path, DatasetJson, partial=True).get("classification") for folder in folders if is_there(path := folder / "dataset.json")]
+    task = next((task for task in (dataset_json.get("classification"), *tasks) if task is not None), None)
+    return dataset_json if task is None else dataset_json | {"classification": task}
+
+
+def _merge_cases(cases: Sequence[tuple[str, dict[str, Path]]], output: Path, plans_manager: PlansManager, dataset_json: dict, num_processes: int | None,
+                 source: Callable[[Path], Source], class_tables: Sequence[Sequence[Path]], save_probabilities: bool, overwrite: bool = True) -> None:
+    """Masks and tables of classes. `cases`: (source, {case: .npz file}); every source must have every case. source: what the manifest says of a file.
+    class_tables: as `mean_class_rows` has them."""
+    names = sorted(set().union(*(found for _, found in cases)))
+    missing = [f"{source} lacks {', '.join(sorted(set(names) - set(found)))}" for source, found in cases if set(names) - set(found)]
     if missing:
         raise FileNotFoundError("All predictions must cover the same cases:\n" + "\n".join(missing))
     if not names:
-        raise FileNotFoundError(f"No .npz files in {', '.join(cases)}. Predict with --save_probabilities.")
+        raise FileNotFoundError(f"No .npz files in {', '.join(source for source, _ in cases)}. Predict with --save_probabilities.")
     labels, ending = plans_manager.get_label_manager(dataset_json), dataset_json["file_ending"]
-    jobs = {name: ([found[name] for found in cases.values()], output / name, ending, plans_manager.image_reader_writer_class(), labels,
+    task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
+    rows = mean_class_rows(class_tables, [f"{name}{ending}" for name in names], task)
+    jobs = {name: ([found[name] for _, found in cases], output / name, ending, plans_manager.image_reader_writer_class(), labels,
                    save_probabilities)
             for name in names if overwrite or not (output / f"{name}{ending}").exists()}
-    sources = {f"{name}{ending}": [source(found[name]) for found in cases.values()] for name in names}
+    sources = {f"{name}{ending}": [source(found[name]) for _, found in cases] for name in names}
     with derived_manifest(output, {STEP: "ensemble"}, sources, {f"{name}{ending}" for name in jobs}):
         if jobs:
             in_threads(merge_files, jobs, num_processes, "Ensembling")
+        write_class_rows(rows, output, task)
 
 
 def _refuse_other_labels(dataset_json: Mapping, where: object, folders: Sequence[Path]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nnunetv2 import paths
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, list_files
+from nnunetv2.inference.mean_class_table import mean_class_rows, write_class_rows
+from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold
 from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
@@ -28,7 +30,7 @@ TRAINED_ON = ("Fold 'all' trained on the very cases that it is scored on here. T
 
 def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output_folder: str | os.PathLike, folds: Sequence[int | str],
                           num_processes: int | None = None, overwrite: bool = True) -> None:
-    """Copy fold_X/validation of `folds` into `merged_output_folder`, with plans.json and dataset.json, and write summary.json.
+    """Copy fold_X/validation of `folds` into `merged_output_folder`, with tables of classes, plans.json and dataset.json, and write summary.json.
 
     Args:
         overwrite: delete what an earlier call left there and start anew; else predictions that are already there are kept, and so is a summary to
@@ -41,13 +43,15 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     """
     model, merged = Path(trained_model_folder), Path(merged_output_folder)
     dataset_json, plans_manager = load_json(model / "dataset.json", DatasetJson), PlansManager(model / "plans.json")
+    labels = plans_manager.get_label_manager(dataset_json)
+    task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
     validation = {fold: model / f"fold_{fold}" / "validation" for fold in folds}
     untrained = [str(fold) for fold, folder in validation.items() if not folder.is_dir()]
     if untrained:
         raise FileNotFoundError(f"{model} has no validation predictions of fold(s) {', '.join(untrained)}. Train them, or validate with nnUNetv2_train --val.")
 
     refuse_overlap(merged, [folder.parent for folder in validation.values()], nested=True)
-    old = _own_files(merged, model, dataset_json["file_ending"]) if overwrite else []
+    old = _own_files(merged, model, dataset_json["file_ending"], task) if overwrite else []
     _refuse_incomplete(validation, plans_manager.dataset_name, dataset_json["file_ending"])
     if "all" in validation:
         print(TRAINED_ON)
@@ -59,6 +63,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
     if repeated:
         raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {', '.join(repeated)}. Choose folds that do not overlap.")
 
+    rows = mean_class_rows([list(validation.values())], predictions, task)
     for path in old:
         path.unlink()
     added = [found[0] for name, found in predictions.items() if not (merged / name).exists()]
@@ -68,16 +73,17 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
         for path in (model / "dataset.json", model / "plans.json", *sidecars(added), *added):
             with atomic_write(merged / path.name) as temporary:
                 shutil.copyfile(path, temporary)
+        write_class_rows(rows, merged, task)
     if added or not (merged / "summary.json").exists():
-        labels = plans_manager.get_label_manager(dataset_json)
         compute_metrics_on_folder(reference_folder(plans_manager.dataset_name), merged, merged / "summary.json",
                                   plans_manager.image_reader_writer_class(), dataset_json["file_ending"],
                                   labels.foreground_regions if labels.has_regions else labels.foreground_labels,
                                   labels.ignore_label, num_processes, chill=True, known_labels=labels.labels_of_masks)  # the folds may not cover all cases
 
 
-def _own_files(merged: Path, model: Path, ending: str) -> list[Path]:
+def _own_files(merged: Path, model: Path, ending: str, task: ClassificationTask | None) -> list[Path]:
     """What an earlier call, and a decision on postprocessing, left in `merged`. Before there were manifests only the default name told that it was one."""
+    tables = () if task is None else (task.results_file, task.probabilities_file)
     manifest = read_prediction_manifest(merged)
     if manifest["cases"]:
         masks = set(manifest["cases"]) if manifest["made_with"]["settings"].get(STEP) == GATHERED else None
@@ -89,10 +95,10 @@ def _own_files(merged: Path, model: Path, ending: str) -> list[Path]:
     def is_own(path: Path) -> bool:
         if masks is None:
             return False
-        return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in masks | sidecars_of_masks(masks) or path.name in BESIDE_MASKS
+        return path.name == "postprocessed" and not path.is_symlink() if path.is_dir() else path.name in {*masks, *sidecars_of_masks(masks), *BESIDE_MASKS, *tables}
 
     here = own_files(merged, is_own)
-    return own_files_of_postprocessed(merged / "postprocessed", masks or set()) + here  # the manifest, which tells whose they are, last
+    return own_files_of_postprocessed(merged / "postprocessed", {*(masks or ()), *tables}) + here  # the manifest, which tells whose they are, last
 
 
 def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, ending: str) -> None:

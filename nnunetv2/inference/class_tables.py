@@ -41,8 +41,8 @@ class ClassTables:
 
     def __init__(self, task: ClassificationTask, folder: Path, part_id: int = 0, num_parts: int = 1) -> None:
         self.task, self.folder = task, folder
-        self.results = folder / f"{task.name}_results.csv"
-        self.probabilities = folder / f"{task.name}_probabilities.csv"
+        self.results = folder / task.results_file
+        self.probabilities = folder / task.probabilities_file
         self._num_parts = num_parts
         self._part = folder / f".{task.name}_part_{part_id}_of_{num_parts}.csv" if num_parts > 1 else None
         self._lock = Lock()

@@ -25,7 +25,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
 from nnunetv2.imageio.label_values import undeclared_labels
 from nnunetv2.imageio.reader_writer_registry import refuse_unread_ending
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.inference.mean_class_table import ensemble_class_tables
+from nnunetv2.inference.mean_class_table import mean_class_rows, write_class_rows
 from nnunetv2.preprocessing.cropping import bounding_box
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
@@ -88,8 +88,8 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     """Decide on the steps and write them as postprocessing.json into `folder_predictions`.
 
     The whole foreground first: adopted if the mean foreground Dice rises and no label's falls. Then, with two labels or
-    more, each label alone: adopted if its own Dice rises. The post-processed predictions and their summary.json go to
-    `folder_predictions`/postprocessed. plans.json and dataset.json are looked for in `folder_predictions` unless given.
+    more, each label alone: adopted if its own Dice rises. The post-processed predictions, their
+    tables of classes and summary.json go to `folder_predictions`/postprocessed. plans.json and dataset.json are looked for in `folder_predictions` unless given.
     """
     folder_predictions, folder_ref = Path(folder_predictions), Path(folder_ref)
     plans_manager, dataset_json = _plans_and_dataset(folder_predictions, plans_file_or_dict, dataset_json_file_or_dict)
@@ -99,7 +99,10 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     names = _predictions(folder_predictions, dataset_json)
     output_folder = folder_predictions / "postprocessed"
     refuse_overlap(output_folder, [folder_ref])
-    own_files_of_postprocessed(output_folder, names)  # refused now, deleted in the end
+    task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
+    own = [*names, *(() if task is None else (task.results_file, task.probabilities_file))]
+    own_files_of_postprocessed(output_folder, own)  # refused now, deleted in the end
+    rows = mean_class_rows([[folder_predictions]], names, task)
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {', '.join(unpredicted)}")
@@ -129,11 +132,12 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
         "postprocessing_fns": [_FUNCTION] * len(steps),
         "postprocessing_kwargs": [{"labels_or_regions": step} for step in steps],
     }, folder_predictions / "postprocessing.json")
-    for path in own_files_of_postprocessed(output_folder, names):
+    for path in own_files_of_postprocessed(output_folder, own):
         path.unlink()
     if keep_postprocessed_files:
         with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(folder_predictions, names)):
             save_summary_json(score(steps, output_folder), output_folder / "summary.json")
+            write_class_rows(rows, output_folder, task)
     elif output_folder.is_dir() and not output_folder.is_symlink():
         output_folder.rmdir()
     return steps
@@ -175,11 +179,12 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     rw = plans_manager.image_reader_writer_class()
     label_manager = plans_manager.get_label_manager(dataset_json)
     names, declared = _predictions(input_folder, dataset_json), label_manager.labels_of_masks
+    task = ClassificationTask.from_dataset_json(dataset_json, label_manager.foreground_labels)
+    rows = mean_class_rows([[input_folder]], names, task)
     jobs = {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}
     with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(input_folder, names)):
         in_threads(_apply_to_file, jobs, num_processes, "Post-processing")
-        if (task := ClassificationTask.from_dataset_json(dataset_json, label_manager.foreground_labels)) is not None:
-            ensemble_class_tables([input_folder], output_folder, task)
+        write_class_rows(rows, output_folder, task)
 
 
 def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step], declared: Sequence[int]) -> None:
@@ -190,7 +195,10 @@ def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[
 
 
 def load_postprocessing(path: str | os.PathLike) -> list[Step]:
-    """The steps in a postprocessing.json, or in a postprocessing.pkl as upstream writes it."""
+    """The steps in a postprocessing.json, or in a postprocessing.pkl as upstream writes it. Scripts may name the .pkl where only the .json is."""
+    path = Path(path)
+    if not path.is_file() and path.with_suffix(".json").is_file():
+        path = path.with_suffix(".json")
     if str(path).endswith(".json"):
         stored = load_json(path, Postprocessing)
         functions, arguments = stored["postprocessing_fns"], stored["postprocessing_kwargs"]

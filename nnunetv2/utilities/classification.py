@@ -67,6 +67,14 @@ class ClassificationTask:
         return cls(declared["name"], tuple(classes), declared["labels"], tuple(int(label) for label in lesion_labels),
                    dataset_json.get("file_ending", ".nii.gz"))
 
+    @property
+    def results_file(self) -> str:
+        return f"{self.name}_results.csv"
+
+    @property
+    def probabilities_file(self) -> str:
+        return f"{self.name}_probabilities.csv"
+
     def read_labels(self, folder: str | os.PathLike, cases: Iterable[str]) -> dict[str, int]:
         """Class index of each of `cases` that the table in `folder` lists; a case without a row is left out.
 

@@ -14,7 +14,8 @@ from nnunetv2.utilities.safe_names import plain_ending, plain_name, plain_names,
 
 def get_output_folder(dataset_name_or_id: int | str, trainer_name: str = "nnUNetTrainer", plans_identifier: str = "nnUNetPlans",
                       configuration: str = "3d_fullres", fold: int | str | None = None) -> Path:
-    """nnUNet_results/Dataset/Trainer__Plans__configuration, and its fold_X when `fold` is given."""
+    """nnUNet_results/Dataset/Trainer__Plans__configuration, and its fold_X when `fold` is given. A trainer `package.module:Class` is called Class there."""
+    trainer_name = trainer_name.rpartition(":")[2]
     for value, what, flag in ((trainer_name, "trainer", "-tr"), (plans_identifier, "plans", "-p"), (configuration, "configuration", "-c")):
         plain_name(value, what, flag)
     if fold is not None:

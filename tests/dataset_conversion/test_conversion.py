@@ -54,6 +54,13 @@ def decathlon(folders):
     return source
 
 
+@pytest.mark.parametrize("name", ["Task07_Small", "task07_Small"])
+def test_a_link_tells_its_task(decathlon, folders, name):
+    decathlon.rename(folders / "download")
+    (folders / name).symlink_to(folders / "download")
+    assert convert_msd_dataset(folders / name) == "Dataset007_Small"
+
+
 def test_a_4d_image_becomes_one_file_a_channel(decathlon, folders):
     assert convert_msd_dataset(decathlon) == "Dataset007_Small"
     raw = folders / "nnUNet_raw" / "Dataset007_Small"

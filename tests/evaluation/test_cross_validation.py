@@ -13,6 +13,7 @@ from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 from nnunetv2.evaluation.find_best_configuration import find_best_configuration, inference_instructions
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
 from nnunetv2.preprocessing.safe_pickle import save_pickle
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
@@ -114,11 +115,90 @@ def test_class_tables_are_averaged(study):
     assert (study.merged / "subtype_probabilities.csv").read_text().split() == ["Names,p_x,p_y,lesion_found", "a.nii.gz,0.450000,0.550000,unknown"]
 
 
-def test_class_table_in_one_folder_alone_is_an_error(study):
+def with_classes(folder, *rows, ending=".nii.gz"):
+    (folder / "subtype_probabilities.csv").write_text("Names,p_x,p_y\n" + "".join(f"{case}{ending},{p}\n" for case, p in rows))
+
+
+def classes_in(folder):
+    """{case: probability of class y}, of masks that are there."""
+    lines = (folder / "subtype_probabilities.csv").read_text().split()[1:]
+    assert all((folder / line.split(",")[0]).is_file() for line in lines)
+    return {line.split(".")[0]: float(line.split(",")[2]) for line in lines}
+
+
+def test_gathered_validations_keep_their_classes_each_time(study):
+    for fold, case, p in (("fold_0", "a", "0.2,0.8"), ("fold_1", "b", "0.7,0.3")):
+        with_classes(study.models[0] / fold / "validation", (case, p))
+    for folds, expected in (((0, 1), {"a": 0.8, "b": 0.3}), ((1,), {"b": 0.3})):
+        accumulate_cv_results(study.models[0], study.merged, folds)
+        assert classes_in(study.merged) == expected
+    assert (study.merged / "subtype_results.csv").read_text().split() == ["Names,Subtype", "b.nii.gz,x"]
+
+
+def test_postprocessed_masks_keep_their_classes_each_time(study):
+    with_classes(study.models[0] / "fold_0" / "validation", ("a", "0.2,0.8"))
+    accumulate_cv_results(study.models[0], study.merged, (0,))
+    for _ in range(2):
+        determine_postprocessing(study.merged, study.results.parents[1] / "nnUNet_raw" / "Dataset902_Cv" / "labelsTr")
+        assert classes_in(study.merged / "postprocessed") == {"a": 0.8}
+    accumulate_cv_results(study.models[0], study.merged, (0,))
+    assert not (study.merged / "postprocessed").exists() or not list((study.merged / "postprocessed").iterdir())
+
+
+def test_an_ensemble_of_crossvalidations_averages_classes(study):
+    for model, p in zip(study.models, ("0.2,0.8", "0.7,0.3")):
+        for fold, case in (("fold_0", "a"), ("fold_1", "b")):
+            with_classes(model / fold / "validation", (case, p))
+    ensemble_crossvalidations(study.models, study.merged, (0, 1))
+    assert classes_in(study.merged) == {"a": 0.55, "b": 0.55}
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_model_without_class_head_has_no_say_in_the_class(study, first):
     folders = [model / "fold_0" / "validation" for model in study.models]
-    (folders[0] / "subtype_probabilities.csv").write_text("Names,p_x,p_y\na.nii.gz,0.2,0.8\n")
-    with pytest.raises(FileNotFoundError, match=str(folders[1])):
+    with_classes(folders[1], ("a", "0.2,0.8"))
+    save_json({key: value for key, value in DATASET.items() if key != "classification"}, study.models[0] / "dataset.json")
+    ensemble_crossvalidations([study.models[first], study.models[1 - first]], study.merged, (0,))
+    assert classes_in(study.merged) == {"a": 0.8}
+    assert load_json(study.merged / "dataset.json")["classification"] == DATASET["classification"]
+
+
+def test_a_folder_given_twice_counts_twice(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    for folder, p in zip(folders, ("0.0,1.0", "0.9,0.1")):
+        with_classes(folder, ("a", p))
+    ensemble_folders([folders[0], folders[0], folders[1]], study.merged, True, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert np.load(study.merged / "a.npz")["probabilities"][1].ravel() == pytest.approx([0, 0, 2.2 / 3, 2.2 / 3, 0.4, 1.7 / 3])
+    assert classes_in(study.merged) == {"a": 0.7}
+
+
+def test_classes_of_masks_with_another_ending_are_averaged(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    with_classes(folders[0], ("a", "0.2,0.8"))
+    with_classes(folders[1], ("a", "0.7,0.3"), ending=".mha")
+    save_json(DATASET | {"file_ending": ".mha"}, study.models[1] / "dataset.json")
+    ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert classes_in(study.merged) == {"a": 0.55}
+
+
+def test_nothing_is_written_where_classes_are_missing(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    with_classes(folders[0], ("a", "0.2,0.8"))
+    save_json({"configurations": {"2d": {"architecture": ARCHITECTURE | {"class_head": {"n_classes": 2}}}}}, study.models[1] / "plans.json")
+    with pytest.raises(FileNotFoundError, match=f"{folders[1]}/subtype_probabilities.csv lacks a.nii.gz"):
         ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    assert not study.merged.exists()
+
+
+def test_a_trainer_given_by_import_path_is_found_by_its_class(study, capsys):
+    results.accumulate_crossval_results(["Dataset902_Cv", "-c", "2d", "-tr", "my.package:nnUNetTrainer", "-f", "0", "1"])
+    assert (study.models[0] / "crossval_results_folds_0_1" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_trainer_given_by_import_path_can_be_the_best(study):
+    results.find_best_configuration(["Dataset902_Cv", "-c", "2d", "-tr", "my.package:nnUNetTrainer", "-f", "0", "1"])
+    assert "-tr my.package:nnUNetTrainer -c 2d" in (study.results / "inference_instructions.txt").read_text()
 
 
 def test_models_without_probabilities_are_all_named(study):

@@ -140,6 +140,13 @@ def test_upstreams_pickle_is_understood(tmp_path):
     assert load_postprocessing(tmp_path / "postprocessing.pkl") == [(1, 2)]
 
 
+def test_a_pickle_that_is_not_there_is_the_json_beside_it(tmp_path):
+    content = {"input_folder": {}, "postprocessed": {}, "postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"],
+               "postprocessing_kwargs": [{"labels_or_regions": 1}]}
+    save_json(content, tmp_path / "postprocessing.json")
+    assert load_postprocessing(tmp_path / "postprocessing.pkl") == [1]
+
+
 def test_pickle_with_another_function_is_refused(tmp_path):
     (tmp_path / "postprocessing.pkl").write_bytes(pickle.dumps(([shutil.rmtree], [{}])))
     with pytest.raises(ValueError, match="rmtree"):
