@@ -37,6 +37,27 @@ LOWRES_STEP = 1.03  # factor by which spacing grows in search of 3d_lowres
 Resampling = tuple[Callable, dict[str, Any]]
 
 
+def default_class_head(task: ClassificationTask, n_channels: int) -> dict[str, Any]:
+    """Pooling of the finest stages inside the lesion, the foreground and the patch; null stands for all of it.
+
+    Beside arch_kwargs, so that upstream builds its network from the same plans.
+    """
+    return {
+        "n_classes": len(task.classes),
+        "lesion_labels": list(task.lesion_labels),
+        # what lies elsewhere, and the masks' size and shape, is measured in millimetres by the evidence blocks
+        "regions": {"lesion": list(task.lesion_labels)},
+        "stages": [0],  # texture, which decides, is gone further down
+        "statistics": ["mean", "std"],
+        "descriptors": False,
+        "texture_of_channels": n_channels,
+        "focus": True,
+        "hidden": 0,
+        "dropout": 0.1,
+        "evidence": list(BLOCKS),  # what beside the network's features is measured; the refit weighs each
+    }
+
+
 class ExperimentPlanner:
     """nnU-Net's default planner, a plain convolutional U-Net for 8 GB.
 
@@ -297,28 +318,8 @@ class ExperimentPlanner:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
         if self.task is not None:
-            architecture["class_head"] = self._class_head()
+            architecture["class_head"] = default_class_head(self.task, len(self.dataset_json["channel_names"]))
         return architecture
-
-    def _class_head(self) -> dict[str, Any]:
-        """Pooling of the finest stages inside the lesion, the foreground and the patch; null stands for all of it.
-
-        Beside arch_kwargs, so that upstream builds its network from the same plans.
-        """
-        return {
-            "n_classes": len(self.task.classes),
-            "lesion_labels": list(self.task.lesion_labels),
-            # what lies elsewhere, and the masks' size and shape, is measured in millimetres by the evidence blocks
-            "regions": {"lesion": list(self.task.lesion_labels)},
-            "stages": [0],  # texture, which decides, is gone further down
-            "statistics": ["mean", "std"],
-            "descriptors": False,
-            "texture_of_channels": len(self.dataset_json["channel_names"]),
-            "focus": True,
-            "hidden": 0,
-            "dropout": 0.1,
-            "evidence": list(BLOCKS),  # what beside the network's features is measured; the refit weighs each
-        }
 
     def _plan_lowres(self, fullres_patch: Sequence[int], fullres_spacing: np.ndarray, median_shape: np.ndarray,
                      cache: dict) -> dict[str, Any] | None:

@@ -138,6 +138,23 @@ def test_plans_move_with_their_names(folders):
     assert moved["configurations"] == {"2d": {"data_identifier": "FromA_2d"}, "x": {"inherits_from": "2d"}}
 
 
+@pytest.mark.parametrize("source", [None, {"n_classes": 3, "lesion_labels": [1]}, {"n_classes": 2, "lesion_labels": [2]}, {"n_classes": 2, "lesion_labels": [1], "own": 1}])
+@pytest.mark.parametrize("classifies", [True, False])
+def test_moved_plans_have_the_class_head_of_their_new_dataset(folders, source, classifies):
+    architecture = {"network_class_name": "x", "arch_kwargs": {}, "_kw_requires_import": []} | ({} if source is None else {"class_head": source})
+    for path, content in ((folders / "nnUNet_preprocessed" / "Dataset001_A" / "nnUNetPlans.json", {"configurations": {"2d": {"architecture": architecture}}}),
+                          (folders / "nnUNet_raw" / "Dataset002_B" / "dataset.json",
+                           {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lesion": 1}, "numTraining": 1, "file_ending": ".nii.gz"}
+                           | ({"classification": {"name": "kind", "classes": ["a", "b"], "labels": "kinds.csv"}} if classifies else {}))):
+        path.parent.mkdir()
+        path.write_text(json.dumps(content))
+    move_plans_between_datasets("Dataset001_A", "Dataset002_B", "nnUNetPlans")
+    head = json.loads((folders / "nnUNet_preprocessed" / "Dataset002_B" / "nnUNetPlans.json").read_text())["configurations"]["2d"]["architecture"].get("class_head")
+    assert (head is not None) == classifies
+    if classifies:
+        assert (head["n_classes"], head["lesion_labels"]) == (2, [1]) and ("own" in head) == (source is not None and "own" in source)
+
+
 @pytest.mark.parametrize("name", ["dataset", "Dataset_Fingerprint", "splits_final", "manifest", "nnUNetPlans_2d.recipe"])
 def test_plans_do_not_move_over_other_files(folders, name):
     with pytest.raises(InputError, match="-tp: plans .* is the name of something else"):
