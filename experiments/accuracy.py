@@ -12,7 +12,7 @@ from experiments.pipeline import enter, model_of
 from experiments.preparation import CONFIGURATION, PLANS
 from nnunetv2.utilities.commands import script
 
-ROWS = ("upstream", "exact", "fast", "fast, whole", "half", "half, whole", "fast, TTA 2", "fast, TTA 8", "exact, whole", "exact, ROI", "exact, TTA 1", "exact, torch",
+ROWS = ("upstream", "exact", "fast", "fast, whole", "half", "half, whole", "fast, TTA 1", "fast, TTA 2", "fast, TTA 8", "exact, whole", "exact, ROI", "exact, TTA 1", "exact, torch",
         "upstream, no TTA")
 
 

@@ -37,6 +37,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "fast": ["--mode", "fast"],
     "fast, ROI model": ["--mode", "fast", "-roi_model"],  # --roi_model follows
     "fast, whole": ["--mode", "fast", "--tiling", "whole"],
+    "fast, TTA 1": ["--mode", "fast", "--tta", "1"],
     "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],

@@ -43,10 +43,10 @@ def _add_predict_flags(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument("--dicom_images", metavar="FOLDER", default=None, help="where series are kept as images; default: OUTPUT_images beside -o")
     fast = parser.add_argument_group("speed (fork)")
     fast.add_argument("--mode", choices=("exact", "half", "fast"), default="exact",
-                      help="exact: upstream's result; half: the same in reduced precision; fast: boxes from a coarse pass, then windows without mirroring, in reduced precision")
+                      help="exact: upstream's result; half: the same in reduced precision; fast: boxes from a coarse pass, then windows that are mirrored in turn, in reduced precision")
     fast.add_argument("--precision", choices=("fp32", "half", "int8", "reduced"), default=None,
                       help="override the mode's precision. half: fp16, on a CPU bf16 or 16-bit integers; int8: CPU, after nnUNetv2_quantize; reduced: the fastest")
-    fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes")
+    fast.add_argument("--tta", type=int, choices=(8, 4, 2, 1), default=None, help="override the number of mirrored passes of each window")
     fast.add_argument("--tiling", choices=("windows", "whole"), default=None, help="override: windows, or a case at its exact size where it fits")
     fast.add_argument("--roi", choices=("none", "coarse"), default=None, help="override: whole volume, or boxes from a coarse pass")
     fast.add_argument("-roi_model", default=None, metavar="FOLDER", help="folder of a model of a coarser configuration of the same plans (3d_lowres), which "

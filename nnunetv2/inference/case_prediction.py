@@ -20,9 +20,9 @@ from nnunetv2.inference.coarse_roi import Box, RoiReport, around, box_shape, pre
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.label_maps import winning_channels
 from nnunetv2.inference.last_look import EXPECTED_ML, probability_sums, with_channels_of
-from nnunetv2.inference.modes import MODES, InferenceMode
+from nnunetv2.inference.modes import LITTLE_WORK, MODES, InferenceMode
 from nnunetv2.inference.network_geometry import NetworkGeometry
-from nnunetv2.inference.sliding_window_prediction import mirror_views, predict_windows, whole_volume_tile
+from nnunetv2.inference.sliding_window_prediction import mirror_views, odd_windows, predict_windows, whole_volume_tile
 from nnunetv2.utilities.default_device import on_cpu_by_default
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
@@ -95,7 +95,6 @@ class CasePredictor:
         self.device, self.volumes_on_device = device if device.type == "cuda" else torch.device("cpu"), volumes_on_device
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
         self.views = mirror_views(geometry.mirror_axes, mode.tta)
-        self.class_views = mirror_views(geometry.mirror_axes, min(mode.tta, CLASS_VIEWS))  # of `views` those that the refit of the head sees
 
     @on_cpu_by_default
     def __call__(self, data: Tensor, name: str = "this case", on_window: OnWindow | None = None, properties: Mapping[str, Any] | None = None,
@@ -228,13 +227,29 @@ class CasePredictor:
         tile = self._tile(shape)
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
+    def _tta(self, shape: Sequence[int]) -> int:
+        """How many views of each window of a volume of `shape` (D, H, W) to average: the mode's, or with `in_turn` as many more as make four passes
+        of a patch's size, while that is little work."""
+        tta, tile = self.mode.tta, self._tile(shape)
+        if self.mode.in_turn:
+            voxels = len(odd_windows(self._fed_size(shape), tile, self.mode.tile_step_size)) * np.prod(tile)
+            passes = voxels / np.prod(self.geometry.patch_size)
+            while tta * passes < 4 and tta * voxels < LITTLE_WORK:
+                tta *= 2
+        return tta
+
+    def _class_views(self, tta: int) -> list[tuple[int, ...]]:
+        """Those that the refit of the head sees, but no more than `tta`."""
+        return mirror_views(self.geometry.mirror_axes, min(tta, CLASS_VIEWS))
+
     @on_cpu_by_default
     def with_class(self, data: Tensor, logits: Tensor, properties: Mapping[str, Any] | None = None) -> CasePrediction:
         """Logits (S, D, H, W) from elsewhere as a prediction; the class from the encoder's look at the whole of `data` (C, D, H, W)."""
         shape = tuple(data.shape[1:])
         probabilities = None
         if self.lesion_channels is not None:
-            probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, self.class_views) for engine in self.engines])
+            views = self._class_views(self.mode.tta)
+            probabilities = np.stack([classify_case(engine, data, logits, self.geometry.divisor, views) for engine in self.engines])
         return self._to_be_decided(CasePrediction(logits, tuple(slice(0, n) for n in shape), shape, probabilities), data, properties).decided()
 
     @on_cpu_by_default
@@ -250,20 +265,23 @@ class CasePredictor:
         classified in CLASS_VIEWS of the mirrored views at most.
         """
         shape = data.shape[1:]
-        whole, tile = self._goes_whole(shape), self._tile(shape)
+        whole, tile, tta = self._goes_whole(shape), self._tile(shape), self._tta(shape)
         window_is_case = tuple(tile) == whole_volume_tile(shape, self.geometry.divisor)
         segmenting_passes_decide = window_is_case or not self._fits(shape)
         logits: Tensor | None = None
         probabilities = []
+        in_turn = (self.geometry.mirror_axes or ()) if self.mode.in_turn else ()
+        views, class_views = mirror_views(self.geometry.mirror_axes, tta), self._class_views(tta)
+        seen_by_class = class_views if set(class_views) <= set(views) else views[:CLASS_VIEWS]
         for engine in engines:
             evidence = ClassEvidence(self.lesion_channels) if self.lesion_channels is not None and segmenting_passes_decide else None
-            fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, self.views, self.gaussian and not whole, device=self.device,
-                                          observer=evidence, observed_views=self.class_views if whole else None, progress=self.progress,
-                                          on_window=on_window, volumes_on_device=self.volumes_on_device)
+            fold_logits = predict_windows(engine, data, tile, self.mode.tile_step_size, views, self.gaussian and not whole, device=self.device,
+                                          observer=evidence, observed_views=seen_by_class if whole else None, progress=self.progress,
+                                          on_window=on_window, volumes_on_device=self.volumes_on_device, in_turn=in_turn)
             if evidence is not None:
                 probabilities.append(evidence.mean().numpy())
             elif self.lesion_channels is not None:
-                probabilities.append(classify_case(engine, data, fold_logits, self.geometry.divisor, self.class_views))
+                probabilities.append(classify_case(engine, data, fold_logits, self.geometry.divisor, class_views))
             logits = fold_logits if logits is None else logits.add_(fold_logits)
         if len(engines) > 1:
             logits /= len(engines)

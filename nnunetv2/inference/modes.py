@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from nnunetv2.utilities.cpu_flags import cpu_flags
 
+LITTLE_WORK = 2**20  # see in_turn
 CHOICES = {
     "precision": ("upstream", "fp32", "half", "int8", "reduced"),
     "tta": (1, 2, 4, 8),
@@ -19,7 +20,9 @@ class InferenceMode:
     precision: "upstream" is what nnU-Net does on that device (fp32 on CPU and MPS, fp16 autocast on CUDA); "fp32"; "half" is
         16 bits: fp16 on CUDA and MPS, on CPUs bf16 or, with Winograd convolutions, integers; "int8" is for CPUs and needs a
         quantised model (inference/quantization.py); "reduced" is the fastest of them, which on CPUs may be any.
-    tta: mirrored passes that are averaged; 8, 4, 2 mirror over the last 3, 2, 1 of the axes that training mirrored.
+    tta: mirrored passes of each window that are averaged (mirror_views).
+    in_turn: mirrored views that cost little. Every other window, as on a chessboard, is mirrored; and small volumes, whose passes see fewer than
+        LITTLE_WORK voxels, get as many views as make four passes.
     tiling: "windows" of the training patch, or "whole": a volume that fits goes through once at its exact size.
     roi: "coarse" looks for the foreground on a coarse grid first and then segments only boxes around what it finds.
     tile_step_size: distance of windows as a fraction of the patch, in (0, 1].
@@ -27,6 +30,7 @@ class InferenceMode:
 
     precision: str = "upstream"
     tta: int = 8
+    in_turn: bool = False
     tiling: str = "windows"
     roi: str = "none"
     tile_step_size: float = 0.5
@@ -71,12 +75,12 @@ MODES = {
     "exact": InferenceMode(),
     "half": InferenceMode(precision="reduced"),
     # windows: instance norms see as much tissue as in training; whole boxes are segmented worse (docs/inference-modes.md)
-    "fast": InferenceMode(precision="reduced", tta=1, roi="coarse"),
+    "fast": InferenceMode(precision="reduced", tta=1, in_turn=True, roi="coarse"),
 }
 
 
 def inference_mode(name: str, **overrides: str | int | float | None) -> InferenceMode:
-    """Mode `name` with single levers replaced; an override of None leaves the mode's own value.
+    """Mode `name` with single levers replaced; an override of None leaves the mode's own value. `tta` also ends `in_turn`: so many views it is.
 
     >>> inference_mode("fast", tta=2, roi=None).tta
     2
@@ -86,4 +90,5 @@ def inference_mode(name: str, **overrides: str | int | float | None) -> Inferenc
     unknown = set(overrides) - {field.name for field in fields(InferenceMode)}
     if unknown:
         raise TypeError(f"An inference mode has no {', '.join(sorted(unknown))}.")
-    return replace(MODES[name], **{key: value for key, value in overrides.items() if value is not None})
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return replace(MODES[name], **({"in_turn": False} if "tta" in given else {}), **given)

@@ -176,8 +176,8 @@ class nnUNetPredictor(CaseSteps, ArrayPrediction, NetworkAccess):
     def _make_case_predictor(self) -> None:
         self.case_predictor = CasePredictor(
             self.engines, network_geometry(self.configuration_manager, self.allowed_mirroring_axes),
-            replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, tile_step_size=self.tile_step_size,
-                    tiling=self.mode.tiling if self._takes_any_size else "windows"), self.label_manager,
+            replace(self.mode, tta=self.mode.tta if self.use_mirroring else 1, in_turn=self.mode.in_turn and self.use_mirroring,
+                    tile_step_size=self.tile_step_size, tiling=self.mode.tiling if self._takes_any_size else "windows"), self.label_manager,
             None if self.task is None else self.configuration_manager.class_head["lesion_labels"], self.device,
             self.use_gaussian, self.allow_tqdm, self._coarse_network, self.evidence,
             measurement_of(self.plans_manager, self.configuration_manager) if any(head is not None for head in self.evidence) else None,

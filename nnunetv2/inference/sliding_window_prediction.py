@@ -79,12 +79,17 @@ def compute_gaussian(
 def mirror_views(allowed_axes: Sequence[int] | None, tta: int) -> list[tuple[int, ...]]:
     """Axes flipped in each test-time view, identity first, then in upstream's order.
 
-    `allowed_axes` count the network's spatial axes from 0. `tta` views need log2(tta) axes; the last ones are taken (in a
-    transposed CT the in-plane axes), and no more views are made than the allowed axes give.
+    `allowed_axes` count the network's spatial axes from 0. Where they give more than `tta` views, those are taken that have least in common: 2 are
+    the image and its mirror image along all axes; 4 differ from each other in two axes (docs/inference-modes.md has what that brings).
+
+    >>> mirror_views((0, 1, 2), 4)
+    [(), (0, 1), (0, 2), (1, 2)]
     """
     axes = sorted(allowed_axes or ())
-    axes = axes[max(0, len(axes) - int(np.log2(tta))):]
-    return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+    everything = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+    if tta >= len(everything):
+        return everything
+    return {1: [()], 2: [(), tuple(axes)], 4: [view for view in everything if len(view) % 2 == 0]}[tta]
 
 
 def pad_centred(data: Tensor, size: Sequence[int]) -> tuple[Tensor, Slicer]:
@@ -132,6 +137,17 @@ def window_slicers(image_size: Sequence[int], tile_size: Sequence[int], tile_ste
     return [(slice(None), *window) for window in product(*slices)]
 
 
+def odd_windows(image_size: Sequence[int], tile_size: Sequence[int], tile_step_size: float) -> list[bool]:
+    """Of each window of `window_slicers`, in its order, whether its places along the tile's axes add up to an odd number: never its neighbours.
+
+    >>> odd_windows((4, 8, 6), (4, 4, 4), 0.5)  # starts: 0; 0, 2, 4; 0, 2
+    [False, True, True, False, False, True]
+    """
+    flat = len(image_size) - len(tile_size)
+    counts = [len(starts) for starts in compute_steps_for_sliding_window(image_size[flat:], tile_size, tile_step_size)]
+    return [sum(places) % 2 == 1 for places in product(*map(range, counts))] * prod(image_size[:flat])
+
+
 def _batches(items: Iterator, size: int) -> Iterator[list]:
     while batch := list(islice(items, size)):
         yield batch
@@ -152,6 +168,7 @@ def predict_windows(
     progress: bool = False,
     on_window: Callable[[int, int], None] | None = None,
     volumes_on_device: bool = True,
+    in_turn: Collection[int] = (),
 ) -> Tensor:
     """Logits (S, D, H, W) of `data` (C, D, H, W), in `accumulate`, in main memory. `device`: the engine's, where views are mirrored.
 
@@ -160,10 +177,12 @@ def predict_windows(
     is done again with fp32 accumulators; NotFinite if that does not help. Windows and views share batches of `engine.batch_size`. The observer is
     told the class logits of the views in `observed_views`, of all by default. `on_window` is told how many windows of how many are done (on a
     GPU: are on their way); what it raises ends the prediction. Image and sums lie on a GPU that has room for them, unless `volumes_on_device` is
-    False.
+    False. in_turn: the tile's axes along which every other window, as on a chessboard, is mirrored in all its views, so that overlapping windows
+    see other views.
     """
     padded, inner = pad_centred(data.cpu(), tile_size)
-    passes = _Passes(padded, window_slicers(padded.shape[1:], tile_size, tile_step_size), views,
+    turns = [tuple(in_turn) if odd else () for odd in odd_windows(padded.shape[1:], tile_size, tile_step_size)]
+    passes = _Passes(padded, list(zip(window_slicers(padded.shape[1:], tile_size, tile_step_size), turns)), views,
                      compute_gaussian(tuple(tile_size), 1 / 8, GAUSSIAN_PEAK, device=with_index(device)) if gaussian else 1,
                      device, volumes_on_device, observer, views if observed_views is None else observed_views, progress, on_window)
     logits = passes.mean(engine, accumulate)
@@ -174,6 +193,11 @@ def predict_windows(
     if logits.dtype != torch.float16 and not _is_finite(logits):
         raise NotFinite("The sums of the windows' logits are NaN or infinite in fp32: the image or the weights hold such values, or far too large ones.")
     return _in_main_memory(logits, inner)
+
+
+def _flips(axes: Sequence[int], turned: Sequence[int]) -> list[int]:
+    """Of (C, *spatial) the axes to flip for a view mirrored along `axes`, with those that are `turned` mirrored once more."""
+    return [axis + 1 for axis in sorted({*axes} ^ {*turned})]
 
 
 def _in_main_memory(logits: Tensor, inner: Slicer) -> Tensor:
@@ -199,7 +223,7 @@ class _Passes:
     """Every window of a padded volume (C, D, H, W) in every view."""
 
     padded: Tensor
-    slicers: Sequence[Slicer]
+    windows: Sequence[tuple[Slicer, tuple[int, ...]]]  # where, and the axes along which all its views are mirrored once more
     views: Sequence[tuple[int, ...]]
     weight: Tensor | int
     device: torch.device
@@ -237,18 +261,18 @@ class _Passes:
         window = window_sum = None
         window_classes: list[Tensor] = []
         n_done = 0
-        bar = tqdm(total=len(self.slicers), desc="windows", leave=False, disable=not self.progress or len(self.slicers) < 2)
+        bar = tqdm(total=len(self.windows), desc="windows", leave=False, disable=not self.progress or len(self.windows) < 2)
         with bar, WindowSums(volume.shape[1:], self.weight, accumulate, self.volumes_on_device) as sums:
-            for batch in _batches(product(self.slicers, enumerate(self.views)), engine.batch_size):
+            for batch in _batches(product(self.windows, enumerate(self.views)), engine.batch_size):
                 x = []
-                for slicer, (view, axes) in batch:
+                for (slicer, turned), (view, axes) in batch:
                     if view == 0:
                         window = volume[slicer].to(self.device)
-                    x.append(window.flip([a + 1 for a in axes]))
+                    x.append(window.flip(_flips(axes, turned)))
                 observed = [self.observer is not None and axes in self.observed_views for _, (_, axes) in batch]
                 seg_logits, class_logits = engine(torch.stack(x), classify=any(observed))  # (B, S, d, h, w), (B, n) or None
-                for i, (slicer, (view, axes)) in enumerate(batch):
-                    flipped_back = seg_logits[i].to(self.device).flip([a + 1 for a in axes])
+                for i, ((slicer, turned), (view, axes)) in enumerate(batch):
+                    flipped_back = seg_logits[i].to(self.device).flip(_flips(axes, turned))
                     window_sum = flipped_back if view == 0 else window_sum.add_(flipped_back)
                     if observed[i] and class_logits is not None:
                         window_classes.append(class_logits[i])
@@ -262,5 +286,5 @@ class _Passes:
                     bar.update()
                     n_done += 1
                     if self.on_window is not None:
-                        self.on_window(n_done, len(self.slicers))
+                        self.on_window(n_done, len(self.windows))
         return sums

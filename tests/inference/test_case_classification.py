@@ -136,9 +136,10 @@ def test_the_class_comes_from_the_views_that_its_head_was_refitted_on(tiling, tt
             return torch.stack([torch.zeros(len(x)), x[:, 0, 0, 0, 0] * np.log(3)], 1)
 
     data = torch.zeros(1, 4, 4, 8)
-    data[0, 0, 0, -1], data[0, -1, 0, 0] = 2, 1  # in the corner after mirroring of the last axis, and of the first
+    data[0, -1, -1, -1], data[0, -1, 0, 0] = 2, 1  # in the corner after mirroring of all axes, and of the first
+    data[0, -1, -1, 0] = 2  # the second of four views of a case that is segmented whole, where that of all axes is not among them
     probabilities = predict(data, Corner(), tiling=tiling, tta=tta)[0].class_probabilities
-    assert mirror_views((0, 1, 2), CLASS_VIEWS) == [(), (2,)]
+    assert mirror_views((0, 1, 2), CLASS_VIEWS) == [(), (0, 1, 2)]
     assert probabilities.tolist() == pytest.approx([0.25, 0.75] if tta > 1 else [0.5, 0.5])  # mean logits: 0 and log 3, of (0, 0) and (0, 2 log 3)
 
 
@@ -154,6 +155,14 @@ def test_predictor_classifies_the_whole_case(levers, classified):
         assert segmentation.shape == (1, 4, 4, 10) and segmentation.sum() == 2
 
 
+@pytest.mark.parametrize("length, levers, passes", [
+    (4, {}, 4), (6, {}, 2 * 2), (8, {}, 3 * 2), (10, {}, 4), (12, {}, 5),  # windows times views
+    (4, {"tiling": "whole"}, 4), (8, {"tiling": "whole"}, 2), (12, {"tiling": "whole"}, 2), (6, {"tta": 4}, 2 * 4), (12, {"tta": 2}, 5 * 2)])
+def test_cases_of_few_windows_are_seen_in_more_views_where_these_take_turns(length, levers, passes):
+    _, engine = predict(torch.ones(1, 4, 4, length), **({"tta": 1, "in_turn": True} | levers))
+    assert len(engine.seen) == passes
+
+
 def test_two_views_of_a_whole_case_decide_its_class():
     class CountingEngine(LabelEngine):
         wanted = []
@@ -164,7 +173,7 @@ def test_two_views_of_a_whole_case_decide_its_class():
 
     engine = CountingEngine()
     predict(torch.ones(1, 4, 4, 10), engine, tiling="whole", tta=8)
-    assert engine.wanted == [True, False, False, True] + [False] * 4  # as it is, and mirrored along the last axis
+    assert engine.wanted == [True] + [False] * 6 + [True]  # as it is, and mirrored along all axes
 
 
 def test_a_window_that_is_the_whole_case_needs_no_further_pass():

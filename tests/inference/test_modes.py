@@ -37,3 +37,8 @@ def test_bad_lever_is_named(lever):
 def test_unknown_mode_lists_the_known():
     with pytest.raises(ValueError, match="exact, half, fast"):
         inference_mode("quick")
+
+
+def test_so_many_views_as_are_asked_for_end_the_turns():
+    assert inference_mode("fast").in_turn and inference_mode("fast", roi="none").in_turn
+    assert not inference_mode("fast", tta=1).in_turn

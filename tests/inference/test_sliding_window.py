@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from nnunetv2.inference.sliding_window_prediction import (
-    compute_gaussian, compute_steps_for_sliding_window, even_tile, mirror_views, pad_centred, predict_windows, whole_volume_tile, window_slicers,
+    compute_gaussian, compute_steps_for_sliding_window, even_tile, mirror_views, odd_windows, pad_centred, predict_windows, whole_volume_tile, window_slicers,
 )
 
 
@@ -66,9 +66,10 @@ def test_views_come_identity_first_then_by_number_of_axes():
     assert mirror_views((0, 1, 2), 8) == [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 
-@pytest.mark.parametrize("tta, views", [(4, [(), (1,), (2,), (1, 2)]), (2, [(), (2,)]), (1, [()])])
-def test_fewer_views_mirror_the_last_axes(tta, views):
-    assert mirror_views((0, 1, 2), tta) == views
+@pytest.mark.parametrize("axes, tta, views", [
+    ((0, 1, 2), 4, [(), (0, 1), (0, 2), (1, 2)]), ((0, 1, 2), 2, [(), (0, 1, 2)]), ((0, 1, 2), 1, [()]), ((1, 2), 2, [(), (1, 2)]), ((1,), 2, [(), (1,)])])
+def test_fewer_views_have_as_little_in_common_as_can_be(axes, tta, views):
+    assert mirror_views(axes, tta) == views
 
 
 def test_no_more_views_than_training_mirrored():
@@ -175,3 +176,41 @@ def test_result_does_not_depend_on_the_input_being_overwritten():
     before = data.clone()
     predict_windows(CoordinateEngine(), data, (4, 4, 4), 0.5, [(), (1,)])
     assert torch.equal(data, before)
+
+
+class FirstPlaceEngine:
+    """Channel 1 says of every voxel of a window what its first voxel along the last axis holds, in the view that is seen."""
+
+    name, precision, batch_size = "fake", "fp32", 1
+
+    def __init__(self):
+        self.n_passes = 0
+
+    def __call__(self, x, classify=True):
+        self.n_passes += 1
+        return torch.stack([torch.zeros_like(x[:, 0]), x[:, 0, ..., :1].expand_as(x[:, 0])], 1), None
+
+
+def test_windows_of_one_colour_of_a_chessboard():
+    assert odd_windows((4, 8, 6), (4, 4, 4), 0.5) == [False, True, True, False, False, True]  # starts: 0; 0, 2, 4; 0, 2
+    assert odd_windows((3, 4, 6), (4, 4), 0.5) == [False, True] * 3  # a 2D tile, slice by slice
+
+
+@pytest.mark.parametrize("in_turn, last_two", [((), 2.0), ((2,), 5.0), ((0, 1), 2.0)])
+def test_every_other_window_is_mirrored_along_the_axes_that_take_turns(in_turn, last_two):
+    row = torch.arange(6.0).expand(1, 4, 4, 6)  # windows 0 1 2 3 and 2 3 4 5
+    engine = FirstPlaceEngine()
+    found = predict_windows(engine, row, (4, 4, 4), 0.5, gaussian=False, in_turn=in_turn)[1, 0, 0]
+    assert found.tolist() == [0, 0, last_two / 2, last_two / 2, last_two, last_two] and engine.n_passes == 2
+
+
+def test_a_window_that_takes_its_turn_is_mirrored_in_all_its_views():
+    row = torch.arange(6.0).expand(1, 4, 4, 6)
+    found = predict_windows(FirstPlaceEngine(), row, (4, 4, 4), 0.5, [(), (2,)], gaussian=False, in_turn=(2,))[1, 0, 0]
+    assert found.tolist() == [1.5, 1.5, 2.5, 2.5, 3.5, 3.5]  # means of 0 and 3, and of 5 and 2
+
+
+def test_mirroring_in_turn_is_undone(batch_size=3):
+    volume = torch.rand(1, 7, 9, 10)
+    found = predict_windows(CoordinateEngine(batch_size), volume, (4, 4, 4), 0.5, mirror_views((0, 2), 4), accumulate=torch.float32, in_turn=(0, 1, 2))
+    torch.testing.assert_close(found[1], volume[0], atol=1e-5, rtol=0)
