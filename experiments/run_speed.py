@@ -40,6 +40,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "fast, TTA 1": ["--mode", "fast", "--tta", "1"],
     "fast, TTA 2": ["--mode", "fast", "--tta", "2"],
     "fast, TTA 8": ["--mode", "fast", "--tta", "8"],
+    "half, TTA 4": ["--mode", "half", "--tta", "4"],
     "half, whole": ["--mode", "half", "--tiling", "whole"],
     "exact, fp32": ["--precision", "fp32"],
     "exact, torch": ["--engine", "torch"],
