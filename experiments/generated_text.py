@@ -266,6 +266,19 @@ def choices() -> str:
     )
 
 
+def views() -> str:
+    """What sets of mirrored views cost, in each kept study of them."""
+    studies = [load_json(RESULTS / f"{file}.json", AnyObject) for file in ("mirrored_views", "mirrored_views_nodules")]
+    lines = [f"| views of each window | passes | {' | '.join(study['data'] for study in studies)} |", "|---|---|" + "---|" * len(studies)]
+    names = dict.fromkeys(name for study in studies for name in study["rows"])
+    for name in list(names)[1:]:
+        found = [study["rows"][name]["difference"] for study in studies]
+        cells = [f"{row['mean']:+.4f} ({row['ci_low']:+.4f} to {row['ci_high']:+.4f})" for row in found]
+        lines.append(f"| {name} | {studies[0]['rows'][name]['passes']} | {' | '.join(cells)} |")
+    told = [f"{study['data']}: n = {study['n']}, {study['windows']:.1f} windows per case" for study in studies]
+    return "\n".join([*lines, "", f"DSC minus that of {next(iter(names))}. {'; '.join(told)}; {short_machine(studies[0])}."])
+
+
 def real_scans() -> str:
     """Upstream and this repository on the same REAL scans."""
     first, *others = (load_json(RESULTS / f"{name}.json", AnyObject) for name in ("real", "real_short", "real_seed1"))
@@ -316,6 +329,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cost_gpu": partial(cost_of_modes, "speed_cuda"),
     "cost_cells": partial(cost_of_modes, "accuracy_cells"),
     "cost_hippocampus": partial(cost_of_modes, "accuracy_hippocampus"),
+    "views": views,
     "cost_nodules": partial(cost_of_modes, "accuracy_nodules"),
 }
 

@@ -27,6 +27,8 @@ STUDIES = (
     Study("accuracy_cells", "What do the modes cost a model in the world of another painter?"),
     Study("accuracy_hippocampus", "What do the modes cost on REAL MR of the hippocampus?"),
     Study("accuracy_nodules", "What do the modes cost on REAL CT of lung nodules?"),
+    Study("mirrored_views", "Which mirrored views are worth their passes on REAL MR of the hippocampus?"),
+    Study("mirrored_views_nodules", "Which are so on REAL CT of lung nodules?"),
     Study(
         "abdomen", "Does `fast` work on a CT of 512 x 512 x 200 voxels on a CPU? (engine before Winograd convolutions)"
     ),
