@@ -228,13 +228,11 @@ class CasePredictor:
         return tuple(map(max, shape, (*shape[: len(shape) - len(tile)], *tile)))
 
     def _tta(self, shape: Sequence[int]) -> int:
-        """How many views of each window of a volume of `shape` (D, H, W) to average: the mode's, or with `in_turn` as many more as make four passes
-        of a patch's size, while that is little work."""
+        """How many views of each window of a volume of `shape` (D, H, W) to average: the mode's, or with `in_turn` up to four, while that is little work."""
         tta, tile = self.mode.tta, self._tile(shape)
         if self.mode.in_turn:
             voxels = len(odd_windows(self._fed_size(shape), tile, self.mode.tile_step_size)) * np.prod(tile)
-            passes = voxels / np.prod(self.geometry.patch_size)
-            while tta * passes < 4 and tta * voxels < LITTLE_WORK:
+            while tta < 4 and 2 * tta * voxels <= LITTLE_WORK:
                 tta *= 2
         return tta
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2.inference import case_prediction
 from nnunetv2.inference.case_classification import ClassEvidence, describe_case, classify_case, fits_whole
 from nnunetv2.inference.case_prediction import CLASS_VIEWS, CasePredictor
 from nnunetv2.inference.modes import InferenceMode
@@ -156,9 +157,10 @@ def test_predictor_classifies_the_whole_case(levers, classified):
 
 
 @pytest.mark.parametrize("length, levers, passes", [
-    (4, {}, 4), (6, {}, 2 * 2), (8, {}, 3 * 2), (10, {}, 4), (12, {}, 5),  # windows times views
-    (4, {"tiling": "whole"}, 4), (8, {"tiling": "whole"}, 2), (12, {"tiling": "whole"}, 2), (6, {"tta": 4}, 2 * 4), (12, {"tta": 2}, 5 * 2)])
-def test_cases_of_few_windows_are_seen_in_more_views_where_these_take_turns(length, levers, passes):
+    (4, {}, 4), (6, {}, 2 * 4), (8, {}, 3 * 2), (10, {}, 4 * 2), (12, {}, 5),  # windows times views
+    (8, {"tiling": "whole"}, 4), (12, {"tiling": "whole"}, 2), (4, {"tta": 8}, 8), (12, {"tta": 2}, 5 * 2)])
+def test_small_cases_are_seen_in_more_views_where_these_take_turns(monkeypatch, length, levers, passes):
+    monkeypatch.setattr(case_prediction, "LITTLE_WORK", 8 * 4**3)  # eight windows
     _, engine = predict(torch.ones(1, 4, 4, length), **({"tta": 1, "in_turn": True} | levers))
     assert len(engine.seen) == passes
 
