@@ -1,9 +1,11 @@
 """nnU-Net's readers of NIfTI by nibabel, without nibabel: voxels and affines are the same, and files are checked as all others are.
 
 Their properties have upstream's `nibabel_stuff` (affines, RAS) beside `sitk_stuff`, by which grids are compared; the first is enough to write.
+`spacing` and `nibabel_stuff` count as the header does, as nibabel's do, so that plans and models of nnU-Net's fit; `sitk_stuff` is in mm.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,12 +26,12 @@ class NibabelIO(SimpleITKIO):
         """As SimpleITKIO; only 3D NIfTI files of one channel."""
         _refuse_others(type(self).__name__, image_fnames)
         data, properties = super().read_images(image_fnames)
-        return data, properties | {"nibabel_stuff": {"original_affine": nifti_affine(image_fnames[0])}}
+        return data, properties | _as_in_header(image_fnames[0], properties)
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
         _refuse_others(type(self).__name__, [seg_fname])
         seg, properties = super().read_seg(seg_fname)
-        return seg, properties | {"nibabel_stuff": {"original_affine": nifti_affine(seg_fname)}}
+        return seg, properties | _as_in_header(seg_fname, properties)
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         if "sitk_stuff" not in properties and "nibabel_stuff" in properties:  # upstream's own
@@ -44,26 +46,22 @@ class NibabelIOWithReorient(NibabelIO):
 
     def read_images(self, image_fnames: Sequence[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
         """As NibabelIO. Channels share a grid as they lie in their files."""
-        return _turned(*super().read_images(image_fnames))
+        return _turned(*super().read_images(image_fnames), image_fnames[0])
 
     def read_seg(self, seg_fname: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
-        return _turned(*super().read_seg(seg_fname))
+        return _turned(*super().read_seg(seg_fname), seg_fname)
 
     def write_seg(self, seg: np.ndarray, output_fname: str | os.PathLike, properties: dict[str, Any]) -> None:
         """`seg` (Z, Y, X) in RAS; the file has the orientation of the image."""
-        if "nibabel_stuff" not in properties:
-            undone, as_in_file = turned_back(seg, properties)
-            super().write_seg(undone, output_fname, as_in_file)
-            return
-        original = np.asarray(properties["nibabel_stuff"]["original_affine"], float)
-        forms = properties.get("sitk_stuff", {}).get("original_forms")
-        geometry = geometry_of_affine(original) | ({} if forms is None else {"forms": forms})
-        undone = np.ascontiguousarray(Reorientation.of_affine(original).undo(seg))
-        super().write_seg(undone, output_fname, {"sitk_stuff": geometry})
+        if "sitk_stuff" in properties or "nibabel_stuff" not in properties:
+            seg, properties = turned_back(seg, properties)
+        else:  # upstream's own
+            seg = np.ascontiguousarray(Reorientation.of_affine(properties["nibabel_stuff"]["original_affine"]).undo(seg))
+        super().write_seg(seg, output_fname, properties)
 
 
 def nifti_affine(path: str | os.PathLike) -> np.ndarray:
-    """(4, 4) RAS: the sform where it is given, else the qform, else the spacing alone, x to the left, around the middle of the volume."""
+    """(4, 4) RAS, mm: the sform where it is given, else the qform, else the spacing alone, x to the left, around the middle of the volume."""
     header = read_header(path)
     forms, affine = header.forms, np.eye(4)
     if forms["codes"][1]:
@@ -78,14 +76,28 @@ def nifti_affine(path: str | os.PathLike) -> np.ndarray:
     return affine
 
 
-def _turned(data: np.ndarray, properties: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-    affine, forms = properties["nibabel_stuff"]["original_affine"], properties["sitk_stuff"]["forms"]
+def _as_in_header(path: str | os.PathLike, properties: dict[str, Any]) -> dict[str, Any]:
+    """`spacing` and `nibabel_stuff` in the header's unit."""
+    unit = read_header(path).unit_mm
+    if unit != 1:
+        warnings.warn(f"Files of NIfTI count in {'metres' if unit > 1 else 'micrometres'}; nibabel's readers take the numbers for mm, as nnU-Net's do.",
+                      stacklevel=3)
+    return {"spacing": [value / unit for value in properties["spacing"]], "nibabel_stuff": {"original_affine": _counted(nifti_affine(path), unit)}}
+
+
+def _counted(affine: np.ndarray, unit_mm: float) -> np.ndarray:
+    """(4, 4) in mm -> in another unit."""
+    return np.diag([1 / unit_mm] * 3 + [1]) @ affine
+
+
+def _turned(data: np.ndarray, properties: dict[str, Any], path: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    affine, forms = nifti_affine(path), properties["sitk_stuff"]["forms"]
     turn = Reorientation.of_affine(affine)
     turned = turn.affine_of_turned(affine, data.shape)
     geometry = {key: value for key, value in geometry_of_affine(turned).items() if key != "forms"}
     spacing = [properties["spacing"][2 - axis] for axis in turn.axes[::-1]]
     return np.ascontiguousarray(turn.apply(data)), {"sitk_stuff": geometry | {"original_orientation": turn.letters, "original_forms": forms}, "spacing": spacing,
-                                                    "nibabel_stuff": {"original_affine": affine, "reoriented_affine": turned}}
+                                                    "nibabel_stuff": properties["nibabel_stuff"] | {"reoriented_affine": _counted(turned, read_header(path).unit_mm)}}
 
 
 def _rotation(b: float, c: float, d: float) -> np.ndarray:
@@ -100,8 +112,6 @@ def _refuse_others(reader: str, files: Sequence[str | os.PathLike]) -> None:
     others = [str(path) for path in files if not is_nifti(path)]
     others += [f"{path} with {len(read_header(path).sizes)} dimensions" for path in files if is_nifti(path) and os.path.isfile(path)
                and len(read_header(path).sizes) != 3]
-    others += [f"{path} with lengths in {'metres' if unit > 1 else 'micrometres'}, which nibabel takes for mm" for path in files
-               if is_nifti(path) and os.path.isfile(path) and (unit := read_header(path).unit_mm) != 1]
     if others:
         raise InputError(f"{reader} reads 3D NIfTI files with one channel each, not {', '.join(others)}. "
                          "Convert them, or choose SimpleITKIO in dataset.json (overwrite_image_reader_writer).")

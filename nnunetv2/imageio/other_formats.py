@@ -6,6 +6,7 @@ Voxels must lie in the file itself: a header that names another file would have 
 import os
 import re
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
@@ -83,8 +84,9 @@ def _nrrd_geometry(fields: Mapping[str, str]) -> list[str]:
             problems.append(f"spacings is {fields['spacings']}: {value}")
     for key in ("space units", "units"):
         words = [quoted or plain for quoted, plain in re.findall(r'"([^"]*)"|([^\s"]+)', fields.get(key, ""))]
-        problems += [f"{key} is {fields[key]}: lengths must be mm" for axis, word in enumerate(words)
-                     if word.strip().lower() not in _MILLIMETRES and (axis < 3 if key == "space units" else axis >= len(spatial) or spatial[axis])][:1]
+        for axis, word in enumerate(words):
+            if axis < 3 if key == "space units" else axis >= len(spatial) or spatial[axis]:
+                _tell_of_unit("NRRD", key, word)
     if "space directions" in fields:
         text = fields["space directions"]
         vectors = [[_number(part) for part in vector.strip("() ").split(",")] for vector in _vectors(text)]
@@ -92,6 +94,12 @@ def _nrrd_geometry(fields: Mapping[str, str]) -> list[str]:
     if "space origin" in fields:
         problems += _origin_problems("space origin", fields["space origin"], [_number(v) for v in fields["space origin"].strip("() ").split(",")])
     return problems
+
+
+def _tell_of_unit(file_format: str, key: str, unit: str) -> None:
+    """Once, not for each file: ITK, and nnU-Net with it, passes over the unit, and plans and models rest on the numbers."""
+    if unit.strip().lower() not in _MILLIMETRES:
+        warnings.warn(f"Files of {file_format} count in {unit} ({key}); the numbers are taken for mm, as nnU-Net takes them.", stacklevel=4)
 
 
 def _vectors(text: str) -> list[str]:
@@ -130,8 +138,7 @@ def meta_block(path: str | os.PathLike) -> VoxelBlock:
     available = os.path.getsize(path) - (end + 1)
     if compressed and (not size.isascii() or not size.isdigit() or int(size[:18]) not in (0, available)):
         problems.append(f"CompressedDataSize is {size}, and {available} bytes follow the header")
-    if fields.get("DistanceUnits", "").lower() not in _MILLIMETRES:
-        problems.append(f"DistanceUnits is {fields['DistanceUnits']}: lengths must be mm")
+    _tell_of_unit("MetaImage", "DistanceUnits", fields.get("DistanceUnits", ""))
     for key, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):  # ITK passes over both
         if key in fields and _number(fields[key]) != neutral:
             problems.append(f"{key} is {fields[key]}: voxels must be stored as the values that they mean")

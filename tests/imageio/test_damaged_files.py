@@ -9,10 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2.imageio.checked_file import read_image
 from nnunetv2.imageio.geometry import off_its_image
-from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError
 from tests.imageio.files_by_bytes import SFORM, SHAPE, SPACING, VOXELS, gipl, mha, nifti, nrrd, save
@@ -150,8 +151,19 @@ def test_lengths_in_micrometres_and_metres_become_mm_and_masks_lie_on_their_imag
     SimpleITKIO().write_seg((voxels[0] > 0).astype(np.uint8), tmp_path / "a.nii.gz", properties)
     mask = SimpleITKIO().read_seg(tmp_path / "a.nii.gz")[1]
     assert off_its_image("a.nii.gz", properties, mask, SHAPE, SHAPE) is None
-    with pytest.raises(InputError, match="metres, which nibabel takes for mm"):
-        NibabelIO().read_images([path])
+
+
+@pytest.mark.parametrize("reader", [NibabelIO, NibabelIOWithReorient])
+def test_nibabels_readers_count_as_the_header_does_and_put_masks_on_their_image(tmp_path, reader):
+    """As nibabel has it, and with it nnU-Net, whose plans of such data hold micrometres."""
+    path = save(nifti(xyzt_units=3, qform=(0, 0, 1, 10, 20, 30)), tmp_path / "a_0000.nii")
+    with pytest.warns(UserWarning, match="micrometres"):
+        voxels, properties = reader().read_images([path])
+    assert properties["spacing"] == pytest.approx(SPACING[::-1])
+    assert np.abs(properties["nibabel_stuff"]["original_affine"]).max() == pytest.approx(30)
+    reader().write_seg((voxels[0] > 0).astype(np.uint8), tmp_path / "a.nii", properties)
+    image, mask = (SimpleITKIO().read_images([file])[1] for file in (path, tmp_path / "a.nii"))
+    assert off_its_image("a.nii", image, mask, SHAPE, SHAPE) is None and mask["spacing"] == pytest.approx(image["spacing"])
 
 
 def test_unused_forms_may_hold_anything(tmp_path):
@@ -181,7 +193,6 @@ def test_integers_are_scaled_as_the_header_says(tmp_path):
     ({"endian": None}, "endian is None"), ({"space_directions": "(nan,0,0) (0,1,0) (0,0,1)"}, "space directions"), ({"line_skip": "2"}, "line skip is 2"),
     ({"space_directions": "(1,0,0) (1,0,0) (0,0,1)"}, "singular"), ({"space_directions": "(1e30,0,0) (0,1,0) (0,0,1)"}, "space directions"),
     ({"space_origin": "(inf,0,0)"}, "space origin"), ({"space_directions": None, "space": None, "space_origin": None, "spacings": "1 0 1"}, "spacings is 1 0 1: 0"),
-    ({"space_units": '"m" "m" "m"'}, "lengths must be mm"), ({"units": '"mm" "mm" "cm"'}, "lengths must be mm"),
 ])
 def test_impossible_field_of_a_nrrd_header_is_named(tmp_path, fields, message):
     encoding = "raw"
@@ -196,12 +207,22 @@ def test_millimetres_and_values_as_stored_are_what_headers_may_say(tmp_path, con
     assert np.array_equal(read_image(save(content, tmp_path / name))[0][0], VOXELS)
 
 
+@pytest.mark.parametrize(("content", "name"), [
+    (nrrd(space_units='"um" "um" "um"'), "a.nrrd"), (nrrd(units='"mm" "mm" "cm"', space=None, space_directions=None, space_origin=None, spacings="1 2 3"), "b.nrrd"),
+    (mha(DistanceUnits="cm"), "a.mha")])
+def test_numbers_of_other_units_are_taken_for_mm_as_itk_takes_them_with_a_warning(tmp_path, content, name):
+    with pytest.warns(UserWarning, match="taken for mm"):
+        voxels, geometry = read_image(save(content, tmp_path / name))
+    assert np.array_equal(voxels[0], VOXELS)
+    assert geometry["spacing"] == sitk.ReadImage(str(tmp_path / name)).GetSpacing()
+
+
 @pytest.mark.parametrize(("fields", "message"), [
     ({"ElementDataFile": "/etc/passwd"}, "another file"), ({"ElementType": "MET_STRING"}, "ElementType is 'MET_STRING'"), ({"DimSize": "5 -4 3"}, "DimSize is '5 -4 3'"),
     ({"NDims": "2"}, "NDims is '2'"), ({"DimSize": "9999 9999 9999"}, "truncated, or its header wrong"), ({"ElementSpacing": "1 nan 1"}, "ElementSpacing is 1 nan 1"),
     ({"ElementSpacing": "1 0 1"}, "ElementSpacing is 1 0 1"), ({"Offset": "inf 0 0"}, "Offset is inf 0 0"), ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "singular"),
     ({"TransformMatrix": "nan 0 0 0 1 0 0 0 1"}, "TransformMatrix is nan"), ({"CompressedData": "True", "CompressedDataSize": "7"}, "CompressedDataSize is 7"),
-    ({"DistanceUnits": "cm"}, "DistanceUnits is cm: lengths must be mm"), ({"ElementToIntensityFunctionOffset": "-1024"}, "FunctionOffset is -1024"),
+    ({"ElementToIntensityFunctionOffset": "-1024"}, "FunctionOffset is -1024"),
     ({"ElementToIntensityFunctionSlope": "0.5"}, "FunctionSlope is 0.5"),
 ])
 def test_impossible_field_of_a_metaimage_header_is_named(tmp_path, fields, message):
