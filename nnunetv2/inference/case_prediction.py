@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from nnunetv2.class_evidence.head import EvidenceHead
-from nnunetv2.class_evidence.measure import Measurement
+from nnunetv2.class_evidence.measure import Measurement, scale_to_body
 from nnunetv2.inference.case_classification import ClassEvidence, background_logits, classify_case, fits_whole
 from nnunetv2.inference.coarse_network import (
     CoarseNetwork, channel_names, channels_found, foreground_of, look_for_channels, same_network_on_a_coarser_grid,
 )
-from nnunetv2.inference.coarse_roi import Box, RoiReport, around, box_shape, predict_in_roi
+from nnunetv2.inference.coarse_roi import MARGIN_MM, Box, RoiReport, around, box_shape, predict_in_roi
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.label_maps import winning_channels
 from nnunetv2.inference.last_look import EXPECTED_ML, probability_sums, with_channels_of
@@ -91,6 +91,7 @@ class CasePredictor:
     ) -> None:
         self.evidence, self.measurement = list(evidence), measurement
         self.engines, self.geometry, self.mode = engines, geometry, mode
+        self.to_body = scale_to_body(geometry.spacing)  # margins and volumes were chosen for a body's scans
         self.label_manager, self.lesion_channels = label_manager, lesion_channels
         self.device, self.volumes_on_device = device if device.type == "cuda" else torch.device("cpu"), volumes_on_device
         self.gaussian, self.progress, self.coarse_network = gaussian, progress, coarse_network
@@ -160,6 +161,7 @@ class CasePredictor:
             data=data,
             spacing=self.geometry.spacing,
             coarse_spacing=coarse_network.geometry.spacing,
+            margin_mm=MARGIN_MM / self.to_body,
             fed_size=self._fed_size,
             at_once=self._fits,
             growths=coarse_network.growths,
@@ -177,7 +179,7 @@ class CasePredictor:
         names = channel_names(self.label_manager)
         missing = set(names) - channels_found(prediction.logits, self.label_manager)
         inside = probability_sums(prediction.logits, missing, self.label_manager)
-        millilitre = float(np.prod(self.geometry.spacing)) / 1000
+        millilitre = float(np.prod([self.to_body * s for s in self.geometry.spacing])) / 1000
         nearly = {channel for channel in missing if (inside[channel] + sums.get(channel, 0.0)) * millilitre >= EXPECTED_ML}
         if not nearly:
             return prediction

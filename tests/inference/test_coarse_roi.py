@@ -264,11 +264,11 @@ def test_boxes_apart_are_put_together_and_each_decides_the_class_by_its_lesion()
     """64 voxels with a lesion probability of sigmoid(1) against 1000 of certain lesion."""
     quiet, loud = (volume(box, shape=(64, 64, 64)) for box in (np.s_[4:8, 4:8, 4:8], np.s_[40:50, 40:50, 40:50]))
     image = torch.from_numpy(np.where(loud, 40.0, np.where(quiet, 1.5, -40.0)).astype(np.float32))[None]
-    geometry = NetworkGeometry(patch_size=(32, 32, 32), divisor=(2, 2, 2), spacing=(8.0, 8.0, 8.0), mirror_axes=None)
+    geometry = NetworkGeometry(patch_size=(32, 32, 32), divisor=(2, 2, 2), spacing=(5.0, 5.0, 5.0), mirror_axes=None)
     labels = LabelManager({"background": 0, "lesion": 1}, None)
     mode = InferenceMode(roi="coarse", tta=1, tiling="whole")
     prediction = CasePredictor([LoudOrQuiet()], geometry, mode, labels, lesion_channels=[1])(image)
-    assert prediction.box == (slice(2, 52),) * 3
+    assert prediction.box == (slice(1, 53),) * 3
     logits = prediction.full_logits(has_regions=False)
     assert torch.equal(logits[1] > logits[0], image[0] > 0.5)
     assert logits[:, 30, 30, 30].tolist() == [20.0, -20.0]  # between the boxes

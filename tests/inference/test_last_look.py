@@ -50,8 +50,9 @@ def image(size, lesion, organ=None):
     return torch.from_numpy(data)
 
 
-def predict(data, mode, engine, labels=LABELS):
-    return CasePredictor([engine], GEOMETRY, replace(MODES[mode], in_turn=False), labels, lesion_channels=None)(data)  # one view of all windows
+def predict(data, mode, engine, labels=LABELS, spacing=4.0):
+    geometry, mode = replace(GEOMETRY, spacing=(spacing,) * 3), replace(MODES[mode], in_turn=False)  # one view of all windows
+    return CasePredictor([engine], geometry, mode, labels, lesion_channels=None)(data)
 
 
 def label_map(prediction):
@@ -88,6 +89,22 @@ def test_what_no_pass_expects_a_tenth_of_a_millilitre_of_costs_no_second_look(da
     small = int((data[0] > 2).sum()) == 1
     engine = Doubting(-0.3 if small else -6.0)
     assert predict(data, "fast", engine).looked_again_for == () and len(engine.sizes) == 1
+
+
+@pytest.mark.parametrize(("spacing", "side", "looked_for"), [(0.004, 8, 0), (0.004, 28, 1), (4000.0, 1, 0), (4000.0, 2, 1)])
+@pytest.mark.filterwarnings("ignore:.*nearly found")
+def test_voxels_of_a_microscope_count_as_quarter_millimetres_and_those_counted_in_micrometres_as_five(spacing, side, looked_for):
+    """0.43 of 8^3 and 28^3 voxels of 1/64 mm3 is 0.003 and 0.15 ml; of 1 and 2^3 voxels of 125 mm3 0.05 and 0.4 ml."""
+    data = image(28, np.s_[:side, :side, :side])
+    assert len(predict(data, "fast", Doubting(), spacing=spacing).looked_again_for) == looked_for
+
+
+@pytest.mark.parametrize(("spacing", "margin"), [(0.004, 60), (0.25, 60), (1.0, 15), (5.0, 3), (4000.0, 3)])
+def test_boxes_have_the_same_margin_of_voxels_at_every_scale(spacing, margin):
+    data = torch.zeros(2, 8, 8, 200)
+    data[0, :, :, 90:94] = 1
+    one_label = LabelManager({"background": 0, "organ": 1}, None)
+    assert predict(data, "fast", Threshold(), one_label, spacing).roi.boxes[0][2] == slice(90 - margin, 94 + margin)
 
 
 def test_a_label_that_was_found_is_not_looked_for_again():
