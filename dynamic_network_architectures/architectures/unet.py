@@ -66,6 +66,10 @@ class UNet(nn.Module):
         seg_logits = _finest(self.decoder(skips))
         return seg_logits, self.class_head.features(skips, seg_logits, teacher, teacher_weight, x)
 
+    def features_under(self, x: Tensor, seg_logits: Tensor) -> Tensor:
+        """The head's pooled features (B, F) of x (B, C, D, H, W) whose segmentation is known: what `classify` decides by."""
+        return self.class_head.features(self.encoder(x, self.class_head.n_stages), seg_logits, image=x)
+
     def class_features(self, x: Tensor, teacher: Tensor | None = None, teacher_weight: float = 0.0) -> Tensor:
         """The features of `describe` alone."""
         return self.describe(x, teacher, teacher_weight)[1]

@@ -6,7 +6,7 @@ is seen in windows, and each window counts as much as the lesion in it. Over mir
 linear head averages the features; over windows and folds, whose heads or contents differ, probabilities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -89,18 +89,23 @@ def classify_case(
 
     None if the network has no class head.
     """
-    tile = whole_volume_tile(data.shape, divisor)
-    padded, inner = pad_centred(data, tile)
-    padded_logits = background_logits(len(seg_logits), padded.shape[1:], torch.float32)
-    padded_logits[inner] = seg_logits
     logits = []
-    for axes in views:
-        view, view_logits = (x.flip([axis + 1 for axis in axes])[None] for x in (padded, padded_logits))
+    for view, view_logits in _whole_views(data, seg_logits, divisor, views):
         class_logits = engine.classify(view, view_logits)
         if class_logits is None:
             return None
         logits.append(class_logits[0].cpu())
     return torch.stack(logits).mean(0).softmax(0).double().numpy()
+
+
+def _whole_views(data: Tensor, seg_logits: Tensor, divisor: Sequence[int], views: Sequence[tuple[int, ...]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(1, C, *size) and (1, S, *size) float32 of a case and its segmentation in each view, padded to what the strides divide."""
+    padded, inner = pad_centred(data, whole_volume_tile(data.shape, divisor))
+    padded_logits = background_logits(len(seg_logits), padded.shape[1:], torch.float32)
+    padded_logits[inner] = seg_logits
+    for axes in views:
+        flips = [axis + 1 for axis in axes]
+        yield padded.flip(flips)[None], padded_logits.flip(flips)[None]
 
 
 @torch.no_grad()
@@ -115,15 +120,21 @@ def describe_case(
     tile_step_size: float = 0.5,
     batch_size: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """What one pass over a whole case tells the refit of the head: segmentation logits (S, D, H, W), mean over the V mirrored views, and the
-    head's pooled features (V, F) float32 in each view.
+    """What the refit of the head learns of a case: segmentation logits (S, D, H, W), mean over the V mirrored views, and the head's pooled
+    features (V, F) float32 in each view; both as prediction comes by them.
 
-    `network.describe(x)` gives both for x (B, C, *spatial); `network` is in eval mode and on `device`. A case that fits goes through whole, as
-    `classify_case` sees it; of a larger one each window goes through once a view, and features are averaged by lesion mass, which is what pooling
-    over the whole lesion would do for means. `batch_size`: patches a batch in training; as many views of a small case go through at once.
+    `network` is in eval mode and on `device`; `network.describe(x)` gives both for x (B, C, *spatial), and `features_under(x, seg_logits)`, where
+    it has that, the features alone. Of a case that fits, windows make the segmentation, and the features are those of the whole under it. Of a
+    larger one each window goes through once a view, and features are averaged by lesion mass, which is what pooling over the whole lesion would
+    do for means. `batch_size`: patches a batch in training; as many views of a small case go through at once.
     """
     whole = fits_whole(data.shape[1:], patch_size, divisor)
     tile = whole_volume_tile(data.shape, divisor) if whole else tuple(patch_size)
+    if whole and tile != tuple(patch_size) and hasattr(network, "features_under"):
+        logits = predict_windows(_Describing(network, device, batch_size), data, patch_size, tile_step_size, views, device=device)
+        with torch.autocast(device.type, enabled=device.type == "cuda"):
+            features = [network.features_under(image.to(device), seg_logits.to(device)) for image, seg_logits in _whole_views(data, logits, divisor, views)]
+        return logits, torch.cat(features).float().cpu()
     at_once = max(1, batch_size * prod(patch_size) // prod(tile))
     evidence = _FeatureEvidence(lesion_channels)
     logits = predict_windows(_Describing(network, device, at_once), data, tile, tile_step_size, views, gaussian=not whole, device=device, observer=evidence)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nnunetv2.inference.case_classification import WHOLE_CASE_PATCHES
 from nnunetv2.inference.case_prediction import CLASS_VIEWS
 from nnunetv2.training.dataloading.batch_stream import ending_workers
 from nnunetv2.training.logging import TrainingLog
@@ -106,8 +107,8 @@ def _wait(trainer: "nnUNetTrainer") -> None:
 
 
 def _seconds_afterwards(trainer: "nnUNetTrainer", patch: float) -> float:
-    """Of whole cases, by their median size: windows and mirrored views of the validation's, and, for the refits of the class head, the training's in the few
-    views that decide a class."""
+    """Of cases of the median size: windows and mirrored views of the validation's, and, for the refits of the class head, the training's in the few
+    views that decide a class, with a look at the whole beside the windows."""
     configuration = trainer.configuration_manager
     size, window = list(configuration.median_image_size_in_voxels), list(configuration.patch_size)
     slices = size[0] if len(window) < len(size) else 1
@@ -115,7 +116,9 @@ def _seconds_afterwards(trainer: "nnUNetTrainer", patch: float) -> float:
     views = 2 ** len(trainer.inference_allowed_mirroring_axes or ())
     seconds = len(trainer.val_cases) * windows * slices * views * patch
     if trainer.class_task is not None:
-        seconds += REFITS * len(trainer.train_cases) * max(1.0, prod(size) / prod(window)) * min(views, CLASS_VIEWS) * patch
+        whole = prod(size) / prod(window)
+        look = whole if windows > 1 and whole <= WHOLE_CASE_PATCHES else 0
+        seconds += REFITS * len(trainer.train_cases) * (windows * slices + look) * min(views, CLASS_VIEWS) * patch
     return seconds
 
 

@@ -209,6 +209,25 @@ def test_features_of_a_case_that_fits_come_from_one_pass():
     assert features.tolist() == [[1.0, 160.0]]
 
 
+def test_features_of_a_case_that_windows_segment_are_those_of_the_whole_under_what_they_found():
+    class Knowing(FeatureNet):
+        seen = []
+
+        def describe(self, x):
+            self.seen.append(tuple(x.shape[2:]))
+            return super().describe(x)
+
+        def features_under(self, x, seg_logits):
+            return torch.stack([x.mean((1, 2, 3, 4)), (seg_logits.argmax(1) == 2).float().sum((1, 2, 3)), x[:, 0, -1, -1, -1]], 1)
+
+    data = torch.zeros(1, 4, 4, 8)
+    data[..., :2] = 2.0
+    data[0, 0, 0, 0] = 1.0  # at the end after mirroring of all axes
+    logits, features = describe_case(Knowing(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), [(), (0, 1, 2)])
+    assert set(Knowing.seen) == {PATCH} and logits.shape == (3, 4, 4, 8)
+    assert features.tolist() == [pytest.approx([63 / 128, 31, 0]), pytest.approx([63 / 128, 31, 1])]
+
+
 def test_features_of_a_large_case_are_averaged_by_lesion():
     data = torch.zeros(1, 4, 4, 40)
     data[..., :4] = 2.0

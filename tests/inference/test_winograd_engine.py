@@ -352,6 +352,7 @@ def test_whole_networks_are_torchs_at_changing_sizes(kind, changed):
             torch.testing.assert_close(engine.class_features(x), network.class_features(x), rtol=0, atol=1e-3)
             other = expected[0].flip(1)
             torch.testing.assert_close(engine.classify(x, other), network.classify(x, other), rtol=0, atol=1e-3)
+            torch.testing.assert_close(engine.features_under(x, other), network.features_under(x, other), rtol=0, atol=1e-3)
 
 
 @torch.no_grad()

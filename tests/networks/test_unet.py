@@ -127,10 +127,11 @@ def test_class_of_a_known_segmentation_needs_no_deeper_stage_than_the_head_and_n
     net = small_residual(class_head=HEAD | {"stages": [0]}, deep_supervision=False).eval()
     nn.init.normal_(net.class_head.classifier.weight)
     x = torch.randn(1, 1, 4, 8, 8)
-    seg_logits, class_logits = net(x)
+    (seg_logits, class_logits), features = net(x), net.class_features(x)
     net.encoder.stages[1].forward = net.decoder.forward = None  # would fail if called
     assert torch.equal(net.classify(x, seg_logits), class_logits)
     assert not torch.equal(net.classify(x, seg_logits.flip(1)), class_logits)
+    assert torch.equal(net.features_under(x, seg_logits), features)
 
 
 def test_feature_map_size_of_a_hand_counted_network():

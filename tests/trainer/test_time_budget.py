@@ -200,6 +200,11 @@ def test_what_follows_counts_the_views_that_each_step_takes():
     assert time_budget._seconds_afterwards(trainer, 0.5) == 4 * 8 * 0.5
     trainer.class_task = "subtype"
     assert time_budget._seconds_afterwards(trainer, 0.5) == (4 * 8 + 2 * 10 * 2) * 0.5
+    configuration.median_image_size_in_voxels = [8, 8, 16]  # three windows, and a look at the whole, which is two of them large
+    assert time_budget._seconds_afterwards(trainer, 0.5) == (4 * 3 * 8 + 2 * 10 * (3 + 2) * 2) * 0.5
+    configuration.median_image_size_in_voxels = [8, 8, 32]  # seven windows; too large for a look at the whole
+    assert time_budget._seconds_afterwards(trainer, 0.5) == (4 * 7 * 8 + 2 * 10 * 7 * 2) * 0.5
+    configuration.median_image_size_in_voxels = [8, 8, 8]
     trainer.inference_allowed_mirroring_axes = ()
     assert time_budget._seconds_afterwards(trainer, 0.5) == (4 + 2 * 10) * 0.5
 

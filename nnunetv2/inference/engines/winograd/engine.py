@@ -66,12 +66,12 @@ class WinogradUNet:
         features = [skip.movedim(-1, 0)[None] for skip in skips]  # (1, C, D, H, W); the head makes fp32 of what it uses
         return of_classes(features, seg_logits[None], None, 0.0, image[None])[0]
 
-    def classify(self, image: Tensor, seg_logits: Tensor) -> Tensor:
-        """Class logits (n,) of an image (C, D, H, W) whose segmentation is known, (S, D, H, W). Needs a class head."""
+    def classify(self, image: Tensor, seg_logits: Tensor, of_classes: Callable[..., Tensor] | None = None) -> Tensor:
+        """(n,) of what `of_classes`, by default the head, gives of an image (C, D, H, W) whose segmentation is known, (S, D, H, W)."""
         check_size(image.shape, self.divisor, self.in_channels)
         with self.workspaces.borrow(image.shape) as workspace:
             skips = self._encode(image, workspace, self.class_head.n_stages)
-            classes = self._classify(self.class_head, skips, seg_logits, image)
+            classes = self._classify(of_classes or self.class_head, skips, seg_logits, image)
             workspace.give(*(skip for skip in skips))
         return classes
 
@@ -166,6 +166,11 @@ class WinogradEngine:
         """What UNet.describe gives: segmentation logits (B, S, D, H, W) and the head's features (B, F) of x (B, C, D, H, W)."""
         results = [self.network(item, self.network.class_head.features) for item in x.float()]
         return torch.stack([seg for seg, _ in results]), torch.stack([features for _, features in results])
+
+    @torch.no_grad()
+    def features_under(self, x: Tensor, seg_logits: Tensor) -> Tensor:
+        features = self.network.class_head.features
+        return torch.stack([self.network.classify(item, seg, features) for item, seg in zip(x.float(), seg_logits.float())])
 
     def class_features(self, x: Tensor) -> Tensor:
         return self.describe(x)[1]
