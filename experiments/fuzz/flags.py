@@ -80,7 +80,6 @@ WRONG_FLAGS = [
     ),
     WrongFlag(TRAIN, "", "999", 1),
     WrongFlag(TRAIN, "", "5d", 2),
-    WrongFlag(TRAIN, "", "99", 3),
     WrongFlag(TRAIN, "", "first", 3),
     *_wrong("nnUNetv2_refit_class_head", _views="5", _chk="nothing.pth", _f="3", _d="998"),
     *_wrong(
