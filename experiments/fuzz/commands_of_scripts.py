@@ -164,7 +164,7 @@ COMMANDS = [
         ["run/metrics.json"],
         [one("json", "run/metrics.json"), one("json", "run/run.json")],
         ("built",),
-        prepare=lambda root: (root / "run" / "run.json").write_text('{"name": "TEAM"}'),
+        prepare=lambda root: (root / "run" / "run.json").write_text('{"name": "TEAM", "stages": []}'),
         names=("--name",),
     ),
     Command(
