@@ -9,6 +9,7 @@ replayed, and what comes out is copied before the next.
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -62,6 +63,17 @@ def drop_recordings(device: torch.device) -> None:
             calls.recording, calls.can_record = None, False
     torch.cuda.empty_cache()
     warnings.warn("The GPU's memory does not hold recorded passes (CUDA graphs) beside others; going on without.", stacklevel=3)
+
+
+def beside_recordings(device: torch.device, compute: Callable[[], Any]) -> Any:
+    """What `compute` gives. Where `device` does not hold it beside recordings, they go, and it is tried once more."""
+    try:
+        return compute()
+    except torch.cuda.OutOfMemoryError:
+        if not has_recordings(device):
+            raise
+    drop_recordings(device)
+    return compute()
 
 
 class _Recording:
@@ -132,10 +144,4 @@ class RecordedCalls:
         return None
 
     def _compute(self, x: Tensor, classify: bool) -> Result:
-        try:
-            return self.compute(x, classify)
-        except torch.cuda.OutOfMemoryError:
-            if not has_recordings(x.device):
-                raise
-        drop_recordings(x.device)
-        return self.compute(x, classify)
+        return beside_recordings(x.device, lambda: self.compute(x, classify))

@@ -12,7 +12,7 @@ from dynamic_network_architectures.architectures.cpu_layout import lay_out_for_c
 from dynamic_network_architectures.architectures.unet import UNet, finest_and_class
 from dynamic_network_architectures.building_blocks.conv_blocks import ConvNormNonlin
 from dynamic_network_architectures.building_blocks.norm_nonlin import CHANNELS_LAST
-from nnunetv2.inference.engines.cuda_graph import RecordedCalls, drop_recordings, has_recordings
+from nnunetv2.inference.engines.cuda_graph import RecordedCalls, beside_recordings
 
 
 class _ChannelsLastNorm:
@@ -109,13 +109,7 @@ class TorchEngine:
         if self.network.class_head is None:
             return None
         gpu = next(self.network.parameters()).device
-        try:
-            return self._classify(x, seg_logits)
-        except torch.cuda.OutOfMemoryError:  # a whole case, beside what is recorded of its windows
-            if not has_recordings(gpu):
-                raise
-        drop_recordings(gpu)
-        return self._classify(x, seg_logits)
+        return beside_recordings(gpu, lambda: self._classify(x, seg_logits))  # a whole case, beside what is recorded of its windows
 
     def _classify(self, x: Tensor, seg_logits: Tensor) -> Tensor:
         x = self._laid_out(x.to(self.device, non_blocking=True))
