@@ -26,6 +26,7 @@ from nnunetv2.inference.network_geometry import network_geometry
 from nnunetv2.inference.sliding_window_prediction import mirror_views, odd_windows, predict_windows
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.utilities.commands import Parser, script, whole_number
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import AnyObject, Splits
 from nnunetv2.utilities.files import load_json, save_json
 
@@ -79,7 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
     geometry = network_geometry(model.configuration_manager, model.mirror_axes)
     engine, = model.make_engines(torch.device("cpu"), MODES["half"], "auto")
     labels = model.plans_manager.get_label_manager(model.dataset_json)
-    sets = sets_of_views(sorted(geometry.mirror_axes))
+    axes = sorted(geometry.mirror_axes or ())
+    if len(axes) < 2:
+        raise InputError(f"{args.model} was trained with {len(axes)} mirrored axes; sets of views differ where there are 2 or 3.")
+    sets = sets_of_views(axes)
     dsc: dict[str, list[float]] = {name: [] for name in sets}
     windows = []
     for case in tqdm(cases, desc="cases"):

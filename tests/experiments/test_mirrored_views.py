@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from experiments import mirrored_views
 from experiments.mirrored_views import main, mean_dsc, sets_of_views
@@ -22,7 +23,9 @@ def test_mean_dsc_leaves_out_labels_that_are_nowhere():
     assert np.isnan(mean_dsc(found, true, [3]))
 
 
-def test_each_set_is_scored_on_the_validation_cases(tmp_path, monkeypatch):
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model folder, and the two preprocessed validation cases of its fold."""
     plans = tiny_plans()
     dataset = tmp_path / "preprocessed" / plans["dataset_name"]
     monkeypatch.setenv("nnUNet_preprocessed", str(dataset.parent))
@@ -32,9 +35,21 @@ def test_each_set_is_scored_on_the_validation_cases(tmp_path, monkeypatch):
         save_case(image, np.ones(image.shape, np.int16), {"spacing": [2, 1, 1]}, dataset / "nnUNetPlans_3d_fullres", f"case_{i}")
     save_json([{"train": ["never_read"], "val": ["case_0", "case_1"]}], dataset / "splits_final.json")
     save_model(tmp_path / "model", plans, tiny_dataset_json(), [tiny_network()])
-    assert main([str(tmp_path / "model"), "0", "--out", str(tmp_path / "views")]) == 0
+    return tmp_path / "model"
+
+
+def test_each_set_is_scored_on_the_validation_cases(model, tmp_path):
+    assert main([str(model), "0", "--out", str(tmp_path / "views")]) == 0
     result = load_json(tmp_path / "views.json", AnyObject)
     rows = list(result["rows"].values())
     assert result["n"] == 2 and result["synthetic"] and rows[0]["difference"] == {"mean": 0, "ci_low": 0, "ci_high": 0, "n": 2}
     assert len({row["dsc"]["mean"] for row in rows}) > 2, "the sets differ"
     assert "1 view, in turn with that along all axes | 1 |" in (tmp_path / "views.md").read_text()
+
+
+@pytest.mark.parametrize("axes", [None, (2,)])
+def test_a_model_without_sets_to_compare_is_named(model, axes):
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"inference_allowed_mirroring_axes": axes}, checkpoint)
+    with pytest.raises(SystemExit, match=f"{model} was trained with {len(axes or ())} mirrored axes"):
+        main([str(model), "0"])
