@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from nnunetv2.utilities.cpu_flags import cpu_flags
 
-LITTLE_WORK = 2**21  # see in_turn; about a second on two cores
+LITTLE_WORK = 2**21  # see in_turn; about a second on two cores (docs/inference-modes.md)
 CHOICES = {
     "precision": ("upstream", "fp32", "half", "int8", "reduced"),
     "tta": (1, 2, 4, 8),
