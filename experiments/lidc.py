@@ -129,6 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
     (args.out / "work").mkdir(parents=True, exist_ok=True)
     enter(args.out.absolute() / "work")
     nodules = read_nodules(args.lidc, TASKS["malignancy"])
+    if args.within is not None:
+        inside = set(folds_by_patient(nodules, args.folds, args.seed)[args.within]["train"])
+        nodules = [nodule for nodule in nodules if nodule.name in inside]
     patient_of = {nodule.name: nodule.patient for nodule in nodules}
     prepare(args.lidc, nodules, args)
     splits = folds_by_patient(nodules, args.folds, args.seed)
@@ -165,6 +168,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
+    parser.add_argument("--within", type=whole_number(0), help="a fold; its training patients are split once more, so that settings can be chosen without its held-out ones")
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="folds trained side by side, each with its share of the cores (default 2)")
     return parse_study(parser, arguments, network="small", folds=3, iterations=200)
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynamic_network_architectures.architectures.unet import finest_and_class
 from nnunetv2.inference.engines import Engine
 from nnunetv2.inference.sliding_window_prediction import pad_centred, predict_windows, whole_volume_tile
 
@@ -142,15 +143,17 @@ def describe_case(
 
 
 class _Describing:
-    """An engine whose class logits are the head's features."""
+    """An engine whose class logits are the head's features. Without `classify` the head rests where the network lets it."""
 
     name, precision = "torch", "fp32"
 
     def __init__(self, network: nn.Module, device: torch.device, batch_size: int) -> None:
         self.network, self.device, self.batch_size = network, device, batch_size
 
-    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, classify: bool = True) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as prediction does
+            if not classify and hasattr(self.network, "features_under"):
+                return finest_and_class(self.network(x.to(self.device), classify=False))[0].float(), None
             seg_logits, features = self.network.describe(x.to(self.device))
         return seg_logits.float(), features.float()
 

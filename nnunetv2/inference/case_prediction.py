@@ -114,7 +114,7 @@ class CasePredictor:
         if prediction.roi is not None and (note := prediction.roi.in_words()):
             warnings.warn(f"{name}: {note}.", stacklevel=2)
         if prediction.looked_again_for:
-            warnings.warn(f"{name}: {', '.join(prediction.looked_again_for)} nearly found by the single pass; windows and mirrored views looked once more, "
+            warnings.warn(f"{name}: {', '.join(prediction.looked_again_for)} nearly found at first; windows and mirrored views looked once more, "
                           "which takes longer.", stacklevel=2)
         prediction = self._to_be_decided(prediction, data, properties)
         return prediction.decided() if decide else prediction

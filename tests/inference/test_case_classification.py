@@ -213,9 +213,9 @@ def test_features_of_a_case_that_windows_segment_are_those_of_the_whole_under_wh
     class Knowing(FeatureNet):
         seen = []
 
-        def describe(self, x):
-            self.seen.append(tuple(x.shape[2:]))
-            return super().describe(x)
+        def forward(self, x, classify):
+            self.seen.append((tuple(x.shape[2:]), classify))
+            return super().forward(x)
 
         def features_under(self, x, seg_logits):
             return torch.stack([x.mean((1, 2, 3, 4)), (seg_logits.argmax(1) == 2).float().sum((1, 2, 3)), x[:, 0, -1, -1, -1]], 1)
@@ -224,7 +224,7 @@ def test_features_of_a_case_that_windows_segment_are_those_of_the_whole_under_wh
     data[..., :2] = 2.0
     data[0, 0, 0, 0] = 1.0  # at the end after mirroring of all axes
     logits, features = describe_case(Knowing(), data, PATCH, DIVISOR, LESION, torch.device("cpu"), [(), (0, 1, 2)])
-    assert set(Knowing.seen) == {PATCH} and logits.shape == (3, 4, 4, 8)
+    assert set(Knowing.seen) == {(PATCH, False)} and logits.shape == (3, 4, 4, 8)
     assert features.tolist() == [pytest.approx([63 / 128, 31, 0]), pytest.approx([63 / 128, 31, 1])]
 
 

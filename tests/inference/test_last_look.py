@@ -63,7 +63,7 @@ def test_one_pass_does_not_find_it_and_the_look_with_all_views_does():
     data = image(8, LESION)
     exact = label_map(predict(data, "exact", Doubting()))
     assert (exact == 2).sum() * 0.064 > 1 and np.array_equal(exact == 2, (data[0] > 2).numpy())
-    with pytest.warns(UserWarning, match="lesion nearly found by the single pass; windows and mirrored views looked once more"):
+    with pytest.warns(UserWarning, match="lesion nearly found at first; windows and mirrored views looked once more"):
         fast = predict(data, "fast", Doubting())
     assert np.array_equal(label_map(fast), exact) and fast.looked_again_for == ("organ", "lesion")[1:]
 
