@@ -266,8 +266,8 @@ def weights_table(weights: Mapping[str, Mapping[str, float]], first: str) -> lis
             *(f"| {task} | " + " | ".join(f"{found.get(block, 0):.2f}" for block in blocks) + " |" for task, found in weights.items())]
 
 
-def draw_rows(groups: Mapping[str, Mapping[str, Any]], title: str, file: Path) -> None:
-    """Macro-F1 of every row by task, one panel per group of tasks, named where there are several."""
+def draw_rows(groups: Mapping[str, Mapping[str, Any]], title: str, file: Path, names: Mapping[str, str] = ROWS) -> None:
+    """Macro-F1 of every row by task, one panel per group of tasks, named where there are several. names: of the rows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -282,7 +282,7 @@ def draw_rows(groups: Mapping[str, Mapping[str, Any]], title: str, file: Path) -
             middle = np.array([value["macro_f1"] for value in values])
             reach = np.array([[m - v["ci"][0], v["ci"][1] - m] for m, v in zip(middle, values)]).T
             axes.errorbar(np.arange(len(tasks)) + (i - (len(rows) - 1) / 2) * 0.1, middle, yerr=np.maximum(reach, 0), fmt=MARKERS[i], capsize=2,
-                          label=ROWS[row] if axes is panels[0, 0] else None)
+                          label=names[row] if axes is panels[0, 0] else None)
         axes.set_xticks(range(len(tasks)), list(tasks), rotation=30 if len(tasks) > 6 else 0, ha="right" if len(tasks) > 6 else "center")
         axes.set_ylabel(f"macro-F1, {group}" if len(groups) > 1 else "macro-F1")
         axes.set_ylim(0, 1.03)

@@ -173,6 +173,7 @@ CLASS_ROWS = {
     "radiomics": "radiomics",
     "volume": "volume alone",
     "true_masks": "in true masks (bound)",
+    "readers": "true volume and the readers' other ratings",
 }
 
 

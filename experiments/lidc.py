@@ -4,14 +4,15 @@
 
 Malignancy is the readers' rating, not pathology. One training of the segmentation a fold serves five tasks: the class head is fitted to each
 task's labels of the fold's training patients and predicts the others. Beside it stand the volume of the true mask, radiomics in the predicted
-masks, the network's own head (what the class rested on before evidence blocks), and the evidence in true masks, a bound.
+masks, the network's own head (what the class rested on before evidence blocks), the evidence in true masks, a bound, and what the readers'
+other ratings of the nodule tell.
 """
 
 import argparse
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from data_prep.lidc_to_quiz import CITATION, TASKS, Nodule, read_nodules
 from data_prep.lidc_to_quiz import SOURCE as DEFAULT_SOURCE
 from evaluation.bootstrap import interval
+from evaluation.radiomics_baseline import make_model
 from evaluation.tables import with_interval
 from experiments.class_study import ROWS, Described, Fold, by_group, describe, draw_rows, mean_weights, parse_study, score, train_command, weights_table
 from experiments.fold_jobs import in_parallel, run_command
@@ -35,6 +37,7 @@ from nnunetv2.utilities.file_shapes import AnyObject
 from nnunetv2.utilities.files import load_json, save_json
 
 DATASET = "Dataset811_LIDC"
+READERS = {"readers": "True volume and the readers' other ratings"}  # no image: what the ratings say of each other
 SOURCE = f"{CITATION}, CC BY 3.0"
 
 
@@ -100,11 +103,23 @@ def markdown(result: dict) -> str:
         for row, value in found["rows"].items():
             name = f"{task} ({', '.join(f'{n} {c}' for n, c in zip(found['n_of_class'], found['classes']))})" if row == "evidence" else ""
             difference = "" if row == "evidence" else with_interval(value["evidence_minus_this"], value["difference_ci"], "+")
-            lines.append(f"| {name} | {ROWS[row]} | {with_interval(value['macro_f1'], value['ci'])} | {value['p']:.4f} | {difference} |")
+            lines.append(f"| {name} | {(ROWS | READERS)[row]} | {with_interval(value['macro_f1'], value['ci'])} | {value['p']:.4f} | {difference} |")
     lines += ["", "What the class rests on, weights of the blocks, mean over folds:", "",
               *weights_table({task: found["weights"] for task, found in result["tasks"].items()}, "task")]
     machine = result["environment"]
     return "\n".join([*lines, "", f"{machine.get('CPU', '')}; `{result['command']}`.", ""])
+
+
+def by_readers(task: str, source: Path, fold: Fold, label_of: Mapping[str, int], cases: Sequence[str]) -> np.ndarray:
+    """(n, K) probabilities of `cases` by what the readers said of them in the other tasks, and the volume of the true mask."""
+    said = [{nodule.name: nodule.label for nodule in read_nodules(source, other)} for name, other in TASKS.items() if name != task]
+
+    def rows(cases: Sequence[str]) -> np.ndarray:
+        ratings = [[labels[case] == value for case in cases] for labels in said for value in sorted(set(labels.values()))]
+        return np.column_stack([[fold.described[case]["log_volume"] for case in cases], *ratings])
+
+    true = np.array([label_of[case] for case in fold.train])
+    return make_model(int(np.bincount(true).min())).fit(rows(fold.train), true).predict_proba(rows(cases))
 
 
 def score_task(task: str, source: Path, folds: dict[int, Fold], splits: Sequence[dict[str, list[str]]], weights: np.ndarray, seed: int) -> dict[str, Any]:
@@ -113,6 +128,7 @@ def score_task(task: str, source: Path, folds: dict[int, Fold], splits: Sequence
     label_of = {nodule.name: classes.index(nodule.label) for nodule in read_nodules(source, TASKS[task])}
     parts = [fold.predict(label_of, len(classes), splits[number]["val"]) for number, fold in folds.items()]
     probabilities = {row: np.concatenate([part[row] for part, _ in parts]) for row in ROWS}
+    probabilities["readers"] = np.concatenate([by_readers(task, source, fold, label_of, splits[number]["val"]) for number, fold in folds.items()])
     true = np.array([label_of[case] for number in folds for case in splits[number]["val"]])
     reports = [report for _, report in parts]
     return {"classes": classes, "n_of_class": np.bincount(true, minlength=len(classes)).tolist(), "rows": score(probabilities, true, weights, len(classes), seed),
@@ -129,9 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
     (args.out / "work").mkdir(parents=True, exist_ok=True)
     enter(args.out.absolute() / "work")
     nodules = read_nodules(args.lidc, TASKS["malignancy"])
-    if args.within is not None:
-        inside = set(folds_by_patient(nodules, args.folds, args.seed)[args.within]["train"])
-        nodules = [nodule for nodule in nodules if nodule.name in inside]
     patient_of = {nodule.name: nodule.patient for nodule in nodules}
     prepare(args.lidc, nodules, args)
     splits = folds_by_patient(nodules, args.folds, args.seed)
@@ -158,7 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
               "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
     save_json(result, args.out.with_suffix(".json"))
     args.out.with_suffix(".md").write_text(markdown(load_json(args.out.with_suffix(".json"), AnyObject)))
-    draw_rows({"nodules": tasks}, f"REAL CT: {result['n']} LIDC-IDRI nodules, out of fold, 95 % intervals by patient", args.out.with_suffix(".png"))
+    draw_rows({"nodules": tasks}, f"REAL CT: {result['n']} LIDC-IDRI nodules, out of fold, 95 % intervals by patient", args.out.with_suffix(".png"),
+              ROWS | READERS)
     print(markdown(result))
     return 0
 
@@ -168,7 +182,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lidc", type=Path, default=DEFAULT_SOURCE, help="folder with image/, nodule_mask/ and nodules.csv")
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
-    parser.add_argument("--within", type=whole_number(0), help="a fold; its training patients are split once more, so that settings can be chosen without its held-out ones")
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="folds trained side by side, each with its share of the cores (default 2)")
     return parse_study(parser, arguments, network="small", folds=3, iterations=200)
 

@@ -46,7 +46,7 @@ def test_a_task_has_its_rows_and_a_rerun_segments_nothing_again(nodules, tmp_pat
     result = json.loads(out.with_suffix(".json").read_text())
     assert result["n"] == result["patients"] == 30
     rows = result["tasks"]["malignancy"]["rows"]
-    assert set(rows) == set(ROWS) and all(0 <= row["macro_f1"] <= 1 for row in rows.values())
+    assert set(rows) == {*ROWS, "readers"} and all(0 <= row["macro_f1"] <= 1 for row in rows.values())
     assert out.with_suffix(".md").read_text().startswith("# REAL") and out.with_suffix(".png").is_file()
     kept = {path: path.stat().st_mtime_ns for path in (out / "work" / "segmented").rglob("*.npz")}
     assert len(kept) == 60  # every nodule by both folds
