@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.subtype_tables import case_of
+from evaluation.image_files import case_of, ending_in
 from nnunetv2.imageio.checked_file import stored_type
 from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
@@ -45,7 +45,7 @@ def find_masks(folder: Path, cases: Collection[str] = ()) -> dict[str, Path]:
     (`case_0000.nii.gz` with `case.nii.gz`, as in the quiz's folders) are left out. A file is taken for one if its number and all
     numbers before it are there, unless `cases` holds its name or it is stored in 8 bits and holds labels alone.
     """
-    files = list_images(folder, ".nii.gz", below="list")
+    files = list_images(folder, ending_in(folder), below="list")
     return _by_case(folder, files, {*cases, *(case for case, path in _channels(files).items() if _holds_labels(path, only_8_bit=True))})
 
 
@@ -54,7 +54,7 @@ def find_pairs(reference: Path, prediction: Path, cases: Collection[str] = ()) -
 
     Names that could be an image's in both are decided by what the reference holds, which is read for it.
     """
-    files = [list_images(folder, ".nii.gz", below="list") for folder in (reference, prediction)]
+    files = [list_images(folder, ending_in(folder), below="list") for folder in (reference, prediction)]
     channels = [_channels(listed) for listed in files]
     masks = [{case_of(path.name) for path in listed if path not in of.values()} for listed, of in zip(files, channels)]
     named = {*cases} | (channels[0].keys() & masks[1]) | (channels[1].keys() & masks[0])

@@ -188,7 +188,7 @@ def _definitions(surface: str) -> dict[str, str]:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz")
+    parser.add_argument("--pred", type=Path, required=True, help="folder of predicted masks, case.nii.gz (or .nii, .nrrd, .mha, .gipl)")
     parser.add_argument("--ref", type=Path, required=True, help="folder of reference masks with the same names")
     parser.add_argument("--dataset", type=Path, help="dataset.json of other data than the quiz's: labels, regions, class task and names")
     parser.add_argument("--splits", type=Path, help="splits_final.json: score the validation cases of --fold only")

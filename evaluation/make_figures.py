@@ -9,7 +9,6 @@ Only --results is needed; a figure whose input is not given is not drawn. Or one
 """
 
 import argparse
-import glob
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation import figures, figures_of_runs
 from evaluation.case_pairs import find_masks, is_synthetic
+from evaluation.image_files import find_image
 from evaluation.files import write_json
 from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
 from evaluation.result_shapes import FigureIndex, Metrics, SpeedTable
@@ -25,7 +25,7 @@ from evaluation.selection import noteworthy
 from evaluation.tables import number
 from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
-from nnunetv2.utilities.errors import InputError, in_one_message, name_some
+from nnunetv2.utilities.errors import InputError, in_one_message
 from nnunetv2.utilities.file_shapes import Progress
 from nnunetv2.utilities.files import is_there, load_json
 
@@ -113,18 +113,6 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
         raise InputError("\n".join(problems))
     draw_overlays(overview, folder / OVERVIEW, stamp, description)
     return index
-
-
-def find_image(folder: Path, case: str) -> Path:
-    """The first channel of a case, `case_0000.nii.gz`, in `folder` or below; InputError where it is not, or where there are different ones."""
-    found = sorted(folder.rglob(f"{glob.escape(case)}_0000.nii.gz"))
-    if not found:
-        others = sorted(path.name for path in folder.rglob("*_0000.nii.gz"))
-        there = f", which holds {name_some(others)}" if others else ""
-        raise InputError(f"{case}_0000.nii.gz is not in {folder}{there}: give the folder of the images with --images")
-    if len({path.resolve() for path in found}) > 1:
-        raise InputError(f"{case}_0000.nii.gz is in {folder} {len(found)} times: {name_some(found)}; give the folder of one of them with --images")
-    return found[0]
 
 
 def shortened(name: str) -> str:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import find_masks
 from evaluation.files import write_text
-from evaluation.make_figures import find_image
+from evaluation.image_files import find_image
 from evaluation.overlays import COLOURS, CaseImages, window_of
 from evaluation.result_shapes import Metrics
 from evaluation.selection import failures

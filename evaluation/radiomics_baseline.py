@@ -28,6 +28,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from evaluation.case_pairs import find_masks, read_mask
 from evaluation.files import write_csv
+from evaluation.image_files import USUAL, case_of, first_channels
 from evaluation.lesion_features import NAMES, lesion_features
 from evaluation.subtype_tables import read_truth
 from nnunetv2.imageio.geometry import grid_difference
@@ -74,9 +75,10 @@ def fit_and_predict(features: Features, truth: dict[str, str], train: list[str],
 
 def extract(images: Path, masks: Path, cases: list[str] | None, jobs: int, description: DataDescription = THE_QUIZ) -> Features:
     """Features of `cases` (None: of every mask in `masks`); one ValueError lists all files that are missing or do not match."""
-    found = find_masks(masks, [path.name.removesuffix("_0000.nii.gz") for path in images.glob("*_0000.nii.gz")] if cases is None else cases)
+    image_of = {case_of(path.name).removesuffix("_0000"): path for path in first_channels(images) if path.parent == images}
+    found = find_masks(masks, [*image_of] if cases is None else cases)
     cases = sorted(found) if cases is None else cases
-    pairs = {case: (images / f"{case}_0000.nii.gz", found.get(case)) for case in cases}
+    pairs = {case: (image_of.get(case, images / f"{case}_0000{USUAL}"), found.get(case)) for case in cases}
     problems = [f"{case}: no mask in {masks}; add it" for case, (_, mask) in pairs.items() if mask is None]
     problems += [f"{image}: does not exist; check --images and links" for image, _ in pairs.values() if not image.is_file()]
     if problems:

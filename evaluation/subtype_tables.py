@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.image_files import ENDINGS, USUAL, case_of
 from nnunetv2.utilities.classification import LESION_FOUND, lesion_found_in
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
 
@@ -52,11 +53,6 @@ def read_probabilities(path: Path, classes: list[str]) -> dict[str, np.ndarray]:
     return table
 
 
-def case_of(name: str) -> str:
-    """`quiz_168` of `quiz_168.nii.gz`."""
-    return name.removesuffix(".nii.gz")
-
-
 def _read(path: Path, columns: list[str], optional: Sequence[str] = ()) -> tuple[list[dict[str, str]], list[str]]:
     """Rows, and what is wrong with them: names given twice, empty fields."""
     table = read_csv(path, columns, only_these=True, optional=optional)
@@ -65,5 +61,5 @@ def _read(path: Path, columns: list[str], optional: Sequence[str] = ()) -> tuple
 
 
 def _bad_names(rows: list[dict[str, str]]) -> list[str]:
-    return [f"{row['Names']!r} in Names is not a mask file name ending in .nii.gz" for row in rows
-            if not row["Names"].endswith(".nii.gz")]
+    return [f"{row['Names']!r} in Names is not a mask file name ending in {USUAL} or another of {', '.join(ENDINGS)}" for row in rows
+            if case_of(row["Names"]) == row["Names"]]

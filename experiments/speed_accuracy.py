@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.comparison import Subtypes, compare_means, compare_subtypes
-from evaluation.subtype_tables import case_of
+from evaluation.image_files import case_of
 from experiments.speed_masks import PANCREAS, STRUCTURES, masks_in, read_mask, scores_of, subtypes
 
 RESAMPLES, SEED = 2000, 0

@@ -9,7 +9,8 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from evaluation import figures, figures_of_runs
-from evaluation.make_figures import find_image, main
+from evaluation.image_files import find_image
+from evaluation.make_figures import main
 from evaluation.overlays import CaseImages
 from evaluation.selection import failures, noteworthy, quality
 from nnunetv2.utilities.data_description import DataDescription
