@@ -21,7 +21,7 @@ from evaluation.image_files import find_image
 from evaluation.files import write_json
 from evaluation.overlays import CaseImages, draw_overlay, draw_overlays
 from evaluation.result_shapes import FigureIndex, Metrics, SpeedTable
-from evaluation.selection import noteworthy
+from evaluation.selection import noteworthy, segmentation_failures
 from evaluation.tables import number
 from nnunetv2.utilities.commands import Parser, script
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, description_of
@@ -97,8 +97,11 @@ def draw_case_overlays(metrics: dict, images: Path, reference: Path, prediction:
     references, predictions = (find_masks(folder, [row["case"] for row in metrics["cases"]]) for folder in (reference, prediction))
     description, stamp = description_of(metrics), figures.stamp_of(metrics)
     rows = {row["case"]: row for row in metrics["cases"]}
-    overview, index, problems = [], [], []
-    for case, reasons in tqdm(noteworthy(metrics["cases"], description).items(), desc="Overlays", unit="case", disable=None):
+    overview, index, problems, chosen = [], [], [], noteworthy(metrics["cases"], description)
+    without = sum(bool(segmentation_failures(row, description)) and row["case"] not in chosen for row in metrics["cases"])
+    if without:
+        print(f"{without} more failed cases get no picture, as others are worse; the gallery shows them.")
+    for case, reasons in tqdm(chosen.items(), desc="Overlays", unit="case", disable=None):
         try:
             volume = CaseImages.read(case, find_image(images, case), references[case], predictions.get(case), description.label_values)
         except (OSError, ValueError) as error:

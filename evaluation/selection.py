@@ -1,8 +1,9 @@
-"""Which cases deserve a look: best, median, worst, and every failure with its reasons."""
+"""Which cases deserve a look: best, median, worst, and the failures with their reasons."""
 
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 
 WHOLE_FAILURE = 0.80  # DSC of the whole organ below this is visibly wrong
+MOST_FAILURES = 50  # with a picture of their own: more take hours, and nobody looks through them
 
 
 def failures(row: dict, description: DataDescription = THE_QUIZ) -> list[str]:
@@ -32,9 +33,9 @@ def quality(row: dict, description: DataDescription = THE_QUIZ) -> float | None:
 
 
 def noteworthy(rows: list[dict], description: DataDescription = THE_QUIZ) -> dict[str, list[str]]:
-    """{case: reasons to show it}: best, median and worst by `quality`, then every segmentation failure. Ties go by name.
+    """{case: reasons to show it}: best, median and worst by `quality`, then segmentation failures, the MOST_FAILURES worst of them. Ties go by name.
 
-    Cases without a quality are ranked only where no case has one.
+    Cases without a quality are ranked only where no case has one. Failures keep the order of `rows`; one without a quality counts as the worst.
     """
     of_case = {row["case"]: quality(row, description) for row in rows}
     defined = {case: value for case, value in of_case.items() if value is not None} or dict.fromkeys(of_case, 0.0)
@@ -42,7 +43,9 @@ def noteworthy(rows: list[dict], description: DataDescription = THE_QUIZ) -> dic
     chosen: dict[str, list[str]] = {}
     for case, reason in ((ranked[0], "best"), (ranked[len(ranked) // 2], "median"), (ranked[-1], "worst")):
         chosen.setdefault(case, []).append(reason)
-    for row in rows:
-        if reasons := segmentation_failures(row, description):
-            chosen.setdefault(row["case"], []).extend(reasons)
+    failed = {row["case"]: reasons for row in rows if (reasons := segmentation_failures(row, description))}
+    shown = set(sorted(failed, key=lambda case: (-1.0 if of_case[case] is None else of_case[case], case))[:MOST_FAILURES])
+    for case, reasons in failed.items():
+        if case in chosen or case in shown:
+            chosen.setdefault(case, []).extend(reasons)
     return chosen

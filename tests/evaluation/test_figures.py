@@ -12,7 +12,7 @@ from evaluation import figures, figures_of_runs
 from evaluation.image_files import find_image
 from evaluation.make_figures import main
 from evaluation.overlays import CaseImages
-from evaluation.selection import failures, noteworthy, quality
+from evaluation.selection import MOST_FAILURES, failures, noteworthy, quality
 from nnunetv2.utilities.data_description import DataDescription
 from nnunetv2.utilities.errors import InputError
 from tests.evaluation.small_run import image_options, labels, save_image
@@ -178,6 +178,14 @@ def test_best_median_worst_and_failures_are_chosen():
     rows = [row(case, lesion_dsc=dsc) for case, dsc in {"a": 0.1, "b": 0.9, "c": 0.5, "e": 0.6}.items()]
     rows.append(row("d", lesion_dsc=0.4, lesion_detected=0.0))
     assert noteworthy(rows) == {"b": ["best"], "c": ["median"], "a": ["worst"], "d": ["lesion not found"]}
+
+
+def test_of_many_failures_the_worst_are_shown():
+    rows = [row(f"f{i:03d}", lesion_dsc=i / 1000, lesion_detected=0.0) for i in range(2 * MOST_FAILURES)]
+    found = noteworthy(rows)
+    best = f"f{2 * MOST_FAILURES - 1:03d}"
+    assert set(found) - {best} <= {f"f{i:03d}" for i in range(MOST_FAILURES + 1)} and len(found) == MOST_FAILURES + 1
+    assert found["f000"] == ["worst", "lesion not found"] and found[best] == ["best", "lesion not found"]
 
 
 def test_quality_leaves_out_what_is_undefined():
