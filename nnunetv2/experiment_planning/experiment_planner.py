@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +15,15 @@ from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
 from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_by_name, reader_writer_name
+from nnunetv2.preprocessing.dataset_copies import copy_dataset_files
 from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
 from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
 from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
-from nnunetv2.utilities.data_manifest import bring_split, raw_description, read_manifest, record
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson
-from nnunetv2.utilities.files import atomic_write, load_json, save_json
+from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.safe_names import plain_name
@@ -146,7 +143,7 @@ class ExperimentPlanner:
             "foreground_intensity_properties_per_channel": self.dataset_fingerprint["foreground_intensity_properties_per_channel"],
         }
         plans = _as_read_back(plans)
-        self._copy_dataset_files()
+        copy_dataset_files(self.dataset_name)
         self.plans = plans
         self.save_plans(plans)
         return plans
@@ -340,22 +337,6 @@ class ExperimentPlanner:
             patch = lowres["patch_size"]
         return lowres if np.prod(median_shape) / n_voxels >= 2 else None
 
-    def _copy_dataset_files(self) -> None:
-        """dataset.json, the classification labels and the split, and a record of them to compare with later."""
-        raw = raw_description(self.raw_dataset_folder)
-        manifest = read_manifest(self.preprocessed_folder)
-        training = set(raw["cases"]) - set(self.dataset_json.get("holdout", []))
-        used = set(manifest.get("fingerprint", training))
-        if used != training:
-            raise InputError(f"{self.preprocessed_folder / 'dataset_fingerprint.json'} was made from other training cases; only in one of both: "
-                             f"{', '.join(sorted(used ^ training))}. Run nnUNetv2_extract_fingerprint -d {self.dataset_name} --clean.")
-        _copy(self.raw_dataset_folder / "dataset.json", self.preprocessed_folder)
-        if self.task is not None:
-            self.task.read_labels(self.raw_dataset_folder, training)  # raises now, while correcting is cheap
-            _copy(self.raw_dataset_folder / self.task.labels_file, self.preprocessed_folder)
-        bring_split(self.raw_dataset_folder, self.preprocessed_folder, raw["split"], training, manifest)
-        record(self.preprocessed_folder, planned=raw)
-
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write plans.json; configurations that an existing one has beyond ours stay (people add their own)."""
         plans.update(_as_read_back(plans))
@@ -389,8 +370,3 @@ def _as_read_back(plans: dict[str, Any]) -> dict[str, Any]:
 
 def _splines(is_seg: bool, order: int) -> Resampling:
     return resample_data_or_seg_to_shape, {"is_seg": is_seg, "order": order, "order_z": 0, "force_separate_z": None}
-
-
-def _copy(source: Path, folder: str | os.PathLike) -> None:
-    with atomic_write(Path(folder) / source.name) as temporary:
-        shutil.copyfile(source, temporary)

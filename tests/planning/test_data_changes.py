@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunetv2.experiment_planning.move_plans import move_plans_between_datasets
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.preprocessing.recipe import recipe_file_of, refuse_other_recipe
@@ -75,6 +76,17 @@ def refused(dataset, *lines):
 def test_unchanged_data_pass(prepared, capsys):
     check(prepared)
     assert "cannot be checked" not in capsys.readouterr().out
+
+
+def test_a_dataset_that_only_has_plans_of_another_is_preprocessed_with_all_that_training_reads(prepared):
+    shutil.copytree(prepared.raw, prepared.raw.with_name("Dataset556_Other"))
+    move_plans_between_datasets(555, 556, "nnUNetPlans")
+    preprocess([556], configurations=["3d_fullres"], num_processes=1)
+    folder = prepared.preprocessed.with_name("Dataset556_Other")
+    for name in ("dataset.json", "subtypes.csv", "splits_final.json"):
+        assert (folder / name).read_bytes() == (prepared.preprocessed / name).read_bytes()
+    assert read_manifest(folder)["planned"] == read_manifest(prepared.preprocessed)["planned"]
+    refuse_changed_data("Dataset556_Other", FOLDER, ["a", "b"])
 
 
 def test_files_touched_without_a_change_pass(prepared):

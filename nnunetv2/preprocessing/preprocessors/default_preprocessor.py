@@ -13,6 +13,7 @@ from nnunetv2 import paths
 from nnunetv2.preprocessing.case_store import is_complete, save_case
 from nnunetv2.preprocessing.class_locations import MIN_SAMPLES, MIN_SHARE, SEED, sample_class_locations
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.dataset_copies import copy_dataset_files
 from nnunetv2.preprocessing.normalization import normalize
 from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of
 from nnunetv2.preprocessing.resampling import compute_new_shape
@@ -145,6 +146,8 @@ class DefaultPreprocessor:
                 raise FileNotFoundError(f"{path} does not exist. {remedy}")
         plans_manager = PlansManager(plans_file)
         configuration_manager = plans_manager.get_configuration(configuration_name)
+        if not (preprocessed / "dataset.json").is_file():  # never planned: its plans are another dataset's
+            copy_dataset_files(dataset_name)
         dataset_json = load_json(preprocessed / "dataset.json", DatasetJson)
         cases = get_filenames_of_train_images_and_targets(raw, dataset_json)
         _refuse_absent_files(cases)
