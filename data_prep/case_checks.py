@@ -1,7 +1,7 @@
 """Checks of one CT with its mask: file, voxels, labels, geometry, and whether the mask lies on soft tissue at all."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -152,7 +152,8 @@ def run_parallel(task: Callable, items: Iterable, title: str, processes: int | N
     if processes == 1:
         return [task(item) for item in tqdm(items, desc=title, unit="case")]
     names = [str(getattr(item, "name", item)) for item in items]
-    keys = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names)]  # an id may be there twice
+    times = Counter(names)
+    keys = [name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)]  # an id may be there twice
     return list(in_processes(task, {key: (item,) for key, item in zip(keys, items)}, processes, title).values())
 
 

@@ -1,5 +1,6 @@
 """What the JSON files of a scored run must hold, for `load_json(path, shape)`; see nnunetv2/utilities/file_shapes.py."""
 
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -151,8 +152,8 @@ class Metrics(FileShape):
     def _rows_are_whole(self) -> "Metrics":
         description = THE_QUIZ if self.data_description is None else DataDescription(self.data_description.model_dump())
         problems = [problem for row in self.cases if (problem := _case_problem(row, description))]
-        names = [row.get("case") for row in self.cases]
-        problems += [f"case {name} is there twice" for name in sorted({name for name in map(str, names) if names.count(name) > 1})]
+        times = Counter(str(row.get("case")) for row in self.cases)
+        problems += [f"case {name} is there twice" for name in sorted(times) if times[name] > 1]
         if self.subtype is not None:
             keys = [f"p_{name}" for name in self.subtype.classes] if self.subtype.brier is not None else []
             for row in self.cases:

@@ -102,7 +102,7 @@ def cases_to_learn_from(cases: dict[str, dict], dataset_json: dict) -> dict[str,
     """`cases` without those of dataset.json's `holdout`, which may monitor a training but not shape it."""
     holdout = set(dataset_json.get("holdout", []))
     if unknown := sorted(holdout - cases.keys()):
-        raise ValueError(f"dataset.json, key 'holdout': no training image has the name(s) {', '.join(unknown)}.")
+        raise ValueError(f"dataset.json, key 'holdout': no training image has the name(s) {name_some(unknown, 20)}.")
     kept = {case: files for case, files in cases.items() if case not in holdout}
     if not kept:
         raise ValueError(f"No training case is left: {len(cases)} found, {len(holdout)} held out.")

@@ -35,7 +35,7 @@ def mean_class_rows(members: Sequence[Sequence[Path]], masks: Iterable[str], tas
                     for name, row in _read_class_table(folder / task.probabilities_file, task).items()}
             tables[number] = folders, {mask: row for mask, row in read.items() if mask in masks}
     names = sorted(set().union(*(rows for _, rows in tables.values())))
-    missing = [f"{', '.join(str(folder / task.probabilities_file) for folder in folders)} lacks {', '.join(sorted(set(names) - set(rows)))}"
+    missing = [f"{', '.join(str(folder / task.probabilities_file) for folder in folders)} lacks {name_some(sorted(set(names) - set(rows)), 20)}"
                for folders, rows in tables.values() if set(names) - set(rows)]
     if missing:
         raise FileNotFoundError("All class tables must cover the same cases; predict again what these lack:\n" + "\n".join(missing))

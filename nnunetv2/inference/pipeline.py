@@ -4,7 +4,6 @@ All three spend their time in libraries that release Python's global lock, and t
 interpreter starts. The number of cases in flight is bounded, so memory is. A case is known by its position: two may have one name.
 """
 
-import errno
 import time
 import traceback
 from collections import defaultdict, deque
@@ -20,8 +19,6 @@ from tqdm import tqdm
 
 from nnunetv2.inference.watch import PredictionCancelled
 from nnunetv2.utilities import errors
-
-FULL_IN_A_ROW = 3  # exports that find the disk full, one after the other, end a run: the next cases would be computed for nothing
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,8 @@ class CasesFailed(errors.CasesFailed):
         lines = []
         if failures:
             rest = "the others are done" if not not_begun else f"{not_begun} more were not begun, because the disk takes no more; the others are done"
-            lines = [f"{len(failures)} of {n_cases} case(s) failed, {rest}:", *(f"  {label}: {_reason(error)}" for label, error in failures.items())]
+            lines = [f"{len(failures)} of {n_cases} case(s) failed, {rest}:",
+                     errors.list_some([f"{label}: {_reason(error)}" for label, error in failures.items()], errors.MOST_NAMED)]
         if unwritten:
             lines += ["These files of the run could not be written:", *(f"  {name}: {_reason(error)}" for name, error in unwritten.items())]
         super().__init__("\n".join(lines))
@@ -154,7 +152,7 @@ class Pipeline:
 
             try:
                 read(max(1, self.readers))
-                while ahead and self._full_in_a_row < FULL_IN_A_ROW:
+                while ahead and self._full_in_a_row < errors.FULL_IN_A_ROW:
                     position, case, prepared = ahead.popleft()
                     data, properties = self._outcome(position, case, prepared) or (None, None)
                     if self.readers:
@@ -195,8 +193,7 @@ class Pipeline:
         position, case, export = exports.popleft()
         results[position] = self._outcome(position, case, export)
         failed = self._failed.get(position)
-        full = failed is not None and getattr(failed[1], "errno", None) in (*errors.STORAGE_IS_FULL, errno.EROFS)
-        self._full_in_a_row = self._full_in_a_row + 1 if full else 0
+        self._full_in_a_row = self._full_in_a_row + 1 if failed is not None and errors.takes_no_more(failed[1]) else 0
 
     def _outcome(self, position: int, case: Case, future: Future) -> Any:
         """What a thread returned; None, and a failure noted, if it raised."""

@@ -313,11 +313,11 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
         rows.append(features)
         measured.append(None if measurement is None else measurement(image, logits.argmax(0).numpy(), properties, model.evidence_blocks))
     if damaged:
-        raise InputError(f"{folder}: the preprocessed images of {len(damaged)} case(s) hold NaN or infinite values: {', '.join(damaged)}. "
+        raise InputError(f"{folder}: the preprocessed images of {len(damaged)} case(s) hold NaN or infinite values: {name_some(damaged, 20)}. "
                          "Delete their files and run nnUNetv2_preprocess again.")
     features = torch.stack(rows)
     broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
     if broken:
-        raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {', '.join(broken)}. Their preprocessed images are damaged, "
+        raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {name_some(broken, 20)}. Their preprocessed images are damaged, "
                          "or the network's weights are; preprocess them again, or train anew.")
     return DescribedCases(features, measured)

@@ -38,6 +38,13 @@ def is_of_memory(error: BaseException) -> bool:
 
 
 STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+MOST_NAMED = 100  # failed cases of one run; the others are counted
+FULL_IN_A_ROW = 3  # cases that find no room on the disk, one after the other, end a run: the next ones would be computed for nothing
+
+
+def takes_no_more(error: BaseException | None) -> bool:
+    """Whether it says that the disk is full or read-only, which the next case would find too."""
+    return isinstance(error, OSError) and error.errno in (*STORAGE_IS_FULL, errno.EROFS)
 
 
 def in_one_message(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nnunetv2.configuration import available_cores, default_num_processes
 from nnunetv2.utilities import cluster
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, CasesFailed, in_one_message
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, FULL_IN_A_ROW, MOST_NAMED, CasesFailed, in_one_message, takes_no_more
 
 SILENCE = 60.0  # seconds without a result after which workers that somebody stopped are named
 
@@ -27,21 +27,22 @@ def in_threads(function: Callable, jobs: Mapping[str, tuple], num_threads: int |
     anywhere: on a cluster's workers where one is in use (see cluster.py); `function` must then be as `in_processes` wants it.
 
     Raises:
-        CasesFailed: some jobs failed; all others were still done.
+        CasesFailed: some jobs failed; all others were still done, unless the disk takes no more.
     """
     if anywhere and cluster.n_workers():
         return _on_cluster(function, jobs, description)
-    results, failures = {}, {}
+    outcomes = _Outcomes(jobs, description)
     with ThreadPoolExecutor(_workers(num_threads, jobs)) as pool, _progress(description, jobs) as bar:
-        names = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
-        for future in as_completed(names):
-            if error := future.exception():
-                failures[names[future]] = _reason(error)
-            else:
-                results[names[future]] = future.result()
-            bar.update()
-    _raise_failures(failures, jobs, description)
-    return {name: results[name] for name in jobs}
+        names = {pool.submit(_attempt, function, arguments): name for name, arguments in jobs.items()}
+        try:
+            for future in as_completed(names):
+                outcomes.add(names[future], *future.result())
+                bar.update()
+                if outcomes.disk_is_full:
+                    break
+        finally:  # interrupted, or no more room: what has not begun shall not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+    return outcomes.in_order()
 
 
 def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: int | None, description: str) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
     context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     if os.name == "posix":
         context.set_forkserver_preload([getattr(function, "func", function).__module__])  # imported once, not once a worker
-    results, failures = {}, {}
+    outcomes = _Outcomes(jobs, description)
     waiting = list(reversed(jobs))
     workers: list[_Worker] = []
     try:
@@ -74,25 +75,61 @@ def in_processes(function: Callable, jobs: Mapping[str, tuple], num_processes: i
                     name, outcome = worker.job, worker.outcome()
                     if outcome is None:
                         continue
-                    succeeded, value = outcome
-                    (results if succeeded else failures)[name] = value
+                    outcomes.add(name, *outcome)
                     bar.update()
+                if outcomes.disk_is_full:
+                    waiting.clear()
     finally:
         for worker in workers:
             worker.process.kill()  # a stopped one does not hear anything gentler; what it was writing is swept as a leftover
             worker.process.join()
-    _raise_failures(failures, jobs, description)
-    return {name: results[name] for name in jobs}
+    return outcomes.in_order()
 
 
 def _on_cluster(function: Callable, jobs: Mapping[str, tuple], description: str) -> dict[str, Any]:
-    results, failures = {}, {}
+    outcomes = _Outcomes(jobs, description)
     with _progress(description, jobs) as bar:
         for name, succeeded, value in cluster.outcomes(_attempt, {name: (function, arguments) for name, arguments in jobs.items()}):
-            (results if succeeded else failures)[name] = value
+            outcomes.add(name, succeeded, value)
             bar.update()
-    _raise_failures(failures, jobs, description)
-    return {name: results[name] for name in jobs}
+            if outcomes.disk_is_full:
+                break
+    return outcomes.in_order()
+
+
+class _Reason(str):
+    """Why a job failed. disk_is_full: the next one would find no room either."""
+
+    disk_is_full = False
+
+
+class _Outcomes:
+    """What became of the jobs so far."""
+
+    def __init__(self, jobs: Mapping[str, tuple], description: str):
+        self._jobs, self._description = jobs, description
+        self._results: dict[str, Any] = {}
+        self._failures: dict[str, str] = {}
+        self._full_in_a_row = 0
+
+    def add(self, name: str, succeeded: bool, value: Any) -> None:
+        """value: the result, or the reason."""
+        (self._results if succeeded else self._failures)[name] = value
+        self._full_in_a_row = self._full_in_a_row + 1 if not succeeded and getattr(value, "disk_is_full", False) else 0
+
+    @property
+    def disk_is_full(self) -> bool:
+        return self._full_in_a_row >= FULL_IN_A_ROW
+
+    def in_order(self) -> dict[str, Any]:
+        """All results, in the order of the jobs; CasesFailed if there are failures."""
+        if not self._failures:
+            return {name: self._results[name] for name in self._jobs}
+        left = len(self._jobs) - len(self._results) - len(self._failures)
+        given_up = f"; {left} more were given up, because the disk takes no more" if left else ""
+        lines = [f"{name}: {self._failures[name]}" for name in self._jobs if name in self._failures]
+        more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+        raise CasesFailed("\n".join([f"{self._description}: {len(lines)} of {len(self._jobs)} cases failed{given_up}.", *lines[:MOST_NAMED], *more]))
 
 
 class _Worker:
@@ -152,11 +189,14 @@ def _attempt(function: Callable, arguments: tuple) -> tuple[bool, Any]:
         return False, _reason(error)
 
 
-def _reason(error: BaseException) -> str:
-    """One line for what users can mend; where it happened for anything else."""
+def _reason(error: BaseException) -> _Reason:
+    """One line for what users can mend; where it happened for anything else. The error itself would hold the arrays of its functions."""
     if isinstance(error, EXPECTED_ERRORS):
-        return in_one_message(error)
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-3)).strip()
+        reason = _Reason(in_one_message(error))
+    else:
+        reason = _Reason("".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-3)).strip())
+    reason.disk_is_full = takes_no_more(error)
+    return reason
 
 
 def _name_stopped(workers: list["_Worker"]) -> None:
@@ -180,8 +220,3 @@ def _workers(wanted: int | None, jobs: Mapping) -> int:
 def _progress(description: str, jobs: Mapping) -> tqdm:
     return tqdm(total=len(jobs), desc=description, unit="case", disable=None if len(jobs) > 1 else True)
 
-
-def _raise_failures(failures: Mapping[str, str], jobs: Mapping, description: str) -> None:
-    if failures:
-        details = "\n".join(f"{name}: {failures[name]}" for name in jobs if name in failures)
-        raise CasesFailed(f"{description}: {len(failures)} of {len(jobs)} cases failed.\n{details}")

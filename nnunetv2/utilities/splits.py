@@ -71,8 +71,7 @@ def load_split(preprocessed_dataset_folder: str | Path, fold: int | str) -> tupl
     train, val = (sorted(plain_names(split[part], "case", f"{path}, fold {fold}, {part}")) for part in ("train", "val"))
     problems = unusable_cases(train, val, *_known_cases(folder))
     if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems)
-        raise InputError(f"{path}, fold {fold}, cannot be trained; {len(problems)} problem(s), correct the file:\n{listed}")
+        raise InputError(f"{path}, fold {fold}, cannot be trained; {len(problems)} problem(s), correct the file:\n{list_some(problems)}")
     if repeated := repeated_cases(train, val):
         warnings.warn(f"{path}, fold {fold}:\n{list_some(repeated)}\nIt is trained so. What is measured on cases that train says nothing about new ones.", stacklevel=2)
     return train, sorted(set(val))

@@ -162,3 +162,11 @@ def test_a_tiff_volume_that_says_nothing_of_its_spacing_is_compared_by_its_shape
     Tiff3DIO().write_seg(np.zeros((1, 3, 2), np.uint8), tmp_path / "pred.tif", {"spacing": [3.0, 0.5, 0.5]})
     with pytest.raises(InputError, match="voxels, must have"):
         compute_metrics(*files, Tiff3DIO(), [1, 2])
+
+
+def test_of_very_many_missing_predictions_twenty_are_named(tmp_path):
+    ref, pred = write(tmp_path / "ref", a=REF), write(tmp_path / "pred", a=PRED)
+    for number in range(30):
+        (ref / f"b{number:02d}.nii.gz").touch()
+    with pytest.raises(FileNotFoundError, match="lacks 30 predictions: b00.nii.gz, .*, b19.nii.gz and 10 more. Predict them"):
+        compute_metrics_on_folder(ref, pred, None, SimpleITKIO(), ".nii.gz", [1])

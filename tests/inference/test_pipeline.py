@@ -222,3 +222,9 @@ def test_a_full_disk_ends_a_run_after_a_few_cases():
 def test_failures_one_after_the_other_that_are_no_full_disk_end_nothing():
     with pytest.raises(CasesFailed, match="5 of 5"):
         pipeline(predict=lambda case, data: 1 / 0).run(CASES)
+
+
+def test_of_very_many_failures_a_hundred_are_named():
+    failures = {f"case_{i:03d}": ValueError("bad") for i in range(250)}
+    lines = str(CasesFailed(failures, 300)).splitlines()
+    assert lines[0].startswith("250 of 300") and lines[100:] == ["  case_099: ValueError: bad", "  and 150 more"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -64,3 +65,67 @@ def test_a_stopped_worker_is_named_and_its_case_can_be_given_up(monkeypatch, cap
     with pytest.raises(CasesFailed, match="1 of 1 cases failed.\nstill: "):
         in_processes(eval, {"still": ("__import__('os').kill(__import__('os').getpid(), 19)",)}, 1, "Stopping")
     assert told[0].startswith("note: still: its worker process is stopped")
+
+
+FULL = "(_ for _ in ()).throw(OSError(28, 'No space left on device', '/out/a'))"  # 28: ENOSPC
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [in_threads, in_processes])
+def test_a_full_disk_ends_a_run_after_three_cases(run):
+    with pytest.raises(CasesFailed, match="(?s)3 of 1000 cases failed; 997 more were given up, because the disk takes no more.*free in /"):
+        run(eval, {f"case_{i}": (FULL,) for i in range(1000)}, 1, "Writing")
+
+
+@pytest.mark.slow
+def test_a_full_disk_that_has_room_again_ends_nothing():
+    with pytest.raises(CasesFailed, match="4 of 6 cases failed.\n"):
+        in_processes(eval, {str(i): ("1" if i in (2, 5) else FULL,) for i in range(6)}, 1, "Writing")
+
+
+def test_of_very_many_failures_a_hundred_are_named():
+    with pytest.raises(CasesFailed) as error:
+        in_threads(int, {f"case_{i}": ("x",) for i in range(250)}, 1, "Reading")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "Reading: 250 of 250 cases failed." and lines[100].startswith("case_99: ") and lines[101:] == ["and 150 more"]
+
+
+def test_an_interrupt_begins_no_further_case(monkeypatch):
+    begun = []
+
+    def job(number):
+        begun.append(number)
+        time.sleep(0.01)
+
+    def interrupted(futures):
+        yield next(iter(futures))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_threads(job, {str(number): (number,) for number in range(200)}, 1, "Waiting")
+    assert len(begun) < 10
+
+
+def test_a_failed_case_leaves_no_array_in_memory():
+    alive = []
+
+    class Array:
+        def __init__(self):
+            alive.append(1)
+
+        def __del__(self):
+            alive.pop()
+
+    def job():
+        array = Array()
+        raise ValueError(f"bad: {type(array).__name__}")
+
+    seen = []
+
+    def last():
+        seen.append(len(alive))
+
+    with pytest.raises(CasesFailed, match="3 of 4 cases failed"):
+        in_threads(lambda function: function(), {"a": (job,), "b": (job,), "c": (job,), "d": (last,)}, 1, "Reading")
+    assert seen == [0]
