@@ -29,7 +29,7 @@ def make_submission(predictions: Path, test: Path, archive: Path, processes: int
     files = [predictions / name for name in [*sorted(find_test_images(test)), *([table_of(description)] if description.task else [])]]
     missing = [f"{file}: missing; predict the test images, or check --pred" for file in files if not file.is_file()]
     if missing:
-        others = sorted({path.name for path in predictions.glob(f"*{MASK_ENDING}")} - {file.name for file in files})
+        others = sorted({path.name for path in predictions.glob(f"[!.]*{MASK_ENDING}")} - {file.name for file in files})
         missing += [f"{predictions / name}: of no test case; rename or remove it" for name in others]
         raise ValueError(f"{archive} cannot be made. {problem_list(missing)}")
     with atomic_write(archive) as temporary:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2.utilities.data_manifest import SPLITS_FILE, record
-from nnunetv2.utilities.errors import InputError, list_some
+from nnunetv2.utilities.data_manifest import SPLITS_FILE, read_manifest, record
+from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
@@ -37,13 +37,21 @@ def random_split(cases: list[str], fold: int, seed: int = 12345) -> dict[str, li
 
 
 def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
-    """Sorted ids of all preprocessed training cases, without those that dataset.json holds out (`"holdout"`)."""
+    """Sorted ids of all preprocessed training cases, without those that dataset.json holds out (`"holdout"`).
+
+    InputError where planned cases have no reference yet: their preprocessing is running or was ended, and a split made now would leave them out for good.
+    """
     dataset_json = load_json(preprocessed_dataset_folder / "dataset.json", DatasetJson, partial=True)
     ending = dataset_json["file_ending"]
     folder = preprocessed_dataset_folder / "gt_segmentations"
-    cases = {path.name.removesuffix(ending) for path in folder.glob(f"*{ending}")} - set(dataset_json.get("holdout", []))
+    references, holdout = _references(folder, ending), set(dataset_json.get("holdout", []))
+    cases = references - holdout
     if not cases:
         raise FileNotFoundError(f"{folder} holds no '*{ending}' to train on. Run nnUNetv2_plan_and_preprocess first.")
+    planned = read_manifest(preprocessed_dataset_folder).get("planned", {}).get("cases", [])
+    if absent := sorted(set(planned) - holdout - references):
+        raise InputError(f"{folder} lacks {len(absent)} of {len(planned)} cases that were planned: {name_some(absent, 20)}. Wait until their preprocessing has ended, "
+                         "or run nnUNetv2_preprocess again.")
     return sorted(cases)
 
 
@@ -115,12 +123,17 @@ def unusable_cases(train: Sequence[str], val: Sequence[str], known: Collection[s
     return problems + [f"train: {case} is held out by dataset.json and must not train" for case in sorted(set(train) & set(holdout))]
 
 
+def _references(folder: Path, ending: str) -> set[str]:
+    """Names of the cases whose segmentation lies in `folder`. Half-written files (hidden) are no cases."""
+    return {path.name.removesuffix(ending) for path in folder.glob(f"*{ending}") if not path.name.startswith(".")}
+
+
 def _known_cases(folder: Path) -> tuple[set[str] | None, list[str], str]:
     """(names of all preprocessed cases or None, those held out, file ending), as far as the folder tells."""
     description = folder / "dataset.json"
     dataset_json = load_json(description, DatasetJson, partial=True) if is_there(description) else {}
     ending, references = dataset_json.get("file_ending", ".nii.gz"), folder / "gt_segmentations"
-    known = {path.name.removesuffix(ending) for path in references.glob(f"*{ending}")} if references.is_dir() else None
+    known = _references(references, ending) if references.is_dir() else None
     if not known and references.is_dir() and any(not path.name.startswith(".") for path in references.iterdir()):
         raise InputError(f"{description}: file_ending is {ending!r}, and {references} holds no such file. Correct it, or preprocess the dataset again.")
     return known or None, dataset_json.get("holdout", []), ending

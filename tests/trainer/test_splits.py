@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from nnunetv2.utilities.data_manifest import moved_in_fold
-from nnunetv2.utilities.splits import load_split, random_split, split_problems, trained_split
+from nnunetv2.utilities.data_manifest import moved_in_fold, record
+from nnunetv2.utilities.splits import load_split, random_split, split_problems, trainable_cases, trained_split
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import save_json
 
@@ -22,6 +22,12 @@ def folder(tmp_path):
 
 def write(folder, content):
     (folder / "splits_final.json").write_text(json.dumps(content))
+
+
+def plan(folder, cases):
+    """What planning notes of its cases."""
+    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": len(cases), "file_ending": ".nii.gz"}
+    record(folder, planned={"dataset_json": description, "cases": list(cases), "split": None, "class_labels": None})
 
 
 def test_a_good_fold_is_sorted(folder):
@@ -90,3 +96,22 @@ def test_a_fold_without_training_cases_is_refused(folder):
 
 def test_nobody_knows_the_cases_without_preprocessed_data():
     assert split_problems(["a"], ["b"], None, [], ".nii.gz") == []
+
+
+def test_a_half_written_reference_is_no_case(folder):
+    (folder / "gt_segmentations" / f".f.{'0' * 32}.nii.gz").touch()
+    assert trainable_cases(folder) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("fold", [0, "all"])
+def test_no_split_is_made_while_references_of_planned_cases_are_still_copied(folder, fold):
+    plan(folder, "abcdefg")
+    with pytest.raises(InputError, match="gt_segmentations lacks 2 of 7 cases that were planned: f, g. Wait until"):
+        load_split(folder, fold)
+    assert not (folder / "splits_final.json").exists()
+
+
+def test_a_held_out_case_needs_no_reference(folder):
+    (folder / "gt_segmentations" / "e.nii.gz").unlink()
+    plan(folder, "abcde")
+    assert trainable_cases(folder) == ["a", "b", "c", "d"]

@@ -112,7 +112,7 @@ class nnUNetDatasetNumpy(nnUNetBaseDataset):
     @staticmethod
     def unpack_dataset(folder: str, overwrite_existing: bool = False, num_processes: int = 1, verify: bool = True) -> None:  # noqa: B027 (optional)
         """Write CASE.npy and CASE_seg.npy, which can be mapped into memory. `num_processes` and `verify` have no effect."""
-        for path in Path(folder).glob("*.npz"):
+        for path in (Path(folder, f"{case}.npz") for case in nnUNetDatasetNumpy.get_identifiers(folder)):
             for key, suffix in (("data", ""), ("seg", "_seg")):
                 target = path.with_name(f"{path.stem}{suffix}.npy")
                 if overwrite_existing or not target.is_file():
