@@ -25,11 +25,20 @@ def make_parser(command: str, description: str, example: str, names_classes: boo
 
     names_classes: the command reads files that name classes or functions (plans, dataset.json), so it has --trust.
     """
+    _refuse_lost_folder()
     parser = Parser(textwrap.fill(description, 110), prog=f"nnUNetv2_{command}", epilog=f"example:\n  {example}")
     if names_classes:
         parser.add_argument("--trust", action=_Trust, metavar="PACKAGE[,PACKAGE]", help="(fork) packages whose classes and functions plans may name "
                             f"and so run; adds to ${TRUST_VARIABLE}. Without it a file names only what is known here")
     return parser
+
+
+def _refuse_lost_folder() -> None:
+    """Libraries of torch cannot be loaded from a folder that somebody deleted, and say something else."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit("error: the current folder has been deleted. Change to one that is there (cd ~) and run the command again.")
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:

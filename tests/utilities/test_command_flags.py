@@ -35,3 +35,11 @@ def test_a_process_count_of_the_environment_that_is_none_ends_a_command_with_one
     code = "from nnunetv2.cli.results import evaluate_simple; evaluate_simple(['a', 'b', '-l', '1'])"
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"nnUNet_def_n_proc": "0"}, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.splitlines() == ["error: The environment variable nnUNet_def_n_proc is '0'; it must be a whole number of at least 1."]
+
+
+def test_a_command_in_a_folder_that_was_deleted_says_so(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit, match="error: the current folder has been deleted. Change to one that is there"):
+        results.evaluate_simple(["a", "b", "-l", "1"])
