@@ -16,6 +16,7 @@ from data_prep.check_submission import MASK_ENDING, check_submission, descriptio
 from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription
 from nnunetv2.utilities.files import atomic_write
+from nnunetv2.utilities.folder_lock import refuse_in_use
 from nnunetv2.utilities.safe_names import plain_name
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold
@@ -26,6 +27,7 @@ def make_submission(predictions: Path, test: Path, archive: Path, processes: int
 
     Raises ValueError that lists all problems; a former `archive` is then left as it was.
     """
+    refuse_in_use([predictions])
     files = [predictions / name for name in [*sorted(find_test_images(test)), *([table_of(description)] if description.task else [])]]
     missing = [f"{file}: missing; predict the test images, or check --pred" for file in files if not file.is_file()]
     if missing:

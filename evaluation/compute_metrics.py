@@ -35,6 +35,7 @@ from nnunetv2.utilities.data_description import THE_QUIZ, DataDescription, carri
 from nnunetv2.utilities.errors import CasesFailed, InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json
+from nnunetv2.utilities.folder_lock import is_in_use
 from nnunetv2.utilities.manifest import file_hash, origin, value_hash
 from nnunetv2.utilities.parallel import in_processes
 from nnunetv2.utilities.prediction_manifest import trained_on
@@ -89,6 +90,8 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
     if problems:
         raise ValueError("\n".join(problems))
 
+    if is_in_use(args.pred):
+        print(f"warning: a run is writing masks into {args.pred}; scores may mix its masks with those of an earlier one. Score again when it has ended.", file=sys.stderr)
     if itself := [case for case in cases if case in predictions and predictions[case].samefile(references[case])]:
         print(f"warning: {len(itself)} prediction(s) are their reference itself, or a link to it, and score perfectly for that: {name_some(itself)}", file=sys.stderr)
     if unscored := [] if args.splits else sorted(predictions.keys() - references.keys()):

@@ -20,6 +20,7 @@ from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, 
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
 from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
+from nnunetv2.utilities.folder_lock import refuse_in_use
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.npz_files import read_npz
 from nnunetv2.utilities.own_output import refuse_overlap
@@ -92,6 +93,7 @@ def ensemble_folders(list_of_input_folders: Sequence[str | os.PathLike], output_
     """
     folders, output = [Path(folder) for folder in list_of_input_folders], Path(output_folder)
     refuse_overlap(output, folders)
+    refuse_in_use(folders)
     dataset_json = _json(dataset_json_file_or_dict, folders[0] / "dataset.json", DatasetJson)
     plans = _json(plans_json_file_or_dict, folders[0] / "plans.json", Plans)
     plans_manager = PlansManager(plans)
@@ -122,6 +124,7 @@ def ensemble_crossvalidations(list_of_trained_model_folders: Sequence[str | os.P
     models, output = [Path(folder) for folder in list_of_trained_model_folders], Path(output_folder)
     folders = {model: [model / f"fold_{fold}" / "validation" for fold in folds] for model in models}
     refuse_overlap(output, [folder for validations in folders.values() for folder in validations])
+    refuse_in_use([folder.parent for validations in folders.values() for folder in validations], "training")
     empty = [str(folder) for validations in folders.values() for folder in validations if not _npz_files(folder)]
     if empty:
         raise FileNotFoundError("No .npz files in these folders. Make them with nnUNetv2_train ... --val --npz:\n" + "\n".join(empty))

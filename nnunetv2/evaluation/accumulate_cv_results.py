@@ -15,6 +15,7 @@ from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.folder_lock import refuse_in_use
 from nnunetv2.utilities.manifest import MANIFEST_FILE
 from nnunetv2.utilities.own_output import own_files, own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -51,6 +52,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
         raise FileNotFoundError(f"{model} has no validation predictions of fold(s) {', '.join(untrained)}. Train them, or validate with nnUNetv2_train --val.")
 
     refuse_overlap(merged, [folder.parent for folder in validation.values()], nested=True)
+    refuse_in_use([folder.parent for folder in validation.values()], "training")
     old = _own_files(merged, model, dataset_json["file_ending"], task) if overwrite else []
     _refuse_incomplete(validation, plans_manager.dataset_name, dataset_json["file_ending"])
     if "all" in validation:
@@ -64,12 +66,11 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
         raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {name_some(repeated, 20)}. Choose folds that do not overlap.")
 
     rows = mean_class_rows([list(validation.values())], predictions, task)
-    for path in old:
-        path.unlink()
-    added = [found[0] for name, found in predictions.items() if not (merged / name).exists()]
+    deleted = {path.name for path in old}
+    added = [found[0] for name, found in predictions.items() if name in deleted or not (merged / name).exists()]
     makers = {folder: made_by_fold(folder.parent, plans_manager.plans, dataset_json) for folder in validation.values()}
     sources = {name: [Source(path, makers[path.parent])] for name, (path,) in predictions.items()}
-    with derived_manifest(merged, {STEP: GATHERED}, sources, {path.name for path in added}):
+    with derived_manifest(merged, {STEP: GATHERED}, sources, {path.name for path in added}, old):
         for path in (model / "dataset.json", model / "plans.json", *sidecars(added), *added):
             with atomic_write(merged / path.name) as temporary:
                 shutil.copyfile(path, temporary)

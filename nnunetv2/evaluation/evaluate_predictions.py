@@ -25,6 +25,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
+from nnunetv2.utilities.folder_lock import is_in_use
 from nnunetv2.utilities.image_listing import list_images
 from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -145,6 +146,8 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
     references, predictions = list_files(folder_ref, file_ending), list_files(folder_pred, file_ending)
     if not predictions:
         raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}. Name the folder of the masks.")
+    if is_in_use(folder_pred):
+        warnings.warn(f"A run is writing masks into {folder_pred}; scores may mix its masks with those of an earlier one. Evaluate again when it has ended.", stacklevel=2)
     _refuse_missing(folder_ref, "references", sorted(set(predictions) - set(references)), "Remove these predictions or add their references.")
     if not chill:
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")

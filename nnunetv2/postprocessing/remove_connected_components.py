@@ -34,6 +34,7 @@ from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, 
 from nnunetv2.utilities.errors import InputError, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.folder_lock import folder_lock, refuse_in_use
 from nnunetv2.utilities.own_output import own_files_of_postprocessed, refuse_overlap
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
@@ -101,6 +102,7 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     refuse_overlap(output_folder, [folder_ref])
     task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
     own = [*names, *(() if task is None else (task.results_file, task.probabilities_file))]
+    refuse_in_use([folder_predictions])
     own_files_of_postprocessed(output_folder, own)  # refused now, deleted in the end
     rows = mean_class_rows([[folder_predictions]], names, task)
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
@@ -132,14 +134,17 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
         "postprocessing_fns": [_FUNCTION] * len(steps),
         "postprocessing_kwargs": [{"labels_or_regions": step} for step in steps],
     }, folder_predictions / "postprocessing.json")
-    for path in own_files_of_postprocessed(output_folder, own):
-        path.unlink()
+    old = own_files_of_postprocessed(output_folder, own)
     if keep_postprocessed_files:
-        with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(folder_predictions, names)):
+        with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(folder_predictions, names), old=old):
             save_summary_json(score(steps, output_folder), output_folder / "summary.json")
             write_class_rows(rows, output_folder, task)
-    elif output_folder.is_dir() and not output_folder.is_symlink():
-        output_folder.rmdir()
+    elif output_folder.is_dir():
+        with folder_lock(output_folder, "prediction", "its masks are deleted"):
+            for path in old:
+                path.unlink()
+        if not output_folder.is_symlink():
+            output_folder.rmdir()
     return steps
 
 
@@ -174,6 +179,7 @@ def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folde
     """
     input_folder, output_folder = Path(input_folder), Path(output_folder)
     refuse_overlap(output_folder, [input_folder])
+    refuse_in_use([input_folder])
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
     steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.manifest import file_hash, value_hash
 from nnunetv2.utilities.prediction_manifest import PredictionManifest, comparable, known_training_cases, maker_of, model_record
 
@@ -40,9 +41,22 @@ def made_by_fold(fold: Path, plans: Mapping, dataset_json: Mapping) -> dict[str,
 
 
 @contextmanager
-def derived_manifest(folder: Path, settings: Mapping[str, Any], sources: Mapping[str, Sequence[Source]], to_do: Set[str] | None = None) -> Iterator[None]:
-    """Masks are written into `folder` within the block. settings: with STEP; sources: by mask file name; to_do: all but those that are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
+def derived_manifest(folder: Path, settings: Mapping[str, Any], sources: Mapping[str, Sequence[Source]], to_do: Set[str] | None = None,
+                     old: Sequence[Path] = ()) -> Iterator[None]:
+    """Masks are written into `folder` within the block. settings: with STEP; sources: by mask file name; to_do: all but those that are kept.
+
+    old: files there that are deleted first. FolderBusy while another run writes masks there.
+    """
+    with folder_lock(folder, "prediction", f"{settings[STEP]} masks are written"):
+        for path in old:
+            path.unlink(missing_ok=True)
+        with _recorded(folder, settings, sources, to_do):
+            yield
+
+
+@contextmanager
+def _recorded(folder: Path, settings: Mapping[str, Any], sources: Mapping[str, Sequence[Source]], to_do: Set[str] | None) -> Iterator[None]:
+    """The manifest of `folder` tells before the block what is going to be written, and after it what was."""
     makers = {name: _made_of(settings, [source.made_with for source in found]) for name, found in sources.items()}
     of_all = {value_hash(comparable(source.made_with)): source.made_with for found in sources.values() for source in found}
     manifest = PredictionManifest(folder, _made_of(settings, list(of_all.values())), {name: [str(source.file) for source in found] for name, found in sources.items()},

@@ -9,10 +9,11 @@ run. A run whose commands are to hold the lock too keeps a file open that they i
 
 import errno
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ except ImportError:  # Windows
     fcntl = None
 
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+LOCK = re.compile(r"\..+\.lock")  # name of a lock's file
 POLL = 0.2  # seconds between two looks at a lock that is waited for
 
 
@@ -77,6 +79,21 @@ def is_locked(path: Path) -> bool:
         return _flock(descriptor, fcntl.LOCK_EX) is False
     finally:
         os.close(descriptor)
+
+
+def refuse_in_use(folders: Iterable[str | os.PathLike], name: str = "prediction") -> None:
+    """FolderBusy where a run holds the lock `name` of one of `folders`, which are read: some of their files would be of that run, others of an earlier one."""
+    for folder in folders:
+        if is_in_use(folder, name):
+            raise FolderBusy(_busy(Path(folder) / f".{name}.lock"))
+
+
+def is_in_use(folder: str | os.PathLike, name: str = "prediction") -> bool:
+    """Whether a run holds the lock `name` of `folder`. Where one may not ask, on a read-only disk, it is not told."""
+    try:
+        return is_locked(Path(folder) / f".{name}.lock")
+    except OSError:
+        return False
 
 
 def _acquire(path: Path, doing: str, shared: bool, wait: bool) -> int | None:

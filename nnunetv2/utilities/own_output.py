@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from nnunetv2.utilities.errors import InputError, list_some, name_some
+from nnunetv2.utilities.folder_lock import LOCK
 from nnunetv2.utilities.leftovers import LEFTOVER
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 from nnunetv2.utilities.sidecars import sidecars_of_masks
@@ -25,11 +26,12 @@ def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike
 
 
 def own_files(folder: Path, is_own: Callable[[Path], bool]) -> list[Path]:
-    """All files of `folder`, sub-folders left out, which may be deleted; leftovers of killed processes count as own, the manifests come last.
+    """All files of `folder`, sub-folders and locks left out, which may be deleted; leftovers of killed processes count as own, the manifests come last.
 
     InputError with what is not own. Where there is no folder there are no files.
     """
-    paths = sorted(folder.iterdir(), key=lambda path: (path.name.startswith("manifest"), path.name)) if folder.is_dir() else []
+    there = [path for path in folder.iterdir() if LOCK.fullmatch(path.name) is None] if folder.is_dir() else []
+    paths = sorted(there, key=lambda path: (path.name.startswith("manifest"), path.name))
     foreign = [path.name for path in paths if not is_own(path) and LEFTOVER.fullmatch(path.name) is None]
     if foreign:
         raise InputError(f"{folder} is to be made anew, and holds what this command did not make: {name_some(foreign)}. Nothing was deleted. "

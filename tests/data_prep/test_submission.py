@@ -9,6 +9,7 @@ import pytest
 from data_prep.check_submission import check_submission, check_table, main
 from data_prep.make_submission import main as pack_command
 from data_prep.make_submission import make_submission
+from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
 from tests.data_prep.conftest import tiny_labels
 
 TABLE = "subtype_results.csv"
@@ -156,3 +157,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(quiz, predictions, tmp_p
     with pytest.raises(SystemExit, match="--name"):
         pack_command(["--pred", str(predictions), "--test", str(quiz.root / "test"), f"--name={name}", "--out", str(tmp_path / "out")])
     assert not list(tmp_path.rglob("*_results.zip"))
+
+
+def test_nothing_is_handed_in_while_masks_are_written(quiz, predictions, tmp_path):
+    with prediction_lock(predictions), pytest.raises(FolderBusy, match="predictions is in use by another run"):
+        make_submission(predictions, quiz.root / "test", tmp_path / "X_results.zip", processes=1)

@@ -10,6 +10,7 @@ from evaluation.case_pairs import find_masks
 from evaluation.compute_metrics import main
 from evaluation.tables import BANNER
 from nnunetv2.utilities.errors import CasesFailed
+from nnunetv2.utilities.folder_lock import prediction_lock
 from nnunetv2.verification import _verify_metrics
 from tests.evaluation.small_run import CASES, labels, save_image, status_of, table_options
 
@@ -283,3 +284,9 @@ def test_predictions_without_a_reference_are_counted(run_folder, capsys):
     (run_folder / "reference" / "quiz_0_001.nii.gz").unlink()
     assert score(run_folder) == 0
     assert "1 prediction(s) have no reference" in capsys.readouterr().err
+
+
+def test_scores_of_masks_that_a_run_is_writing_are_warned_of(run_folder, capsys):
+    with prediction_lock(run_folder / "prediction"):
+        assert score(run_folder) == 0
+    assert "warning: a run is writing masks into " in capsys.readouterr().err

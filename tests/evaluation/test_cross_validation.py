@@ -17,6 +17,7 @@ from nnunetv2.postprocessing.remove_connected_components import determine_postpr
 from nnunetv2.preprocessing.safe_pickle import save_pickle
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, prediction_lock
 from nnunetv2.utilities.prediction_manifest import trained_on
 from nnunetv2.verification import verify
 
@@ -372,3 +373,14 @@ def test_another_spacing_is_refused_whatever_reader_wrote_it(study):
         save_pickle({"spacing": spacing, "shape_before_cropping": (1, 1, 6)}, folder / "a.pkl")
     with pytest.raises(Exception, match=r"a.npz has the spacing \[2, 1, 1\]"):
         ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+
+
+def test_folders_that_a_run_is_writing_to_are_not_read(study):
+    folders = [model / "fold_0" / "validation" for model in study.models]
+    with prediction_lock(folders[1]), pytest.raises(FolderBusy, match=f"{folders[1]} is in use by another run"):
+        ensemble_folders(folders, study.merged, dataset_json_file_or_dict=DATASET, plans_json_file_or_dict=PLANS)
+    with folder_lock(study.models[0] / "fold_1", "training", "fold 1 is validated"):
+        for function, what in ((accumulate_cv_results, study.models[0]), (ensemble_crossvalidations, study.models)):
+            with pytest.raises(FolderBusy, match="fold 1 is validated"):
+                function(what, study.merged, (0, 1))
+    assert not study.merged.exists()

@@ -16,6 +16,7 @@ from nnunetv2.evaluation.evaluate_predictions import (
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.folder_lock import prediction_lock
 
 GEOMETRY = {"sitk_stuff": {"spacing": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0), "direction": (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)}}
 REF = np.array([0, 1, 1, 2, 2, 0])
@@ -170,3 +171,8 @@ def test_of_very_many_missing_predictions_twenty_are_named(tmp_path):
         (ref / f"b{number:02d}.nii.gz").touch()
     with pytest.raises(FileNotFoundError, match="lacks 30 predictions: b00.nii.gz, .*, b19.nii.gz and 10 more. Predict them"):
         compute_metrics_on_folder(ref, pred, None, SimpleITKIO(), ".nii.gz", [1])
+
+
+def test_scores_of_masks_that_a_run_is_writing_are_warned_of(folders):
+    with prediction_lock(folders[1]), pytest.warns(UserWarning, match="A run is writing masks into .*pred; scores may mix"):
+        compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1])

@@ -16,6 +16,7 @@ from nnunetv2.postprocessing.remove_connected_components import (
 )
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
 from nnunetv2.utilities.prediction_manifest import trained_on
 from nnunetv2.verification import verify
 
@@ -198,3 +199,12 @@ def test_references_in_the_folder_that_is_made_anew_are_refused(decided):
     with pytest.raises(InputError, match="which is read"):
         determine_postprocessing(decided, decided / "postprocessed", PLANS, DATASET)
     assert (decided / "postprocessed" / "case0.nii.gz").is_file()
+
+
+def test_masks_that_a_run_is_writing_are_not_post_processed(decided, folders, tmp_path):
+    with prediction_lock(decided):
+        with pytest.raises(FolderBusy, match="cases are predicted"):
+            determine_postprocessing(decided, folders("ref", [1, 1, 2, 2, 0, 0, 0, 0]), PLANS, DATASET)
+        with pytest.raises(FolderBusy, match="cases are predicted"):
+            apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", PLANS, DATASET)
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ import pytest
 
 from nnunetv2.utilities.derived_manifest import STEP, derived_manifest, source_in
 from nnunetv2.utilities.files import save_json
+from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
 from nnunetv2.utilities.prediction_manifest import PredictionManifest, read_prediction_manifest, trained_on
 from nnunetv2.verification import verify
 
@@ -76,3 +77,20 @@ def test_masks_written_before_a_failure_are_recorded(folders, tmp_path):
         raise RuntimeError
     cases = read_prediction_manifest(tmp_path / "out")["cases"]
     assert cases["a.nii.gz"]["sha256"] is not None and cases["b.nii.gz"]["sha256"] is None
+
+
+def test_a_second_run_into_the_folder_is_refused(folders, tmp_path):
+    with prediction_lock(tmp_path / "out"), pytest.raises(FolderBusy, match="out is in use by another run .*cases are predicted"):
+        derive(tmp_path / "out", folders, "a")
+    assert not (tmp_path / "out").exists()
+
+
+def test_former_files_are_deleted_within_the_lock_alone(folders, tmp_path):
+    former = tmp_path / "out" / "former.nii.gz"
+    former.parent.mkdir()
+    former.touch()
+    with prediction_lock(tmp_path / "out"), pytest.raises(FolderBusy), derived_manifest(former.parent, {STEP: "ensemble"}, {}, old=[former]):
+        pass
+    assert former.exists()
+    with derived_manifest(former.parent, {STEP: "ensemble"}, {}, old=[former]):
+        assert not former.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2.utilities import folder_lock as module
-from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, is_locked, lock_descriptor, prediction_lock
+from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, is_locked, lock_descriptor, prediction_lock, refuse_in_use
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDS = """
@@ -107,3 +107,15 @@ def test_predictions_share_a_folder_as_parts_of_one_division_alone(tmp_path, fir
             with pytest.raises(FolderBusy), prediction_lock(tmp_path, *second):
                 pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_written_to_is_not_read(tmp_path, holder):
+    refuse_in_use([tmp_path])  # the holder trains, and predicts nothing here
+    with pytest.raises(FolderBusy, match=f"process {holder.pid}"):
+        refuse_in_use([tmp_path], "training")
+
+
+def test_a_lock_that_may_not_be_opened_stops_no_reader(tmp_path, monkeypatch):
+    (tmp_path / ".prediction.lock").touch()
+    monkeypatch.setattr(module.os, "open", lambda *arguments: (_ for _ in ()).throw(PermissionError()))
+    refuse_in_use([tmp_path])

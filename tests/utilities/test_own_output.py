@@ -27,3 +27,9 @@ def test_what_is_not_own_is_named_and_the_rest_comes_with_the_manifest_last(tmp_
     with pytest.raises(InputError, match=r"did not make: z.json\. Nothing was deleted"):
         own_files(tmp_path, lambda path: path.name in ("manifest.json", "a.nii.gz"))
     assert own_files(tmp_path / "nowhere", lambda path: False) == []
+
+
+def test_the_lock_that_a_killed_run_left_is_neither_foreign_nor_deleted(tmp_path):
+    for name in ("a.nii.gz", ".prediction.lock"):
+        (tmp_path / name).touch()
+    assert own_files(tmp_path, lambda path: path.name == "a.nii.gz") == [tmp_path / "a.nii.gz"]
