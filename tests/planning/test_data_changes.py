@@ -13,10 +13,11 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerp
 from nnunetv2.preprocessing.case_store import load_case
 from nnunetv2.preprocessing.recipe import recipe_file_of, refuse_other_recipe
 from nnunetv2.training.run_training import run_training
-from nnunetv2.utilities.splits import load_split, trainable_cases
-from nnunetv2.utilities.data_manifest import read_manifest, refuse_changed_data
+from nnunetv2.utilities.splits import default_splits, load_split, trainable_cases
+from nnunetv2.utilities.data_manifest import read_manifest, record, refuse_changed_data
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.manifest import value_hash
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.verification import verify
 from tests.planning.conftest import RawDataset
@@ -213,7 +214,11 @@ def test_a_split_of_the_references_that_a_killed_preprocessing_left_is_made_anew
     dataset.save_json(numTraining=6)
     prepare(dataset)
     (dataset.preprocessed / "gt_segmentations" / "d.nii.gz").unlink()
-    assert in_the_split(dataset) == set("abcef")
+    with pytest.raises(InputError, match="lacks 1 of 6 cases that were planned: d"):
+        in_the_split(dataset)
+    splits = default_splits(list("abcef"))  # as earlier versions made it
+    save_json(splits, dataset.preprocessed / "splits_final.json")
+    record(dataset.preprocessed, default_split=value_hash(splits))
     preprocess([555], configurations=["3d_fullres"], num_processes=1)
     assert in_the_split(dataset) == set("abcdef")
 
