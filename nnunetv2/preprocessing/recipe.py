@@ -31,6 +31,11 @@ def recipe_file_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.recipe.json")
 
 
+def trained_on_lock(data_identifier: str) -> str:
+    """Name of the lock, in the dataset's folder, that trainings on the cases of `data_identifier` share."""
+    return f"training_{data_identifier}"
+
+
 def refuse_other_recipe(dataset: str, plans_manager: "PlansManager", configuration_manager: "ConfigurationManager", dataset_json: dict) -> None:
     """InputError when the preprocessed cases that a training is about to read were made with other settings than its plans'.
 

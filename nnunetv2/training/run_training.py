@@ -15,7 +15,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from nnunetv2 import paths
-from nnunetv2.preprocessing.recipe import refuse_other_recipe
+from nnunetv2.preprocessing.recipe import refuse_other_recipe, trained_on_lock
 from nnunetv2.training.class_head_refit import refit_trained
 from nnunetv2.training.log_sinks import check_switches
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -29,7 +29,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json
-from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.folder_lock import folder_lock, reading_lock
 from nnunetv2.utilities.plans_handling.plans_handler import plans_from
 from nnunetv2.utilities.safe_names import plain_name
 
@@ -200,7 +200,9 @@ def run_training(dataset_name_or_id: str | int, configuration: str, fold: int | 
         final_validation = val_with_best = False  # the result of several processes is their checkpoint
     refuse_changed_data(job.dataset, trainer.configuration_manager.data_identifier, trainer.train_cases)
     refuse_other_recipe(job.dataset, trainer.plans_manager, trainer.configuration_manager, trainer.dataset_json)
-    with folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated") if first else nullcontext():
+    cases_lock = trained_on_lock(trainer.configuration_manager.data_identifier)
+    with (folder_lock(trainer.output_folder, "training", f"fold {fold} is trained or validated") if first else nullcontext(),
+          reading_lock(trainer.preprocessed_dataset_folder_base, cases_lock, f"fold {fold} is trained") if first else nullcontext()):
         if only_run_validation:
             trainer = _trained(job, device, "checkpoint_final.pth")
         elif several:

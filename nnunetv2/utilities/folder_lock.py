@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,6 +68,18 @@ def prediction_lock(folder: str | os.PathLike, part_id: int = 0, num_parts: int 
                 if not other.name.endswith(f"_of_{num_parts}.lock") and is_locked(other):
                     raise FolderBusy(_busy(other))
             yield
+
+
+@contextmanager
+def reading_lock(folder: str | os.PathLike, name: str, doing: str) -> Iterator[None]:
+    """Say for the block that the files of `folder` are read, for those that ask with `is_in_use`. A folder that one may not write to is read without it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(folder_lock(folder, name, doing, shared=True))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        yield
 
 
 def is_locked(path: Path) -> bool:

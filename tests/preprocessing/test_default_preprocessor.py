@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
 from nnunetv2.preprocessing.preprocessors import DefaultPreprocessor, preprocessor_by_name
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import _run_and_save
+from nnunetv2.preprocessing.recipe import trained_on_lock
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
+from nnunetv2.utilities.folder_lock import reading_lock
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1, "lesion": 2}, "numTraining": 2, "file_ending": ".nii.gz"}
@@ -195,6 +199,23 @@ def test_run_starts_over_when_the_plans_change(dataset):
     save_json(make_plans(spacing=(2.0, 2.0, 2.0)), preprocessed / "nnUNetPlans.json")
     preprocess()
     assert load_case(preprocessed / "nnUNetPlans_3d_fullres", "b")[0].shape == (1, 3, 4, 4)
+
+
+@pytest.mark.slow
+def test_cases_that_are_trained_on_are_neither_replaced_nor_deleted(dataset):
+    raw, preprocessed = dataset
+    folder = preprocessed / "nnUNetPlans_3d_fullres"
+    preprocess()
+    before = times(folder)
+    with reading_lock(preprocessed, trained_on_lock(folder.name), "fold 0 is trained"):
+        preprocess()  # there is nothing to do
+        shutil.copyfile(raw / "labelsTr" / "a.nii.gz", raw / "labelsTr" / "b.nii.gz")
+        with pytest.raises(InputError, match=r"is being trained on, and 3 of its files would be made anew or deleted \(b.b2nd, b.pkl, b_seg.b2nd\)"):
+            preprocess()
+        save_json(make_plans(spacing=(2.0, 2.0, 2.0)), preprocessed / "nnUNetPlans.json")
+        with pytest.raises(InputError, match="is being trained on, and 6 of its files"):
+            preprocess()
+    assert times(folder) == before
 
 
 @pytest.mark.slow

@@ -221,6 +221,21 @@ def test_two_trainings_of_one_fold_are_refused(base):
         run_training(DATASET, "3d_fullres", 0, device=CPU)
 
 
+def test_while_a_fold_is_trained_its_cases_are_known_to_be_in_use(base, monkeypatch):
+    from nnunetv2.utilities.folder_lock import is_in_use
+
+    class Stop(Exception):
+        pass
+
+    def train(*arguments):
+        raise Stop(is_in_use(base, "training_nnUNetPlans_3d_fullres"))
+
+    monkeypatch.setattr("nnunetv2.training.run_training.train_in_this_process", train)
+    with pytest.raises(Stop, match="True"):
+        run_training(DATASET, "3d_fullres", 0, device=CPU)
+    assert not is_in_use(base, "training_nnUNetPlans_3d_fullres")
+
+
 @pytest.mark.slow
 def test_the_folds_manifest_tells_data_settings_code_and_checkpoints(base):
     description = {"dataset_json": load_json(base / "dataset.json"), "cases": [*TRAIN, *VAL], "split": None, "class_labels": None}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2.utilities import folder_lock as module
-from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, is_locked, lock_descriptor, prediction_lock, refuse_in_use
+from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, is_in_use, is_locked, lock_descriptor, prediction_lock, reading_lock, refuse_in_use
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDS = """
@@ -119,3 +119,16 @@ def test_a_lock_that_may_not_be_opened_stops_no_reader(tmp_path, monkeypatch):
     (tmp_path / ".prediction.lock").touch()
     monkeypatch.setattr(module.os, "open", lambda *arguments: (_ for _ in ()).throw(PermissionError()))
     refuse_in_use([tmp_path])
+
+
+def test_readers_share_a_folder_and_are_seen(tmp_path):
+    with reading_lock(tmp_path, "training", "one"), reading_lock(tmp_path, "training", "two"):
+        assert is_in_use(tmp_path, "training")
+    assert not is_in_use(tmp_path, "training") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_may_not_be_written_to_is_read_without_a_lock(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(module.os, "open", lambda *arguments: (_ for _ in ()).throw(OSError(number, "no")))
+    with reading_lock(tmp_path, "training", "one"):
+        assert not list(tmp_path.iterdir())

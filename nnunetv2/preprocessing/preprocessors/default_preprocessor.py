@@ -15,15 +15,15 @@ from nnunetv2.preprocessing.class_locations import MIN_SAMPLES, MIN_SHARE, SEED,
 from nnunetv2.preprocessing.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.dataset_copies import copy_dataset_files
 from nnunetv2.preprocessing.normalization import normalize
-from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of
+from nnunetv2.preprocessing.recipe import recipe_file_of, recipe_of, trained_on_lock
 from nnunetv2.preprocessing.resampling import compute_new_shape
 from nnunetv2.utilities.data_manifest import forget_default_split, hash_cases, read_manifest, record, refuse_changed_plans
 from nnunetv2.utilities.dataset_files import get_filenames_of_train_images_and_targets, preprocessed_names
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.errors import InputError, list_some
+from nnunetv2.utilities.errors import InputError, list_some, name_some
 from nnunetv2.utilities.file_shapes import AnyObject, DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json, save_json
-from nnunetv2.utilities.folder_lock import folder_lock
+from nnunetv2.utilities.folder_lock import folder_lock, is_in_use
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.leftovers import sweep
 from nnunetv2.utilities.memory import refuse_beyond_memory
@@ -159,11 +159,12 @@ class DefaultPreprocessor:
             _prepare_folder(folder, cases, recipe)
             hashes = hash_cases(preprocessed, cases, num_processes)
             made_from = read_manifest(preprocessed).get("preprocessed", {}).get(folder.name, {})
+            done = {case for case in cases if _is_done(folder, case, cases[case], made_from.get(case), hashes[case])}
+            _refuse_while_trained_on(folder, [name for case in cases.keys() - done for name in preprocessed_names(case) if (folder / name).exists()])
             _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"],
                              {case for case, value in hashes.items() if made_from.get(case, value) != value})
             # a training that was tried while the references were incomplete has split those that were there
             forget_default_split(preprocessed, cases.keys() - set(dataset_json.get("holdout", [])))
-            done = {case for case in cases if _is_done(folder, case, cases[case], made_from.get(case), hashes[case])}
             record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
             pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json)
                        for case, files in cases.items() if case not in done}
@@ -258,12 +259,20 @@ def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
                    if outdated or (path.name not in expected and path.suffix in CASE_ENDINGS)]
     if superfluous:
         _refuse_to_delete(folder, superfluous)
+        _refuse_while_trained_on(folder, [path.name for path in superfluous])
     if outdated:
         print(f"{folder.name} was made with other settings and is made anew.")
     for path in superfluous:
         path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     save_json(recipe, recipe_file)
+
+
+def _refuse_while_trained_on(folder: Path, files: list[str]) -> None:
+    """InputError where trainings read `folder` and `files` of it are about to be replaced or deleted: they would learn from two states of the data."""
+    if files and is_in_use(folder.parent, trained_on_lock(folder.name)):
+        raise InputError(f"{folder} is being trained on, and {len(files)} of its files would be made anew or deleted ({name_some(sorted(files))}). "
+                         "Wait until the training has ended, or end it first.")
 
 
 def _refuse_to_delete(folder: Path, files: list[Path]) -> None:
