@@ -127,7 +127,7 @@ def summarize(per_case: list[dict[str, Any]], labels_or_regions: Sequence[LabelO
 
 def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | os.PathLike, output_file: str | os.PathLike | None,
                               image_reader_writer: SimpleITKIO, file_ending: str, regions_or_labels: Sequence[LabelOrRegion],
-                              ignore_label: int | None = None, num_processes: int | None = None, chill: bool = False,
+                              ignore_label: int | None = None, num_processes: int | None = None, chill: bool = True,
                               known_labels: Collection[int] | None = None) -> dict[str, Any]:
     """Compare every prediction of a folder with the reference of the same name and write the summary to `output_file`.
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.checked_file import read_image
 from nnunetv2.imageio.geometry import corner_shift, describe, same_grid
 from nnunetv2.imageio.inflate import compress
@@ -20,7 +21,7 @@ from nnunetv2.utilities.files import atomic_write
 FLAT_SPACING_FACTOR = 999  # through-plane spacing given to 2D images, times the largest in-plane spacing
 
 
-class SimpleITKIO:
+class SimpleITKIO(BaseReaderWriter):
     """Reader and writer of every format SimpleITK knows.
 
     Properties of an image: `spacing`, mm in array order (z, y, x), and `sitk_stuff` with SimpleITK's own `spacing`,

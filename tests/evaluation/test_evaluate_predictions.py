@@ -98,6 +98,11 @@ def test_chill_leaves_missing_predictions_out(folders):
     assert len(compute_metrics_on_folder_simple(*folders, [1], chill=True)["metric_per_case"]) == 2
 
 
+def test_what_scores_a_folder_by_its_labels_leaves_them_out_unasked_as_upstreams_does(folders):
+    write(folders[0], c=REF)
+    assert len(compute_metrics_on_folder(*folders, None, SimpleITKIO(), ".nii.gz", [1])["metric_per_case"]) == 2
+
+
 def test_predictions_without_reference_are_listed_together(folders):
     write(folders[1], x=REF, y=REF)
     with pytest.raises(FileNotFoundError, match="x.nii.gz, y.nii.gz"):

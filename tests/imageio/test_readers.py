@@ -187,3 +187,8 @@ def test_readers_of_ones_own_compare_their_channels():
     assert reader._check_all_same([(1, 4, 5)]) and reader._check_all_same([(1, 4, 5), (1, 4, 5)]) and reader._check_all_same([1.0, 1.0 + 1e-9])
     assert not reader._check_all_same([(1, 4, 5), (1, 4, 6)]) and not reader._check_all_same([(1, 4, 5), (4, 5)])
     assert reader._check_all_same_array([np.eye(4), np.eye(4)]) and not reader._check_all_same_array([np.eye(4), np.zeros((4, 4))])
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient, NaturalImage2DIO, Tiff3DIO])
+def test_every_reader_is_one_for_programs_that_ask_and_for_subclasses(reader):
+    assert issubclass(reader, BaseReaderWriter) and reader()._check_all_same([[1.0, 2.0], [1.0, 2.0]])

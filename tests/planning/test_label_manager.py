@@ -24,6 +24,22 @@ def test_regions_have_one_head_each_without_background_and_ignore():
     assert (labels.all_labels, labels.ignore_label) == ([0, 1, 2], 3)
 
 
+def test_subclasses_may_override_what_upstreams_may():
+    class Own(LabelManager):
+        has_regions = property(lambda self: False)
+        foreground_labels = property(lambda self: [2])
+
+        def _get_all_labels(self):
+            return [*super()._get_all_labels(), 3]
+
+        def _determine_ignore_label(self):
+            return None
+
+    labels = Own(REGIONS, [1, 2])
+    assert (labels.num_segmentation_heads, labels.all_labels, labels.foreground_labels, labels.has_regions) == (4, [0, 1, 2, 3], [2], False)
+    assert labels.ignore_label is None and labels.all_regions is None
+
+
 def test_later_regions_paint_over_earlier_ones():
     p = np.array([[0.9, 0.9, 0.2, 0.5], [0.1, 0.8, 0.9, 0.5]])[:, None, None]  # (C, Z, Y, X)
     assert LabelManager(REGIONS, [1, 2]).convert_probabilities_to_segmentation(p).ravel().tolist() == [1, 2, 2, 0]

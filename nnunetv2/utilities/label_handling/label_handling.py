@@ -27,19 +27,51 @@ class LabelManager:
             raise ValueError(f"dataset.json, labels: 'background' must be 0, found {label_dict.get('background')!r}.")
         self.label_dict = label_dict
         self.regions_class_order = regions_class_order
-        self.ignore_label: int | None = label_dict.get("ignore")
-        definitions = [tuple(value) if isinstance(value, (list, tuple)) else int(value)
-                       for name, value in label_dict.items() if name != "ignore"]
-        self.all_labels = sorted({int(label) for value in definitions for label in np.atleast_1d(value)})
-        self.has_regions = not force_use_labels and any(isinstance(value, tuple) and len(value) > 1 for value in definitions)
-        self.all_regions: list[Region] | None = self.filter_background(definitions) if self.has_regions else None
+        self._force_use_labels = force_use_labels
+        self._has_regions = not force_use_labels and any(isinstance(value, tuple) and len(value) > 1 for value in self._definitions())
+        self._ignore_label = self._determine_ignore_label()
+        self._all_labels = self._get_all_labels()
+        self._regions = self._get_regions()
         if self.ignore_label not in (None, self.all_labels[-1] + 1):
             raise ValueError(f"dataset.json, labels: 'ignore' is {self.ignore_label!r}; it must be the highest label, "
                              f"{self.all_labels[-1] + 1} here.")
-        if self.has_regions and len(regions_class_order or ()) != len(self.all_regions):
-            raise ValueError(f"dataset.json has {len(self.all_regions)} foreground regions but regions_class_order "
+        if self.has_regions and len(regions_class_order or ()) != len(self.all_regions or ()):
+            raise ValueError(f"dataset.json has {len(self.all_regions or ())} foreground regions but regions_class_order "
                              f"{regions_class_order}; it needs one label a region.")
         self.inference_nonlin = inference_nonlin or (torch.sigmoid if self.has_regions else partial(torch.softmax, dim=0))
+
+    def _definitions(self) -> list[Region]:
+        """What the names of `label_dict` stand for, without the ignore label."""
+        return [tuple(value) if isinstance(value, (list, tuple)) else int(value) for name, value in self.label_dict.items() if name != "ignore"]
+
+    # a subclass may override these three and the properties below, as upstream's
+
+    def _get_all_labels(self) -> list[int]:
+        return sorted({int(label) for value in self._definitions() for label in np.atleast_1d(value)})
+
+    def _get_regions(self) -> list[Region] | None:
+        return self.filter_background(self._definitions()) if self.has_regions else None
+
+    def _determine_ignore_label(self) -> int | None:
+        return self.label_dict.get("ignore")
+
+    @property
+    def has_regions(self) -> bool:
+        return self._has_regions
+
+    @property
+    def all_labels(self) -> list[int]:
+        """Background included, the ignore label not."""
+        return self._all_labels
+
+    @property
+    def all_regions(self) -> list[Region] | None:
+        """Without the background; None without regions."""
+        return self._regions
+
+    @property
+    def ignore_label(self) -> int | None:
+        return self._ignore_label
 
     @property
     def has_ignore_label(self) -> bool:
