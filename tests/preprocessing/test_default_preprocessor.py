@@ -9,7 +9,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.case_store import is_complete, list_cases, load_case
 from nnunetv2.preprocessing.class_locations import sample_class_locations
 from nnunetv2.preprocessing.preprocessors import DefaultPreprocessor, preprocessor_by_name
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import _run_and_save
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import _copy_references, _run_and_save
 from nnunetv2.preprocessing.recipe import trained_on_lock
 from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
@@ -285,3 +285,15 @@ def test_how_many_places_are_sampled_may_be_told():
     sample = DefaultPreprocessor._sample_foreground_locations
     assert len(sample(seg, [1])[1]) == len(sample(seg, [1], None, False)[1]) == 12
     assert len(sample(seg, [1], min_num_samples=5)[1]) == 5 and len(sample(seg, [1], min_num_samples=5, min_percent_coverage=0.5)[1]) == 6
+
+
+def test_references_of_another_format_are_written_in_the_datasets(tmp_path):
+    """`dataset` in dataset.json may name files of any ending."""
+    labels, properties = np.arange(8, dtype=np.uint8).reshape(2, 2, 2), {"spacing": [3.0, 1.0, 2.0]}
+    for ending in (".mha", ".nrrd"):
+        SimpleITKIO().write_seg(labels, tmp_path / f"mask{ending}", properties)
+    cases = {case: {"images": [], "label": str(tmp_path / f"mask{ending}")} for case, ending in (("a", ".mha"), ("b", ".nrrd"))}
+    _copy_references(cases, tmp_path / "references", ".nrrd", set(), SimpleITKIO())
+    seg, found = SimpleITKIO().read_seg(tmp_path / "references" / "a.nrrd")
+    assert np.array_equal(seg[0], labels) and found["spacing"] == properties["spacing"]
+    assert (tmp_path / "references" / "b.nrrd").read_bytes() == (tmp_path / "mask.nrrd").read_bytes()

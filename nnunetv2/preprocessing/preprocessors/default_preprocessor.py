@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.geometry import off_its_image
 from nnunetv2 import paths
 from nnunetv2.preprocessing.case_store import is_complete, save_case
@@ -162,7 +163,7 @@ class DefaultPreprocessor:
             done = {case for case in cases if _is_done(folder, case, cases[case], made_from.get(case), hashes[case])}
             _refuse_while_trained_on(folder, [name for case in cases.keys() - done for name in preprocessed_names(case) if (folder / name).exists()])
             _copy_references(cases, preprocessed / "gt_segmentations", dataset_json["file_ending"],
-                             {case for case, value in hashes.items() if made_from.get(case, value) != value})
+                             {case for case, value in hashes.items() if made_from.get(case, value) != value}, plans_manager.image_reader_writer_class())
             # a training that was tried while the references were incomplete has split those that were there
             forget_default_split(preprocessed, cases.keys() - set(dataset_json.get("holdout", [])))
             record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
@@ -231,8 +232,8 @@ def _is_done(folder: Path, case: str, files: dict, made_from: str | None, now: s
     return is_complete(folder, case, newer_than=max(os.path.getmtime(file) for file in (*files["images"], files["label"])))
 
 
-def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[str]) -> None:
-    """Copy the original segmentations, so that validation works where the raw data are not.
+def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[str], reader: BaseReaderWriter) -> None:
+    """Copy the original segmentations, so that validation works where the raw data are not. One of another format is written anew, in the dataset's.
 
     Those of cases that the dataset no longer has are removed, for splits are made of what lies here; not through a link.
     """
@@ -242,7 +243,13 @@ def _copy_references(cases: dict, folder: Path, file_ending: str, changed: set[s
                 path.unlink()
     for case, files in cases.items():
         target = folder / f"{case}{file_ending}"
-        if case in changed or not target.exists() or target.stat().st_mtime < os.path.getmtime(files["label"]):
+        if case not in changed and target.exists() and target.stat().st_mtime >= os.path.getmtime(files["label"]):
+            continue
+        if not files["label"].lower().endswith(file_ending.lower()):
+            seg, properties = reader.read_seg(files["label"])
+            folder.mkdir(parents=True, exist_ok=True)
+            reader.write_seg(seg[0], target, properties)
+        else:
             with atomic_write(target) as temporary:
                 shutil.copyfile(files["label"], temporary)
 
