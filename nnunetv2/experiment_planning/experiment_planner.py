@@ -14,11 +14,11 @@ from nnunetv2 import paths
 from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.network_topology import MIN_EDGE, Topology, conv_feature_map_size, plan_topology
-from nnunetv2.imageio.reader_writer_registry import TIFF, reader_writer_by_name, reader_writer_name
+from nnunetv2.imageio.reader_writer_registry import TIFF, name_of_reader_writer, reader_writer_by_name, reader_writer_name
 from nnunetv2.preprocessing.dataset_copies import copy_dataset_files
-from nnunetv2.preprocessing.normalization import MASKABLE_SCHEMES, scheme_of_channel
+from nnunetv2.preprocessing.normalization import may_use_mask, scheme_of_channel
 from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
-from nnunetv2.preprocessing.resampling import compute_new_shape, resample_data_or_seg_to_shape
+from nnunetv2.preprocessing.resampling import compute_new_shape, name_of_resampling_fn, resample_data_or_seg_to_shape
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -134,7 +134,7 @@ class ExperimentPlanner:
             "plans_name": self.plans_identifier,
             "original_median_spacing_after_transp": np.median(spacings, 0)[transpose_forward].tolist(),
             "original_median_shape_after_transp": [round(n) for n in np.median(shapes, 0)[transpose_forward].tolist()],
-            "image_reader_writer": getattr(reader, "__name__", reader),
+            "image_reader_writer": reader if isinstance(reader, str) else name_of_reader_writer(reader),
             "transpose_forward": list(transpose_forward),
             "transpose_backward": list(transpose_backward),
             "configurations": configurations,
@@ -177,9 +177,9 @@ class ExperimentPlanner:
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """Scheme of each channel, and whether only its non-zero voxels count: where cropping took much away, and the scheme can."""
-        schemes = [scheme_of_channel(channel) for channel in self.dataset_json["channel_names"].values()]
+        channels = list(self.dataset_json["channel_names"].values())
         mostly_cropped = self.dataset_fingerprint["median_relative_size_after_cropping"] < 3 / 4
-        return schemes, [mostly_cropped and scheme in MASKABLE_SCHEMES for scheme in schemes]
+        return [scheme_of_channel(channel) for channel in channels], [mostly_cropped and may_use_mask(channel) for channel in channels]
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """(3,) mm, untransposed: the median per axis.
@@ -224,9 +224,9 @@ class ExperimentPlanner:
             "spacing": np.array(spacing),
             "normalization_schemes": schemes,
             "use_mask_for_norm": use_mask,
-            "resampling_fn_data": resampling_data.__name__, "resampling_fn_data_kwargs": data_kwargs,
-            "resampling_fn_seg": resampling_seg.__name__, "resampling_fn_seg_kwargs": seg_kwargs,
-            "resampling_fn_probabilities": resampling_probabilities.__name__, "resampling_fn_probabilities_kwargs": probabilities_kwargs,
+            "resampling_fn_data": name_of_resampling_fn(resampling_data), "resampling_fn_data_kwargs": data_kwargs,
+            "resampling_fn_seg": name_of_resampling_fn(resampling_seg), "resampling_fn_seg_kwargs": seg_kwargs,
+            "resampling_fn_probabilities": name_of_resampling_fn(resampling_probabilities), "resampling_fn_probabilities_kwargs": probabilities_kwargs,
             "architecture": self._architecture(topology),
         }
 

@@ -3,9 +3,11 @@
 import importlib
 import os
 
+import nnunetv2.imageio as room
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.trusted_names import resolve
+from nnunetv2.utilities.trusted_names import classes_below, name_of, resolve
 
 READERS = {reader.__name__: reader for reader in (SimpleITKIO, SimpleITKIOWithReorient)}
 _LATER = {  # imported when a dataset asks for them: their libraries take their time
@@ -18,11 +20,20 @@ KNOWN_ENDINGS = (*SimpleITKIO.supported_file_endings, *(ending for ending in (*_
 
 
 def reader_writer_by_name(name: str, where: object = "plans") -> type:
-    """The class behind the `image_reader_writer` of plans: ours, or one of a package that the user trusts. InputError for others."""
+    """The class behind the `image_reader_writer` of plans: ours, one in a file below nnunetv2/imageio, or one of a package that the user trusts.
+
+    InputError for others.
+    """
     if isinstance(name, str) and name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
-    known = READERS | dict.fromkeys(_LATER)
+    plain = isinstance(name, str) and "." not in name and name not in READERS
+    known = READERS | dict.fromkeys(_LATER) | (classes_below(room, BaseReaderWriter) if plain else {})
     return resolve(name, "image_reader_writer", where, known, lambda found: isinstance(found, type))
+
+
+def name_of_reader_writer(reader: type) -> str:
+    """What plans call it, so that it is found again."""
+    return name_of(reader, READERS)
 
 
 def reader_writer_name(dataset_json: dict, example_file: str | os.PathLike | None = None) -> str:

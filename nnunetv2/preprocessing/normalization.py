@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+import nnunetv2.preprocessing as room
 from nnunetv2.utilities.ct_statistics import ct_statistics
-from nnunetv2.utilities.trusted_names import resolve
+from nnunetv2.utilities.trusted_names import classes_below, name_of, resolve
 
 
 class ImageNormalization(ABC):
@@ -113,8 +114,6 @@ class RGBTo01Normalization(ImageNormalization):
 
 SCHEMES: dict[str, type[ImageNormalization]] = {
     scheme.__name__: scheme for scheme in (CTNormalization, ZScoreNormalization, NoNormalization, RescaleTo01Normalization, RGBTo01Normalization)}
-# Only these may be restricted to the non-zero mask (`use_mask_for_norm`).
-MASKABLE_SCHEMES = frozenset(name for name, scheme in SCHEMES.items() if scheme.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true)
 
 channel_name_to_normalization_mapping: dict[str, type[ImageNormalization]] = {
     "ct": CTNormalization,
@@ -131,13 +130,19 @@ def get_normalization_scheme(channel_name: str) -> type[ImageNormalization]:
 
 
 def scheme_of_channel(channel_name: str) -> str:
-    """Its name."""
-    return get_normalization_scheme(channel_name).__name__
+    """What plans call it; one that a program added to `channel_name_to_normalization_mapping` by its dotted path."""
+    return name_of(get_normalization_scheme(channel_name), SCHEMES)
+
+
+def may_use_mask(channel_name: str) -> bool:
+    """Whether the scheme for such a channel may be restricted to the non-zero mask (`use_mask_for_norm`)."""
+    return bool(get_normalization_scheme(channel_name).leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true)
 
 
 def scheme_by_name(scheme: str, where: object = "plans") -> type[ImageNormalization] | Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]:
     """The class or function that `scheme` names, see `normalize`; InputError, naming `where`, for an unknown one."""
-    return resolve(scheme, "normalization_schemes", where, SCHEMES)
+    plain = isinstance(scheme, str) and "." not in scheme and scheme not in SCHEMES
+    return resolve(scheme, "normalization_schemes", where, SCHEMES | classes_below(room, ImageNormalization) if plain else SCHEMES)
 
 
 def check_schemes(configuration: Mapping, where: object) -> None:
@@ -149,8 +154,9 @@ def check_schemes(configuration: Mapping, where: object) -> None:
 def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.ndarray, intensities: Mapping[str, float]) -> None:
     """Normalise `image` (Z, Y, X) float32 in place. With `use_mask`, the voxels with seg >= 0 are the ones that count.
 
-    `scheme`: a name of SCHEMES, or the path of one's own in a package that the user trusts: a subclass of ImageNormalization, or a
-    function of (image, inside, intensities) that changes the image in place, `inside` the mask or None.
+    `scheme`: a name of SCHEMES or of a subclass of ImageNormalization in a file below nnunetv2/preprocessing, or the path of one's own in a
+    package that the user trusts: a subclass of ImageNormalization, or a function of (image, inside, intensities) that changes the image in
+    place, `inside` the mask or None.
 
     Raises:
         InputError: `scheme` is neither.
@@ -161,4 +167,4 @@ def normalize(image: np.ndarray, scheme: str, use_mask: bool | None, seg: np.nda
         if result is not image:
             image[...] = result
     else:
-        found(image, None, intensities)
+        found(image, seg >= 0 if use_mask else None, intensities)

@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 
 from nnunetv2.configuration import ANISO_THRESHOLD
-from nnunetv2.utilities.trusted_names import resolve
+from nnunetv2.utilities.trusted_names import name_of, resolve
 
 BLOCK = 32  # rows of a matrix applied at a time; fewer rows waste less on the zeros beside the band, more rows feed BLAS better
 NEGLIGIBLE = 1e-9  # spline weights decay by 0.27 a voxel; those below this are left out
@@ -240,12 +240,20 @@ def no_resampling_hack(data: np.ndarray | torch.Tensor, new_shape: Sequence[int]
     return data
 
 
+def _resampling_functions() -> dict[str, Callable]:
+    from nnunetv2.preprocessing.resampling_torch import resample_torch_fornnunet, resample_torch_simple  # it builds on this module
+
+    return {f.__name__: f for f in (resample_data_or_seg_to_shape, no_resampling_hack, resample_torch_fornnunet, resample_torch_simple)}
+
+
 def resampling_fn_by_name(name: str, where: object = "plans") -> Callable:
     """The function that a plans file names in `resampling_fn_{data,seg,probabilities}`: ours, or one of a package that the user trusts.
 
     InputError for others.
     """
-    from nnunetv2.preprocessing.resampling_torch import resample_torch_fornnunet, resample_torch_simple  # it builds on this module
+    return resolve(name, "resampling function", where, _resampling_functions())
 
-    known = {f.__name__: f for f in (resample_data_or_seg_to_shape, no_resampling_hack, resample_torch_fornnunet, resample_torch_simple)}
-    return resolve(name, "resampling function", where, known)
+
+def name_of_resampling_fn(function: Callable) -> str:
+    """What plans call it, so that it is found again."""
+    return name_of(function, _resampling_functions())

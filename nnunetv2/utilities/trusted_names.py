@@ -6,11 +6,14 @@ known: torch.nn's modules and this code base's own classes. Everything else need
 variable `nnUNet_trust` or by the flag `--trust`: packages, separated by commas, whose objects may be imported.
 """
 
+import importlib
 import inspect
 import math
 import os
+import pkgutil
 import pydoc
 from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 from nnunetv2.utilities.errors import InputError
@@ -64,6 +67,23 @@ def resolve(dotted: object, what: str, where: object, known: Mapping[str, Any], 
         raise InputError(f"{where}: {what} names {dotted!r}, which cannot be imported; put its folder on PYTHONPATH.")
     if not accept(found):
         raise InputError(f"{where}: {what} names {dotted!r}, which is a {type(found).__name__} of another kind.")
+    return found
+
+
+def name_of(found: Any, known: Mapping[str, Any]) -> str:
+    """What a file calls `found`, a class or function: its bare name where it is known or a class of this package, else its dotted path."""
+    if known.get(found.__name__) is found or (isinstance(found, type) and found.__module__.startswith("nnunetv2.")):
+        return found.__name__
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def classes_below(room: ModuleType, base: type) -> dict[str, type]:
+    """{name: class} of the subclasses of `base` that modules below a package of ours define. Files that people put there are trusted as ours are."""
+    found = {}
+    for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+        content = vars(importlib.import_module(module.name))
+        found |= {name: value for name, value in content.items()
+                  if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.name}
     return found
 
 

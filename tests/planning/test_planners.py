@@ -8,8 +8,11 @@ from nnunetv2.class_evidence.blocks import BLOCKS
 from nnunetv2.experiment_planning.plan_and_preprocess_api import make_planner, plan_experiments
 from nnunetv2.experiment_planning.planners import planner_by_name
 from nnunetv2.experiment_planning.residual_encoder_planners import nnUNetPlannerResEncM
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 M, DEFAULT = "nnUNetPlannerResEncM", "ExperimentPlanner"
 
@@ -292,6 +295,32 @@ def test_the_defaults_of_a_planners_arguments_count_where_nothing_else_is_given(
     assert make_planner(PlannerWithMemory, dataset.name, **options).UNet_vram_target_GB == memory
     assert plan_experiments([dataset.name], "PlannerWithMemory", **options) == name
     assert not (dataset.preprocessed / "nnUNetResEncUNetMPlans.json").exists()
+
+
+class OwnReader(SimpleITKIO):
+    pass
+
+
+def resample_of_a_user(data, new_shape, current_spacing, new_spacing):
+    return data
+
+
+class PlannerOfOwnParts(nnUNetPlannerResEncM):
+    def determine_reader_writer(self):
+        return OwnReader
+
+    def determine_resampling(self, *args, **kwargs):
+        return resample_of_a_user, {}, resample_of_a_user, {}
+
+
+def test_what_a_planner_brings_along_is_planned_by_a_path_that_leads_to_it(dataset, monkeypatch):
+    dataset.write_fingerprint((1, 1, 1), (60, 60, 60))
+    manager = PlansManager(PlannerOfOwnParts(dataset.name).plan_experiment())
+    with pytest.raises(InputError, match="--trust"):
+        _ = manager.image_reader_writer_class
+    monkeypatch.setenv("nnUNet_trust", __name__)
+    assert manager.image_reader_writer_class is OwnReader
+    assert manager.get_configuration("3d_fullres").resampling_fn_seg.func is resample_of_a_user
 
 
 def test_transposition_can_be_suppressed(dataset):

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from nnunetv2.preprocessing.normalization import SCHEMES, ImageNormalization, check_schemes, get_normalization_scheme, normalize, scheme_of_channel
+from nnunetv2.preprocessing.normalization import (
+    SCHEMES,
+    ImageNormalization,
+    channel_name_to_normalization_mapping,
+    check_schemes,
+    get_normalization_scheme,
+    may_use_mask,
+    normalize,
+    scheme_by_name,
+    scheme_of_channel,
+)
 from nnunetv2.utilities.errors import InputError
 
 CT = {"mean": 50.0, "std": 10.0, "percentile_00_5": 20.0, "percentile_99_5": 80.0}
@@ -84,6 +94,31 @@ def halved(image, inside, intensities):
 def test_schemes_of_ones_own_are_classes_or_functions(monkeypatch, name, expected):
     monkeypatch.setattr("nnunetv2.preprocessing.normalization.resolve", lambda *args: globals()[name])
     assert normalized([1, 3], f"{__name__}.{name}").tolist() == expected
+
+
+class Masked(Doubled):
+    leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true = True
+
+
+def test_a_scheme_that_a_program_adds_for_a_channel_is_planned_by_its_path(monkeypatch):
+    monkeypatch.setitem(channel_name_to_normalization_mapping, "mine", Masked)
+    assert scheme_of_channel("Mine") == f"{__name__}.Masked" and may_use_mask("Mine") and may_use_mask("T1") and not may_use_mask("CT")
+
+
+def test_a_function_is_given_the_mask_where_it_counts(monkeypatch):
+    seen = []
+    monkeypatch.setattr("nnunetv2.preprocessing.normalization.resolve", lambda *args: lambda image, inside, intensities: seen.append(inside))
+    for use_mask in (True, False):
+        normalize(np.zeros((1, 1, 2), np.float32), "package.function", use_mask, np.array([[[-1, 0]]]), {})
+    assert seen[0].tolist() == [[[False, True]]] and seen[1] is None
+
+
+def test_a_scheme_in_a_file_beside_ours_is_found_by_its_name(tmp_path, monkeypatch):
+    from nnunetv2 import preprocessing
+
+    (tmp_path / "scheme_of_this_test.py").write_text("from nnunetv2.preprocessing.normalization import NoNormalization\nclass Beside(NoNormalization):\n    pass\n")
+    monkeypatch.setattr(preprocessing, "__path__", [*preprocessing.__path__, str(tmp_path)])
+    assert scheme_by_name("Beside").__name__ == "Beside"
 
 
 def test_an_unknown_scheme_of_a_configuration_is_named_with_its_file():
