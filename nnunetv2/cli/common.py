@@ -89,7 +89,12 @@ def add_trained_folds_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def model_folder(args: argparse.Namespace) -> str:
-    """nnUNet_results/Dataset/Trainer__Plans__configuration from the flags -d -tr -p -c."""
+    """nnUNet_results/Dataset/Trainer__Plans__configuration from the flags -d -tr -p -c. A trainer that is named by its path is imported: the model's
+    network may be of its making."""
     from nnunetv2.utilities.dataset_files import get_output_folder
 
+    if ":" in args.tr:
+        from nnunetv2.training.nnUNetTrainer.registry import find_trainer
+
+        find_trainer(args.tr)
     return str(get_output_folder(args.d, args.tr, args.p, args.c))

@@ -102,7 +102,8 @@ def test_whole_cases_are_validated_by_the_engine_that_predicts_but_for_a_network
 
 def test_a_trainer_that_is_not_found_is_named(trained, monkeypatch):
     trainer = trained(OwnNetworkTrainer)
-    monkeypatch.setattr(registry, "available_trainers", dict)
+    for function in ("available_trainers", "_imported_trainer"):
+        monkeypatch.setattr(registry, function, lambda *_: {})
     predictor = nnUNetPredictor(device=torch.device("cpu"), engine="torch", allow_tqdm=False)
     with pytest.raises(ValueError, match="trainer OwnNetworkTrainer builds its own network"):
         predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))

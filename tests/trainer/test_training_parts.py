@@ -1,5 +1,6 @@
 """Splits, checkpoints, learning rate, log, class figures and the collapse alarm, each alone."""
 
+import argparse
 import json
 import math
 from dataclasses import replace
@@ -12,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from nnunetv2.cli.common import model_folder
 from nnunetv2.training.logging import TrainingLog
 from nnunetv2.training.lr_scheduler import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.architecture import trainer_with_own_network
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining, class_epoch_metrics, inverse_frequency_weights
 from nnunetv2.training.nnUNetTrainer.collapse_alarm import find_collapse, record_collapse
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -335,6 +338,19 @@ def test_trainer_by_import_path(tmp_path, monkeypatch):
     assert find_trainer("my_trainers:Mine").__name__ == "Mine"
     with pytest.raises(ValueError, match="Other"):
         find_trainer("my_trainers:Other")
+
+
+def test_a_trainer_that_a_command_names_by_its_path_is_found_by_the_name_in_its_checkpoints(tmp_path, monkeypatch):
+    """Prediction asks it for the network."""
+    (tmp_path / "trainers_of_a_command.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\nclass TrainerOfACommand(nnUNetTrainer):\n"
+        "    @staticmethod\n    def build_network_architecture(plans_manager, *arguments):\n        pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    assert trainer_with_own_network("TrainerOfACommand") is None
+    folder = model_folder(argparse.Namespace(d="Dataset001_A", c="2d", p="P", tr="trainers_of_a_command:TrainerOfACommand"))
+    assert folder == str(tmp_path / "Dataset001_A" / "TrainerOfACommand__P__2d")
+    assert trainer_with_own_network("TrainerOfACommand").__module__ == "trainers_of_a_command"
 
 
 def test_unknown_trainer_names_the_known_ones():

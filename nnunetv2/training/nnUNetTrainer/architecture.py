@@ -25,7 +25,7 @@ def build_network(trainer, plans_manager: PlansManager, configuration_manager: C
 def trainer_with_own_network(name: str) -> type | None:
     """The trainer called `name`, out of a checkpoint, if it builds its network otherwise than the plans say; else None.
 
-    Looked for among this package's trainers and in the folders that the user's nnUNet_extTrainer names; nothing else is imported.
+    Looked for among this package's trainers, in the folders that the user's nnUNet_extTrainer names and among what is imported; nothing else is imported.
     None too where there is no such trainer: whether the plans' network fits, the weights tell.
     """
     if name == "nnUNetTrainer" or not name.isidentifier():

@@ -1,4 +1,4 @@
-"""Find a trainer class by name: below this folder, in the folders of $nnUNet_extTrainer, or by import path."""
+"""Find a trainer class by name: below this folder, in the folders of $nnUNet_extTrainer, among those that are imported, or by import path."""
 
 import importlib
 import inspect
@@ -23,7 +23,7 @@ def available_trainers() -> dict[str, type[nnUNetTrainer]]:
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer]:
-    """`name`: a trainer of this package or of a file below $nnUNet_extTrainer, or `package.module:Class`, importable as it stands.
+    """`name`: a trainer of this package, of a file below $nnUNet_extTrainer, or that the program has imported, or `package.module:Class`, importable as it stands.
 
     InputError that lists the known ones when there is none, or when the class is no trainer.
     """
@@ -37,7 +37,7 @@ def find_trainer(name: str) -> type[nnUNetTrainer]:
         return nnUNetTrainer
     else:
         trainers = available_trainers()
-        found = trainers.get(name) or _external_trainer(name)
+        found = trainers.get(name) or _external_trainer(name) or _imported_trainer(name)
         if found is None:
             raise InputError(f"There is no trainer {name!r}. Known: {', '.join(sorted(trainers))}; or give 'package.module:Class'. "
                              f"Put your own below {room.__path__[0]} or into a folder that {FOLDERS_VARIABLE} names.")
@@ -53,4 +53,15 @@ def _external_trainer(name: str) -> type | None:
         found = recursive_find_python_class(folder, name, None)
         if found is not None:
             return found
+    return None
+
+
+def _imported_trainer(name: str) -> type | None:
+    """A class of this name that is there already; who imported it trusts it, be it a program or a command's `-tr package.module:Class`."""
+    waiting: list[type] = [nnUNetTrainer]
+    while waiting:
+        trainer = waiting.pop()
+        if trainer.__name__ == name:
+            return trainer
+        waiting += trainer.__subclasses__()
     return None
