@@ -15,7 +15,7 @@ from nnunetv2.imageio.geometry import grid_difference
 from nnunetv2.imageio.label_values import shown_values, unexpected_labels
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.data_description import MAX_LABEL, THE_QUIZ
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.file_shapes import Splits
 from nnunetv2.utilities.files import load_json
 from nnunetv2.utilities.image_listing import list_images
@@ -93,7 +93,7 @@ def _by_case(folder: Path, files: Sequence[Path], named: Collection[str]) -> dic
     found: dict[str, Path] = {}
     doubles = [str(path) for path in masks if found.setdefault(case_of(path.name), path) is not path]
     if doubles:
-        raise ValueError(f"{folder}: these cases are there a second time, in another sub-folder: {name_some(doubles, 20)}")
+        raise ValueError(f"{folder}: these cases are there a second time, in another sub-folder: {name_most(doubles)}")
     return found
 
 

@@ -18,7 +18,7 @@ from nnunetv2.preprocessing.safe_pickle import load_properties, save_pickle
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold, source_in
 from nnunetv2.utilities.file_shapes import DatasetJson, FileShape, Plans
-from nnunetv2.utilities.errors import InputError, list_some, name_some
+from nnunetv2.utilities.errors import InputError, list_some, name_most
 from nnunetv2.utilities.files import atomic_write, is_there, load_json, save_json
 from nnunetv2.utilities.folder_lock import refuse_in_use
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -161,7 +161,7 @@ def _merge_cases(cases: Sequence[tuple[str, dict[str, Path]]], output: Path, pla
     """Masks and tables of classes. `cases`: (source, {case: .npz file}); every source must have every case. source: what the manifest says of a file.
     class_tables: as `mean_class_rows` has them."""
     names = sorted(set().union(*(found for _, found in cases)))
-    missing = [f"{source} lacks {name_some(sorted(set(names) - set(found)), 20)}" for source, found in cases if set(names) - set(found)]
+    missing = [f"{source} lacks {name_most(sorted(set(names) - set(found)))}" for source, found in cases if set(names) - set(found)]
     if missing:
         raise FileNotFoundError("All predictions must cover the same cases:\n" + "\n".join(missing))
     if not names:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import read_manifest
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, made_by_fold
 from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.folder_lock import refuse_in_use
@@ -63,7 +63,7 @@ def accumulate_cv_results(trained_model_folder: str | os.PathLike, merged_output
             predictions.setdefault(name, []).append(folder / name)
     repeated = [name for name, found in predictions.items() if len(found) > 1]
     if repeated:
-        raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {name_some(repeated, 20)}. Choose folds that do not overlap.")
+        raise ValueError(f"More than one of the folds {list(folds)} predicts these cases: {name_most(repeated)}. Choose folds that do not overlap.")
 
     rows = mean_class_rows([list(validation.values())], predictions, task)
     deleted = {path.name for path in old}
@@ -115,7 +115,7 @@ def _refuse_incomplete(validation: dict[int | str, Path], dataset_name: str, end
         expected = trained_split(trained.get("training"), folder, int(fold) if str(fold).isdecimal() else fold, predicted.parent / MANIFEST_FILE)[1]
         absent = [case for case in expected if not (predicted / f"{case}{ending}").is_file()]
         if absent:
-            missing[fold] = f"fold {fold}: {len(absent)} of {len(expected)} cases are not predicted: {name_some(absent, 20)}"
+            missing[fold] = f"fold {fold}: {len(absent)} of {len(expected)} cases are not predicted: {name_most(absent)}"
     if missing:
         listed = "\n".join(f"  {line}" for line in missing.values())
         raise InputError(f"{next(iter(validation.values())).parents[1]} has validations that were interrupted:\n{listed}\n"

@@ -22,7 +22,7 @@ from nnunetv2.imageio.reader_writer_registry import (
     reader_writer_name,
 )
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans, Summary
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.folder_lock import is_in_use
@@ -194,7 +194,7 @@ def list_files(folder: str | os.PathLike, file_ending: str) -> list[str]:
 
 def _refuse_missing(folder: str | os.PathLike, what: str, names: list[str], remedy: str) -> None:
     if names:
-        raise FileNotFoundError(f"{folder} lacks {len(names)} {what}: {name_some(names, 20)}. {remedy}")
+        raise FileNotFoundError(f"{folder} lacks {len(names)} {what}: {name_most(names)}. {remedy}")
 
 
 def label_or_region_to_key(label_or_region: LabelOrRegion) -> str:

@@ -15,7 +15,7 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.utilities.data_manifest import hash_cases, read_manifest, record
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.errors import name_some
+from nnunetv2.utilities.errors import name_most, name_some
 from nnunetv2.utilities.file_shapes import Fingerprint, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -102,7 +102,7 @@ def cases_to_learn_from(cases: dict[str, dict], dataset_json: dict) -> dict[str,
     """`cases` without those of dataset.json's `holdout`, which may monitor a training but not shape it."""
     holdout = set(dataset_json.get("holdout", []))
     if unknown := sorted(holdout - cases.keys()):
-        raise ValueError(f"dataset.json, key 'holdout': no training image has the name(s) {name_some(unknown, 20)}.")
+        raise ValueError(f"dataset.json, key 'holdout': no training image has the name(s) {name_most(unknown)}.")
     kept = {case: files for case, files in cases.items() if case not in holdout}
     if not kept:
         raise ValueError(f"No training case is left: {len(cases)} found, {len(holdout)} held out.")

@@ -8,7 +8,7 @@ import numpy as np
 from nnunetv2.inference.class_tables import ClassTables
 from nnunetv2.utilities.classification import LESION_FOUND, ClassificationTask, lesion_found_in
 from nnunetv2.utilities.csv_files import given_twice, read_csv, refuse
-from nnunetv2.utilities.errors import name_some
+from nnunetv2.utilities.errors import name_most, name_some
 from nnunetv2.utilities.file_shapes import DatasetJson, Plans
 from nnunetv2.utilities.files import load_json
 
@@ -35,7 +35,7 @@ def mean_class_rows(members: Sequence[Sequence[Path]], masks: Iterable[str], tas
                     for name, row in _read_class_table(folder / task.probabilities_file, task).items()}
             tables[number] = folders, {mask: row for mask, row in read.items() if mask in masks}
     names = sorted(set().union(*(rows for _, rows in tables.values())))
-    missing = [f"{', '.join(str(folder / task.probabilities_file) for folder in folders)} lacks {name_some(sorted(set(names) - set(rows)), 20)}"
+    missing = [f"{', '.join(str(folder / task.probabilities_file) for folder in folders)} lacks {name_most(sorted(set(names) - set(rows)))}"
                for folders, rows in tables.values() if set(names) - set(rows)]
     if missing:
         raise FileNotFoundError("All class tables must cover the same cases; predict again what these lack:\n" + "\n".join(missing))

@@ -31,7 +31,7 @@ from nnunetv2.utilities.parallel import in_threads
 from nnunetv2.preprocessing.safe_pickle import load_pickle
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.derived_manifest import STEP, Source, derived_manifest, source_in
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.file_shapes import DatasetJson, Postprocessing
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.folder_lock import folder_lock, refuse_in_use
@@ -107,7 +107,7 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     rows = mean_class_rows([[folder_predictions]], names, task)
     unpredicted = sorted(set(list_files(folder_ref, dataset_json["file_ending"])) - set(names))
     if unpredicted:
-        print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {name_some(unpredicted, 20)}")
+        print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {name_most(unpredicted)}")
 
     def score(steps: list[Step], output_folder: Path | None = None) -> dict[str, Any]:
         jobs = {name: (folder_ref / name, folder_predictions / name, rw, targets, labels.ignore_label, steps, output_folder, known_labels) for name in names}

@@ -6,7 +6,7 @@ from pathlib import Path
 from nnunetv2 import paths
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import bring_split, raw_description, read_manifest, record
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.file_shapes import RawDatasetJson
 from nnunetv2.utilities.files import atomic_write, load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -21,7 +21,7 @@ def copy_dataset_files(dataset: str) -> None:
     used = set(manifest.get("fingerprint", training))
     if used != training:
         raise InputError(f"{folder / 'dataset_fingerprint.json'} was made from other training cases; only in one of both: "
-                         f"{name_some(sorted(used ^ training), 20)}. Run nnUNetv2_extract_fingerprint -d {dataset} --clean.")
+                         f"{name_most(sorted(used ^ training))}. Run nnUNetv2_extract_fingerprint -d {dataset} --clean.")
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     task = ClassificationTask.from_dataset_json(dataset_json, labels.foreground_labels)
     if task is not None:

@@ -43,7 +43,7 @@ from nnunetv2.training.nnUNetTrainer.training_state import HEAD_BEFORE_REFIT
 from nnunetv2.utilities.checkpoint import load_checkpoint, save_checkpoint
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.data_manifest import moved_in_fold, refuse_changed_data
-from nnunetv2.utilities.errors import InputError, list_some, name_some
+from nnunetv2.utilities.errors import InputError, list_some, name_most, name_some
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import folder_lock
 from nnunetv2.utilities.splits import SPLITS_FILE, trained_split
@@ -313,11 +313,11 @@ def describe_cases(model: TrainedModel, network: nn.Module | WinogradEngine, cas
         rows.append(features)
         measured.append(None if measurement is None else measurement(image, logits.argmax(0).numpy(), properties, model.evidence_blocks))
     if damaged:
-        raise InputError(f"{folder}: the preprocessed images of {len(damaged)} case(s) hold NaN or infinite values: {name_some(damaged, 20)}. "
+        raise InputError(f"{folder}: the preprocessed images of {len(damaged)} case(s) hold NaN or infinite values: {name_most(damaged)}. "
                          "Delete their files and run nnUNetv2_preprocess again.")
     features = torch.stack(rows)
     broken = [case for case, finite in zip(cases, features.isfinite().flatten(1).all(1).tolist()) if not finite]
     if broken:
-        raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {name_some(broken, 20)}. Their preprocessed images are damaged, "
+        raise InputError(f"{folder}: the class features of {len(broken)} case(s) are not finite: {name_most(broken)}. Their preprocessed images are damaged, "
                          "or the network's weights are; preprocess them again, or train anew.")
     return DescribedCases(features, measured)

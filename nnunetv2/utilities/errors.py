@@ -38,7 +38,7 @@ def is_of_memory(error: BaseException) -> bool:
 
 
 STORAGE_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-MOST_NAMED = 100  # failed cases of one run; the others are counted
+MOST_NAMED = 100  # lines of a list, such as failed cases; the others are counted
 FULL_IN_A_ROW = 3  # cases that find no room on the disk, one after the other, end a run: the next ones would be computed for nothing
 
 
@@ -72,7 +72,7 @@ def _remedy(error: OSError) -> str:
     }.get(error.errno, "")
 
 
-def list_some(lines: Sequence[str], most: int = 20) -> str:
+def list_some(lines: Sequence[str], most: int = MOST_NAMED) -> str:
     """Lines of an error message, indented; the rest is counted."""
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
     return "\n".join(f"  {line}" for line in [*lines[:most], *more])
@@ -82,3 +82,8 @@ def name_some(values: Sequence, most: int = 5) -> str:
     """Values within a sentence, `a, b and 3 more`."""
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(map(str, values[:most])) + more
+
+
+def name_most(cases: Sequence) -> str:
+    """Cases that somebody has to mend, within a sentence: all of them, unless there are more than MOST_NAMED."""
+    return name_some(cases, MOST_NAMED)

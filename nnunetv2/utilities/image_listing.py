@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2.utilities.errors import InputError, name_some
+from nnunetv2.utilities.errors import InputError, name_most
 from nnunetv2.utilities.prediction_manifest import read_prediction_manifest
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".gipl.gz", ".img", ".hdr")
@@ -50,7 +50,7 @@ def list_images(folder: str | os.PathLike, ending: str, below: str = "refuse", e
         raise FileNotFoundError(f"{folder} is not a folder. Check the path.")
     found = scan_images(folder, ending, below, predictions)
     if found.hidden:
-        print(f"Note: {folder}: left out, because their names begin with a dot: {name_some([path.name for path in found.hidden], 20)}.", file=sys.stderr)
+        print(f"Note: {folder}: left out, because their names begin with a dot: {name_most([path.name for path in found.hidden])}.", file=sys.stderr)
     if not found.files and not found.problems and not empty:
         found.problems.append(f"holds no file that ends in {ending}; give the folder that holds the images")
     if found.problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2.utilities.data_manifest import SPLITS_FILE, read_manifest, record
-from nnunetv2.utilities.errors import InputError, list_some, name_some
+from nnunetv2.utilities.errors import InputError, list_some, name_most
 from nnunetv2.utilities.file_shapes import DatasetJson, Splits
 from nnunetv2.utilities.files import is_there, load_json, save_json
 from nnunetv2.utilities.manifest import value_hash
@@ -50,7 +50,7 @@ def trainable_cases(preprocessed_dataset_folder: Path) -> list[str]:
         raise FileNotFoundError(f"{folder} holds no '*{ending}' to train on. Run nnUNetv2_plan_and_preprocess first.")
     planned = read_manifest(preprocessed_dataset_folder).get("planned", {}).get("cases", [])
     if absent := sorted(set(planned) - holdout - references):
-        raise InputError(f"{folder} lacks {len(absent)} of {len(planned)} cases that were planned: {name_some(absent, 20)}. Wait until their preprocessing has ended, "
+        raise InputError(f"{folder} lacks {len(absent)} of {len(planned)} cases that were planned: {name_most(absent)}. Wait until their preprocessing has ended, "
                          "or run nnUNetv2_preprocess again.")
     return sorted(cases)
 

@@ -170,12 +170,12 @@ def test_a_tiff_volume_that_says_nothing_of_its_spacing_is_compared_by_its_shape
         compute_metrics(*files, Tiff3DIO(), [1, 2])
 
 
-def test_of_very_many_missing_predictions_twenty_are_named(tmp_path):
+def test_of_very_many_missing_predictions_a_hundred_are_named(tmp_path):
     ref, pred = write(tmp_path / "ref", a=REF), write(tmp_path / "pred", a=PRED)
-    for number in range(30):
-        (ref / f"b{number:02d}.nii.gz").touch()
-    with pytest.raises(FileNotFoundError, match="lacks 30 predictions: b00.nii.gz, .*, b19.nii.gz and 10 more. Predict them"):
-        compute_metrics_on_folder(ref, pred, None, SimpleITKIO(), ".nii.gz", [1])
+    for number in range(130):
+        (ref / f"b{number:03d}.nii.gz").touch()
+    with pytest.raises(FileNotFoundError, match="lacks 130 predictions: b000.nii.gz, .*, b099.nii.gz and 30 more. Predict them"):
+        compute_metrics_on_folder(ref, pred, None, SimpleITKIO(), ".nii.gz", [1], chill=False)
 
 
 def test_scores_of_masks_that_a_run_is_writing_are_warned_of(folders):

@@ -10,7 +10,7 @@ from nnunetv2.training.dataloading.batch_stream import BatchStream, augmentation
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.dataloading.patch_batches import ClassSampling, PatchBatches
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_scales
-from nnunetv2.utilities.errors import name_some
+from nnunetv2.utilities.errors import name_most
 from nnunetv2.utilities.splits import load_split
 
 
@@ -58,7 +58,7 @@ class TrainingData:
         folder = self.preprocessed_dataset_folder
         missing = sorted({case for part in split for case in part} - set(self.dataset_class.get_identifiers(folder)))
         if missing:
-            raise FileNotFoundError(f"{folder} lacks {len(missing)} cases of fold {self.fold}: {name_some(missing, 20)}. Run nnUNetv2_preprocess.")
+            raise FileNotFoundError(f"{folder} lacks {len(missing)} cases of fold {self.fold}: {name_most(missing)}. Run nnUNetv2_preprocess.")
         return tuple(self.dataset_class(folder, list(part), folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage) for part in split)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, list[int], tuple[int, ...] | None]:  # noqa: N802
