@@ -70,7 +70,7 @@ def remove_all_but_largest_component_from_segmentation(segmentation: np.ndarray,
 
 def apply_postprocessing(segmentation: np.ndarray, pp_fns: Sequence[Callable[..., np.ndarray]], pp_fn_kwargs: Sequence[dict]) -> np.ndarray:
     """Each function on the result of the one before, (Z, Y, X), with its keywords."""
-    for function, kwargs in zip(pp_fns, pp_fn_kwargs):
+    for function, kwargs in zip(pp_fns, pp_fn_kwargs, strict=True):
         segmentation = function(segmentation, **kwargs)
     return segmentation
 
@@ -85,8 +85,8 @@ def apply_steps(segmentation: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
 def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: str | os.PathLike,
                              plans_file_or_dict: str | os.PathLike | dict | None = None,
                              dataset_json_file_or_dict: str | os.PathLike | dict | None = None,
-                             num_processes: int | None = None, keep_postprocessed_files: bool = True) -> list[Step]:
-    """Decide on the steps and write them as postprocessing.json into `folder_predictions`.
+                             num_processes: int | None = None, keep_postprocessed_files: bool = True) -> tuple[list[Callable[..., np.ndarray]], list[dict]]:
+    """Decide on the steps and write them as postprocessing.json into `folder_predictions`. Returns them as functions and their keywords.
 
     The whole foreground first: adopted if the mean foreground Dice rises and no label's falls. Then, with two labels or
     more, each label alone: adopted if its own Dice rises. The post-processed predictions, their
@@ -145,7 +145,11 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
                 path.unlink()
         if not output_folder.is_symlink():
             output_folder.rmdir()
-    return steps
+    return _as_functions(steps)
+
+
+def _as_functions(steps: Sequence[Step]) -> tuple[list[Callable[..., np.ndarray]], list[dict]]:
+    return [remove_all_but_largest_component_from_segmentation] * len(steps), [{"labels_or_regions": step} for step in steps]
 
 
 def _plain(steps: Any) -> Any:
@@ -170,34 +174,42 @@ def _score_case(reference: Path, prediction: Path, rw: SimpleITKIO, targets: Seq
     return {"metrics": overlap_metrics(ref, seg, targets, ignore_label), "prediction_file": str(written), "reference_file": str(reference)}
 
 
-def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike, postprocessing_file: str | os.PathLike,
+def apply_postprocessing_to_folder(input_folder: str | os.PathLike, output_folder: str | os.PathLike,
+                                   pp_fns: str | os.PathLike | Sequence[Callable[..., np.ndarray]], pp_fn_kwargs: Sequence[dict] | None = None,
                                    plans_file_or_dict: str | os.PathLike | dict | None = None,
                                    dataset_json_file_or_dict: str | os.PathLike | dict | None = None, num_processes: int | None = None) -> None:
-    """Apply a decision (postprocessing.json, or upstream's postprocessing.pkl) to all predictions of a folder. Tables of classes come along as they are.
+    """Apply a decision to all predictions of a folder. Tables of classes come along as they are.
 
+    pp_fns, pp_fn_kwargs: functions of a mask (Z, Y, X), and the keywords of each, as `determine_postprocessing` returns them; or the file that holds
+    the decision (postprocessing.json, or upstream's postprocessing.pkl), and None.
     InputError where the output is the input: a run that was killed, or a second one, would take components from masks that had lost some.
     """
     input_folder, output_folder = Path(input_folder), Path(output_folder)
     refuse_overlap(output_folder, [input_folder])
     refuse_in_use([input_folder])
+    if isinstance(pp_fns, (str, os.PathLike)) != (pp_fn_kwargs is None):
+        raise ValueError("A file says all about the post-processing, and functions need their keywords: give the file alone, or pp_fns and pp_fn_kwargs.")
+    functions, keywords = _as_functions(load_postprocessing(pp_fns)) if pp_fn_kwargs is None else (pp_fns, pp_fn_kwargs)
     plans_manager, dataset_json = _plans_and_dataset(input_folder, plans_file_or_dict, dataset_json_file_or_dict)
-    steps = load_postprocessing(postprocessing_file)
     rw = plans_manager.image_reader_writer_class()
     label_manager = plans_manager.get_label_manager(dataset_json)
     names, declared = _predictions(input_folder, dataset_json), label_manager.labels_of_masks
     task = ClassificationTask.from_dataset_json(dataset_json, label_manager.foreground_labels)
     rows = mean_class_rows([[input_folder]], names, task)
-    jobs = {name: (input_folder / name, output_folder / name, rw, steps, declared) for name in names}
-    with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": _plain(steps)}, _sources(input_folder, names)):
+    jobs = {name: (input_folder / name, output_folder / name, rw, functions, keywords, declared) for name in names}
+    steps = [_plain(given["labels_or_regions"]) if function is remove_all_but_largest_component_from_segmentation else f"{function.__name__} {given}"
+             for function, given in zip(functions, keywords)]
+    with derived_manifest(output_folder, {STEP: POSTPROCESSED, "steps": steps}, _sources(input_folder, names)):
         in_threads(_apply_to_file, jobs, num_processes, "Post-processing")
         write_class_rows(rows, output_folder, task)
 
 
-def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, steps: Sequence[Step], declared: Sequence[int]) -> None:
+def _apply_to_file(source: Path, target: Path, rw: SimpleITKIO, functions: Sequence[Callable[..., np.ndarray]], keywords: Sequence[dict],
+                   declared: Sequence[int]) -> None:
     seg, properties = rw.read_seg(source)
     if problem := undeclared_labels(seg, declared, source):
         raise InputError(problem)
-    rw.write_seg(apply_steps(seg[0], steps), target, properties)
+    rw.write_seg(apply_postprocessing(seg[0], functions, keywords), target, properties)
 
 
 def load_postprocessing(path: str | os.PathLike) -> list[Step]:

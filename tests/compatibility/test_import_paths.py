@@ -16,7 +16,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 PUBLIC = {(module, name): parameters
           for module, names in json.loads((Path(__file__).parent / "public_names.json").read_text()).items() for name, parameters in names.items()}
 OTHER_SIGNATURES = {  # on purpose; docs/library.md says so
-    "apply_postprocessing_to_folder": "takes the postprocessing file, which holds no code",
     "BasicBlockD": "layers share one LayerOps", "BottleneckD": "layers share one LayerOps", "StackedResidualBlocks": "layers share one LayerOps",
     "UNetDecoder": "takes its layers from the encoder",
 }

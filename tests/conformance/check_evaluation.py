@@ -136,7 +136,7 @@ def check_postprocessing(bench: Bench) -> Iterator[Row]:
         for file in sorted((prediction / "postprocessed").glob("*.nii.gz"))[:3]:
             yield from mask_rows(f"post-processed {name} {file.name}", ours / "postprocessed" / file.name, file)
         applied = folder / "applied"
-        apply_postprocessing_to_folder(prediction, applied, prediction / "postprocessing.pkl", plans, prediction / "dataset.json", num_processes=1)
+        apply_postprocessing_to_folder(prediction, applied, prediction / "postprocessing.pkl", None, plans, prediction / "dataset.json", num_processes=1)
         yield from mask_rows(f"upstream's postprocessing.pkl applied here, {name}", applied / "case_0.nii.gz", prediction / "postprocessed/case_0.nii.gz")
     yield Row("file that nnUNetv2_apply_postprocessing takes (on purpose)", "postprocessing.json, and upstream's .pkl", "postprocessing.pkl",
               "a pickle can run code", "ours reads both", True, "upstream's holds a function object; ours is data")

@@ -79,27 +79,32 @@ def folders(tmp_path):
     return write
 
 
+def steps(functions, keywords):
+    assert functions == [remove_all_but_largest_component_from_segmentation] * len(keywords)
+    return [given["labels_or_regions"] for given in keywords]
+
+
 def test_foreground_step_is_adopted_when_every_label_gains(folders):
     ref = folders("ref", [1, 1, 2, 2, 0, 0, 0, 0])
     pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
-    assert determine_postprocessing(pred, ref, PLANS, DATASET) == [[1, 2]]
+    assert steps(*determine_postprocessing(pred, ref, PLANS, DATASET)) == [[1, 2]]
 
 
 def test_foreground_step_is_refused_when_a_label_loses(folders):
     """Only the organ's far piece is wrong; removing both would cost the lesion, so the organ is treated alone."""
     ref = folders("ref", [1, 1, 0, 0, 0, 2, 0])
     pred = folders("pred", [1, 1, 0, 1, 0, 2, 0])
-    assert determine_postprocessing(pred, ref, PLANS, DATASET) == [1]
+    assert steps(*determine_postprocessing(pred, ref, PLANS, DATASET)) == [1]
 
 
 def test_nothing_is_adopted_without_gain(folders):
     ref = folders("ref", [1, 0, 1, 2])
-    assert determine_postprocessing(folders("pred", [1, 0, 1, 2]), ref, PLANS, DATASET) == []
+    assert steps(*determine_postprocessing(folders("pred", [1, 0, 1, 2]), ref, PLANS, DATASET)) == []
 
 
 def test_regions_are_tried_as_regions(folders):
     ref = folders("ref", [1, 2, 2, 0, 0, 0])
-    assert determine_postprocessing(folders("pred", [1, 2, 2, 0, 0, 2]), ref, PLANS, REGIONS) == [[1, 2]]
+    assert steps(*determine_postprocessing(folders("pred", [1, 2, 2, 0, 0, 2]), ref, PLANS, REGIONS)) == [[1, 2]]
 
 
 def test_decision_files_hold_what_was_decided(folders):
@@ -122,8 +127,22 @@ def test_postprocessed_files_can_be_dropped(folders):
 def test_decision_is_applied_to_a_folder(folders, tmp_path):
     pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
     determine_postprocessing(pred, folders("ref", [1, 1, 2, 2, 0, 0, 0, 0]), PLANS, DATASET)
-    apply_postprocessing_to_folder(pred, tmp_path / "out", pred / "postprocessing.json", PLANS, DATASET)
+    apply_postprocessing_to_folder(pred, tmp_path / "out", pred / "postprocessing.json", None, PLANS, DATASET)
     assert SimpleITKIO().read_seg(tmp_path / "out" / "case0.nii.gz")[0].ravel().tolist() == [1, 1, 2, 2, 0, 0, 0, 0]
+
+
+def without(segmentation, label):
+    return segmentation * (segmentation != label)
+
+
+def test_functions_are_applied_to_a_folder_as_upstreams_are(folders, tmp_path):
+    pred = folders("pred", [1, 1, 2, 2, 0, 0, 1, 2])
+    functions, keywords = determine_postprocessing(pred, folders("ref", [1, 1, 2, 2, 0, 0, 0, 0]), PLANS, DATASET)
+    apply_postprocessing_to_folder(pred, tmp_path / "out", [*functions, without], [*keywords, {"label": 2}], PLANS, DATASET, 1)
+    assert SimpleITKIO().read_seg(tmp_path / "out" / "case0.nii.gz")[0].ravel().tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    for given in ((pred / "postprocessing.json", keywords), (functions, None)):
+        with pytest.raises(ValueError, match="give the file alone, or pp_fns and pp_fn_kwargs"):
+            apply_postprocessing_to_folder(pred, tmp_path / "again", *given, PLANS, DATASET)
 
 
 def test_tables_of_classes_come_along(decided, tmp_path):
@@ -131,7 +150,7 @@ def test_tables_of_classes_come_along(decided, tmp_path):
     tables = {"subtype_probabilities.csv": "Names,p_a,p_b,lesion_found\ncase0.nii.gz,0.250000,0.750000,1\n", "subtype_results.csv": "Names,Subtype\ncase0.nii.gz,b\n"}
     for name, text in tables.items():
         (decided / name).write_text(text)
-    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", PLANS, DATASET | {"classification": task})
+    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", None, PLANS, DATASET | {"classification": task})
     assert {name: (tmp_path / "out" / name).read_text() for name in tables} == tables
 
 
@@ -170,14 +189,14 @@ def decided(folders):
 def test_masks_are_not_post_processed_in_place(decided, output):
     before = (decided / "case0.nii.gz").read_bytes()
     with pytest.raises(InputError, match="Name an output folder apart from the inputs"):
-        apply_postprocessing_to_folder(decided, decided / output, decided / "postprocessing.json", PLANS, DATASET)
+        apply_postprocessing_to_folder(decided, decided / output, decided / "postprocessing.json", None, PLANS, DATASET)
     assert (decided / "case0.nii.gz").read_bytes() == before
 
 
 def test_post_processed_masks_know_what_their_model_was_trained_on(decided, tmp_path):
     made_with = {"model": {"checkpoints": {"x.pth": "x"}, "trained_on": ["case0"]}, "settings": {}}
     save_json({"format": 1, "made_with": made_with, "cases": {}}, decided / "manifest.json")
-    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", PLANS, DATASET)
+    apply_postprocessing_to_folder(decided, tmp_path / "out", decided / "postprocessing.json", None, PLANS, DATASET)
     assert trained_on(tmp_path / "out", ["case0"]) == ["case0"] and not verify(tmp_path / "out").misfits
 
 
