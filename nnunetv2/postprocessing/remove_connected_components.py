@@ -109,9 +109,9 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
     if unpredicted:
         print(f"{len(unpredicted)} references have no prediction, so the decision stands on {len(names)} cases alone. Missing: {name_most(unpredicted)}")
 
-    def score(steps: list[Step], output_folder: Path | None = None) -> dict[str, Any]:
-        jobs = {name: (folder_ref / name, folder_predictions / name, rw, targets, labels.ignore_label, steps, output_folder, known_labels) for name in names}
-        return summarize(list(in_threads(_score_case, jobs, num_processes, "Post-processing").values()), targets)
+    def score(steps: list[Step], output_folder: Path | None = None, of: Sequence[LabelOrRegion] = targets) -> dict[str, Any]:
+        jobs = {name: (folder_ref / name, folder_predictions / name, rw, of, labels.ignore_label, steps, output_folder, known_labels) for name in names}
+        return summarize(list(in_threads(_score_case, jobs, num_processes, "Post-processing").values()), of)
 
     before = current = score([])
     if not (folder_predictions / "summary.json").exists():
@@ -122,11 +122,12 @@ def determine_postprocessing(folder_predictions: str | os.PathLike, folder_ref: 
         steps, current = [labels.foreground_labels], candidate
     print(f"Largest component of the foreground: mean Dice {_dice(before):.5f} -> {_dice(candidate):.5f}, {'adopted' if steps else 'not adopted'}.")
     for target in targets if len(targets) > 1 else ():
-        candidate = score([*steps, target])
+        candidate = score([*steps, target], of=[target])  # of all labels only what is adopted: there may be a hundred
         better = _dice(candidate, target) > _dice(current, target)
         print(f"Largest component of {target}: Dice {_dice(current, target):.5f} -> {_dice(candidate, target):.5f}, {'adopted' if better else 'not adopted'}.")
         if better:
-            steps, current = [*steps, target], candidate
+            steps = [*steps, target]
+            current = score(steps)
 
     save_json({
         "input_folder": _means(before),

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json, overlap_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.postprocessing.remove_connected_components import (
     apply_postprocessing,
@@ -105,6 +105,21 @@ def test_nothing_is_adopted_without_gain(folders):
 def test_regions_are_tried_as_regions(folders):
     ref = folders("ref", [1, 2, 2, 0, 0, 0])
     assert steps(*determine_postprocessing(folders("pred", [1, 2, 2, 0, 0, 2]), ref, PLANS, REGIONS)) == [[1, 2]]
+
+
+def test_a_step_that_is_not_adopted_is_scored_by_its_own_label_alone(folders, monkeypatch):
+    """With a hundred labels, all of them for each of them would take hours."""
+    scored = []
+
+    def counted(reference, prediction, labels_or_regions, ignore_label):
+        scored.append(list(labels_or_regions))
+        return overlap_metrics(reference, prediction, labels_or_regions, ignore_label)
+
+    monkeypatch.setattr("nnunetv2.postprocessing.remove_connected_components.overlap_metrics", counted)
+    pred, ref = folders("pred", [1, 1, 0, 1, 0, 2, 0]), folders("ref", [1, 1, 0, 0, 0, 2, 0])
+    determine_postprocessing(pred, ref, PLANS, DATASET, 1, keep_postprocessed_files=False)
+    assert scored == [[1, 2], [1, 2], [1], [1, 2], [2]]
+    assert load_json(pred / "postprocessing.json")["postprocessed"]["mean"]["1"]["Dice"] == 1
 
 
 def test_decision_files_hold_what_was_decided(folders):
