@@ -11,7 +11,7 @@ from nnunetv2.imageio.mask_statistics import MaskStatistics, mask_statistics, ou
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.preprocessing.intensity_check import constant_image
 from nnunetv2.utilities.parallel import in_threads
-from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.classification import ClassificationTask, classes_of_regions
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets, undeclared_channels
 from nnunetv2.utilities.errors import name_some
 from nnunetv2.utilities.file_shapes import RawDatasetJson
@@ -35,7 +35,7 @@ def verify_dataset_integrity(folder: str | os.PathLike, num_processes: int | Non
     labels = LabelManager(dataset_json["labels"], dataset_json.get("regions_class_order"))
     expected = labels.labels_of_masks
 
-    problems = _dataset_problems(folder, dataset_json, cases, expected)
+    problems = _dataset_problems(folder, dataset_json, cases, labels)
     reader = determine_reader_writer_from_dataset_json(dataset_json, example_image(cases))()
     check = partial(inspect_case, reader, n_channels=len(dataset_json["channel_names"]), expected_labels=expected)
     jobs = {case: (files["images"], files["label"]) for case, files in cases.items()}
@@ -85,14 +85,16 @@ def _labels_without_image(folder: Path, dataset_json: dict, cases: dict[str, dic
     return [f"labelsTr: label(s) without an image are not used: {name_some(orphans)}; add the images, or take the masks away."] if orphans else []
 
 
-def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], expected_labels: Sequence[int]) -> list[str]:
+def _dataset_problems(folder: Path, dataset_json: dict, cases: dict[str, dict], labels: LabelManager) -> list[str]:
     problems = []
     if len(cases) != dataset_json["numTraining"]:
         problems.append(f"dataset.json: numTraining is {dataset_json['numTraining']}, {len(cases)} cases were found; correct it, or add the cases")
     if unknown := sorted(set(dataset_json.get("holdout", [])) - cases.keys()):
         problems.append(f"dataset.json: held-out case(s) without an image: {name_some(unknown)}; add them, or correct the list")
     try:
-        task = ClassificationTask.from_dataset_json(dataset_json, [label for label in expected_labels if label != 0])
+        task = ClassificationTask.from_dataset_json(dataset_json, [label for label in labels.labels_of_masks if label != 0])
+        if problem := classes_of_regions(task, labels.has_regions):
+            problems.append(problem)
         if task is not None:
             task.read_labels(folder, cases.keys() - set(dataset_json.get("holdout", [])))
     except (ValueError, FileNotFoundError) as error:

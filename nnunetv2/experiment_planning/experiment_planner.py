@@ -19,9 +19,10 @@ from nnunetv2.preprocessing.dataset_copies import copy_dataset_files
 from nnunetv2.preprocessing.normalization import may_use_mask, scheme_of_channel
 from nnunetv2.preprocessing.preprocessors import preprocessor_by_name
 from nnunetv2.preprocessing.resampling import compute_new_shape, name_of_resampling_fn, resample_data_or_seg_to_shape
-from nnunetv2.utilities.classification import ClassificationTask
+from nnunetv2.utilities.classification import ClassificationTask, classes_of_regions
 from nnunetv2.utilities.dataset_files import example_image, get_filenames_of_train_images_and_targets
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import Fingerprint, Plans, RawDatasetJson
 from nnunetv2.utilities.files import load_json, save_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -102,9 +103,8 @@ class ExperimentPlanner:
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.foreground_labels = labels.foreground_labels
         self.task = ClassificationTask.from_dataset_json(self.dataset_json, self.foreground_labels)
-        if self.task is not None and labels.has_regions:
-            raise ValueError(f"{self.dataset_name}: 'classification' needs labels that exclude each other, "
-                             "but dataset.json defines regions.")
+        if problem := classes_of_regions(self.task, labels.has_regions):
+            raise InputError(f"{self.dataset_name}, {problem}.")
         self.n_training_cases = self.dataset_json["numTraining"] - len(self.dataset_json.get("holdout", []))
 
     def plan_experiment(self) -> dict[str, Any]:

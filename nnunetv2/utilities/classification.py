@@ -109,3 +109,10 @@ class ClassificationTask:
         if name.endswith(self.file_ending):
             name = re.sub(r"_\d{4}$", "", name.removesuffix(self.file_ending))
         return str(int(name)) if name.isdecimal() else file_key(name)
+
+
+def classes_of_regions(task: ClassificationTask | None, has_regions: bool) -> str | None:
+    """What to say of a class per case of data with regions; None of others."""
+    if task is None or not has_regions:
+        return None
+    return "dataset.json: 'classification' needs labels that exclude each other, and 'labels' defines regions; leave one of the two out"

@@ -143,6 +143,13 @@ def test_regions_may_be_made_of_any_values(dataset):
     verify_dataset_integrity(dataset.raw, 2)
 
 
+def test_a_class_per_case_of_regions_is_a_defect(dataset):
+    dataset.classify()
+    dataset.save_json(labels={"background": 0, "whole": [1, 2], "lesion": 2}, regions_class_order=[1, 2])
+    with pytest.raises(ValueError, match="'labels' defines regions; leave one of the two out"):
+        verify_dataset_integrity(dataset.raw, 2)
+
+
 def test_missing_keys_are_all_named(dataset):
     del dataset.json["labels"], dataset.json["file_ending"]
     dataset.save_json()

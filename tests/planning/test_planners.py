@@ -177,7 +177,7 @@ def test_classification_with_regions_is_refused(dataset):
     dataset.write_fingerprint((1, 1, 1), (64, 64, 64))
     dataset.classify()
     dataset.save_json(labels={"background": 0, "whole": [1, 2], "lesion": 2}, regions_class_order=[1, 2])
-    with pytest.raises(ValueError, match="regions"):
+    with pytest.raises(ValueError, match="'labels' defines regions; leave one of the two out"):
         plan(dataset)
 
 
