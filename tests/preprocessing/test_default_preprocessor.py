@@ -192,6 +192,14 @@ def test_run_skips_what_is_done_and_makes_the_rest(dataset):
     assert set(after) == set(before), "half-written files and those of no case are removed"
 
 
+def test_what_is_sent_for_a_case_does_not_grow_with_the_dataset(dataset, monkeypatch):
+    sent = {}
+    monkeypatch.setattr("nnunetv2.preprocessing.preprocessors.default_preprocessor.in_processes", lambda function, jobs, *_: sent.update(jobs))
+    preprocess()
+    raw = dataset[0]
+    assert sent == {case: (case, {"images": [str(raw / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(raw / "labelsTr" / f"{case}.nii.gz")}) for case in "ab"}
+
+
 @pytest.mark.slow
 def test_run_starts_over_when_the_plans_change(dataset):
     _, preprocessed = dataset

@@ -174,6 +174,14 @@ def test_two_dimensional_patch_is_one_slice(batches):
     assert batch["data"].shape == (2, 1, 16, 16) and batch["target"].shape == (2, 1, 16, 16)
 
 
+def test_chances_of_cases_are_worked_out_once(batches, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ClassSampling, "case_probabilities", lambda self, cases: asked.append(1))
+    for iteration in range(3):
+        batches.batch(0, iteration)
+    assert asked == [1]
+
+
 def test_balanced_sampling_draws_every_class_alike():
     sampling = ClassSampling({"a": 0, "b": 0, "c": 0, "d": 1}, balanced=True)
     assert sampling.case_probabilities(("a", "b", "c", "d")).tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])

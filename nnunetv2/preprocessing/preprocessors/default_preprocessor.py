@@ -167,10 +167,11 @@ class DefaultPreprocessor:
             # a training that was tried while the references were incomplete has split those that were there
             forget_default_split(preprocessed, cases.keys() - set(dataset_json.get("holdout", [])))
             record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
-            pending = {case: (self, case, files, folder, plans_manager, configuration_manager, dataset_json)
-                       for case, files in cases.items() if case not in done}
+            pending = {case: (case, files) for case, files in cases.items() if case not in done}
+            # the rest is sent once a worker: a dataset.json that lists thousands of cases takes longer to send than a small case to preprocess
+            preprocess = partial(_run_and_save, self, folder=folder, plans_manager=plans_manager, configuration_manager=configuration_manager, dataset_json=dataset_json)
             print(f"{dataset_name} {configuration_name}: {len(done)} of {len(cases)} cases are done already.")
-            in_processes(_run_and_save, pending, num_processes, f"Preprocessing {configuration_name}")
+            in_processes(preprocess, pending, num_processes, f"Preprocessing {configuration_name}")
             record(preprocessed, preprocessed={folder.name: hashes})
 
 

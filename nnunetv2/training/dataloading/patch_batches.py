@@ -7,6 +7,7 @@ over several GPUs (each takes its positions of the same batch) all see the same 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -78,12 +79,17 @@ class PatchBatches:
             "keys": [sample["key"] for sample in samples],
         }
 
+    @cached_property
+    def _case_probabilities(self) -> np.ndarray | None:
+        """Asked for once: with thousands of cases it takes longer than to read a small one."""
+        return self.class_sampling.case_probabilities(self.dataset.identifiers)
+
     def _sample(self, epoch: int, iteration: int, position: int) -> dict:
         fold = self.fold if isinstance(self.fold, int) else FOLD_ALL_WORD
         words = np.random.SeedSequence([self.seed, fold, SPLIT_WORDS[self.split], epoch, iteration, position])
         rng = np.random.default_rng(words)
         cases = self.dataset.identifiers
-        case = cases[rng.choice(len(cases), p=self.class_sampling.case_probabilities(cases))]
+        case = cases[rng.choice(len(cases), p=self._case_probabilities)]
         if self.probabilistic_foreground:
             forced = rng.random() < self.foreground_share
         else:
