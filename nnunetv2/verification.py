@@ -191,6 +191,7 @@ def _verify_predictions(folder: Path) -> Findings:
     found, manifest = Findings(), read_prediction_manifest(folder)
     cases, made_with = manifest["cases"], manifest["made_with"]
     masks, images = [], []
+    last_used = value_hash(comparable(made_with))
     is_derived = STEP in made_with["settings"]  # masks made of others have as many makers as these
     for name, entry in cases.items():
         if entry["sha256"] is None:
@@ -201,7 +202,7 @@ def _verify_predictions(folder: Path) -> Findings:
             masks.append(f"{name} was changed after its prediction")
         if entry["made_with"] is None:
             found.unknown.append(f"{folder / name}: it was there before, and no record says which model made it")
-        elif not is_derived and entry["made_with"] != value_hash(comparable(made_with)):
+        elif not is_derived and entry["made_with"] != last_used:
             masks.append(f"{name} was predicted by another model or with other settings than the rest")
         images += [f"{path} changed since {name} was predicted" for path, (*_, known) in entry["inputs"].items()
                    if known is not None and Path(path).is_file() and quick_hash(path) != known]

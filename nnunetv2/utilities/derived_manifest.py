@@ -57,8 +57,12 @@ def derived_manifest(folder: Path, settings: Mapping[str, Any], sources: Mapping
 @contextmanager
 def _recorded(folder: Path, settings: Mapping[str, Any], sources: Mapping[str, Sequence[Source]], to_do: Set[str] | None) -> Iterator[None]:
     """The manifest of `folder` tells before the block what is going to be written, and after it what was."""
-    makers = {name: _made_of(settings, [source.made_with for source in found]) for name, found in sources.items()}
-    of_all = {value_hash(comparable(source.made_with)): source.made_with for found in sources.values() for source in found}
+    # worked out once for masks of the same models, not once a mask: each lists all training cases
+    parents = {tuple(id(source.made_with) for source in found): [source.made_with for source in found] for found in sources.values()}
+    made = {key: _made_of(settings, made_with) for key, made_with in parents.items()}
+    makers = {name: made[tuple(id(source.made_with) for source in found)] for name, found in sources.items()}
+    of_all = {id(made_with): made_with for made_of in parents.values() for made_with in made_of}
+    of_all = {value_hash(comparable(made_with)): made_with for made_with in of_all.values()}
     manifest = PredictionManifest(folder, _made_of(settings, list(of_all.values())), {name: [str(source.file) for source in found] for name, found in sources.items()},
                                   makers=makers)
     manifest.begin(sources.keys() if to_do is None else to_do)

@@ -61,11 +61,14 @@ class PredictionManifest:
     def begin(self, to_do: Set[str]) -> None:
         """Write which run this is, and the sizes and times of the images, before the masks `to_do` are predicted; others are kept."""
         own, used, edited = {}, {}, []
+        hashes: dict[int, str] = {}  # of what masks are made with, by its id: it lists all training cases, and many masks share it
         for name, files in self.cases.items():
             inputs = {path: [*stamp, None] for path, stamp in _stamps(files).items()}
             if name in to_do:
                 made_with = self.makers.get(name, self.made_with)
-                maker = value_hash(comparable(made_with))
+                if id(made_with) not in hashes:
+                    hashes[id(made_with)] = value_hash(comparable(made_with))
+                maker = hashes[id(made_with)]
                 used[maker] = made_with
                 own[name] = {"made_with": maker, "inputs": inputs, "sha256": None}
                 if (self.folder / name).is_file():
@@ -143,8 +146,9 @@ def trained_on(folder: Path, cases: Sequence[str], ending: str = ".nii.gz") -> l
     """
     manifest = read_prediction_manifest(folder)
     anything = set(known_training_cases(list(manifest["makers"].values())) or ())
-    makers = {case: maker_of(manifest, f"{case}{ending}") for case in cases}
-    return sorted(case for case, maker in makers.items() if case in (anything if maker is None else known_training_cases([maker]) or ()))
+    known = {maker: set(known_training_cases([made_with]) or ()) for maker, made_with in manifest["makers"].items()}
+    makers = {case: manifest["cases"].get(f"{case}{ending}", {}).get("made_with") for case in cases}
+    return sorted(case for case, maker in makers.items() if case in known.get(maker, anything))
 
 
 def _stamps(files: Sequence[str]) -> dict[str, list[int]]:

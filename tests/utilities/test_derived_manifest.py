@@ -5,7 +5,7 @@ import pytest
 from nnunetv2.utilities.derived_manifest import STEP, derived_manifest, source_in
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import FolderBusy, prediction_lock
-from nnunetv2.utilities.prediction_manifest import PredictionManifest, read_prediction_manifest, trained_on
+from nnunetv2.utilities.prediction_manifest import PredictionManifest, comparable, read_prediction_manifest, trained_on
 from nnunetv2.verification import verify
 
 
@@ -94,3 +94,25 @@ def test_former_files_are_deleted_within_the_lock_alone(folders, tmp_path):
     assert former.exists()
     with derived_manifest(former.parent, {STEP: "ensemble"}, {}, old=[former]):
         assert not former.exists()
+
+
+def test_what_masks_were_made_with_is_worked_out_once_however_many_there_are(tmp_path, monkeypatch):
+    asked = []
+
+    def counted(made_with):
+        asked.append(made_with)
+        return comparable(made_with)
+
+    monkeypatch.setattr("nnunetv2.utilities.derived_manifest.comparable", counted)
+    monkeypatch.setattr("nnunetv2.utilities.prediction_manifest.comparable", counted)
+    numbers = []
+    for n in (3, 30):
+        names = [f"case_{i}" for i in range(n)]
+        sources = [tmp_path / f"{which}_{n}" for which in ("first", "second")]
+        for source in sources:
+            predict(source, source.name, ["a"], *names)
+        asked.clear()
+        derive(tmp_path / f"out_{n}", sources, *names)
+        assert trained_on(tmp_path / f"out_{n}", [*names, "a"]) == ["a"]
+        numbers.append(len(asked))
+    assert numbers[0] == numbers[1]
