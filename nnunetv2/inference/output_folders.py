@@ -1,7 +1,6 @@
 """The folders that one prediction writes to: what is done there, what stands beside the masks, what the run leaves in the end."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from nnunetv2.inference.pipeline import Case
 from nnunetv2.utilities.classification import ClassificationTask
 from nnunetv2.utilities.files import save_json
 from nnunetv2.utilities.folder_lock import prediction_lock
-from nnunetv2.utilities.leftovers import sweep
+from nnunetv2.utilities.leftovers import new_token, sweep
 from nnunetv2.utilities.prediction_manifest import PredictionManifest
 
 
@@ -121,10 +120,10 @@ def refuse_unwritable(folder: str | os.PathLike) -> None:
     """Make `folder` and a file in it, for a moment: OSError before anything is computed rather than after."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".probe.{new_token()}"  # of a name that is swept where a kill leaves it
     try:
-        descriptor, path = tempfile.mkstemp(prefix=".", dir=folder)
+        probe.touch(exist_ok=False)
     except OSError as error:
         error.filename = str(folder)
         raise
-    os.close(descriptor)
-    os.unlink(path)
+    probe.unlink()

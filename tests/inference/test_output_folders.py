@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import torch
 
 from nnunetv2.utilities.commands import run
 from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.inference.output_folders import refuse_unwritable
 from nnunetv2.inference.pipeline import CasesFailed
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, run_prediction
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.leftovers import sweep
 from tests.inference.full_disk import no_file_larger_than
 from tests.inference.tiny_model import smooth_ct, write_image
 
@@ -238,3 +241,13 @@ def test_late_cases_cost_what_early_ones_do(model_folder, tmp_path, monkeypatch)
 
     few, many = work_a_case(10), work_a_case(100)
     assert all(many[name] <= few[name] for name in counted), (few, many)
+
+
+def test_the_file_that_tries_a_folder_is_swept_where_a_kill_leaves_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda path: None)
+        refuse_unwritable(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr("nnunetv2.utilities.leftovers._is_living", lambda token, path: False)
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
