@@ -91,7 +91,8 @@ def compute(args: argparse.Namespace, description: DataDescription = THE_QUIZ) -
         raise ValueError("\n".join(problems))
 
     if is_in_use(args.pred):
-        print(f"warning: a run is writing masks into {args.pred}; scores may mix its masks with those of an earlier one. Score again when it has ended.", file=sys.stderr)
+        print(f"warning: a run is writing masks into {args.pred}; scores may mix its masks with those of an earlier one. Score again when it has "
+              "ended.", file=sys.stderr)
     if itself := [case for case in cases if case in predictions and predictions[case].samefile(references[case])]:
         print(f"warning: {len(itself)} prediction(s) are their reference itself, or a link to it, and score perfectly for that: {name_some(itself)}", file=sys.stderr)
     if unscored := [] if args.splits else sorted(predictions.keys() - references.keys()):

@@ -147,7 +147,8 @@ def compute_metrics_on_folder(folder_ref: str | os.PathLike, folder_pred: str | 
     if not predictions:
         raise FileNotFoundError(f"{folder_pred} holds no file ending in {file_ending}. Name the folder of the masks.")
     if is_in_use(folder_pred):
-        warnings.warn(f"A run is writing masks into {folder_pred}; scores may mix its masks with those of an earlier one. Evaluate again when it has ended.", stacklevel=2)
+        warnings.warn(f"A run is writing masks into {folder_pred}; scores may mix its masks with those of an earlier one. Evaluate again when it "
+                      "has ended.", stacklevel=2)
     _refuse_missing(folder_ref, "references", sorted(set(predictions) - set(references)), "Remove these predictions or add their references.")
     if not chill:
         _refuse_missing(folder_pred, "predictions", sorted(set(references) - set(predictions)), "Predict them, or leave them out with --chill.")

@@ -72,7 +72,10 @@ def prediction_lock(folder: str | os.PathLike, part_id: int = 0, num_parts: int 
 
 @contextmanager
 def reading_lock(folder: str | os.PathLike, name: str, doing: str) -> Iterator[None]:
-    """Say for the block that the files of `folder` are read, for those that ask with `is_in_use`. A folder that one may not write to is read without it."""
+    """Say for the block that the files of `folder` are read, for those that ask with `is_in_use`.
+
+    A folder that one may not write to is read without it.
+    """
     with ExitStack() as held:
         try:
             held.enter_context(folder_lock(folder, name, doing, shared=True))
@@ -94,7 +97,7 @@ def is_locked(path: Path) -> bool:
 
 
 def refuse_in_use(folders: Iterable[str | os.PathLike], name: str = "prediction") -> None:
-    """FolderBusy where a run holds the lock `name` of one of `folders`, which are read: some of their files would be of that run, others of an earlier one."""
+    """FolderBusy where a run holds the lock `name` of one of `folders`, which are read: they would hold files of that run and of an earlier one."""
     for folder in folders:
         if is_in_use(folder, name):
             raise FolderBusy(_busy(Path(folder) / f".{name}.lock"))

@@ -26,7 +26,7 @@ def refuse_overlap(output: str | os.PathLike, inputs: Iterable[str | os.PathLike
 
 
 def own_files(folder: Path, is_own: Callable[[Path], bool]) -> list[Path]:
-    """All files of `folder`, sub-folders and locks left out, which may be deleted; leftovers of killed processes count as own, the manifests come last.
+    """All files of `folder` but sub-folders and locks, which may be deleted; leftovers of killed processes count as own, the manifests come last.
 
     InputError with what is not own. Where there is no folder there are no files.
     """

@@ -196,8 +196,8 @@ def test_what_is_sent_for_a_case_does_not_grow_with_the_dataset(dataset, monkeyp
     sent = {}
     monkeypatch.setattr("nnunetv2.preprocessing.preprocessors.default_preprocessor.in_processes", lambda function, jobs, *_: sent.update(jobs))
     preprocess()
-    raw = dataset[0]
-    assert sent == {case: (case, {"images": [str(raw / "imagesTr" / f"{case}_0000.nii.gz")], "label": str(raw / "labelsTr" / f"{case}.nii.gz")}) for case in "ab"}
+    images, labels = (dataset[0] / name for name in ("imagesTr", "labelsTr"))
+    assert sent == {case: (case, {"images": [str(images / f"{case}_0000.nii.gz")], "label": str(labels / f"{case}.nii.gz")}) for case in "ab"}
 
 
 @pytest.mark.slow

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from nnunetv2.utilities import folder_lock as module
-from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock, is_in_use, is_locked, lock_descriptor, prediction_lock, reading_lock, refuse_in_use
+from nnunetv2.utilities.folder_lock import (
+    FolderBusy,
+    folder_lock,
+    is_in_use,
+    is_locked,
+    lock_descriptor,
+    prediction_lock,
+    reading_lock,
+    refuse_in_use,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDS = """

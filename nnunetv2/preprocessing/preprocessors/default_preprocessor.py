@@ -169,7 +169,8 @@ class DefaultPreprocessor:
             record(preprocessed, preprocessed={folder.name: {case: hashes[case] for case in sorted(done)}})
             pending = {case: (case, files) for case, files in cases.items() if case not in done}
             # the rest is sent once a worker: a dataset.json that lists thousands of cases takes longer to send than a small case to preprocess
-            preprocess = partial(_run_and_save, self, folder=folder, plans_manager=plans_manager, configuration_manager=configuration_manager, dataset_json=dataset_json)
+            preprocess = partial(_run_and_save, self, folder=folder, plans_manager=plans_manager, configuration_manager=configuration_manager,
+                                 dataset_json=dataset_json)
             print(f"{dataset_name} {configuration_name}: {len(done)} of {len(cases)} cases are done already.")
             in_processes(preprocess, pending, num_processes, f"Preprocessing {configuration_name}")
             record(preprocessed, preprocessed={folder.name: hashes})
@@ -277,7 +278,7 @@ def _prepare_folder(folder: Path, cases: dict, recipe: dict) -> None:
 
 
 def _refuse_while_trained_on(folder: Path, files: list[str]) -> None:
-    """InputError where trainings read `folder` and `files` of it are about to be replaced or deleted: they would learn from two states of the data."""
+    """InputError where trainings read `folder` and `files` of it are about to be replaced or deleted: they would learn from two states of it."""
     if files and is_in_use(folder.parent, trained_on_lock(folder.name)):
         raise InputError(f"{folder} is being trained on, and {len(files)} of its files would be made anew or deleted ({name_some(sorted(files))}). "
                          "Wait until the training has ended, or end it first.")
