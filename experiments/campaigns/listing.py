@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,7 +61,10 @@ def canonical(path: Path, root: Path | None = None) -> str:
         return _hash(repr(parts).encode())
     if name.endswith((".png", ".pdf", ".html", ".log", ".b2nd", ".npz", ".pkl", ".lock")):
         return _typed(path)
-    return _hash(path.read_bytes().replace(os.fsencode(root or "no root"), b"ROOT"))
+    content, place = path.read_bytes(), str(root or "no root")
+    for form in (shlex.quote(place).removeprefix("'").removesuffix("'"), place):
+        content = content.replace(os.fsencode(form), b"ROOT")
+    return _hash(content.replace(b"'", b"") if name.endswith(".txt") else content)  # quotes of commands, which some places need
 
 
 def _bytes_of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -61,3 +62,13 @@ def test_a_reduced_campaign_changes_no_result():
     command = [sys.executable, "-m", "experiments.faults.campaign", "--only", "convert Decathlon | ", "--kills", "40", "--jobs", "2"]
     ended = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0 and " 0 not," in ended.stdout, ended.stdout[-3000:] + ended.stderr[-3000:]
+
+
+def test_commands_of_an_odd_place_are_those_of_a_plain_one(tmp_path):
+    found = []
+    for name in ("plain", "Jürgen's data $x"):
+        root = tmp_path / name
+        root.mkdir()
+        (root / "commands.txt").write_text(f"nnUNetv2_predict -i {shlex.quote(str(root / 'in'))}", encoding="utf-8")
+        found.append(canonical(root / "commands.txt", root))
+    assert found[0] == found[1]
