@@ -96,7 +96,8 @@ def markdown(result: dict) -> str:
     lines = ["# REAL CT: nodules of LIDC-IDRI", "", f"{result['n']} nodules of {result['patients']} patients, each held out by one of {len(result['held_out_folds'])} of "
              f"{result['folds']} folds by patient; {SOURCE}. "
              "Classes are the readers' ratings, malignancy included, not pathology. "
-             f"Nodule DSC {result['dsc']['mean']:.3f} ({result['dsc']['ci'][0]:.3f} to {result['dsc']['ci'][1]:.3f}), on the network's grid.", "",
+             f"Nodule DSC {result['dsc']['mean']:.3f} ({result['dsc']['ci'][0]:.3f} to {result['dsc']['ci'][1]:.3f}), on the network's grid; "
+             f"{result['dsc']['of_training_cases']:.3f} for the cases that a network was trained on.", "",
              "Intervals: 95 %, patients drawn with replacement. p: labels shuffled. The last column is evidence minus the row.", "",
              "| task (classes) | row | macro-F1 | p | evidence minus this |", "|---|---|---|---|---|"]
     for task, found in result["tasks"].items():
@@ -164,9 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(task, {row: round(value["macro_f1"], 3) for row, value in tasks[task]["rows"].items()}, flush=True)
     dsc = np.array([unseen[case]["dsc"] for case in order])
     drawn = weights @ dsc / weights.sum(1)
+    trained_on = [described[fold][1][case]["dsc"] for fold in chosen for case in splits[fold]["train"]]
     result = {"synthetic": False, "source": SOURCE, "command": shown_command("run_lidc.sh", args.given),
               "commit": code_commit(), "environment": environment(args.device), "n": len(order), "patients": len({patient_of[case] for case in order}),
-              "folds": args.folds, "held_out_folds": chosen, "seed": args.seed, "dsc": {"mean": float(dsc.mean()), "ci": interval(drawn)},
+              "folds": args.folds, "held_out_folds": chosen, "seed": args.seed, "dsc": {"mean": float(dsc.mean()), "ci": interval(drawn), "of_training_cases": float(np.mean(trained_on))},
               "no_lesion_found": sum(unseen[case]["evidence"] is None for case in order),
               "tasks": tasks, "seconds_of_this_call": round(time.time() - start)}
     save_json(result, args.out.with_suffix(".json"))

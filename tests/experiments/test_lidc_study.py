@@ -44,7 +44,7 @@ def test_a_task_has_its_rows_and_a_rerun_segments_nothing_again(nodules, tmp_pat
     options = ["--lidc", str(nodules), "--out", str(out), "--epochs", "1", "--iterations", "1", "--folds", "2", "--network", "small"]
     assert lidc.main(options) == 0
     result = json.loads(out.with_suffix(".json").read_text())
-    assert result["n"] == result["patients"] == 30
+    assert result["n"] == result["patients"] == 30 and 0 <= result["dsc"]["of_training_cases"] <= 1
     rows = result["tasks"]["malignancy"]["rows"]
     assert set(rows) == {*ROWS, "readers"} and all(0 <= row["macro_f1"] <= 1 for row in rows.values())
     assert out.with_suffix(".md").read_text().startswith("# REAL") and out.with_suffix(".png").is_file()
