@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2 import paths
 from nnunetv2.model_sharing.archive_checks import checked_members
 from nnunetv2.utilities.files import refuse_irregular
+from nnunetv2.utilities.folder_lock import refuse_in_use
 from nnunetv2.utilities.leftovers import temporary_folder
 
 
@@ -20,6 +21,7 @@ def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
 
     Raises:
         ValueError: not a whole zip file, or one that holds other things than models, see `checked_members`; all are listed.
+        FolderBusy: a fold of the model is being trained there.
     """
     target = Path(paths.nnUNet_results)
     target.mkdir(parents=True, exist_ok=True)
@@ -27,8 +29,9 @@ def install_model_from_zip_file(zip_file: str | os.PathLike) -> None:
     try:
         with zipfile.ZipFile(zip_file) as archive, temporary_folder(target, "install") as temporary:
             archive.extractall(temporary, checked_members(archive, zip_file, target))  # checks each member's CRC
-            for source in sorted(path for path in temporary.rglob("*") if path.is_file()):
-                destination = target / source.relative_to(temporary)
+            files = {path: target / path.relative_to(temporary) for path in sorted(temporary.rglob("*")) if path.is_file()}
+            refuse_in_use(sorted({destination.parent for destination in files.values()}), "training")
+            for source, destination in files.items():
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(source, destination)
                 print(f"Installed {destination}")

@@ -9,6 +9,7 @@ from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from nnunetv2.utilities import zip_guard
 from nnunetv2.utilities.errors import InputError
+from nnunetv2.utilities.folder_lock import FolderBusy, folder_lock
 
 NAME = "Dataset903_Shared"
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -76,6 +77,14 @@ def test_install_replaces_files_and_keeps_the_others(results, tmp_path):
     install_model_from_zip_file(zip_file)
     assert (results / NAME / MODEL / "plans.json").read_text() == "plans.json"
     assert (results / NAME / MODEL / "fold_0" / "checkpoint_best.pth").exists()
+
+
+def test_a_fold_that_is_being_trained_is_not_installed_over(results, tmp_path):
+    zip_file = export(tmp_path)
+    (results / NAME / MODEL / "plans.json").write_text("old")
+    with folder_lock(results / NAME / MODEL / "fold_1", "training", "fold 1 is trained"), pytest.raises(FolderBusy, match="fold_1"):
+        install_model_from_zip_file(zip_file)
+    assert (results / NAME / MODEL / "plans.json").read_text() == "old"
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "\\outside.txt", "C:\\outside.txt", "a\\..\\..\\outside.txt"])
