@@ -28,6 +28,7 @@ from nnunetv2.utilities.errors import InputError
 from nnunetv2.utilities.file_shapes import DatasetJson
 from nnunetv2.utilities.files import is_there, load_json, save_json
 
+ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = "upstream"  # every ratio is to this row
 ROWS = {  # name -> flags of the predict command; upstream's own command where the name begins with its
     REFERENCE: [],
@@ -142,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", metavar="TEXT", help="what the images are, for the heading: 'MR, hippocampus, fold 0'; SYNTHETIC or REAL goes before it")
     parser.add_argument("--out", type=Path, default=Path("results/speed"), help="path of the .json, .md and .png without ending")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs")
+    parser.add_argument("--table_alone", action="store_true", help="measure nothing, and write the table of the runs that are there anew")
     args = parser.parse_args()
     if args.model is None:
         args.model = model_of(args.run, args.fold)
@@ -163,20 +165,38 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def _conditions(args: argparse.Namespace) -> dict:
+    """What runs of one table have in common. Paths as from the repository, so that no machine's folders are told."""
+    here = {name: os.path.relpath(path.absolute(), ROOT) for name, path in (("model", args.model), ("images", args.images))}
+    return {"commit": code_commit().rstrip("+"), "environment": environment(args.device), "threads": args.threads, "device": args.device, **here}
+
+
+def kept_runs(file: Path, args: argparse.Namespace) -> dict:
+    """The runs in `file` of a call that was ended, if they were made as this one makes them; those of another machine or code must not stand in one table with them."""
+    if args.fresh or not file.is_file():
+        return {"runs": []}
+    result, now = load_json(file, SpeedRuns), _conditions(args)
+    before = result.get("conditions", {})
+    if args.table_alone or before == now:
+        return result
+    print(f"{file} holds runs with another {' and '.join(name for name in now if before.get(name) != now[name])}; all rows are measured anew.", flush=True)
+    return {"runs": []}
+
+
 @script
 def main() -> None:
     args = parse_arguments()
     truth = read_truth(args.truth, args.task) if args.truth else None  # before hours of work
     result_file = args.out.with_name(f"{args.out.name}.json")
     masks = args.out.with_name(f"{args.out.name}_masks") / "predictions"  # below `predictions`: git leaves it out
-    result = load_json(result_file, SpeedRuns) if result_file.is_file() and not args.fresh else {"runs": []}
+    result = kept_runs(result_file, args)
     flags = sys.argv[3:]  # run_speed.sh puts `--upstream PYTHON` first
     if not result["runs"]:
         shutil.rmtree(folder_of(REPEATED, masks), ignore_errors=True)  # of another measurement
     done = {(run["round"], run["row"]) for run in result["runs"]}
-    pending = [run for run in planned_runs(args) if run not in done]
+    pending = [] if args.table_alone else [run for run in planned_runs(args) if run not in done]
     if pending:  # else the table alone is written anew, and the runs are those of before
-        result |= {"command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
+        result |= {"conditions": _conditions(args), "command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
                    "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic,
                    "structures": structure_titles(load_json(args.model / "dataset.json", DatasetJson)["labels"]), **({"data": f"{'SYNTHETIC' if args.synthetic else 'REAL'} {args.data}"} if args.data else {})}
     with tempfile.TemporaryDirectory() as folder:

@@ -55,7 +55,7 @@ def time_split(runs: list[dict]) -> dict[str, float] | None:
             return None
         split["start"].append((run["seconds"] - run["times"]["cases_wall"]) / run["cases"])
         for stage in STAGES:
-            split[stage].append(mean(case[stage] for case in run["times"]["cases"].values()))
+            split[stage].append(mean(case.get(stage, 0.0) for case in run["times"]["cases"].values()))  # runs of before a stage was timed by itself
     return {stage: round(mean(values), 3) for stage, values in split.items()}
 
 

@@ -1,3 +1,4 @@
+import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 
 from evaluation.figures_of_runs import speed_accuracy
 from experiments.measured_process import tree_memory
-from experiments.run_speed import command, link_cases, parse_arguments, planned_runs
+from experiments import run_speed
+from experiments.run_speed import command, kept_runs, link_cases, parse_arguments, planned_runs
 from experiments.speed_accuracy import accuracy_markdown, compared_with_exact
 from experiments.speed_masks import structure_titles
 from experiments.speed_table import agreement, as_markdown, derive_with_tta, same_subtype, summarise, write_table
@@ -66,6 +68,19 @@ def test_a_run_gives_the_model_of_3d_fullres_and_says_that_it_is_synthetic(tmp_p
     assert "exact, fp32" not in args.rows and "half" in args.rows
     rows = arguments_of(monkeypatch, "--run", tmp_path, "--device", "cuda").rows
     assert "exact, fp32" in rows and not {"half", "exact, int8", "exact, torch", "exact, OpenVINO"} & set(rows)
+
+
+def test_runs_of_another_machine_code_or_model_are_not_gone_on_with(tmp_path, monkeypatch, capsys):
+    args = arguments_of(monkeypatch, "--model", tmp_path / "model", "--images", tmp_path / "images", "--rows", "exact")
+    kept = {"runs": [{"round": 0} | run("exact", 1.0)], "rows": {}, "conditions": run_speed._conditions(args)}
+    file = tmp_path / "speed.json"
+    for changed in ({}, {"environment": {"CPU": "another"}}, {"commit": "1234567"}, {"model": "other"}, {"threads": 1}):
+        file.write_text(json.dumps(kept | {"conditions": kept["conditions"] | changed}))
+        assert bool(kept_runs(file, args)["runs"]) == (not changed)
+        assert (f"another {' '.join(changed)}; all rows are measured anew" in capsys.readouterr().out) == bool(changed)
+    file.write_text(json.dumps(kept | {"conditions": {}}))  # as earlier versions wrote it
+    assert not kept_runs(file, args)["runs"]
+    assert kept_runs(file, arguments_of(monkeypatch, "--model", tmp_path, "--images", tmp_path, "--table_alone"))["runs"]
 
 
 def test_the_row_with_a_second_model_needs_one_and_names_it(tmp_path, monkeypatch):
