@@ -111,10 +111,8 @@ def markdown(result: dict) -> str:
     return "\n".join([*lines, "", f"{machine.get('CPU', '')}; `{result['command']}`.", ""])
 
 
-def by_readers(task: str, source: Path, fold: Fold, label_of: Mapping[str, int], cases: Sequence[str]) -> np.ndarray:
-    """(n, K) probabilities of `cases` by what the readers said of them in the other tasks, and the volume of the true mask."""
-    said = [{nodule.name: nodule.label for nodule in read_nodules(source, other)} for name, other in TASKS.items() if name != task]
-
+def by_readers(said: Sequence[Mapping[str, str]], fold: Fold, label_of: Mapping[str, int], cases: Sequence[str]) -> np.ndarray:
+    """(n, K) probabilities of `cases` by `said`, {case: class} of each other task, and the volume of the true mask."""
     def rows(cases: Sequence[str]) -> np.ndarray:
         ratings = [[labels[case] == value for case in cases] for labels in said for value in sorted(set(labels.values()))]
         return np.column_stack([[fold.described[case]["log_volume"] for case in cases], *ratings])
@@ -127,9 +125,10 @@ def score_task(task: str, source: Path, folds: dict[int, Fold], splits: Sequence
     """Every held-out nodule of `folds` in one task."""
     classes = classes_of(task)
     label_of = {nodule.name: classes.index(nodule.label) for nodule in read_nodules(source, TASKS[task])}
+    said = [{nodule.name: nodule.label for nodule in read_nodules(source, other)} for name, other in TASKS.items() if name != task]
     parts = [fold.predict(label_of, len(classes), splits[number]["val"]) for number, fold in folds.items()]
     probabilities = {row: np.concatenate([part[row] for part, _ in parts]) for row in ROWS}
-    probabilities["readers"] = np.concatenate([by_readers(task, source, fold, label_of, splits[number]["val"]) for number, fold in folds.items()])
+    probabilities["readers"] = np.concatenate([by_readers(said, fold, label_of, splits[number]["val"]) for number, fold in folds.items()])
     true = np.array([label_of[case] for number in folds for case in splits[number]["val"]])
     reports = [report for _, report in parts]
     return {"classes": classes, "n_of_class": np.bincount(true, minlength=len(classes)).tolist(), "rows": score(probabilities, true, weights, len(classes), seed),

@@ -168,18 +168,24 @@ def parse_arguments() -> argparse.Namespace:
 def _conditions(args: argparse.Namespace) -> dict:
     """What runs of one table have in common. Paths as from the repository, so that no machine's folders are told."""
     here = {name: os.path.relpath(path.absolute(), ROOT) for name, path in (("model", args.model), ("images", args.images))}
-    return {"commit": code_commit().rstrip("+"), "environment": environment(args.device), "threads": args.threads, "device": args.device, **here}
+    return {"commit": code_commit(), "environment": environment(args.device), "threads": args.threads, "device": args.device, **here}
+
+
+def _comparable(conditions: dict) -> dict:
+    """Without the commit's mark of changed files, of which the table itself may be one."""
+    return conditions | {"commit": str(conditions["commit"]).rstrip("+")}
 
 
 def kept_runs(file: Path, args: argparse.Namespace) -> dict:
     """The runs in `file` of a call that was ended, if they were made as this one makes them; those of another machine or code must not stand in one table with them."""
     if args.fresh or not file.is_file():
         return {"runs": []}
-    result, now = load_json(file, SpeedRuns), _conditions(args)
-    before = result.get("conditions", {})
-    if args.table_alone or before == now:
+    result, now = load_json(file, SpeedRuns), _comparable(_conditions(args))
+    before = _comparable({name: result.get(name) for name in now})
+    other = [name for name in now if before[name] != now[name]]
+    if args.table_alone or not other:
         return result
-    print(f"{file} holds runs with another {' and '.join(name for name in now if before.get(name) != now[name])}; all rows are measured anew.", flush=True)
+    print(f"{file} holds runs with another {' and '.join(other)}; all rows are measured anew.", flush=True)
     return {"runs": []}
 
 
@@ -196,8 +202,7 @@ def main() -> None:
     done = {(run["round"], run["row"]) for run in result["runs"]}
     pending = [] if args.table_alone else [run for run in planned_runs(args) if run not in done]
     if pending:  # else the table alone is written anew, and the runs are those of before
-        result |= {"conditions": _conditions(args), "command": shown_command("run_speed.sh", flags), "commit": code_commit(), "environment": environment(args.device),
-                   "threads": args.threads, "device": args.device, "reference": REFERENCE, "synthetic": args.synthetic,
+        result |= _conditions(args) | {"command": shown_command("run_speed.sh", flags), "reference": REFERENCE, "synthetic": args.synthetic,
                    "structures": structure_titles(load_json(args.model / "dataset.json", DatasetJson)["labels"]), **({"data": f"{'SYNTHETIC' if args.synthetic else 'REAL'} {args.data}"} if args.data else {})}
     with tempfile.TemporaryDirectory() as folder:
         images = {True: link_cases(args.images, args.reference_cases, Path(folder) / "reference"),

@@ -7,7 +7,7 @@ import nnunetv2.imageio as room
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.utilities.errors import InputError
-from nnunetv2.utilities.trusted_names import classes_below, name_of, resolve
+from nnunetv2.utilities.trusted_names import name_of, resolve, with_own_files
 
 READERS = {reader.__name__: reader for reader in (SimpleITKIO, SimpleITKIOWithReorient)}
 _LATER = {  # imported when a dataset asks for them: their libraries take their time
@@ -26,8 +26,7 @@ def reader_writer_by_name(name: str, where: object = "plans") -> type:
     """
     if isinstance(name, str) and name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
-    plain = isinstance(name, str) and "." not in name and name not in READERS
-    known = READERS | dict.fromkeys(_LATER) | (classes_below(room, BaseReaderWriter) if plain else {})
+    known = with_own_files(name, READERS | dict.fromkeys(_LATER), room, BaseReaderWriter)
     return resolve(name, "image_reader_writer", where, known, lambda found: isinstance(found, type))
 
 

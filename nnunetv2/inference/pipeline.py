@@ -72,7 +72,7 @@ class CasesFailed(errors.CasesFailed):
         if failures:
             rest = "the others are done" if not not_begun else f"{not_begun} more were not begun, because the disk takes no more; the others are done"
             lines = [f"{len(failures)} of {n_cases} case(s) failed, {rest}:",
-                     errors.list_some([f"{label}: {_reason(error)}" for label, error in failures.items()], errors.MOST_NAMED)]
+                     errors.list_some([f"{label}: {_reason(error)}" for label, error in failures.items()])]
         if unwritten:
             lines += ["These files of the run could not be written:", *(f"  {name}: {_reason(error)}" for name, error in unwritten.items())]
         super().__init__("\n".join(lines))

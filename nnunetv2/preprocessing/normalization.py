@@ -13,7 +13,7 @@ import numpy as np
 
 import nnunetv2.preprocessing as room
 from nnunetv2.utilities.ct_statistics import ct_statistics
-from nnunetv2.utilities.trusted_names import classes_below, name_of, resolve
+from nnunetv2.utilities.trusted_names import name_of, resolve, with_own_files
 
 
 class ImageNormalization(ABC):
@@ -141,8 +141,7 @@ def may_use_mask(channel_name: str) -> bool:
 
 def scheme_by_name(scheme: str, where: object = "plans") -> type[ImageNormalization] | Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]], None]:
     """The class or function that `scheme` names, see `normalize`; InputError, naming `where`, for an unknown one."""
-    plain = isinstance(scheme, str) and "." not in scheme and scheme not in SCHEMES
-    return resolve(scheme, "normalization_schemes", where, SCHEMES | classes_below(room, ImageNormalization) if plain else SCHEMES)
+    return resolve(scheme, "normalization_schemes", where, with_own_files(scheme, SCHEMES, room, ImageNormalization))
 
 
 def check_schemes(configuration: Mapping, where: object) -> None:

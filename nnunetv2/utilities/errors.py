@@ -72,10 +72,10 @@ def _remedy(error: OSError) -> str:
     }.get(error.errno, "")
 
 
-def list_some(lines: Sequence[str], most: int = MOST_NAMED) -> str:
-    """Lines of an error message, indented; the rest is counted."""
+def list_some(lines: Sequence[str], most: int = MOST_NAMED, indent: str = "  ") -> str:
+    """Lines of an error message; the rest is counted."""
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n".join(f"  {line}" for line in [*lines[:most], *more])
+    return "\n".join(f"{indent}{line}" for line in [*lines[:most], *more])
 
 
 def name_some(values: Sequence, most: int = 5) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from nnunetv2.configuration import available_cores, default_num_processes
 from nnunetv2.utilities import cluster
-from nnunetv2.utilities.errors import EXPECTED_ERRORS, FULL_IN_A_ROW, MOST_NAMED, CasesFailed, in_one_message, takes_no_more
+from nnunetv2.utilities.errors import EXPECTED_ERRORS, FULL_IN_A_ROW, CasesFailed, in_one_message, list_some, takes_no_more
 
 SILENCE = 60.0  # seconds without a result after which workers that somebody stopped are named
 
@@ -128,8 +128,7 @@ class _Outcomes:
         left = len(self._jobs) - len(self._results) - len(self._failures)
         given_up = f"; {left} more were given up, because the disk takes no more" if left else ""
         lines = [f"{name}: {self._failures[name]}" for name in self._jobs if name in self._failures]
-        more = [f"and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
-        raise CasesFailed("\n".join([f"{self._description}: {len(lines)} of {len(self._jobs)} cases failed{given_up}.", *lines[:MOST_NAMED], *more]))
+        raise CasesFailed(f"{self._description}: {len(lines)} of {len(self._jobs)} cases failed{given_up}.\n{list_some(lines, indent='')}")
 
 
 class _Worker:

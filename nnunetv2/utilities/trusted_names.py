@@ -77,9 +77,14 @@ def name_of(found: Any, known: Mapping[str, Any]) -> str:
     return f"{found.__module__}.{found.__qualname__}"
 
 
-def classes_below(room: ModuleType, base: type) -> dict[str, type]:
-    """{name: class} of the subclasses of `base` that modules below a package of ours define. Files that people put there are trusted as ours are."""
-    found = {}
+def with_own_files(name: object, known: Mapping[str, Any], room: ModuleType, base: type) -> Mapping[str, Any]:
+    """`known`, and where `name` is a plain name that is not in it, {name: class} of the subclasses of `base` in modules below `room`, a package of ours.
+
+    Files that people put there are trusted as ours are.
+    """
+    if not isinstance(name, str) or "." in name or name in known:
+        return known
+    found = dict(known)
     for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
         content = vars(importlib.import_module(module.name))
         found |= {name: value for name, value in content.items()

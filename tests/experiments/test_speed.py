@@ -72,13 +72,13 @@ def test_a_run_gives_the_model_of_3d_fullres_and_says_that_it_is_synthetic(tmp_p
 
 def test_runs_of_another_machine_code_or_model_are_not_gone_on_with(tmp_path, monkeypatch, capsys):
     args = arguments_of(monkeypatch, "--model", tmp_path / "model", "--images", tmp_path / "images", "--rows", "exact")
-    kept = {"runs": [{"round": 0} | run("exact", 1.0)], "rows": {}, "conditions": run_speed._conditions(args)}
+    kept = {"runs": [{"round": 0} | run("exact", 1.0)], "rows": {}, **run_speed._conditions(args)}
     file = tmp_path / "speed.json"
     for changed in ({}, {"environment": {"CPU": "another"}}, {"commit": "1234567"}, {"model": "other"}, {"threads": 1}):
-        file.write_text(json.dumps(kept | {"conditions": kept["conditions"] | changed}))
+        file.write_text(json.dumps(kept | changed))
         assert bool(kept_runs(file, args)["runs"]) == (not changed)
         assert (f"another {' '.join(changed)}; all rows are measured anew" in capsys.readouterr().out) == bool(changed)
-    file.write_text(json.dumps(kept | {"conditions": {}}))  # as earlier versions wrote it
+    file.write_text(json.dumps({"runs": kept["runs"], "rows": {}}))  # as earlier versions wrote it
     assert not kept_runs(file, args)["runs"]
     assert kept_runs(file, arguments_of(monkeypatch, "--model", tmp_path, "--images", tmp_path, "--table_alone"))["runs"]
 

@@ -2,7 +2,7 @@
 
 import nnunetv2.preprocessing as room
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.utilities.trusted_names import classes_below, resolve
+from nnunetv2.utilities.trusted_names import resolve, with_own_files
 
 _PREPROCESSORS = {"DefaultPreprocessor": DefaultPreprocessor}
 
@@ -12,6 +12,5 @@ def preprocessor_by_name(name: str, where: object = "plans") -> type[DefaultPrep
 
     InputError for others.
     """
-    plain = isinstance(name, str) and "." not in name and name not in _PREPROCESSORS
-    known = _PREPROCESSORS | classes_below(room, DefaultPreprocessor) if plain else _PREPROCESSORS
+    known = with_own_files(name, _PREPROCESSORS, room, DefaultPreprocessor)
     return resolve(name, "preprocessor_name", where, known, lambda found: isinstance(found, type) and issubclass(found, DefaultPreprocessor))

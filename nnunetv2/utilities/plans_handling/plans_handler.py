@@ -17,7 +17,7 @@ from nnunetv2.utilities.files import check_shape, load_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.old_plans import with_architecture
 from nnunetv2.utilities.safe_names import plain_name
-from nnunetv2.utilities.trusted_names import classes_below, plain_arguments, resolve
+from nnunetv2.utilities.trusted_names import plain_arguments, resolve, with_own_files
 
 _GIVEN_TO_RESAMPLING = ("data", "new_shape", "current_spacing", "new_spacing", "device")  # by the caller, not by plans
 
@@ -253,10 +253,8 @@ class PlansManager:
     @property
     def label_manager_class(self) -> type[LabelManager]:
         """LabelManager, a subclass in a file below nnunetv2/utilities/label_handling, or one of a package that the user trusts."""
-        name, known = self.plans.get("label_manager", "LabelManager"), {"LabelManager": LabelManager}
-        if isinstance(name, str) and "." not in name and name not in known:
-            known = classes_below(label_handling, LabelManager)
-        return resolve(name, "label_manager", self.source, known,
+        name = self.plans.get("label_manager", "LabelManager")
+        return resolve(name, "label_manager", self.source, with_own_files(name, {"LabelManager": LabelManager}, label_handling, LabelManager),
                        lambda found: isinstance(found, type) and issubclass(found, LabelManager))
 
     @property
