@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
@@ -372,3 +373,41 @@ def test_cases_in_other_files_are_refitted_and_validated(folders, monkeypatch, t
     run_training("900", "3d_fullres", 0, "Trainer", device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
     fold = next(folders.rglob("fold_0"))
     assert load_json(fold / REPORT_FILE)["cases_per_class"] == [2, 2, 2] and (fold / "validation" / "case_6.nii.gz").is_file()
+
+
+class KilledWhileValidating(BaseException):
+    pass
+
+
+def test_a_validation_that_was_ended_goes_on_with_the_cases_that_are_left(folders, monkeypatch):
+    predicted = []
+
+    def predict(self, data, name, **settings):
+        if len(predicted) == stop_after:
+            raise KilledWhileValidating
+        predicted.append(name)
+        return original(self, data, name, **settings)
+
+    def validate(npz):
+        run_training("900", "3d_fullres", 0, only_run_validation=True, export_validation_probabilities=npz, device=torch.device("cpu"))
+
+    original, stop_after = nnUNetPredictor._predict_data, None
+    monkeypatch.setattr("nnunetv2.training.nnUNetTrainer.trainer_data.augmentation_workers", lambda device: 0)
+    run_training("900", "3d_fullres", 0, device=torch.device("cpu"), epochs=1, iterations=1, val_iterations=1)
+    validation = next(folders.rglob("validation"))
+    whole = {path.name: path.read_bytes() for path in validation.iterdir()}
+    monkeypatch.setattr(nnUNetPredictor, "_predict_data", predict)
+    for npz, then_npz, again in ((False, False, ["case_7"]), (False, True, ["case_6", "case_7"])):
+        predicted, stop_after = [], 1
+        with pytest.raises(KilledWhileValidating):
+            validate(npz)
+        assert predicted == ["case_6"] and (validation / "case_6.nii.gz").is_file()
+        predicted, stop_after = [], None
+        validate(then_npz)
+        assert predicted == again
+        assert {name: (validation / name).read_bytes() for name in whole if name != "summary.json"} == {name: whole[name] for name in whole if name != "summary.json"}
+        assert load_json(validation / "summary.json")["mean"] == json.loads(whole["summary.json"])["mean"]
+    predicted = []
+    validate(False)
+    assert predicted == ["case_6", "case_7"]  # that one was finished
+    assert {path.name for path in validation.iterdir()} == set(whole)

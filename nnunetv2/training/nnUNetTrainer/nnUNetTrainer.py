@@ -603,7 +603,7 @@ class nnUNetTrainer(TrainingData):
         dataset = self.dataset_class(self.preprocessed_dataset_folder, list(cases), folder_with_segs_from_previous_stage=self.folder_with_segs_from_previous_stage)
         folder = Path(self.output_folder, "validation")
         self.print_to_log_file(f"Validating {len(cases)} cases into {folder}")
-        metrics = validate_cases(predictor, dataset, folder, base / "gt_segmentations", save_probabilities, next_stages)
+        metrics = validate_cases(predictor, self.module.state_dict(), dataset, folder, base / "gt_segmentations", save_probabilities, next_stages)
         self.print_to_log_file(f"Validation of whole cases: mean foreground Dice {np.round(metrics['foreground_mean']['Dice'], 4)}")
         self._send_validation(metrics)
         self.set_deep_supervision_enabled(self.enable_deep_supervision)

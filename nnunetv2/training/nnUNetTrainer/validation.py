@@ -1,7 +1,6 @@
 """The validation that counts: whole cases, exported on the image's grid, compared with the reference in its own geometry."""
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from nnunetv2.inference.pipeline import Case, Pipeline
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.case_store import load_case, save_seg
 from nnunetv2.training.dataloading.nnunet_dataset import network_input, nnUNetBaseDataset
+from nnunetv2.training.nnUNetTrainer import unfinished_validation
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 
@@ -30,17 +30,17 @@ class NextStage:
     folder: Path  # gets a segmentation per case
 
 
-def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folder: Path, references: Path, save_probabilities: bool = False,
-                   next_stages: Sequence[NextStage] = ()) -> dict[str, Any]:
+def validate_cases(predictor: nnUNetPredictor, weights: Mapping[str, Any], dataset: nnUNetBaseDataset, folder: Path, references: Path,
+                   save_probabilities: bool = False, next_stages: Sequence[NextStage] = ()) -> dict[str, Any]:
     """Fill `folder` anew: a mask per case of `dataset`, `.npz` with `save_probabilities`, class tables, summary.json. Returns the summary.
 
     Starts from the preprocessed cases and otherwise predicts as `nnUNetv2_predict` does by default. Class labels of the
-    validation cases are not read; the tables hold predictions only.
+    validation cases are not read; the tables hold predictions only. `weights` is the network's state dict: a validation with the same
+    ones that was ended is gone on with (unfinished_validation.py).
     """
     plans, configuration, labels, ending = (
         predictor.plans_manager, predictor.configuration_manager, predictor.label_manager, predictor.dataset_json["file_ending"])
-    shutil.rmtree(folder, ignore_errors=True)  # masks of another split or checkpoint must not enter the summary
-    folder.mkdir(parents=True)
+    goes_on = unfinished_validation.begin(folder, unfinished_validation.made_with(predictor, weights, dataset, save_probabilities))
     tables = None if predictor.task is None else ClassTables(predictor.task, folder)
 
     of_case: dict[str, dict] = {}
@@ -61,10 +61,21 @@ def validate_cases(predictor: nnUNetPredictor, dataset: nnUNetBaseDataset, folde
 
     pipeline = Pipeline(prepare, predict=lambda case, data: predictor._predict_data(
         data, case.name, properties=of_case.pop(case.name), decide=False), export=export)
-    pipeline.run([Case(name, (), folder / name) for name in dataset.identifiers])
-    return compute_metrics_on_folder(
+    files = {name: [folder / f"{name}{part}" for part in (ending, *((".npz", ".pkl") if save_probabilities else ()))]
+             + [stage.folder / f"{name}.b2nd" for stage in next_stages] for name in dataset.identifiers}
+    to_do = unfinished_validation.missing(dataset.identifiers, files)
+    if goes_on:
+        print(f"{folder}: {len(dataset.identifiers) - len(to_do)} of {len(dataset.identifiers)} cases are there from a validation that was ended; they are kept.")
+    if tables is not None:
+        tables.begin(f"{name}{ending}" for name in to_do)
+    pipeline.run([Case(name, (), folder / name) for name in to_do])
+    if tables is not None:
+        tables.finish()
+    summary = compute_metrics_on_folder(
         str(references), str(folder), str(folder / "summary.json"), plans.image_reader_writer_class(), ending,
         labels.foreground_regions if labels.has_regions else labels.foreground_labels, labels.ignore_label, default_num_processes, chill=True)
+    unfinished_validation.finish(folder)
+    return summary
 
 
 def _save_for(stage: NextStage, case: str, prediction: CasePrediction, configuration: ConfigurationManager, labels) -> None:
