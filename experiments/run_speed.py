@@ -47,6 +47,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
     "exact, torch": ["--engine", "torch"],
     "exact, OpenVINO": ["--engine", "openvino"],
     "exact, half precision": ["--precision", "half"],
+    "exact, half precision in OpenVINO": ["--precision", "half", "--engine", "openvino"],
     "exact, int8": ["--precision", "int8"],
     "exact, TTA 4": ["--tta", "4"],
     "exact, TTA 1": ["--tta", "1"],
@@ -56,7 +57,7 @@ ROWS = {  # name -> flags of the predict command; upstream's own command where t
 }
 LEVERS = tuple(row for row in ROWS if row.startswith("exact, "))  # one change to `exact` each
 NEED_INT8 = ("exact, int8",)  # a quantised model
-ON_A_CPU = ("half", "exact, torch", "exact, OpenVINO", "exact, half precision", "exact, int8")  # on a GPU `exact` is in torch and in fp16, as upstream is
+ON_A_CPU = ("half", "exact, torch", "exact, OpenVINO", "exact, half precision", "exact, half precision in OpenVINO", "exact, int8")  # on a GPU `exact` is in torch and in fp16, as upstream is
 ON_A_GPU = ("exact, fp32",)
 NEED_ROI_MODEL = ("fast, ROI model",)
 

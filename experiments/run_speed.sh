@@ -7,8 +7,9 @@
 #   bash experiments/run_speed.sh --rows exact fast --cases 2 --rounds 1      a part, to try it
 #
 # Writes results/speed.{json,md,png}. Each finished run is kept in the .json, so a killed measurement goes on when it is given
-# again, on the same machine with the same code, model and images; --fresh starts over. Upstream with mirroring costs minutes per case on a CPU: it gets 2 rounds of 3 cases, the rest 3
-# rounds of 4. Leave the machine alone meanwhile. Other options: python -m experiments.run_speed --help
+# again, on the same machine with the same code, model and images; --fresh starts over. Upstream with mirroring costs minutes per
+# case on a CPU: it gets 2 rounds of 3 cases, the rest 3 rounds of 4. Leave the machine alone meanwhile. Other options:
+# python -m experiments.run_speed --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=experiments/show_help.sh

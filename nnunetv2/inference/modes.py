@@ -18,7 +18,7 @@ class InferenceMode:
     """Levers of one prediction; the defaults give upstream's result.
 
     precision: "upstream" is what nnU-Net does on that device (fp32 on CPU and MPS, fp16 autocast on CUDA); "fp32"; "half" is
-        16 bits: fp16 on CUDA and MPS, on CPUs bf16 or, with Winograd convolutions, integers; "int8" is for CPUs and needs a
+        16 bits: fp16 on CUDA and MPS, on CPUs bf16, with Winograd convolutions pairs of it or integers; "int8" is for CPUs and needs a
         quantised model (inference/quantization.py); "reduced" is the fastest of them, which on CPUs may be any.
     tta: mirrored passes of each window that are averaged (mirror_views).
     in_turn: mirrored views that cost little. Every other window, as on a chessboard, is mirrored; and small volumes get up to four views, as long
@@ -54,7 +54,7 @@ class InferenceMode:
 
 
 def cpu_has_fast_bf16() -> bool:
-    """True on Linux CPUs with AMX tiles, where bf16 takes a fifth of fp32's time in OpenVINO.
+    """True on Linux CPUs with AMX tiles, where three products of bf16 take less time than one of fp32 or of 16-bit integers without.
 
     AVX512_BF16 alone is not enough: OpenVINO is no faster with it than Winograd convolutions in fp32.
     """

@@ -42,15 +42,15 @@ const Way WAYS[] = {
     {{1, 3, 3}, {1, 1, 1}, 14}, {{1, 3, 3}, {1, 2, 2}, 12}, {{3, 3, 3}, {1, 1, 1}, 22}, {{3, 3, 3}, {1, 1, 1}, 24}, {{3, 3, 3}, {1, 1, 1}, 44},
     {{3, 3, 3}, {1, 2, 2}, 22}, {{3, 3, 3}, {1, 2, 2}, 42}, {{3, 3, 3}, {2, 2, 2}, 22}};
 
-void convolution(const Way& way, int int16) {
-    const int d = between(1, 7), h = between(1, 9), w = between(1, 13), out = lanes() * between(1, 5), threads = between(1, 3);
-    const bool image = way.tile == 1 && !int16 && between(0, 1);
+void convolution(const Way& way, int int16, int pairs) {
+    const int d = between(1, 7), h = between(1, 9), w = between(1, 13), out = (pairs ? 16 : lanes()) * between(1, 5), threads = between(1, 3);
+    const bool image = way.tile == 1 && !int16 && !pairs && between(0, 1);
     std::vector<int> channels(image ? 1 : between(1, 2));
-    for (int& n : channels) n = image ? between(1, 3) : lanes() * between(1, 4);
+    for (int& n : channels) n = image ? between(1, 3) : (pairs ? 32 : lanes()) * between(1, 4);
     const int in = std::accumulate(channels.begin(), channels.end(), 0);
     const int to_half = image && between(0, 1);
     const int(&kernel)[3] = way.kernel, (&stride)[3] = way.stride, tile = way.tile;
-    const Convolution which = {{kernel[0], kernel[1], kernel[2]}, {stride[0], stride[1], stride[2]}, tile, int16, to_half, in, out};
+    const Convolution which = {{kernel[0], kernel[1], kernel[2]}, {stride[0], stride[1], stride[2]}, tile, int16, pairs, to_half, in, out};
     const long size = transformed_size(&which);
     if (size == 0) return;  // deep tiles in fp32
     const std::vector<float> weights = noise(size_t(out) * in * kernel[0] * kernel[1] * kernel[2]), bias = noise(out);
@@ -85,16 +85,16 @@ void convolution(const Way& way, int int16) {
     }
 }
 
-void transposed_and_pooled(int int16) {
+void transposed_and_pooled(int int16, int pairs) {
     const int d = between(1, 5), h = between(1, 5), w = between(1, 15), sd = between(1, 2), sh = between(1, 3), sw = between(1, 2), kernel = sd * sh * sw;
-    const int in = lanes() * between(1, 4), out = lanes() * between(1, 4), threads = between(1, 3);
+    const int in = (pairs ? 32 : lanes()) * between(1, 4), out = (pairs ? 16 : lanes()) * between(1, 4), threads = between(1, 3);
     const std::vector<float> weights = noise(size_t(in) * out * kernel), bias = noise(out);
-    const Transposition which = {int16, in, out, {sd, sh, sw}};
+    const Transposition which = {int16, pairs, in, out, {sd, sh, sw}};
     std::vector<float> transformed(transposed_size(&which));
     expect(transform_transposed(&which, weights.data(), transformed.data()), NONE, "transposed filters");
     Stored input(long(d) * h * w * in, int16), result(long(d) * h * w * kernel * out, int16), pooled(long(d) * h * w * out, int16);
     const auto run = [&](int width, int channels) {
-        const Transposition asked = {int16, channels, out, {sd, sh, sw}};
+        const Transposition asked = {int16, pairs, channels, out, {sd, sh, sw}};
         const TranspositionData data = {{d, h, width}, input.data(), transformed.data(), bias.data(), result.data()};
         return convolve_transposed(&asked, &data, threads);
     };
@@ -114,9 +114,10 @@ void transposed_and_pooled(int int16) {
 int main(int, char** arguments) {
     generator.seed(std::atoi(arguments[1]));
     for (int round = 0; round < std::atoi(arguments[2]); round++)
-        for (const int int16 : {0, 1}) {
-            positive = round % 2 == 0;
-            for (const Way& way : WAYS) convolution(way, int16);
-            transposed_and_pooled(int16);
-        }
+        for (const int int16 : {0, 1})
+            for (const int pairs : {0, int16}) {
+                positive = round % 2 == 0;
+                for (const Way& way : WAYS) convolution(way, int16, pairs);
+                transposed_and_pooled(int16, pairs);
+            }
 }

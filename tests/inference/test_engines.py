@@ -96,7 +96,7 @@ class Identity:
         return self.mean(x)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "bf16x3", "int16", "int8"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("hides", [False, True])
 def test_an_image_that_is_not_finite_is_named_as_such_and_no_precision_is_blamed(precision, value, hides):

@@ -26,7 +26,7 @@ def sanitized(tmp_path_factory):
     program = tmp_path_factory.mktemp("sanitized") / "kernels"
     cpu = "-march=x86-64-v3" if cpu_flags() >= {"avx2", "fma"} else "-march=native"
     subprocess.run([compiler, "-std=c++17", "-fopenmp", "-Wno-psabi", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", cpu,
-                    f'-DKERNELS="{SOURCE}"', str(MAIN), "-o", str(program)], check=True, capture_output=True)
+                    f'-DKERNELS="{SOURCE}"', "-DPAIRS_WITHOUT_TILES", str(MAIN), "-o", str(program)], check=True, capture_output=True)
     return program
 
 

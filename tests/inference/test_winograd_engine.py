@@ -21,7 +21,7 @@ from nnunetv2.inference.engines.winograd import engine as winograd_engine
 from nnunetv2.inference.engines.winograd import library as winograd_library
 from nnunetv2.inference.engines.winograd import structs
 from nnunetv2.inference.engines.winograd.engine import WinogradEngine, WinogradUNet
-from nnunetv2.inference.engines.winograd.layers import DEEP, KERNELS, TILES, UnsupportedNetwork, Workspace, fastest_tile
+from nnunetv2.inference.engines.winograd.layers import DEEP, KERNELS, TILES, Products, UnsupportedNetwork, Workspace, fastest_tile
 from nnunetv2.inference.engines.winograd.structs import Axes, Convolution, ConvolutionData, Pooling, Scaling, Segmentation, Transposition, TranspositionData
 from nnunetv2.utilities.cpu_flags import cpu_flags
 from tests.inference.tiny_model import wide_network as unet
@@ -51,7 +51,7 @@ def compiled(tmp_path_factory):
     folder, compiler = tmp_path_factory.mktemp("winograd"), shutil.which(os.environ.get("CXX", "g++"))
     others = {cpu: folder / f"{cpu}.so" for cpu in CPUS[1:] if _runs(cpu)}
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda cpu: winograd_library.compile_library(compiler, others[cpu], cpu, "-O1"), others))
+        list(pool.map(lambda cpu: winograd_library.compile_library(compiler, others[cpu], cpu, ("-O1", "-DPAIRS_WITHOUT_TILES")), others))
     return {CPUS[0]: winograd_library.library_file()} | others
 
 
@@ -60,6 +60,13 @@ def library(request, compiled):
     if request.param not in compiled:
         pytest.skip(f"this CPU does not run code for {request.param}")
     return winograd_library.open_library(compiled[request.param])
+
+
+@pytest.fixture(scope="module")
+def library_of_pairs(library):
+    if library.transformed_size(convolution(channels=(32, 16), int16=True, pairs=True)) == 0:
+        pytest.skip("without AMX the layers in use have no code for pairs of bf16")
+    return library
 
 
 def dtype_of(library, int16):
@@ -72,10 +79,10 @@ def stored(library, x, int16):
     return x.movedim(0, -1).to(dtype_of(library, int16)).contiguous()
 
 
-def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=24, int16=False, to_half=False):
+def convolve(library, inputs, weight, bias, stride=(1, 1, 1), tile=24, int16=False, to_half=False, pairs=False):
     """inputs [(C, D, H, W)], weight (out, in, *kernel) -> (out, D', H', W') float32, mean and variance of each channel."""
     kernel, (out, channels) = weight.shape[2:], weight.shape[:2]
-    which = Convolution.of(kernel, stride, tile, int16, (channels, out), to_half)
+    which = Convolution.of(kernel, stride, tile, int16, (channels, out), to_half, pairs)
     filters, weight = torch.empty(library.transformed_size(which)), weight.contiguous()
     library.transform_filters(which, weight.data_ptr(), filters.data_ptr(), 2)
     last = [stored(library, x, int16) for x in inputs]
@@ -186,6 +193,47 @@ def test_int16_does_not_hide_what_is_not_finite(library, tile, value):
     assert not result[2].isfinite().any()
 
 
+@settings(max_examples=25, deadline=None)
+@given(way=WAYS_OF_INT16, size=st.tuples(*[st.integers(1, 9)] * 3), channels=st.lists(st.sampled_from([32, 64]), min_size=1, max_size=2),
+       out=st.sampled_from([16, 32, 48]), seed=st.integers(0, 99))
+def test_pairs_of_bf16_are_torchs_to_within_16_bits(library_of_pairs, way, size, channels, out, seed):
+    kernel, stride, tile = way
+    generator = torch.Generator().manual_seed(seed)
+    dtype = dtype_of(library_of_pairs, True)
+    inputs = [torch.randn(c, *size, generator=generator).to(dtype).float() for c in channels]
+    weight = torch.randn(out, sum(channels), *kernel, generator=generator)
+    weight /= weight[0].numel() ** 0.5
+    bias = torch.randn(out, generator=generator)
+    result, moments = convolve(library_of_pairs, inputs, weight, bias, stride, tile, int16=True, pairs=True)
+    difference = (result - expected_convolution(inputs, weight, bias, stride)).abs()
+    stored_within = 3e-3 if dtype == torch.float16 else 0  # half a step of fp16 at 4
+    assert difference.max() < 2e-3 + stored_within and difference.square().mean() < (2e-4 + stored_within / 10) ** 2
+    torch.testing.assert_close(moments[1], result.double().flatten(1).var(1, correction=0), rtol=2e-3, atol=1e-3)
+
+
+def test_pairs_of_bf16_by_hand(library_of_pairs):
+    """(1 + 2^-9)^2: bf16 has 8 bits and would make 1 of the factors; what pairs leave out is the product of both low parts, 2^-18."""
+    x, weight = torch.zeros(32, 1, 2, 2), torch.zeros(16, 32, 1, 1, 1)
+    x[5, 0, 1, 0], weight[3, 5] = 1 + 2**-9, 1 + 2**-9
+    result, _ = convolve(library_of_pairs, [x], weight, torch.zeros(16), tile=1, int16=True, pairs=True)
+    assert result[3, 0, 1, 0] == 1 + 2**-8 and result.abs().sum() == 1 + 2**-8
+
+
+@pytest.mark.parametrize("tile", [1, 22, 24, 44])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_pairs_of_bf16_do_not_hide_what_is_not_finite(library_of_pairs, tile, value):
+    x, weight = torch.rand(32, 4, 8, 8), torch.randn(16, 32, 3, 3, 3)
+    x[3, 2, 4, 4] = value
+    result, moments = convolve(library_of_pairs, [x], weight, torch.zeros(16), tile=tile, int16=True, pairs=True)
+    assert not result[~expected_convolution([x], weight, torch.zeros(16)).isfinite()].isfinite().any() and not moments[1].isfinite().any()
+
+
+def test_pairs_of_bf16_want_channels_that_fill_their_tiles(library):
+    assert library.transformed_size(convolution(channels=(48, 16), int16=True, pairs=True)) == 0
+    assert library.transposed_size(Transposition(True, True, 16, 16, Axes(1, 1, 1))) == library.transposed_size(Transposition(False, True, 32, 16, Axes(1, 1, 1))) == 0
+    assert Products(True, True).of(48, 32) == (True, False) and Products(True, True).of(64, 16) == (True, True)
+
+
 IMAGES = {
     "constant": lambda c, size: torch.ones(c, *size), "near constant": lambda c, size: 1 + 1e-3 * torch.randn(c, *size),
     "step": lambda c, size: (torch.arange(size[-1]) >= size[-1] // 2).float().expand(c, *size).contiguous(),
@@ -254,7 +302,7 @@ def data(x, channels=16, **changed):
     (lambda library, x: library.average_pool(pooling(x, 3, (2, 2, 2)), 1), "missing"),
     (lambda library, x: library.segment(Segmentation(False, 16, 1, 1, x, x, None, x), 1), "missing"),
     (lambda library, x: library.scale_and_activate(Scaling(False, 16, 0, x, x, x, None, 1), 1), "missing"),
-    (lambda library, x: library.transform_transposed(Transposition(False, 3, 16, Axes(1, 1, 1)), x, x), "vectors do not divide"),
+    (lambda library, x: library.transform_transposed(Transposition(False, False, 3, 16, Axes(1, 1, 1)), x, x), "vectors do not divide"),
     (lambda library, x: library.transform_filters(convolution((5, 5, 5)), x, x, 1), "no code"),
     (lambda library, x: library.convolve(convolution(), data(x), 0), "missing"),
     (lambda library, x: library.convolve(convolution(), data(x, size=Axes(1, 0, 1)), 1), "size or stride is none"),
@@ -276,7 +324,7 @@ def test_a_line_that_memory_does_not_hold_is_a_memory_error(library):
     array = torch.zeros(1024)
     x = array.data_ptr()
     with pytest.raises(MemoryError, match="convolve_transposed"):
-        library.convolve_transposed(Transposition(False, 4096, 16, Axes(1, 1, 1)), TranspositionData(Axes(1, 1, 1 << 30), x, x, x, x), 1)
+        library.convolve_transposed(Transposition(False, False, 4096, 16, Axes(1, 1, 1)), TranspositionData(Axes(1, 1, 1 << 30), x, x, x, x), 1)
 
 
 def test_int16_of_nothing_but_zeros_is_the_bias(library):
@@ -299,12 +347,14 @@ def test_the_fewer_voxels_the_smaller_the_tiles(size, channels, tile, of_int16):
     assert fastest_tile((3, 3, 3), (2, 1, 2), size, channels, True) == fastest_tile((1, 1, 1), (1, 1, 1), size, channels, False) == 1
 
 
-@pytest.mark.parametrize("int16", [False, True])
+@pytest.mark.parametrize("int16, pairs", [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])
-def test_transposed_convolution_and_average_pooling_are_torchs(library, stride, int16):
+def test_transposed_convolution_and_average_pooling_are_torchs(library, stride, int16, pairs):
     x, weight, bias = torch.randn(32, 3, 4, 5).half().float(), torch.randn(32, 16, *stride), torch.randn(16)
-    last, which = stored(library, x, int16), Transposition(int16, 32, 16, Axes(*stride))
+    last, which = stored(library, x, int16), Transposition(int16, pairs, 32, 16, Axes(*stride))
     transformed = torch.empty(library.transposed_size(which))
+    if pairs and not len(transformed):
+        pytest.skip("without AMX the layers in use have no code for pairs of bf16")
     library.transform_transposed(which, weight.data_ptr(), transformed.data_ptr())
     result = torch.empty(*(n * s for n, s in zip(x.shape[1:], stride)), 16, dtype=last.dtype)
     library.convolve_transposed(which, TranspositionData(Axes(3, 4, 5), last.data_ptr(), transformed.data_ptr(), bias.data_ptr(), result.data_ptr()), 2)
@@ -441,7 +491,31 @@ def test_int16_takes_weights_of_any_magnitude_before_norms(magnitude):
     assert (int16(x)[0] - expected).abs().max() < 0.03 * expected.abs().max()
 
 
-@pytest.mark.parametrize("bf16, int16, chosen", [(True, True, "openvino"), (False, True, "winograd"), (False, False, "openvino")])
+class WithoutTiles:
+    """The compiled layers where the system gives no leave to use AMX tiles."""
+
+    def __init__(self, library):
+        self._library = library
+
+    def has_tiles(self):
+        return 0
+
+    def __getattr__(self, name):
+        return getattr(self._library, name)
+
+
+def test_pairs_of_bf16_are_near_fp32_and_need_tiles(monkeypatch):
+    x = torch.randn(1, 1, 8, 32, 32)
+    library = winograd_library.load_library()
+    pairs = WinogradEngine(unet, 1, (2, 4, 4), (8, 32, 32), int16=True, pairs=True)
+    assert pairs.precision == ("bf16x3" if library.has_tiles() else "int16")
+    difference = pairs(x)[0] - pairs.in_full_precision()(x)[0]
+    assert pairs.in_full_precision().precision == "fp32" and difference.abs().max() < 0.03 * pairs(x)[0].abs().max()
+    monkeypatch.setattr(winograd_engine, "load_library", lambda: WithoutTiles(library))
+    assert WinogradEngine(unet, 1, (2, 4, 4), (8, 32, 32), int16=True, pairs=True).precision == "int16"
+
+
+@pytest.mark.parametrize("bf16, int16, chosen", [(True, True, "winograd"), (False, True, "winograd"), (False, False, "openvino")])
 def test_the_cpus_choice(monkeypatch, bf16, int16, chosen):
     pytest.importorskip("openvino")
     monkeypatch.setattr(engines, "cpu_has_fast_bf16", lambda: bf16)
@@ -451,7 +525,8 @@ def test_the_cpus_choice(monkeypatch, bf16, int16, chosen):
         assert make_engine(unet, CPU, "half", divisor=(2, 4, 4)).name == chosen
     assert make_engine(unet, CPU, "fp32", divisor=(2, 4, 4)).name == "winograd"
     asked_for = make_engine(unet, CPU, "half", "winograd", divisor=(2, 4, 4))
-    assert isinstance(asked_for, GuardedEngine) and asked_for.precision == "int16"
+    with_tiles = bf16 and winograd_library.load_library().has_tiles()
+    assert isinstance(asked_for, GuardedEngine) and asked_for.precision == ("bf16x3" if with_tiles else "int16")
     with pytest.warns(UserWarning, match="winograd is not used, torch is: it runs on the CPU"):
         assert make_engine(unet, torch.device("meta"), "half", "winograd").name == "torch"
 

@@ -21,7 +21,7 @@ CHOICES = ("auto", "torch", "openvino", "winograd")
 
 
 class Engine(Protocol):
-    """`precision`: fp32, fp16, bf16, int16 or int8, what it computes in. `batch_size`: how many windows it wants at once."""
+    """`precision`: fp32, fp16, bf16, bf16x3 (split into two of bf16), int16 or int8, what it computes in. `batch_size`: how many windows it wants at once."""
 
     name: str
     precision: str
@@ -54,8 +54,8 @@ def make_engine(
 ) -> Engine:
     """The engine `wish`, guarded (GuardedEngine). "auto" is the fastest that serves: on a CPU winograd, else OpenVINO, else torch.
 
-    precision: "fp32", "half" (what engine and device have: fp16, bf16 or int16), or "int8", which only OpenVINO with a
-    `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16` and not `cpu_has_fast_bf16`.
+    precision: "fp32", "half" (what engine and device have: fp16, bf16, bf16x3 or int16), or "int8", which only OpenVINO with a
+    `quantised_model` (.xml) has. In half "auto" takes winograd only where `cpu_has_fast_int16`.
     `build_network` gives a network that the engine may change on a GPU, another one each time. It is called only when the weights are
     needed: not when OpenVINO finds `cached_model`, its .xml beside the checkpoint. `patch_size` is what it will be fast for;
     `identity` tells network and weights, so that an engine need not check again what it has checked; `model` names them in errors.
@@ -74,13 +74,14 @@ def make_engine(
             divisor, model)
     engine: Engine | None = None
     passed_over: dict[str, str] = {}
-    half_in_winograd = wish == "winograd" or cpu_has_fast_int16() and not cpu_has_fast_bf16()
+    half_in_winograd = wish == "winograd" or cpu_has_fast_int16()
     if device.type == "cpu" and wish in ("auto", "winograd") and (precision == "fp32" or half_in_winograd):
         from nnunetv2.inference.engines.winograd.engine import WinogradEngine
         from nnunetv2.inference.engines.winograd.layers import UnsupportedNetwork
 
         try:
-            engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half", identity=identity)
+            engine = WinogradEngine(build_network, input_channels, divisor, patch_size, int16=precision == "half", identity=identity,
+                                    pairs=precision == "half" and cpu_has_fast_bf16())
         except UnsupportedNetwork as error:
             passed_over["winograd"] = f"the network has no code there: {error}"
         except RuntimeError as error:

@@ -1,7 +1,7 @@
 """3D U-Nets on CPUs with Winograd convolutions: about a quarter of the multiplications that the layers have by definition.
 
-In fp32, or with 16-bit integers where the CPU multiplies twice as many of them at a time (AVX-512 with VNNI); activations are then
-kept in fp16.
+In fp32; or with pairs of bf16 (AMX) or 16-bit integers (AVX-512 with VNNI) where the CPU multiplies more of them at a time. Activations
+are then kept in fp16.
 """
 
 import inspect
@@ -18,32 +18,32 @@ from dynamic_network_architectures.architectures.unet import finest_and_class
 from dynamic_network_architectures.building_blocks.encoders import ResidualEncoder
 from nnunetv2.inference.engines.guard import check_expected, check_size
 from nnunetv2.inference.engines.pool import Pool
-from nnunetv2.inference.engines.winograd.layers import Block, LastLayer, Stack, Upsampling, Workspace, check_supported
+from nnunetv2.inference.engines.winograd.layers import Block, LastLayer, Products, Stack, Upsampling, Workspace, check_supported
 from nnunetv2.inference.engines.winograd.library import checked_file, load_library
 
-TOLERANCE = {"fp32": 1e-3, "int16": 5e-2}  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
+TOLERANCE = {"fp32": 1e-3, "bf16x3": 1e-2, "int16": 5e-2}  # largest difference to torch relative to the largest logit; rounding is below a tenth of it
 
 
 class WinogradUNet:
     """What `network`, a U-Net of ours in eval mode, computes for one item; fastest for those of about `patch_size`.
 
-    int16: products of 16-bit integers instead of fp32, but in the first and the last layer. Its filters are copied, so it may go
+    products: what they are computed in, but in the first and the last layer. Its filters are copied, so it may go
     afterwards; only its `class_head` stays in use. UnsupportedNetwork (a RuntimeError) names the first layer that has no code here.
     """
 
-    def __init__(self, network: nn.Module, patch_size: Sequence[int], int16: bool = False) -> None:
+    def __init__(self, network: nn.Module, patch_size: Sequence[int], products: Products = Products()) -> None:
         check_supported(network)
         encoder, decoder = network.encoder, network.decoder
         sizes = [list(patch_size)]
         for stride in encoder.strides:
             sizes.append([n // s for n, s in zip(sizes[-1], stride)])
         if isinstance(encoder, ResidualEncoder):
-            self.stages = [[Block(block, size, int16) for block in stage.blocks] for stage, size in zip(encoder.stages, sizes[1:])]
-            self.stages[0].insert(0, Stack(encoder.stem, sizes[0], int16))
+            self.stages = [[Block(block, size, products) for block in stage.blocks] for stage, size in zip(encoder.stages, sizes[1:])]
+            self.stages[0].insert(0, Stack(encoder.stem, sizes[0], products))
         else:
-            self.stages = [[Stack(stage[-1], size, int16)] for stage, size in zip(encoder.stages, sizes[1:])]
-        self.upsampling = [Upsampling(layer, int16) for layer in decoder.transpconvs]
-        self.decoder = [Stack(stage, size, int16) for stage, size in zip(decoder.stages, sizes[-2:0:-1])]
+            self.stages = [[Stack(stage[-1], size, products)] for stage, size in zip(encoder.stages, sizes[1:])]
+        self.upsampling = [Upsampling(layer, products) for layer in decoder.transpconvs]
+        self.decoder = [Stack(stage, size, products) for stage, size in zip(decoder.stages, sizes[-2:0:-1])]
         self.last = LastLayer(decoder.seg_layers[-1])
         self.class_head = network.class_head
         self.in_channels = self.stages[0][0].in_channels
@@ -112,16 +112,19 @@ class WinogradEngine:
     name, batch_size = "winograd", 1
 
     def __init__(self, build_network: Callable[[], nn.Module], input_channels: int, divisor: Sequence[int], patch_size: Sequence[int],
-                 int16: bool = False, identity: str | None = None) -> None:
+                 int16: bool = False, identity: str | None = None, pairs: bool = False) -> None:
         """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes.
+
+        int16: activations are stored in 16 bits, and products are of 16-bit integers, or with `pairs`, where this process may use AMX
+        tiles, of split numbers of bf16.
 
         The last is looked at once for an `identity`, which tells network and weights; every time without one.
         """
-        load_library()  # before weights are read for nothing
-        self.precision = "int16" if int16 else "fp32"
+        pairs = pairs and bool(load_library().has_tiles())  # loaded before weights are read for nothing
+        self.precision = "bf16x3" if pairs else "int16" if int16 else "fp32"
         self._in_full_precision = lambda: WinogradEngine(build_network, input_channels, divisor, patch_size, identity=identity)
         network = build_network().eval()
-        self.network = WinogradUNet(network, patch_size, int16)
+        self.network = WinogradUNet(network, patch_size, Products(int16, pairs))
         checked = None if identity is None else checked_file(identity, self.precision, tuple(patch_size), _code_of(network))
         if checked is None or not checked.is_file():
             self._check(network, input_channels, divisor)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ DEEP = (42, 44)
 KERNELS = ((1, 1, 1), (1, 3, 3), (3, 3, 3))
 # Rows of a matrix product come in twelves; fetching its filters takes the time of some more (about that, by the layers of two networks).
 ROWS, FILTER_ROWS = 12, 20
+PAIRS_OF = (32, 16)  # input and output channels of a layer in pairs of bf16 are multiples of these
 MOST_CHANNELS = 256  # above, the filters of the largest tiles gain no time and would take hundreds of megabytes more
 
 
@@ -114,6 +116,16 @@ def fastest_tile(kernel: tuple[int, ...], stride: tuple[int, ...], size: Sequenc
     return min((tile for tile in ways if (int16 or tile not in DEEP) and (tile % 10 < 4 or channels <= MOST_CHANNELS)), key=work)
 
 
+class Products(NamedTuple):
+    """What matrix products are computed in, by default fp32. Layers that have no code for `pairs` are computed as without."""
+
+    int16: bool = False  # 16-bit integers; activations are then stored in 16 bits
+    pairs: bool = False  # with int16: numbers split into two of bf16 (kernels/pairs.h) instead, activations as beside integers
+
+    def of(self, in_channels: int, out_channels: int) -> "Products":
+        return Products(self.int16, self.pairs and in_channels % PAIRS_OF[0] == 0 and out_channels % PAIRS_OF[1] == 0)
+
+
 def stored_dtype(int16: bool) -> torch.dtype:
     """Of activations."""
     return torch.float16 if load_library().stored_bytes(int16) == 2 else torch.float32
@@ -122,8 +134,8 @@ def stored_dtype(int16: bool) -> torch.dtype:
 class Layer:
     """A ConvNormNonlin whose output has `size` (D, H, W), or thereabouts."""
 
-    def __init__(self, layer: ConvNormNonlin, size: Sequence[int], int16: bool) -> None:
-        library, conv, norm = load_library(), layer.conv, getattr(layer, "norm", None)
+    def __init__(self, layer: ConvNormNonlin, size: Sequence[int], products: Products) -> None:
+        library, conv, norm, int16 = load_library(), layer.conv, getattr(layer, "norm", None), products.int16
         self.kernel, self.stride, self.channels = conv.kernel_size, conv.stride, conv.out_channels
         self.in_channels, self.slope = conv.in_channels, _slope(getattr(layer, "nonlin", None))
         is_image = self.in_channels % library.lanes() > 0
@@ -137,7 +149,8 @@ class Layer:
         if int16 and self.normalises:
             self.gain = torch.exp2(weight.double().flatten(1).norm(dim=1).clamp_min(1e-30).log2().round())
             weight, self.bias = (weight / self.gain.view(-1, 1, 1, 1, 1)).float(), torch.zeros(self.channels)
-        self.convolution = Convolution.of(self.kernel, self.stride, self.tile, self.int16, (self.in_channels, self.channels), self.dtype != self.input_dtype)
+        self.convolution = Convolution.of(self.kernel, self.stride, self.tile, self.int16, (self.in_channels, self.channels), self.dtype != self.input_dtype,
+                                          products.of(self.in_channels, self.channels).pairs)
         self.filters, weight = torch.empty(library.transformed_size(self.convolution)), weight.contiguous()
         library.transform_filters(self.convolution, weight.data_ptr(), self.filters.data_ptr(), engine_threads())
         affine = norm is not None and norm.affine
@@ -168,8 +181,8 @@ class Layer:
 
 
 class Stack:
-    def __init__(self, stack: StackedConvBlocks, size: Sequence[int], int16: bool) -> None:
-        self.layers = [Layer(layer, size, int16) for layer in stack.convs]
+    def __init__(self, stack: StackedConvBlocks, size: Sequence[int], products: Products) -> None:
+        self.layers = [Layer(layer, size, products) for layer in stack.convs]
         self.in_channels, self.input_dtype = self.layers[0].in_channels, self.layers[0].input_dtype
 
     def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
@@ -183,10 +196,10 @@ class Stack:
 class Block:
     """A ResidualBlock."""
 
-    def __init__(self, block: ResidualBlock, size: Sequence[int], int16: bool) -> None:
-        self.layers = [Layer(layer, size, int16) for layer in block.layers]
+    def __init__(self, block: ResidualBlock, size: Sequence[int], products: Products) -> None:
+        self.layers = [Layer(layer, size, products) for layer in block.layers]
         self.stride = block.stride
-        self.project = next((Layer(module, size, int16) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
+        self.project = next((Layer(module, size, products) for module in block.skip if isinstance(module, ConvNormNonlin)), None)
         self.slope = _slope(block.nonlin)
 
     def __call__(self, inputs: Sequence[Tensor], workspace: Workspace) -> Tensor:
@@ -216,10 +229,10 @@ def _average_pool(x: Tensor, stride: Sequence[int], workspace: Workspace) -> Ten
 class Upsampling:
     """A transposed convolution whose kernel is its stride."""
 
-    def __init__(self, layer: nn.ConvTranspose3d, int16: bool) -> None:
+    def __init__(self, layer: nn.ConvTranspose3d, products: Products) -> None:
         library = load_library()
         self.stride, self.channels = layer.stride, layer.out_channels
-        self.transposition = Transposition(int16, layer.in_channels, layer.out_channels, Axes(*layer.stride))
+        self.transposition = Transposition(*products.of(layer.in_channels, layer.out_channels), layer.in_channels, layer.out_channels, Axes(*layer.stride))
         weight, self.weights = layer.weight.detach().float().contiguous(), torch.empty(library.transposed_size(self.transposition))
         library.transform_transposed(self.transposition, weight.data_ptr(), self.weights.data_ptr())
         self.bias = torch.zeros(self.channels) if layer.bias is None else own(layer.bias)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ctypes import POINTER, c_int, c_long, c_void_p
 from functools import lru_cache
@@ -37,7 +37,7 @@ OPTIMISE = "-O3"  # -O2 takes a third of the time to compile, and makes 16-bit i
 COMPILES_WITHIN, WAIT_FOR_ANOTHER = 600.0, 180.0  # seconds: of one compiler's run, of waiting for another process's
 
 
-def compile_library(compiler: str, library: Path, cpu: str = "native", optimise: str = OPTIMISE) -> None:
+def compile_library(compiler: str, library: Path, cpu: str = "native", flags: Sequence[str] = (OPTIMISE,)) -> None:
     """Write `library` and its digest, whole or not at all, for a `cpu` as -march names it.
 
     RuntimeError where it does not compile; what the compiler says is then in a file beside it (.log).
@@ -45,7 +45,7 @@ def compile_library(compiler: str, library: Path, cpu: str = "native", optimise:
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with temporary_folder(library.parent, "winograd") as folder:
         compiled, linked = folder / "winograd.o", folder / library.name
-        for command in ([compiler, *COMPILE, optimise, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
+        for command in ([compiler, *COMPILE, *flags, f"-march={cpu}", str(SOURCE), "-o", str(compiled)], [compiler, "-shared", str(compiled), "-o", str(linked)]):
             try:
                 run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILES_WITHIN)
             except subprocess.TimeoutExpired as error:
@@ -103,6 +103,7 @@ def open_library(library: Path) -> ctypes.CDLL:
     functions.transformed_size.argtypes, functions.transposed_size.argtypes = (POINTER(Convolution),), (POINTER(Transposition),)
     functions.transformed_size.restype = functions.transposed_size.restype = c_long
     functions.problem.restype = ctypes.c_char_p
+    functions.has_tiles.restype = c_int
 
     def check(result: int, function: Any, arguments: tuple) -> None:
         if result:

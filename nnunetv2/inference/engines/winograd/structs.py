@@ -10,12 +10,13 @@ Axes = c_int * 3  # (D, H, W)
 class Convolution(Structure):
     """Which one: `tile` as layers.TILES names it; with `to_half` an image in float32 gives activations as int16 stores them."""
 
-    _fields_ = (("kernel", Axes), ("stride", Axes), ("tile", c_int), ("int16", c_int), ("to_half", c_int), ("in_channels", c_int), ("out_channels", c_int))
+    _fields_ = (("kernel", Axes), ("stride", Axes), ("tile", c_int), ("int16", c_int), ("pairs", c_int), ("to_half", c_int), ("in_channels", c_int), ("out_channels", c_int))
 
     @classmethod
-    def of(cls, kernel: tuple[int, ...], stride: tuple[int, ...], tile: int, int16: bool, channels: tuple[int, int], to_half: bool = False) -> "Convolution":
+    def of(cls, kernel: tuple[int, ...], stride: tuple[int, ...], tile: int, int16: bool, channels: tuple[int, int], to_half: bool = False,
+           pairs: bool = False) -> "Convolution":
         """channels: (in, out)."""
-        return cls(Axes(*kernel), Axes(*stride), tile, int16, to_half, *channels)
+        return cls(Axes(*kernel), Axes(*stride), tile, int16, pairs, to_half, *channels)
 
 
 class ConvolutionData(Structure):
@@ -54,7 +55,7 @@ class Pooling(Structure):
 class Transposition(Structure):
     """A transposed convolution whose kernel is its stride."""
 
-    _fields_ = (("int16", c_int), ("in_channels", c_int), ("out_channels", c_int), ("stride", Axes))
+    _fields_ = (("int16", c_int), ("pairs", c_int), ("in_channels", c_int), ("out_channels", c_int), ("stride", Axes))
 
 
 class TranspositionData(Structure):

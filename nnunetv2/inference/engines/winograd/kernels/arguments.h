@@ -14,7 +14,8 @@
 struct Convolution {
     int kernel[3], stride[3];
     int tile;     // 1: none; else its depth and its width in digits
-    int int16;    // products of 16-bit integers instead of fp32
+    int int16;    // products of 16-bit integers instead of fp32, and activations as they are stored beside them
+    int pairs;    // products of pairs of bf16 instead; activations as beside 16-bit integers, which int16 says
     int to_half;  // the input is the image, in float32, and the result as int16 stores it
     int in, out;  // channels
 };
@@ -55,7 +56,7 @@ struct Pooling {
 };
 
 struct Transposition {
-    int int16, in, out;
+    int int16, pairs, in, out;
     int stride[3];
 };
 

@@ -14,6 +14,10 @@
 // products is taken in as many parts as it needs to fit 32 bits. How many follows from Cauchy and Schwarz' inequality, by the norms of what is multiplied.
 
 #include <numeric>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "arguments.h"
 #include "transposed.h"
@@ -42,7 +46,7 @@ template <class Number, class Use> bool with_convolution(const Convolution& whic
         else if (kernel == 333 && stride == 111 && tile == 24) use(Winograd<3, 3, 3, 2, 4, 4>());
         else if (kernel == 333 && stride == 122 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 1, 2, 2>());
         else if (kernel == 333 && stride == 222 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 2, 2, 2>());
-        else if constexpr (Number::INTEGERS) {
+        else if constexpr (Number::DEEP) {
             if (kernel == 333 && stride == 111 && tile == 44) use(Winograd<3, 3, 3, 4, 4, 4>());
             else if (kernel == 333 && stride == 122 && tile == 42) use(Winograd<3, 3, 3, 4, 2, 2, 1, 2, 2>());
             else return false;
@@ -53,11 +57,31 @@ template <class Number, class Use> bool with_convolution(const Convolution& whic
     return false;
 }
 
-// Calls `use` with a Number, that of integers or fp32's.
+// Calls `use` with a Number. Of activations alone Int16 and Fp32 tell how they are stored.
 template <class Use> void with_number(bool int16, Use use) {
     if (int16) use(Int16());
     else use(Fp32());
 }
+template <class Use> void with_number(bool int16, bool pairs, Use use) {
+    if (!pairs) return with_number(int16, use);
+#if HAS_PAIRS
+    use(Bf16Pairs());
+#endif
+}
+bool has_code_for_pairs(int int16, int in, int out) { return HAS_PAIRS && int16 && in % TILE_DEPTH == 0 && out % TILE == 0; }
+
+bool has_tiles_now() {
+#if HAS_TILES
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    static const bool allowed = syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+    return allowed;
+#else
+    return false;
+#endif
+}
+
+// Tiles without leave would end the process by a signal.
+bool may(bool pairs) { return !pairs || !HAS_TILES || has_tiles_now(); }
 
 bool counts(const int (&axes)[3]) { return counts({axes[0], axes[1], axes[2]}); }
 
@@ -66,6 +90,9 @@ bool counts(const int (&axes)[3]) { return counts({axes[0], axes[1], axes[2]}); 
 extern "C" {
 
 int lanes() { return LANES; }
+
+// Whether products of pairs of bf16 are computed in AMX tiles, and this process may; else they are slow.
+int has_tiles() { return has_tiles_now(); }
 
 // Bytes of a stored activation.
 int stored_bytes(int int16) { return int16 ? sizeof(Half) : sizeof(float); }
@@ -83,8 +110,9 @@ const char* problem() { return problem_text; }
 // Floats that the filters of a kernel become; 0 for what has no code here.
 long transformed_size(const Convolution* which) {
     if (!which || !counts({which->in, which->out}) || which->out % LANES || ((which->int16 || which->tile > 1) && which->in % LANES)) return 0;
+    if (which->pairs && !has_code_for_pairs(which->int16, which->in, which->out)) return 0;
     long size = 0;
-    with_number(which->int16, [&](auto number) {
+    with_number(which->int16, which->pairs, [&](auto number) {
         typedef decltype(number) Number;
         with_convolution<Number>(*which, [&](auto convolution) { size = convolution.template packed<Number>(which->in, which->out).size(); });
     });
@@ -96,7 +124,7 @@ int transform_filters(const Convolution* which, const float* filters, void* tran
     return problem_of([&] {
         require(filters && transformed && threads > 0, "an array or a thread is missing");
         require(transformed_size(which) > 0, "there is no code for this kernel, stride, tile or number of channels");
-        with_number(which->int16, [&](auto number) {
+        with_number(which->int16, which->pairs, [&](auto number) {
             typedef decltype(number) Number;
             with_convolution<Number>(*which, [&](auto convolution) {
                 convolution.template transform_filters<Number>(filters, static_cast<typename Number::Word*>(transformed), which->in, which->out, threads);
@@ -116,7 +144,7 @@ int convolve(const Convolution* which, const ConvolutionData* data, int threads)
             require(!(which->int16 || which->tile > 1) || data->channels[i] % LANES == 0, "vectors do not divide an input's channels");
         }
         require(which->in == std::accumulate(data->channels, data->channels + data->n_inputs, 0), "inputs have other channels than the filters");
-        require(transformed_size(which) > 0 && !(which->to_half && (which->int16 || which->tile > 1)),
+        require(transformed_size(which) > 0 && !(which->to_half && (which->int16 || which->pairs || which->tile > 1)) && may(which->pairs),
                 "there is no code for this kernel, stride, tile or number of channels");
         const Size size = size_of(data->size), stride = size_of(which->stride);
         const Size grid = {(size.d + stride.d - 1) / stride.d, (size.h + stride.h - 1) / stride.h, (size.w + stride.w - 1) / stride.w};
@@ -129,7 +157,7 @@ int convolve(const Convolution* which, const ConvolutionData* data, int threads)
             });
         };
         if (which->to_half) run(Fp32ToHalf());
-        else with_number(which->int16, run);
+        else with_number(which->int16, which->pairs, run);
     });
 }
 
@@ -161,8 +189,9 @@ int average_pool(const Pooling* p, int threads) {
 // Floats that the weights of a transposed convolution become; 0 for what has no code here.
 long transposed_size(const Transposition* which) {
     if (!which || !counts({which->in, which->out}) || !counts(which->stride) || which->in % LANES || which->out % LANES) return 0;
+    if (which->pairs && !has_code_for_pairs(which->int16, which->in, which->out)) return 0;
     long size = 0;
-    with_number(which->int16, [&](auto number) { size = Transposed<decltype(number)>::packed(which->in, which->out, size_of(which->stride)).size(); });
+    with_number(which->int16, which->pairs, [&](auto number) { size = Transposed<decltype(number)>::packed(which->in, which->out, size_of(which->stride)).size(); });
     return size;
 }
 
@@ -170,7 +199,7 @@ long transposed_size(const Transposition* which) {
 int transform_transposed(const Transposition* which, const float* weights, void* transformed) {
     return problem_of([&] {
         require(weights && transformed && transposed_size(which) > 0, "an array is missing, or vectors do not divide the channels");
-        with_number(which->int16, [&](auto number) {
+        with_number(which->int16, which->pairs, [&](auto number) {
             typedef decltype(number) Number;
             Transposed<Number>::transform(weights, static_cast<typename Number::Word*>(transformed), which->in, which->out, size_of(which->stride));
         });
@@ -182,8 +211,8 @@ int convolve_transposed(const Transposition* which, const TranspositionData* dat
     return problem_of([&] {
         require(which && data && data->x && data->filters && data->bias && data->result && threads > 0 && counts(data->size),
                 "an array, a size or a thread is missing");
-        require(transposed_size(which) > 0, "vectors do not divide the channels");
-        with_number(which->int16, [&](auto number) { Transposed<decltype(number)>::run(*which, *data, threads); });
+        require(transposed_size(which) > 0 && may(which->pairs), "vectors do not divide the channels");
+        with_number(which->int16, which->pairs, [&](auto number) { Transposed<decltype(number)>::run(*which, *data, threads); });
     });
 }
 

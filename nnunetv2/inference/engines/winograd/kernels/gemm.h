@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "numbers.h"
+#include "pairs.h"
 
 namespace {
 
@@ -20,9 +21,6 @@ int panel(int n) {
 }
 
 constexpr int DEPTH = 256;  // of a product at a time: so deep a panel stays in the second-level cache while all rows pass
-
-// Where parts of a product's depth end, in words.
-typedef std::vector<int> Parts;
 
 Parts parts_of_fp32(int depth) {
     Parts ends;
@@ -100,17 +98,24 @@ void multiply_panels(const typename Number::Word* a, const typename Number::Word
 
 template <class Number>
 void multiply(const typename Number::Word* a, const typename Number::Word* b, float* c, int rows, int depth, int n, const Parts& ends) {
-    constexpr int REGISTERS = PANEL == 4 ? 24 : 12;
-    switch (panel(n)) {
-        case 4: return multiply_panels<Number, REGISTERS / 4, 4>(a, b, c, rows, depth, n, ends);
-        case 2: return multiply_panels<Number, REGISTERS / 2, 2>(a, b, c, rows, depth, n, ends);
-        default: return multiply_panels<Number, 12, 1>(a, b, c, rows, depth, n, ends);
+    if constexpr (Number::SPLIT) {
+        multiply_pairs(a, b, c, rows, depth, n, ends);
+    } else {
+        constexpr int REGISTERS = PANEL == 4 ? 24 : 12;
+        switch (panel(n)) {
+            case 4: return multiply_panels<Number, REGISTERS / 4, 4>(a, b, c, rows, depth, n, ends);
+            case 2: return multiply_panels<Number, REGISTERS / 2, 2>(a, b, c, rows, depth, n, ends);
+            default: return multiply_panels<Number, 12, 1>(a, b, c, rows, depth, n, ends);
+        }
     }
 }
 
-// The rows that make a product's twelves full: zeros instead of what was there before, of which no bound is known.
-template <class Word> void clear_rows_after(Word* left, long rows, long depth) {
-    std::fill_n(left + rows * depth, ((rows + ROWS - 1) / ROWS * ROWS - rows) * depth, Word{});
+// As many rows as a product of at least so many has.
+template <class Number> int full_rows(int rows) { return (rows + Number::ROWS - 1) / Number::ROWS * Number::ROWS; }
+
+// The rows that fill a product's last ones up: zeros instead of what was there before, of which no bound is known.
+template <class Number> void clear_rows_after(typename Number::Word* left, int rows, long depth) {
+    std::fill_n(left + rows * depth, (full_rows<Number>(rows) - rows) * depth, typename Number::Word{});
 }
 
 // Where column `column` of row `row` of a depth x n matrix lies among its panels.

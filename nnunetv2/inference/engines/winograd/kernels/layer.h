@@ -9,9 +9,9 @@
 namespace {
 
 // Rows that one thread takes at a time: enough to reuse filters from cache, few enough that every thread gets some.
-int rows_at_a_time(long rows, int threads, int largest) {
+template <class Number> int rows_at_a_time(long rows, int threads, int largest) {
     const long share = (rows + threads - 1) / threads;
-    return int(std::min<long>(largest, (share + ROWS - 1) / ROWS * ROWS));
+    return int(std::min<long>(largest, (share + Number::ROWS - 1) / Number::ROWS * Number::ROWS));
 }
 
 struct Size { int d, h, w; };

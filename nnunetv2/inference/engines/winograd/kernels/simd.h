@@ -19,7 +19,6 @@ constexpr int LANES = 8, PANEL = 2;
 #else
 constexpr int LANES = 4, PANEL = 2;
 #endif
-constexpr int ROWS = 12;  // matrix products work on multiples of it
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
 typedef float loose_vec __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));

@@ -47,7 +47,7 @@ template <class Number> struct Transposed {
     // A line of `width` voxels into rows. Integers: returns the largest magnitude, which is 32767 then.
     static float put_line(const typename Number::In* line, int width, int in, Work& work) {
         if constexpr (!Number::INTEGERS) {
-            for (long c = 0; c < long(width) * in; c += LANES) Number::put(work.left + c, load(line + c));
+            for (long c = 0; c < long(width) * in; c += LANES) Number::put(work.left + Number::place(c / LANES), load(line + c));
             return 1;
         } else {
             ivec most = {};
@@ -80,7 +80,7 @@ template <class Number> struct Transposed {
         const Size size = size_of(data.size), stride = size_of(which.stride);
         const int in = which.in, out = which.out;
         const long lines = long(size.d) * size.h, matrix = long(in) * out / Number::PER_WORD;
-        const int rows = (size.w + ROWS - 1) / ROWS * ROWS, depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
+        const int rows = full_rows<Number>(size.w), depth = in / Number::PER_WORD, kernel_voxels = stride.d * stride.h * stride.w;
         const Packed<Number> layout = packed(in, out, stride);
         const std::vector<float> scales = layout.product_scales(transformed, std::vector<float>(kernel_voxels, Int16::LARGEST)),
                                  filter_norms = layout.largest_norms(transformed);
@@ -88,10 +88,11 @@ template <class Number> struct Transposed {
         Failure failure;
 #pragma omp parallel num_threads(threads)
         {
+            [[maybe_unused]] const typename Number::Tiles tiles;
             std::unique_ptr<Work> work;
             try {
                 work = std::make_unique<Work>(rows, depth, out, layout.blocks);
-                clear_rows_after(work->left, size.w, depth);
+                clear_rows_after<Number>(work->left, size.w, depth);
             } catch (...) {
                 failure.note();
             }

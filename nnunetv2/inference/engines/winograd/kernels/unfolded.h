@@ -45,6 +45,12 @@ struct Unfolded {
             to += channels;
         });
     }
+    template <class Number> static void unfold_split(const Layer& layer, int z, int y, int x, uint32_t* to) {
+        long vector = 0;
+        for_each_run<typename Number::In>(layer, z, y, x, [&](const typename Number::In* from, int channels) {
+            for (int c = 0; c < channels; c += LANES) Number::put(to + Number::place(vector++), from ? load(from + c) : vec{});
+        });
+    }
     static void unfold_image(const float* image, Size size, int z, int y, int x, float* to) {
         const bool inside = x >= 0 && x + KW <= size.w;
         for (int a = z; a < z + KD; a++) for (int b = y; b < y + KH; b++, to += KW) {
@@ -110,7 +116,7 @@ struct Unfolded {
         const int depth = KERNEL * layer.in / Number::PER_WORD, out = layer.out;
         const Size stride = layer.stride, grid = layer.grid;
         const long voxels = long(grid.d) * grid.h * grid.w;
-        const int chunk = rows_at_a_time(voxels, layer.threads, ROWS * std::max(16, 1024 / depth));
+        const int chunk = rows_at_a_time<Number>(voxels, layer.threads, Number::ROWS * std::max(16, 1024 / depth));
         auto* const result = static_cast<typename Number::Out*>(layer.result);
         const Packed<Number> layout = packed<Number>(layer.in, out);
         const std::vector<float> scales = layout.product_scales(transformed, {Int16::LARGEST}), filter_norms = layout.largest_norms(transformed);
@@ -121,6 +127,7 @@ struct Unfolded {
         Failure failure;
 #pragma omp parallel num_threads(layer.threads)
         {
+            [[maybe_unused]] const typename Number::Tiles tiles;
             std::unique_ptr<Work<Number>> work;
             try {
                 work = std::make_unique<Work<Number>>(chunk, depth, out, layout.blocks);
@@ -131,7 +138,7 @@ struct Unfolded {
             for (long first = 0; first < voxels; first += chunk) try {
                 if (!work) continue;  // a thread that has no memory has to come here with the others
                 const int rows = int(std::min<long>(chunk, voxels - first));
-                clear_rows_after(work->left, rows, depth);
+                clear_rows_after<Number>(work->left, rows, depth);
                 if constexpr (Number::INTEGERS) work->norms.start();
                 for (int row = 0; row < rows; row++) {
                     const long voxel = first + row;
@@ -141,14 +148,16 @@ struct Unfolded {
                     if constexpr (Number::INTEGERS) {
                         work->row_scales[row] = largest_seen(layer, of_voxels, z, y, x);
                         unfold(layer, z, y, x, to, Int16::LARGEST / work->row_scales[row], work->norms);
-                    } else
+                    } else if constexpr (Number::SPLIT)
+                        unfold_split<Number>(layer, z, y, x, to);
+                    else
                         unfold(layer, z, y, x, to);
                 }
                 if constexpr (Number::INTEGERS) {
                     work->norms.finish();
                     parts_of_int16(work->norms.of_line(0), filter_norms.data(), depth, work->parts);
                 }
-                multiply<Number>(work->left, transformed, work->products, (rows + ROWS - 1) / ROWS * ROWS, depth, out, Number::INTEGERS ? work->parts : whole);
+                multiply<Number>(work->left, transformed, work->products, full_rows<Number>(rows), depth, out, Number::INTEGERS ? work->parts : whole);
                 constexpr int TOGETHER = 16;
                 for (int row = 0, n; row < rows; row += n, work->moments.count += n) {
                     n = std::min(TOGETHER, rows - row);

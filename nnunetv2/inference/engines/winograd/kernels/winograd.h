@@ -244,13 +244,13 @@ struct Winograd {
                 ivec reach = {};
                 for (int j = 0; j < some; j++) {
                     vec squares[H::IN] = {};
-                    auto* to = work.left + long(row + tile + j) * depth;
+                    auto* const to = work.left + long(row + tile + j) * depth;
                     for (int i = 0, vector = 0, before = 0; i < layer.n_inputs; before += layer.channels[i++])
-                        for (int c = 0; c < layer.channels[i]; c += LANES, to += LANES / Number::PER_WORD) {
-                            transform_input<Number>(lines + line * before + long(j) * MW * SW * layer.channels[i] + c, layer.channels[i], width, factors, to,
-                                                    work.from_point, squares, reach);
+                        for (int c = 0; c < layer.channels[i]; c += LANES) {
+                            transform_input<Number>(lines + line * before + long(j) * MW * SW * layer.channels[i] + c, layer.channels[i], width, factors,
+                                                    to + Number::place(vector++), work.from_point, squares, reach);
                             if constexpr (Number::INTEGERS)
-                                if (++vector % BLOCK_VECTORS == 0 || vector * LANES == layer.in)
+                                if (vector % BLOCK_VECTORS == 0 || vector * LANES == layer.in)
                                     for (int h = 0; h < H::IN; h++) {
                                         work.norms.add(h, (vector - 1) / BLOCK_VECTORS, squares[h]);
                                         squares[h] = vec{};
@@ -284,7 +284,7 @@ struct Winograd {
             if constexpr (Number::INTEGERS)
                 parts_of_int16(work.norms.of_line(point / W::IN), &filters.norms[long(matrix) * filters.blocks], depth, work.parts);
             multiply<Number>(work.left + point * work.from_point, filters.transformed + long(matrix) * depth * out, work.products + point * work.to_point,
-                             (rows + ROWS - 1) / ROWS * ROWS, depth, out, Number::INTEGERS ? work.parts : filters.parts);
+                             full_rows<Number>(rows), depth, out, Number::INTEGERS ? work.parts : filters.parts);
         }
         for (int row = 0; row < rows; row++) {
             const Size at = corner(row), inside = {std::min(MD, grid.d - at.d), std::min(MH, grid.h - at.h), std::min(MW, grid.w - at.w)};
@@ -303,8 +303,9 @@ struct Winograd {
         const Size grid = layer.grid, tiles = {(grid.d + MD - 1) / MD, (grid.h + MH - 1) / MH, (grid.w + MW - 1) / MW};
         const long n_tiles = long(tiles.d) * tiles.h * tiles.w;
         // as many rows as the second-level cache holds beside images and filters; where it holds few, more, to share what is read of the filters
+        constexpr int ROWS = Number::ROWS;
         const long cached = CACHE / (IN_PLANE * (depth + out) * long(sizeof(float))) / ROWS * ROWS;
-        const int chunk = rows_at_a_time(n_tiles, layer.threads, cached < 2 * ROWS ? (MD > 2 ? 2 : 4) * ROWS : int(std::min(cached, 4L * ROWS)));
+        const int chunk = rows_at_a_time<Number>(n_tiles, layer.threads, cached < 2 * ROWS ? (MD > 2 ? 2 : 4) * ROWS : int(std::min(cached, 4L * ROWS)));
         std::vector<float> factors(POINTS);
         for (int point = 0; point < POINTS; point++) factors[point] = factor(point);
         const Packed<Number> layout = packed<Number>(in, out);
@@ -314,6 +315,7 @@ struct Winograd {
         Failure failure;
 #pragma omp parallel num_threads(layer.threads)
         {
+            [[maybe_unused]] const typename Number::Tiles tiles_of_thread;
             std::unique_ptr<Work<Number>> work;
             try {
                 work = std::make_unique<Work<Number>>(chunk, depth, out, layout.blocks);
@@ -324,7 +326,7 @@ struct Winograd {
             for (long first = 0; first < n_tiles; first += chunk) try {
                 if (!work) continue;  // a thread that has no memory has to come here with the others
                 const int rows = int(std::min<long>(chunk, n_tiles - first));
-                for (int point = 0; point < IN_PLANE; point++) clear_rows_after(work->left + point * work->from_point, rows, depth);
+                for (int point = 0; point < IN_PLANE; point++) clear_rows_after<Number>(work->left + point * work->from_point, rows, depth);
                 (run_point<Number, POINT>(layer, tiles, first, rows, filters, *work), ...);
                 work->moments.finish(&chunks[first / chunk * 3 * out]);
             } catch (...) {
