@@ -20,6 +20,7 @@ class Study:
 STUDIES = (
     Study("main_job", "How well does the main job segment and classify, and how long does it take?"),
     Study("speed", "How long does each inference mode take on a CPU at the quiz's image size?"),
+    Study("speed_amx", "How long does each take on a CPU with AMX?"),
     Study("speed_cuda", "How long does each mode take on a GPU, and what does it cost a well-trained model?"),
     Study("levers_cuda", "What does each single lever save and cost on a GPU?"),
     Study("accuracy_40_epochs", "What do the modes cost a model that was trained for 40 epochs?"),

@@ -1,4 +1,4 @@
-"""The network in OpenVINO, on CPUs: up to twice as fast as torch in fp32, more in int8, ten times in bf16 where the CPU has AMX."""
+"""The network in OpenVINO, on CPUs: up to twice as fast as torch in fp32, more in int8, and in bf16 where the CPU has AMX."""
 
 import errno
 import glob

@@ -5,10 +5,10 @@
 // 216 / 27, 144 / 27 and 64 / 27 of their size. With a stride of 2 the middle tap sees other voxels than the outer two, so that two outputs along an axis
 // cost 2 + 3 multiplications instead of 6. Layers of few voxels, and of the image, are matrix products of unfolded inputs.
 //
-// Matrix products, where nearly all the time goes, are in fp32 or of 16-bit integers, twice as many at a time: one instruction multiplies and adds them
-// with AVX-512 VNNI, two with AVX2. Everything else is in fp32. Activations are (D, H, W, C), float32, or beside integers Half; C is a multiple of
-// LANES but for the image. Every function that computes takes the number of threads, and returns 0 or what was wrong (Problem). arguments.h says what
-// each takes.
+// Matrix products, where most of the time goes, are in fp32; or of 16-bit integers, twice as many at a time: one instruction multiplies and adds them
+// with AVX-512 VNNI, two with AVX2; or of numbers split into two of bf16, in AMX tiles. Everything else is in fp32. Activations are (D, H, W, C), float32,
+// or beside integers and split numbers Half; C is a multiple of LANES but for the image. Every function that computes takes the number of threads, and
+// returns 0 or what was wrong (Problem). arguments.h says what each takes.
 //
 // Integers are never cut off: inputs are scaled by the largest of a few neighbouring tiles, so that they fit 16 bits whatever they are, and a sum of
 // products is taken in as many parts as it needs to fit 32 bits. How many follows from Cauchy and Schwarz' inequality, by the norms of what is multiplied.
@@ -57,7 +57,7 @@ template <class Number, class Use> bool with_convolution(const Convolution& whic
     return false;
 }
 
-// Calls `use` with a Number. Of activations alone Int16 and Fp32 tell how they are stored.
+// Calls `use` with a Number. Where there are activations alone, Int16 and Fp32 tell how they are stored.
 template <class Use> void with_number(bool int16, Use use) {
     if (int16) use(Int16());
     else use(Fp32());
