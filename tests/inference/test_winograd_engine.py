@@ -206,8 +206,8 @@ def test_pairs_of_bf16_are_torchs_to_within_16_bits(library_of_pairs, way, size,
     bias = torch.randn(out, generator=generator)
     result, moments = convolve(library_of_pairs, inputs, weight, bias, stride, tile, int16=True, pairs=True)
     difference = (result - expected_convolution(inputs, weight, bias, stride)).abs()
-    stored_within = 3e-3 if dtype == torch.float16 else 0  # half a step of fp16 at 4
-    assert difference.max() < 2e-3 + stored_within and difference.square().mean() < (2e-4 + stored_within / 10) ** 2
+    # in fp16 half of it is the result's own rounding; bf16 without low parts would be off by five times as much
+    assert difference.max() < 1e-2 and difference.square().mean() < 5e-4**2
     torch.testing.assert_close(moments[1], result.double().flatten(1).var(1, correction=0), rtol=2e-3, atol=1e-3)
 
 
