@@ -375,16 +375,12 @@ def test_cases_in_other_files_are_refitted_and_validated(folders, monkeypatch, t
     assert load_json(fold / REPORT_FILE)["cases_per_class"] == [2, 2, 2] and (fold / "validation" / "case_6.nii.gz").is_file()
 
 
-class KilledWhileValidating(BaseException):
-    pass
-
-
 def test_a_validation_that_was_ended_goes_on_with_the_cases_that_are_left(folders, monkeypatch):
     predicted = []
 
     def predict(self, data, name, **settings):
         if len(predicted) == stop_after:
-            raise KilledWhileValidating
+            raise KeyboardInterrupt
         predicted.append(name)
         return original(self, data, name, **settings)
 
@@ -399,7 +395,7 @@ def test_a_validation_that_was_ended_goes_on_with_the_cases_that_are_left(folder
     monkeypatch.setattr(nnUNetPredictor, "_predict_data", predict)
     for npz, then_npz, again in ((False, False, ["case_7"]), (False, True, ["case_6", "case_7"])):
         predicted, stop_after = [], 1
-        with pytest.raises(KilledWhileValidating):
+        with pytest.raises(KeyboardInterrupt):
             validate(npz)
         assert predicted == ["case_6"] and (validation / "case_6.nii.gz").is_file()
         predicted, stop_after = [], None

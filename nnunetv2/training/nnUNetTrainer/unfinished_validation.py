@@ -30,18 +30,18 @@ def made_with(predictor: nnUNetPredictor, weights: Mapping[str, Any], dataset: n
     settings = [asdict(predictor.mode), engine.name, engine.precision, predictor.allowed_mirroring_axes, save_probabilities]
     evidence = [None if head is None else head.to_checkpoint() for head in predictor.evidence]
     folders = [dataset.source_folder, dataset.folder_with_segs_from_previous_stage]
-    return {"weights": _content_hash([dict(weights), evidence]), "settings": value_hash(settings), "code": code_version()["source"],
+    return {"weights": _content_hash([weights, evidence]), "settings": value_hash(settings), "code": code_version()["source"],
             "plans": value_hash([predictor.plans_manager.plans, predictor.dataset_json]),
             "cases": value_hash([dataset.identifiers, *(_stamps(folder) for folder in folders if folder is not None)])}
 
 
-def begin(folder: Path, record: Mapping[str, str]) -> bool:
+def begin(folder: Path, record: dict[str, str]) -> bool:
     """Make `folder` ready: as it is, and True, if it holds an unfinished validation with this `record`; else empty."""
     path = folder / RECORD
     if is_there(path) and load_json(path) == record:
         return True
     shutil.rmtree(folder, ignore_errors=True)  # masks of another split or checkpoint must not enter the summary
-    save_json(dict(record), path)
+    save_json(record, path)
     return False
 
 
@@ -49,9 +49,9 @@ def finish(folder: Path) -> None:
     (folder / RECORD).unlink()
 
 
-def missing(cases: Sequence[str], files_of: Mapping[str, Sequence[Path]]) -> list[str]:
-    """Those of `cases` of whose files one is not there."""
-    return [case for case in cases if not all(path.is_file() for path in files_of[case])]
+def missing(files_of: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Cases of whose files one is not there."""
+    return [case for case, files in files_of.items() if not all(path.is_file() for path in files)]
 
 
 def _stamps(folder: str | os.PathLike) -> list[tuple[str, int, int]]:

@@ -63,7 +63,7 @@ def validate_cases(predictor: nnUNetPredictor, weights: Mapping[str, Any], datas
         data, case.name, properties=of_case.pop(case.name), decide=False), export=export)
     files = {name: [folder / f"{name}{part}" for part in (ending, *((".npz", ".pkl") if save_probabilities else ()))]
              + [stage.folder / f"{name}.b2nd" for stage in next_stages] for name in dataset.identifiers}
-    to_do = unfinished_validation.missing(dataset.identifiers, files)
+    to_do = unfinished_validation.missing(files)
     if goes_on:
         print(f"{folder}: {len(dataset.identifiers) - len(to_do)} of {len(dataset.identifiers)} cases are there from a validation that was ended; they are kept.")
     if tables is not None:

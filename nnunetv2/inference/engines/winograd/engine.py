@@ -115,10 +115,10 @@ class WinogradEngine:
                  int16: bool = False, identity: str | None = None, pairs: bool = False) -> None:
         """RuntimeError if the network has no code here, nothing can be compiled, or what comes out is not what torch computes.
 
+        The last is looked at once for an `identity`, which tells network and weights; every time without one.
+
         int16: activations are stored in 16 bits, and products are of 16-bit integers, or with `pairs`, where this process may use AMX
         tiles, of split numbers of bf16.
-
-        The last is looked at once for an `identity`, which tells network and weights; every time without one.
         """
         pairs = pairs and bool(load_library().has_tiles())  # loaded before weights are read for nothing
         self.precision = "bf16x3" if pairs else "int16" if int16 else "fp32"

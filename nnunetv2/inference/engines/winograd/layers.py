@@ -17,7 +17,7 @@ from nnunetv2.inference.engines.winograd.structs import Axes, Convolution, Convo
 from nnunetv2.utilities.errors import InputError
 
 # What kernels/dispatch.cpp has beside unfolding, by kernel and stride: tiles, as their depth and width in digits -> matrix products of a tile, its outputs
-# (D, H, W). DEEP ones are there for int16 alone: they round more, and fp32 is to keep upstream's masks.
+# (D, H, W). DEEP ones are not there for fp32: they round more, and it is to keep upstream's masks.
 TILES: dict[tuple[tuple[int, ...], tuple[int, ...]], dict[int, tuple[int, tuple[int, int, int]]]] = {
     ((1, 3, 3), (1, 1, 1)): {14: (36, (1, 4, 4))},
     ((1, 3, 3), (1, 2, 2)): {12: (25, (1, 2, 2))},

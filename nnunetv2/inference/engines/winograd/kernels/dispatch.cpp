@@ -46,7 +46,7 @@ template <class Number, class Use> bool with_convolution(const Convolution& whic
         else if (kernel == 333 && stride == 111 && tile == 24) use(Winograd<3, 3, 3, 2, 4, 4>());
         else if (kernel == 333 && stride == 122 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 1, 2, 2>());
         else if (kernel == 333 && stride == 222 && tile == 22) use(Winograd<3, 3, 3, 2, 2, 2, 2, 2, 2>());
-        else if constexpr (Number::DEEP) {
+        else if constexpr (Number::INTEGERS || Number::SPLIT) {
             if (kernel == 333 && stride == 111 && tile == 44) use(Winograd<3, 3, 3, 4, 4, 4>());
             else if (kernel == 333 && stride == 122 && tile == 42) use(Winograd<3, 3, 3, 4, 2, 2, 1, 2, 2>());
             else return false;

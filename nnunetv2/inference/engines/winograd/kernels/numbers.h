@@ -13,12 +13,12 @@ namespace {
 
 typedef std::vector<int> Parts;  // where parts of a product's depth end, in words
 
-// What matrix products are made of. They work on multiples of ROWS rows, and of DEPTH_OF values along their depth. A Word holds PER_WORD neighbours along
+// What matrix products are made of. They work on multiples of ROWS rows. A Word holds PER_WORD neighbours along
 // the depth; `put` writes a vector of values, the i-th of a row to its `place(i)`. A product begins a part of its depth with `begin`, and `end` leaves the
 // sum so far. A layer's inputs are In, its result Out. Tiles: what a thread holds while it multiplies.
 struct Fp32 {
-    static constexpr bool TILES = true, INTEGERS = false, SPLIT = false, DEEP = false;
-    static constexpr int ROWS = 12, DEPTH_OF = 1;
+    static constexpr bool TILES = true, INTEGERS = false, SPLIT = false;
+    static constexpr int ROWS = 12;
     struct Tiles {};
     static constexpr long place(long vector) { return vector * LANES; }
     typedef float In, Out;
@@ -37,8 +37,8 @@ struct Fp32ToHalf : Fp32 {  // the layer of the image
 };
 
 struct Int16 {
-    static constexpr bool TILES = true, INTEGERS = true, SPLIT = false, DEEP = true;
-    static constexpr int ROWS = 12, DEPTH_OF = LANES, PER_WORD = 2;
+    static constexpr bool TILES = true, INTEGERS = true, SPLIT = false;
+    static constexpr int ROWS = 12, PER_WORD = 2;
     struct Tiles {};
     static constexpr long place(long vector) { return vector * (LANES / PER_WORD); }
     typedef Half In, Out;
@@ -99,21 +99,21 @@ struct Int16 {
 #define HAS_PAIRS 0
 #endif
 struct Bf16Pairs {
-    static constexpr bool TILES = true, INTEGERS = false, SPLIT = true, DEEP = true;
-    static constexpr int ROWS = 16, DEPTH_OF = 32, PER_WORD = 1;
+    static constexpr bool TILES = true, INTEGERS = false, SPLIT = true;
+    static constexpr int ROWS = 16, BLOCK = 32, PER_WORD = 1;  // the depth comes in blocks
     typedef Half In, Out;
     typedef uint32_t Word;
 
-    static constexpr long place(long vector) { return vector * LANES / DEPTH_OF * DEPTH_OF + vector * LANES % DEPTH_OF / 2; }
+    static constexpr long place(long vector) { return vector * LANES / BLOCK * BLOCK + vector * LANES % BLOCK / 2; }
     static void put(uint32_t* to, vec values) {
 #if HAS_TILES
         const __m256bh high = _mm512_cvtneps_pbh(__m512(values));
         const __m256bh low = _mm512_cvtneps_pbh(__m512(values - vec(_mm512_cvtpbh_ps(high))));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), __m256i(high));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + DEPTH_OF / 2), __m256i(low));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + BLOCK / 2), __m256i(low));
 #else
         uint16_t* const parts = reinterpret_cast<uint16_t*>(to);
-        for (int i = 0; i < LANES; i++) split(values[i], parts[i], parts[DEPTH_OF + i]);
+        for (int i = 0; i < LANES; i++) split(values[i], parts[i], parts[BLOCK + i]);
 #endif
     }
     static uint16_t rounded(float x) {

@@ -8,7 +8,7 @@ namespace {
 
 // The right matrix, depth x n: blocks of 16 columns, in them blocks of 32 values of their depth, in them high parts and then low ones, each 16 lines of two
 // values of 16 columns, as a tile wants them.
-constexpr int TILE = 16, TILE_WORDS = TILE * TILE, TILE_DEPTH = 2 * TILE;
+constexpr int TILE = Bf16Pairs::ROWS, TILE_WORDS = TILE * TILE, TILE_DEPTH = Bf16Pairs::BLOCK;
 
 inline uint16_t* pair_of(uint32_t* matrix, int row, int column, int depth) {
     uint32_t* const block = matrix + long(column / TILE) * TILE * depth + long(row / TILE_DEPTH) * 2 * TILE_WORDS;
@@ -24,50 +24,58 @@ void put_columns(const float* columns, int first, int depth, int, uint32_t* matr
 }
 
 #if HAS_TILES
-// R x C tiles of the result, from their first voxels on; `part` words of the depth. What is loaded of the right matrix serves R tiles, of the left one C.
-template <int R, int C>
-inline void multiply_tiles(const uint32_t* a, long depth, const uint32_t* b, float* c, int n, int part, bool first) {
-    const long line = long(n) * sizeof(float), row = depth * sizeof(uint32_t), right = TILE * depth, low = TILE;
-    if (first) {
-        _tile_zero(0);
-        if (C > 1) _tile_zero(1);
-        if (R > 1) _tile_zero(2);
-        if (R > 1 && C > 1) _tile_zero(3);
-    } else {
-        _tile_loadd(0, c, line);
-        if (C > 1) _tile_loadd(1, c + TILE, line);
-        if (R > 1) _tile_loadd(2, c + TILE * n, line);
-        if (R > 1 && C > 1) _tile_loadd(3, c + TILE * n + TILE, line);
-    }
-    for (int k = 0; k < part; k += TILE_DEPTH) {
-        const uint32_t *const a0 = a + k, *const a1 = a0 + TILE * depth, *const b0 = b + long(k) * TILE, *const b1 = b0 + right;
-        _tile_loadd(4, a0, row);  // high
-        _tile_loadd(6, b0, TILE * sizeof(uint32_t));
-        _tile_dpbf16ps(0, 4, 6);
-        if (C > 1) _tile_loadd(7, b1, TILE * sizeof(uint32_t));
-        if (C > 1) _tile_dpbf16ps(1, 4, 7);
-        if (R > 1) _tile_loadd(5, a1, row);
-        if (R > 1) _tile_dpbf16ps(2, 5, 6);
-        if (R > 1 && C > 1) _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(6, b0 + TILE_WORDS, TILE * sizeof(uint32_t));  // high low
-        _tile_dpbf16ps(0, 4, 6);
-        if (C > 1) _tile_loadd(7, b1 + TILE_WORDS, TILE * sizeof(uint32_t));
-        if (C > 1) _tile_dpbf16ps(1, 4, 7);
-        if (R > 1) _tile_dpbf16ps(2, 5, 6);
-        if (R > 1 && C > 1) _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(6, b0, TILE * sizeof(uint32_t));  // low high
-        _tile_loadd(4, a0 + low, row);
-        _tile_dpbf16ps(0, 4, 6);
-        if (C > 1) _tile_loadd(7, b1, TILE * sizeof(uint32_t));
-        if (C > 1) _tile_dpbf16ps(1, 4, 7);
-        if (R > 1) _tile_loadd(5, a1 + low, row);
-        if (R > 1) _tile_dpbf16ps(2, 5, 6);
-        if (R > 1 && C > 1) _tile_dpbf16ps(3, 5, 7);
-    }
+// Tiles 0 to 3 are R x C sums, 4 and 5 are of the left matrix, 6 and 7 of the right one.
+template <int R, int C> inline void load_sums(const float* c, int n) {
+    const long line = long(n) * sizeof(float);
+    _tile_loadd(0, c, line);
+    if (C > 1) _tile_loadd(1, c + TILE, line);
+    if (R > 1) _tile_loadd(2, c + TILE * n, line);
+    if (R > 1 && C > 1) _tile_loadd(3, c + TILE * n + TILE, line);
+}
+template <int R, int C> inline void store_sums(float* c, int n) {
+    const long line = long(n) * sizeof(float);
     _tile_stored(0, c, line);
     if (C > 1) _tile_stored(1, c + TILE, line);
     if (R > 1) _tile_stored(2, c + TILE * n, line);
     if (R > 1 && C > 1) _tile_stored(3, c + TILE * n + TILE, line);
+}
+template <int R> inline void load_left(const uint32_t* a, long depth) {
+    _tile_loadd(4, a, depth * sizeof(uint32_t));
+    if (R > 1) _tile_loadd(5, a + TILE * depth, depth * sizeof(uint32_t));
+}
+template <int C> inline void load_right(const uint32_t* b, long depth) {
+    _tile_loadd(6, b, TILE * sizeof(uint32_t));
+    if (C > 1) _tile_loadd(7, b + TILE * depth, TILE * sizeof(uint32_t));
+}
+template <int R, int C> inline void add_products() {
+    _tile_dpbf16ps(0, 4, 6);
+    if (C > 1) _tile_dpbf16ps(1, 4, 7);
+    if (R > 1) _tile_dpbf16ps(2, 5, 6);
+    if (R > 1 && C > 1) _tile_dpbf16ps(3, 5, 7);
+}
+
+// R x C tiles of the result, from their first voxels on; `part` words of the depth. What is loaded of the right matrix serves R tiles, of the left one C.
+template <int R, int C>
+inline void multiply_tiles(const uint32_t* a, long depth, const uint32_t* b, float* c, int n, int part, bool first) {
+    if (first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else
+        load_sums<R, C>(c, n);
+    for (int k = 0; k < part; k += TILE_DEPTH) {
+        const uint32_t *const left = a + k, *const right = b + long(k) * TILE;  // high parts; the low ones follow
+        load_left<R>(left, depth);
+        load_right<C>(right, depth);
+        add_products<R, C>();
+        load_right<C>(right + TILE_WORDS, depth);
+        add_products<R, C>();
+        load_left<R>(left + TILE, depth);
+        load_right<C>(right, depth);
+        add_products<R, C>();
+    }
+    store_sums<R, C>(c, n);
 }
 
 template <int C> void multiply_columns(const uint32_t* a, const uint32_t* b, float* c, int rows, int depth, int n, int part, bool first) {
