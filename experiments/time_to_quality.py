@@ -64,7 +64,7 @@ class Recipe:
 SETS = {
     "hippocampus": Data("REAL MR, hippocampus", SHARED / "hippocampus", "msd_to_quiz.py", ("--n", "120")),
     "nodules": Data("REAL CT, lung nodules", SHARED / "lidc", "lidc_to_quiz.py", ("--n", "240")),
-    "phantom": Data("SYNTHETIC CT, pancreas and lesion", None, "make_phantom.py", ("--preset", "demo", "--seed", str(SEEDS["time_to_quality"]))),
+    "phantom": Data("SYNTHETIC CT, pancreas and lesion", None, "make_phantom.py", ("--preset", "demo")),
 }
 RECIPES = {
     "upstream": Recipe("nnU-Net 2.8.1", "nnUNetTrainer", upstream=True),
@@ -74,11 +74,17 @@ RECIPES = {
     "short_bf16": Recipe("nnUNetTrainerShort in bf16", "KeptShort", precision="bf16"),
     "short_half": Recipe("nnUNetTrainerShort, half the steps", "KeptShort", 1 / 2),
     "short_quarter": Recipe("nnUNetTrainerShort, a quarter of the steps", "KeptShort", 1 / 4),
+    "muon": Recipe("nnUNetTrainerMuon", "KeptMuon"),
+    "muon_half": Recipe("nnUNetTrainerMuon, half the steps", "KeptMuon", 1 / 2),
+    "muon_quarter": Recipe("nnUNetTrainerMuon, a quarter of the steps", "KeptMuon", 1 / 4),
+    "muon_1e-3": Recipe("nnUNetTrainerMuon, rate .001", "KeptMuon1en3"),
+    "muon_3e-3": Recipe("nnUNetTrainerMuon, rate .003", "KeptMuon3en3"),
+    "muon_1e-2": Recipe("nnUNetTrainerMuon, rate .01", "KeptMuon1en2"),
 }
 
 
-def prepare(name: str, work: Path) -> str:
-    """Cases laid out, converted without a class task, planned and preprocessed, unless they are; returns the dataset's name."""
+def prepare(name: str, work: Path, draw: int) -> str:
+    """draw: seed of which cases are taken and how they are split. Cases laid out, converted without a class task, planned and preprocessed, unless they are; returns the dataset's name."""
     data, done = SETS[name], work / "prepared.json"
     if done.is_file():
         return json.loads(done.read_text())
@@ -86,7 +92,8 @@ def prepare(name: str, work: Path) -> str:
     variables = {variable: str(folder) for variable, folder in nnunet_folders(work).items()}
     quiz, log = work / "quiz", work / "prepare.log"
     out = [str(quiz)] if data.source is None else ["--out", str(quiz), "--source", str(data.source)]
-    run_command([sys.executable, str(REPOSITORY / "data_prep" / data.script), *out, *data.options], log, 1)
+    seed = str(SEEDS["time_to_quality"] + draw if data.source is None else draw)
+    run_command([sys.executable, str(REPOSITORY / "data_prep" / data.script), *out, *data.options, "--seed", seed], log, 1)
     run_command([sys.executable, str(REPOSITORY / "data_prep" / "convert_quiz.py"), "--data", str(quiz), "--out", str(work / "nnUNet_raw")], log, 1)
     raw = next((work / "nnUNet_raw").glob("Dataset777_*"))
     save_json({key: value for key, value in load_json(raw / "dataset.json", DatasetJson).items() if key != "classification"}, raw / "dataset.json")
@@ -158,7 +165,7 @@ def study(args: argparse.Namespace) -> dict:
         if data.source is not None and not data.source.is_dir():
             print(f"{data.source} is not there, so {data.title} is left out.")
             continue
-        dataset = prepare(name, work)
+        dataset = prepare(name, work, args.draw)
         runs = []
         for seed in args.seeds:  # recipes in turn within a seed: what else the machine does meets all of them
             for recipe in args.recipes:
@@ -182,8 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
     (args.out / "work").mkdir(parents=True, exist_ok=True)
     sets = study(args)
     command = f"bash experiments/run_time_to_quality.sh --sets {' '.join(sets)} --recipes {' '.join(args.recipes)} --seeds {' '.join(map(str, args.seeds))}"
+    draw = f" --draw {args.draw}" if args.draw else ""
     out = "" if args.out == DEFAULT_OUT else f" --out {os.path.relpath(args.out, REPOSITORY)}"
-    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}{out}", "commit": code_commit(), "note": args.note,
+    write_report({"synthetic": set(sets) == {"phantom"}, "command": f"{command} --epochs {args.epochs} --iterations {args.iterations}{draw}{out}", "commit": code_commit(), "note": args.note,
                   "environment": environment(args.device), "threads": os.environ.get("OMP_NUM_THREADS", ""), "epochs": args.epochs,
                   "n": max(len(run["points"][0]["cases"]) for each in sets.values() for run in each["runs"]),
                   "recipes": {name: RECIPES[name].title for name in args.recipes}, "sets": sets}, args.out)
@@ -197,6 +205,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=whole_number(1), default=12)
     parser.add_argument("--iterations", type=whole_number(1), default=40, help="steps an epoch of recipes at full length (default 40)")
     parser.add_argument("--cases", type=whole_number(2), default=24, help="held-out cases at most (default 24)")
+    parser.add_argument("--draw", type=whole_number(0), default=0, help="which cases are taken and held out; choose recipes on other draws than you report (default 0)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--note", default="", help="what else must be known of the run, such as a busy machine; stands in the report")
     parser.add_argument("--upstream", type=Path, default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", REPOSITORY / ".venv-upstream/bin/python")),

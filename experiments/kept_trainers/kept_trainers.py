@@ -3,7 +3,7 @@
 import os
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerShort
+from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerMuon, nnUNetTrainerShort
 
 
 class KeptDefault(nnUNetTrainer):
@@ -14,3 +14,23 @@ class KeptDefault(nnUNetTrainer):
 
 class KeptShort(KeptDefault, nnUNetTrainerShort):
     """The same of the short recipe."""
+
+
+class KeptMuon(KeptDefault, nnUNetTrainerMuon):
+    """The same with Muon."""
+
+
+class KeptMuon1en3(KeptMuon):
+    rate = 1e-3
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.initial_lr = self.rate
+
+
+class KeptMuon3en3(KeptMuon1en3):
+    rate = 3e-3
+
+
+class KeptMuon1en2(KeptMuon1en3):
+    rate = 1e-2

@@ -1,10 +1,12 @@
-"""A recipe for trainings of some hundred to some thousand steps, in which nnU-Net's momentum of 0.99 hardly gets going."""
+"""Recipes for trainings of some hundred to some thousand steps, in which nnU-Net's momentum of 0.99 hardly gets going."""
 
 from math import cos, pi
 
 import torch
+from torch import nn
 
 from nnunetv2.training.lr_scheduler import EpochScheduler
+from nnunetv2.training.muon import Muon
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 WARM_UP = 0.05  # of all steps
@@ -28,10 +30,29 @@ class nnUNetTrainerShort(nnUNetTrainer):
         self.initial_lr, self.weight_decay = 1e-3, 1e-2
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay,
-                                      fused=self.fused_optimizer)
+        optimizer = self.make_optimiser()
         return optimizer, EpochScheduler(optimizer, self.initial_lr, lambda epoch: rate_at(epoch / self.num_epochs))
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.segmentation_parameters(), lr=self.initial_lr, weight_decay=self.weight_decay, fused=self.fused_optimizer)
 
     def train_step(self, batch):
         self.lr_scheduler.step(self._step / self.num_iterations_per_epoch)
         return super().train_step(batch)
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class nnUNetTrainerMuon(nnUNetTrainerShort):
+    """Muon for convolutions, AdamW for what is left: biases, normalisation, and the layers that make the segmentation."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.initial_lr = 3e-3
+
+    def make_optimiser(self) -> torch.optim.Optimizer:
+        convolutions = {id(module.weight) for name, module in self.module.named_modules() if isinstance(module, CONVOLUTIONS) and "seg_layers" not in name}
+        parameters = self.segmentation_parameters()
+        return Muon([parameter for parameter in parameters if id(parameter) in convolutions],
+                    [parameter for parameter in parameters if id(parameter) not in convolutions], lr=self.initial_lr, weight_decay=self.weight_decay)
