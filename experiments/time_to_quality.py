@@ -80,6 +80,7 @@ RECIPES = {
     "muon_1e-3": Recipe("nnUNetTrainerMuon, rate .001", "KeptMuon1en3"),
     "muon_3e-3": Recipe("nnUNetTrainerMuon, rate .003", "KeptMuon3en3"),
     "muon_1e-2": Recipe("nnUNetTrainerMuon, rate .01", "KeptMuon1en2"),
+    "muon_3e-2": Recipe("nnUNetTrainerMuon, rate .03", "KeptMuon3en2"),
 }
 
 

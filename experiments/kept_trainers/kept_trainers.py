@@ -34,3 +34,7 @@ class KeptMuon3en3(KeptMuon1en3):
 
 class KeptMuon1en2(KeptMuon1en3):
     rate = 1e-2
+
+
+class KeptMuon3en2(KeptMuon1en3):
+    rate = 3e-2
