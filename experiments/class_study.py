@@ -47,14 +47,15 @@ ROWS = {"evidence": "Evidence blocks and network", "no_forest": "The same withou
 Described = dict[str, dict[str, Any]]  # case -> what describe() found
 
 
-def parse_study(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, network: str = "small", folds: int = 2, iterations: int = 40) -> argparse.Namespace:
+def parse_study(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, network: str = "small", folds: int = 2, iterations: int = 40,
+                trainer: str = "nnUNetTrainerShort") -> argparse.Namespace:
     """Options of training and intervals besides the study's own, which may have other defaults; `given` are the arguments as they were given."""
     parser.add_argument("--folds", type=whole_number(2), default=folds, help=f"default {folds}")
     parser.add_argument("--epochs", type=whole_number(1), default=12, help="default 12")
     parser.add_argument("--iterations", type=whole_number(1), default=iterations, help=f"per epoch, default {iterations}")
     parser.add_argument("--network", choices=NETWORKS, default=network,
                         help=f"small: an eighth of the planned network's work; planned: as the planner made it (default {network})")
-    parser.add_argument("--trainer", default="nnUNetTrainerShort", help="default nnUNetTrainerShort")
+    parser.add_argument("--trainer", default=trainer, help=f"default {trainer}")
     parser.add_argument("--seed", type=whole_number(0), default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(arguments)

@@ -184,7 +184,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("results/lidc"))
     parser.add_argument("--only_folds", type=whole_number(0), nargs="+", help="train these alone, and score what they hold out")
     parser.add_argument("--jobs", type=whole_number(1), default=2, help="folds trained side by side, each with its share of the cores (default 2)")
-    return parse_study(parser, arguments, network="small", folds=3, iterations=200)
+    return parse_study(parser, arguments, network="small", folds=3, iterations=200, trainer="nnUNetTrainerMuon")
 
 
 if __name__ == "__main__":

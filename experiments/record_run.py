@@ -64,6 +64,8 @@ def environment(device: str) -> dict[str, str]:
 
 def optimiser_in_words(group: dict) -> str:
     """By the settings that a checkpoint keeps of it."""
+    if "muon" in group:
+        return f"Muon for convolutions, momentum {group['momentum']:g}, AdamW for the rest"
     if "betas" in group:
         return f"Adam or AdamW, betas {group['betas'][0]:g} and {group['betas'][1]:g}"
     return f"SGD, {'Nesterov ' if group.get('nesterov') else ''}momentum {group.get('momentum', 0):g}"

@@ -84,6 +84,11 @@ RECIPES = {
 }
 
 
+def seed_of(data: Data, draw: int) -> int:
+    """Of the split of real cases, and of made-up cases: none that another study has."""
+    return draw if data.source is not None else SEEDS["time_to_quality"] + 1000 * draw
+
+
 def prepare(name: str, work: Path, draw: int) -> str:
     """draw: seed of which cases are taken and how they are split. Cases laid out, converted without a class task, planned and preprocessed, unless they are; returns the dataset's name."""
     data, done = SETS[name], work / "prepared.json"
@@ -93,8 +98,7 @@ def prepare(name: str, work: Path, draw: int) -> str:
     variables = {variable: str(folder) for variable, folder in nnunet_folders(work).items()}
     quiz, log = work / "quiz", work / "prepare.log"
     out = [str(quiz)] if data.source is None else ["--out", str(quiz), "--source", str(data.source)]
-    seed = str(SEEDS["time_to_quality"] + draw if data.source is None else draw)
-    run_command([sys.executable, str(REPOSITORY / "data_prep" / data.script), *out, *data.options, "--seed", seed], log, 1)
+    run_command([sys.executable, str(REPOSITORY / "data_prep" / data.script), *out, *data.options, "--seed", str(seed_of(data, draw))], log, 1)
     run_command([sys.executable, str(REPOSITORY / "data_prep" / "convert_quiz.py"), "--data", str(quiz), "--out", str(work / "nnUNet_raw")], log, 1)
     raw = next((work / "nnUNet_raw").glob("Dataset777_*"))
     save_json({key: value for key, value in load_json(raw / "dataset.json", DatasetJson).items() if key != "classification"}, raw / "dataset.json")

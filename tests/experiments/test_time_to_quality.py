@@ -1,5 +1,6 @@
 """Tables and curves of the time to quality, from runs made up by hand; the trainings themselves are played by a stub."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from experiments import time_to_quality
-from experiments.options import SEEDS
-from experiments.time_to_quality import RECIPES, SETS
+from experiments.options import DEVELOPMENT_SEEDS, SEEDS
+from experiments.time_to_quality import RECIPES, SETS, seed_of
 from experiments.time_to_quality_report import dice_of_cases, markdown, of_label, reached, rows_of, write_report
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +64,22 @@ def test_files_are_written_and_say_what_is_real(tmp_path):
 def test_every_set_and_recipe_can_be_made():
     for data in SETS.values():
         assert (ROOT / "data_prep" / data.script).is_file() and "SYNTHETIC" in data.title or "REAL" in data.title
-    assert {recipe.trainer for recipe in RECIPES.values() if not recipe.upstream} == {"KeptDefault", "KeptShort"}
+    kept = importlib.import_module("experiments.kept_trainers.kept_trainers")
+    for recipe in RECIPES.values():
+        assert recipe.upstream or issubclass(getattr(kept, recipe.trainer), kept.KeptDefault)
     assert {recipe.trainer for recipe in RECIPES.values() if recipe.upstream} == {"nnUNetTrainer"}
-    assert SETS["phantom"].options[-1] == str(SEEDS["time_to_quality"])
+
+
+def test_other_draws_hold_other_cases():
+    assert [seed_of(SETS["phantom"], draw) for draw in (0, 10)] == [SEEDS["time_to_quality"], SEEDS["time_to_quality"] + 10_000]
+    assert not {seed_of(SETS["phantom"], draw) for draw in range(1, 100)} & {*SEEDS.values(), *DEVELOPMENT_SEEDS}
+    assert seed_of(SETS["nodules"], 10) == 10
+
+
+def test_the_rates_are_what_the_recipes_say():
+    kept = importlib.import_module("experiments.kept_trainers.kept_trainers")
+    for name in ("muon_1e-3", "muon_3e-3", "muon_1e-2", "muon_3e-2"):
+        assert getattr(kept, RECIPES[name].trainer).rate == float(name.removeprefix("muon_")) == float(RECIPES[name].title.split()[-1])
 
 
 @pytest.mark.slow

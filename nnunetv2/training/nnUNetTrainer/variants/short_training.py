@@ -49,7 +49,7 @@ class nnUNetTrainerMuon(nnUNetTrainerShort):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.initial_lr = 3e-3
+        self.initial_lr = 1e-2
 
     def make_optimiser(self) -> torch.optim.Optimizer:
         convolutions = {id(module.weight) for name, module in self.module.named_modules() if isinstance(module, CONVOLUTIONS) and "seg_layers" not in name}
