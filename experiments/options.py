@@ -55,8 +55,8 @@ class Preset:
 
 
 PRESETS = {
-    "main_job": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerShort"),
-    "cross_validation": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerShort"),
+    "main_job": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerMuon"),
+    "cross_validation": Preset(Length(12, 20, 4), short_recipe="nnUNetTrainerMuon"),
     "ablation": Preset(Length(12, 20, 4), jobs=2, short_recipe="nnUNetTrainerShort"),
     "training_choices": Preset(Length(12, 25, 4), jobs=2),
 }
@@ -123,7 +123,7 @@ def _common(description: str, out: str, preset: Preset) -> Parser:
 def _named(parser: Parser) -> Parser:
     parser.add_argument("--name", type=file_name, help="of the submission and the report (default: yours; SYNTHETIC for synthetic data)")
     parser.add_argument("--hours", type=real_number(0, above=True), help="training, refit and validation end in this time, instead of --epochs and --iterations")
-    parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer; on synthetic data nnUNetTrainerShort)")
+    parser.add_argument("--trainer", type=file_name, metavar="NAME", help="training recipe, see docs/training.md (default: nnUNetTrainer; on synthetic data nnUNetTrainerMuon)")
     parser.add_argument("--fast", action="store_true", help="predict in mode fast, see docs/inference-modes.md")
     return parser
 

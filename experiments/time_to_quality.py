@@ -205,7 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["upstream", "default", "short", "short_half", "short_quarter"], help="the first is what the others are measured by")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["upstream", "default", "short", "muon", "muon_half", "muon_quarter"], help="the first is what the others are measured by")
     parser.add_argument("--seeds", nargs="+", type=whole_number(0), default=[0, 1])
     parser.add_argument("--epochs", type=whole_number(1), default=12)
     parser.add_argument("--iterations", type=whole_number(1), default=40, help="steps an epoch of recipes at full length (default 40)")

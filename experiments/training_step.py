@@ -32,6 +32,7 @@ from nnunetv2.training.nnUNetTrainer.cpu_training import FAST_IN_BF16, in_float3
 from nnunetv2.training.nnUNetTrainer.objective import deep_supervision_weights
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.muon import Muon, split
 from nnunetv2.utilities.allocator import keep_freed_memory
 from nnunetv2.utilities.commands import Parser, script, whole_number
 from nnunetv2.utilities.cpu_flags import cpu_flags
@@ -44,11 +45,13 @@ ISAS = {"AVX-512": "AVX512_CORE_VNNI", "AVX2": "AVX2"}
 
 @dataclass(frozen=True)
 class Levers:
-    """keep: freed memory stays with the process. layout: channels last, norm and nonlinearity in one step, fused optimiser. bf16: see autocast."""
+    """keep: freed memory stays with the process. layout: channels last, norm and nonlinearity in one step, fused optimiser. bf16: see autocast. muon: in place of
+    nnU-Net's optimiser."""
 
     keep: bool
     layout: bool
     bf16: bool
+    muon: bool = False
 
 
 ROWS = {
@@ -58,6 +61,7 @@ ROWS = {
     "memory kept, layout": Levers(True, True, False),
     "bf16": Levers(False, False, True),
     "memory kept, layout, bf16": Levers(True, True, True),
+    "memory kept, layout, bf16, Muon": Levers(True, True, True, muon=True),
 }
 
 
@@ -72,7 +76,10 @@ def time_row(levers: Levers, patch: tuple[int, ...]) -> dict[str, Any]:
         lay_out_for_cpu(network)
     if levers.bf16 and not trust_bf16(network, (BATCH, 1, *patch)):
         raise SystemExit("This CPU computes convolutions of the network wrongly in bf16.")
-    optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True, fused=levers.layout or None)
+    if levers.muon:
+        optimizer = Muon(*split(network, network.parameters()), lr=1e-2)
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True, fused=levers.layout or None)
     x = torch.randn(BATCH, 1, *patch)
     coarse = torch.randn(BATCH, 1, *(4 for _ in patch))
     with torch.no_grad():
@@ -135,6 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole_number(1), default=2)
     parser.add_argument("--isa", choices=ISAS, nargs="*", default=list(ISAS), help="fewer instructions, beside all that the CPU has")
     parser.add_argument("--out", type=Path, default=Path("results/training_step"), help="results, without ending")
+    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS), metavar="ROW", help=f"the first is what others are measured by: {', '.join(ROWS)}")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     patch = tuple(args.patch)
@@ -142,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(time_row(ROWS[args.row], patch)))
         return 0
     # bf16 without instructions for it takes longer than fp32
-    kinds = [(isa, row) for isa in (None, *args.isa) for row, levers in ROWS.items() if not levers.bf16 or isa is None and FAST_IN_BF16 & cpu_flags()]
+    kinds = [(isa, row) for isa in (None, *args.isa) for row in args.rows if not ROWS[row].bf16 or isa is None and FAST_IN_BF16 & cpu_flags()]
     runs: dict[tuple[str | None, str], list[dict]] = {kind: [] for kind in kinds}
     turns = [kind for turn in range(args.rounds) for kind in (kinds if turn % 2 == 0 else kinds[::-1])]
     for isa, row in tqdm(turns, "processes"):

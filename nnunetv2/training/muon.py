@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 QUINTIC = 3.4445, -4.7750, 2.0315  # Jordan's coefficients: they take singular values between about .01 and 1 to about 1 in five steps
 STEPS = 5
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MATCH_ADAMW = 0.2  # of the update's root mean square, as AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2): both take the same rate
 
 
@@ -31,6 +32,15 @@ def orthogonalised(weight: Tensor) -> Tensor:
         total, products = step @ total, step @ products @ step  # all three are polynomials of the same matrix, so their order does not matter
     wide = total @ wide
     return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).reshape(weight.shape).to(weight.dtype)
+
+
+def split(network: nn.Module, parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Of `parameters`, the weights of the network's convolutions, and the others: biases, normalisation, and the layers that make the segmentation."""
+    weights = {id(module.weight) for name, module in network.named_modules() if isinstance(module, CONVOLUTIONS) and "seg_layers" not in name}
+    convolutions, others = [], []
+    for parameter in parameters:
+        (convolutions if id(parameter) in weights else others).append(parameter)
+    return convolutions, others
 
 
 class Muon(torch.optim.Optimizer):

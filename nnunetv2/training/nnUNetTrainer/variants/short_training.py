@@ -3,10 +3,9 @@
 from math import cos, pi
 
 import torch
-from torch import nn
 
 from nnunetv2.training.lr_scheduler import EpochScheduler
-from nnunetv2.training.muon import Muon
+from nnunetv2.training.muon import Muon, split
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 WARM_UP = 0.05  # of all steps
@@ -41,18 +40,12 @@ class nnUNetTrainerShort(nnUNetTrainer):
         return super().train_step(batch)
 
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
 class nnUNetTrainerMuon(nnUNetTrainerShort):
-    """Muon for convolutions, AdamW for what is left: biases, normalisation, and the layers that make the segmentation."""
+    """Muon for convolutions, AdamW for what is left."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.initial_lr = 1e-2
 
     def make_optimiser(self) -> torch.optim.Optimizer:
-        convolutions = {id(module.weight) for name, module in self.module.named_modules() if isinstance(module, CONVOLUTIONS) and "seg_layers" not in name}
-        parameters = self.segmentation_parameters()
-        return Muon([parameter for parameter in parameters if id(parameter) in convolutions],
-                    [parameter for parameter in parameters if id(parameter) not in convolutions], lr=self.initial_lr, weight_decay=self.weight_decay)
+        return Muon(*split(self.module, self.segmentation_parameters()), lr=self.initial_lr, weight_decay=self.weight_decay)
