@@ -74,6 +74,8 @@ RECIPES = {
     "short_bf16": Recipe("nnUNetTrainerShort in bf16", "KeptShort", precision="bf16"),
     "short_half": Recipe("nnUNetTrainerShort, half the steps", "KeptShort", 1 / 2),
     "short_quarter": Recipe("nnUNetTrainerShort, a quarter of the steps", "KeptShort", 1 / 4),
+    "short_3e-3": Recipe("nnUNetTrainerShort, rate .003", "KeptShort3en3"),
+    "short_1e-2": Recipe("nnUNetTrainerShort, rate .01", "KeptShort1en2"),
     "muon": Recipe("nnUNetTrainerMuon", "KeptMuon"),
     "muon_half": Recipe("nnUNetTrainerMuon, half the steps", "KeptMuon", 1 / 2),
     "muon_quarter": Recipe("nnUNetTrainerMuon, a quarter of the steps", "KeptMuon", 1 / 4),

@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole_number(1), default=2)
     parser.add_argument("--isa", choices=ISAS, nargs="*", default=list(ISAS), help="fewer instructions, beside all that the CPU has")
     parser.add_argument("--out", type=Path, default=Path("results/training_step"), help="results, without ending")
-    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS), metavar="ROW", help=f"the first is what others are measured by: {', '.join(ROWS)}")
+    parser.add_argument("--rows", choices=ROWS, nargs="+", default=list(ROWS), metavar="ROW", help=f"the first is what others are measured by: {'; '.join(ROWS)}")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     patch = tuple(args.patch)

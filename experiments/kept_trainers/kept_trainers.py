@@ -20,21 +20,33 @@ class KeptMuon(KeptDefault, nnUNetTrainerMuon):
     """The same with Muon."""
 
 
-class KeptMuon1en3(KeptMuon):
-    rate = 1e-3
+class _OtherRate(KeptDefault):
+    rate: float
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.initial_lr = self.rate
 
 
-class KeptMuon3en3(KeptMuon1en3):
+class KeptMuon1en3(_OtherRate, nnUNetTrainerMuon):
+    rate = 1e-3
+
+
+class KeptMuon3en3(_OtherRate, nnUNetTrainerMuon):
     rate = 3e-3
 
 
-class KeptMuon1en2(KeptMuon1en3):
+class KeptMuon1en2(_OtherRate, nnUNetTrainerMuon):
     rate = 1e-2
 
 
-class KeptMuon3en2(KeptMuon1en3):
+class KeptMuon3en2(_OtherRate, nnUNetTrainerMuon):
     rate = 3e-2
+
+
+class KeptShort3en3(_OtherRate, nnUNetTrainerShort):
+    rate = 3e-3
+
+
+class KeptShort1en2(_OtherRate, nnUNetTrainerShort):
+    rate = 1e-2

@@ -78,8 +78,8 @@ def test_other_draws_hold_other_cases():
 
 def test_the_rates_are_what_the_recipes_say():
     kept = importlib.import_module("experiments.kept_trainers.kept_trainers")
-    for name in ("muon_1e-3", "muon_3e-3", "muon_1e-2", "muon_3e-2"):
-        assert getattr(kept, RECIPES[name].trainer).rate == float(name.removeprefix("muon_")) == float(RECIPES[name].title.split()[-1])
+    for name in ("short_3e-3", "short_1e-2", "muon_1e-3", "muon_3e-3", "muon_1e-2", "muon_3e-2"):
+        assert getattr(kept, RECIPES[name].trainer).rate == float(name.split("_")[1]) == float(RECIPES[name].title.split()[-1])
 
 
 @pytest.mark.slow
