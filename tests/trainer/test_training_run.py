@@ -19,6 +19,7 @@ from nnunetv2.training.class_head_refit import REPORT_FILE, refit_class_head
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.class_training import ClassTraining
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.short_training import nnUNetTrainerMuon
 from nnunetv2.training.run_training import TrainingJob, run_training
 from nnunetv2.utilities.checkpoint import load_checkpoint, split_network_weights
 from nnunetv2.utilities.files import load_json
@@ -67,14 +68,15 @@ def test_training_does_not_read_class_labels_of_validation_cases(make_trainer):
         trainer.class_task.read_labels(trainer.preprocessed_dataset_folder_base, trainer.do_split()[1])
 
 
-def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer, monkeypatch, tmp_path):
-    whole = make_trainer(num_epochs=3, save_every=1)
+@pytest.mark.parametrize("trainer", [nnUNetTrainer, nnUNetTrainerMuon])
+def test_resumed_training_ends_with_the_weights_of_an_unbroken_one(make_trainer, monkeypatch, tmp_path, trainer):
+    whole = make_trainer(trainer, num_epochs=3, save_every=1)
     whole.run_training()
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "broken"))
-    broken = make_trainer(StopsAfterOneEpoch, num_epochs=3, save_every=1)
+    broken = make_trainer(type("Broken", (StopsAfterOneEpoch, trainer), {}), num_epochs=3, save_every=1)
     with pytest.raises(KeyboardInterrupt):
         broken.run_training()
-    resumed = make_trainer(num_epochs=3, save_every=1)
+    resumed = make_trainer(trainer, num_epochs=3, save_every=1)
     resumed.load_checkpoint(Path(broken.output_folder) / "checkpoint_latest.pth")
     assert resumed.current_epoch == 1
     resumed.run_training()
