@@ -45,7 +45,7 @@ def test_checkpoints_name_trainers_that_upstream_has_too():
     """Upstream refuses to predict with others."""
     named = {name: name_for_predictions(find_trainer(name)) for name in available_trainers()}
     assert set(named.values()) <= {*UPSTREAM, "nnUNetTrainer"}
-    assert named["nnUNetTrainerShort"] == "nnUNetTrainer" and named["nnUNetTrainerBN"] == "nnUNetTrainerBN"
+    assert named["nnUNetTrainerShort"] == named["nnUNetTrainerMuon"] == "nnUNetTrainer" and named["nnUNetTrainerBN"] == "nnUNetTrainerBN"
 
 
 def test_a_trainer_of_ones_own_keeps_its_name_whatever_it_is_made_from():

@@ -43,6 +43,8 @@ class nnUNetTrainerShort(nnUNetTrainer):
 class nnUNetTrainerMuon(nnUNetTrainerShort):
     """Muon for convolutions, AdamW for what is left."""
 
+    predicts_as = "nnUNetTrainer"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.initial_lr = 1e-2
