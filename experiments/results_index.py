@@ -49,7 +49,7 @@ STUDIES = (
     Study("training_step", "What makes a training step on a CPU faster, and by how much?"),
     Study("training_step_amx", "What does so with AMX, on smaller patches?"),
     Study("time_to_quality", "How soon does each training segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
-    Study("muon_rates", "Which learning rate does each recipe for short trainings want? (chosen on other cases than the rows above)"),
+    Study("muon_rates", "Which learning rate does each recipe for short trainings want? (chosen on another draw of cases than the row above)"),
     Study("time_to_quality_phantom", "How soon does each training do so on SYNTHETIC CTs of the pancreas?"),
     Study("training_precision", "Does a training in bf16 on a CPU with AMX segment as well as one in fp32?"),
     Study("training_precision_avx512", "Does one with AVX-512 BF16 do so?"),
@@ -58,6 +58,7 @@ STUDIES = (
     Study("conformance", "Where does this repository agree with nnU-Net 2.8.1?"),
     Study("conformance_inference", "Does the CPU's present engine agree with nnU-Net 2.8.1?"),
     Study("history/speed", "How long did each mode and lever take at the quiz's size? (before the class's evidence)"),
+    Study("history/time_to_quality", "How soon did nnUNetTrainerShort segment as well as nnU-Net 2.8.1 at the end of its schedule?"),
     Study("history/quiz_case", "How long does one window take? (engine before 16-bit integers)"),
     Study("history/realct", "How long do two real CTs take? (time alone; engine before Winograd convolutions)"),
     Study(

@@ -87,12 +87,12 @@ RECIPES = {
 
 
 def seed_of(data: Data, draw: int) -> int:
-    """Of the split of real cases, and of made-up cases: none that another study has."""
+    """What cases are drawn and split by. Made-up cases: none that another study has."""
     return draw if data.source is not None else SEEDS["time_to_quality"] + 1000 * draw
 
 
 def prepare(name: str, work: Path, draw: int) -> str:
-    """draw: seed of which cases are taken and how they are split. Cases laid out, converted without a class task, planned and preprocessed, unless they are; returns the dataset's name."""
+    """Cases laid out, converted without a class task, planned and preprocessed, unless they are; returns the dataset's name."""
     data, done = SETS[name], work / "prepared.json"
     if done.is_file():
         return json.loads(done.read_text())
@@ -168,7 +168,7 @@ def curve(model: Path, work: Path, dataset: str, args: argparse.Namespace) -> li
 def study(args: argparse.Namespace) -> dict:
     sets = {}
     for name in args.sets:
-        data, work = SETS[name], args.out / "work" / name
+        data, work = SETS[name], args.out / "work" / (f"{name}_draw_{args.draw}" if args.draw else name)
         if data.source is not None and not data.source.is_dir():
             print(f"{data.source} is not there, so {data.title} is left out.")
             continue
@@ -212,7 +212,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=whole_number(1), default=12)
     parser.add_argument("--iterations", type=whole_number(1), default=40, help="steps an epoch of recipes at full length (default 40)")
     parser.add_argument("--cases", type=whole_number(2), default=24, help="held-out cases at most (default 24)")
-    parser.add_argument("--draw", type=whole_number(0), default=0, help="which cases are taken and held out; choose recipes on other draws than you report (default 0)")
+    parser.add_argument("--draw", type=whole_number(0), default=0, help="which cases are taken and held out; choose recipes on other draws than you report; two draws may have some cases in common (default 0)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--note", default="", help="what else must be known of the run, such as a busy machine; stands in the report")
     parser.add_argument("--upstream", type=Path, default=Path(os.environ.get("NNUNET_UPSTREAM_PYTHON", REPOSITORY / ".venv-upstream/bin/python")),

@@ -20,33 +20,18 @@ class KeptMuon(KeptDefault, nnUNetTrainerMuon):
     """The same with Muon."""
 
 
-class _OtherRate(KeptDefault):
-    rate: float
-
+def at_rate(name: str, rate: float, recipe: type[nnUNetTrainer]) -> type[nnUNetTrainer]:
+    """`recipe` with another learning rate."""
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.initial_lr = self.rate
+        recipe.__init__(self, *args, **kwargs)
+        self.initial_lr = rate
+
+    return type(name, (recipe,), {"__init__": __init__, "__module__": __name__, "rate": rate})
 
 
-class KeptMuon1en3(_OtherRate, nnUNetTrainerMuon):
-    rate = 1e-3
-
-
-class KeptMuon3en3(_OtherRate, nnUNetTrainerMuon):
-    rate = 3e-3
-
-
-class KeptMuon1en2(_OtherRate, nnUNetTrainerMuon):
-    rate = 1e-2
-
-
-class KeptMuon3en2(_OtherRate, nnUNetTrainerMuon):
-    rate = 3e-2
-
-
-class KeptShort3en3(_OtherRate, nnUNetTrainerShort):
-    rate = 3e-3
-
-
-class KeptShort1en2(_OtherRate, nnUNetTrainerShort):
-    rate = 1e-2
+KeptMuon1en3 = at_rate("KeptMuon1en3", 1e-3, KeptMuon)
+KeptMuon3en3 = at_rate("KeptMuon3en3", 3e-3, KeptMuon)
+KeptMuon1en2 = at_rate("KeptMuon1en2", 1e-2, KeptMuon)
+KeptMuon3en2 = at_rate("KeptMuon3en2", 3e-2, KeptMuon)
+KeptShort3en3 = at_rate("KeptShort3en3", 3e-3, KeptShort)
+KeptShort1en2 = at_rate("KeptShort1en2", 1e-2, KeptShort)

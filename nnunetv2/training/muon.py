@@ -23,15 +23,20 @@ def orthogonalised(weight: Tensor) -> Tensor:
     matrix = weight.flatten(1).float()
     matrix = matrix / matrix.norm().clamp(min=1e-7)
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    a, b, c = QUINTIC
     products = wide @ wide.T
-    identity = torch.eye(len(products), device=products.device)
-    total = identity
-    for _ in range(STEPS):
-        step = a * identity + b * products + c * products @ products
-        total, products = step @ total, step @ products @ step  # all three are polynomials of the same matrix, so their order does not matter
+    step = total = _quintic(products)
+    for _ in range(STEPS - 1):  # all three are polynomials of the same matrix, so their order does not matter
+        products = step @ products @ step
+        step = _quintic(products)
+        total = step @ total
     wide = total @ wide
     return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).reshape(weight.shape).to(weight.dtype)
+
+
+def _quintic(products: Tensor) -> Tensor:
+    """What a step multiplies a matrix by whose rows have these products."""
+    a, b, c = QUINTIC
+    return a * torch.eye(len(products), device=products.device) + b * products + c * products @ products
 
 
 def split(network: nn.Module, parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
